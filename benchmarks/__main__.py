@@ -1,0 +1,45 @@
+"""Runs a benchmark, shows its rows and keeps them."""
+
+import argparse
+import importlib
+import sys
+
+from benchmarks import results
+
+# Each module has `run(quick)`, which returns rows, and `headline(rows)`.
+BENCHMARKS = {"pipeline": "benchmarks.pipeline", "step": "benchmarks.step"}
+
+
+def main(arguments=None):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "name",
+        choices=[*BENCHMARKS, "tables"],
+        help="the benchmark; `tables` fills the tables of the README files from the saved rows",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small, in seconds, to see that it runs; not saved"
+    )
+    parser.add_argument("--no-save", action="store_true", help="do not keep the rows")
+    chosen = parser.parse_args(arguments)
+    if chosen.name == "tables":
+        fill_tables()
+        return
+    benchmark = importlib.import_module(BENCHMARKS[chosen.name])
+    rows = benchmark.run(chosen.quick)
+    if not chosen.quick and not chosen.no_save:
+        results.save(chosen.name, rows, " ".join(["python -m benchmarks", *arguments]))
+    results.print_table(rows)
+    print(benchmark.headline(rows))
+
+
+def fill_tables():
+    for path in results.READMES:
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            path.write_text(results.fill(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Rows of results: where they come from, how they are kept, the tables made of them."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+
+_SECTION = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def provenance(command):
+    """What a row must say of the run it is from.
+
+    Args:
+        command: the exact command that a reader can type.
+
+    Returns:
+        Dict of `commit`, `dirty` (whether files differed from it), `date` (UTC),
+        `versions`, `processor`, `cores` and `command`.
+    """
+    changes = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    return {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(changes),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("tfmoe", "keras", "tensorflow", "numpy")},
+        },
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "command": command,
+    }
+
+
+def _git(*arguments):
+    """What git prints, or None outside a repository that has a commit."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor():
+    # Linux leaves platform.processor() empty or says only "x86_64".
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor()
+
+
+def save(name, rows, command):
+    """Appends rows, each with its provenance as `run`, to `results/<name>.jsonl`.
+
+    Args:
+        name: the benchmark.
+        rows: list of flat dicts that JSON can hold.
+        command: the exact command that made them.
+    """
+    run = provenance(command)
+    lines = [json.dumps({**row, "run": run}, ensure_ascii=False) + "\n" for row in rows]
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def newest(name):
+    """Rows of the last saved run and their provenance; `([], None)` if there is none."""
+    path = RESULTS / f"{name}.jsonl"
+    if not path.exists():
+        return [], None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    run = lines[-1]["run"]
+    rows = [line for line in lines if line["run"] == run]
+    return [{key: row[key] for key in row if key != "run"} for row in rows], run
+
+
+def print_table(rows):
+    """Shows rows in the terminal."""
+    header, body = _cells(rows)
+    table = Table()
+    for i, key in enumerate(header):
+        # Only long texts may be folded to fit the terminal.
+        table.add_column(key, no_wrap=all(len(cells[i]) < 20 for cells in body))
+    for cells in body:
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def fill(text):
+    """A README's text with the tables between its markers made anew.
+
+    A section is `<!-- results:NAME -->`, anything, `<!-- end -->`.
+    """
+    return _SECTION.sub(lambda found: found[1] + _section(found[2]) + found[3], text)
+
+
+def _section(name):
+    rows, run = newest(name)
+    if not rows:
+        return "\nNo run has been saved yet.\n\n"
+    header, body = _cells(rows)
+    lines = [header, ["---"] * len(header), *body]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    commit = f"commit {run['commit']}{', changed files' if run['dirty'] else ''}"
+    versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items() if value)
+    return (
+        f"\n{table}\n\n`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "
+        f"{run['cores']} cores; {versions}.\n\n"
+    )
+
+
+def _cells(rows):
+    """Header and body as text; a column for every key that any row has."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return keys, [[_text(row.get(key)) for key in keys] for row in rows]
+
+
+def _text(value):
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,125 @@
+"""What all contestants of the `step` benchmark share: the sizes, the data, the protocol.
+
+The contestants of one environment run in one process, and the parent gives all of them
+turns. A worker prints `=> {name: what is timed}` once its contestants are warm; from
+then on a name on stdin makes that contestant take a turn, which ends with `=> number`.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+# Libraries print to stdout too (a version notice, a loss), so answers are marked.
+MARK = "=> "
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The model that is trained, and how much of it a turn is."""
+
+    num_categorical: int = 26
+    num_values: int = 10_000
+    dim: int = 16
+    num_numeric: int = 13
+    num_experts: int = 8
+    expert_units: tuple = (256, 128)
+    tower_units: tuple = (64,)
+    num_tasks: int = 2
+    batch_size: int = 4096
+    num_batches: int = 20
+
+    def to_json(self):
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text):
+        given = json.loads(text)
+        units = {name: tuple(given[name]) for name in ("expert_units", "tower_units")}
+        return cls(**{**given, **units})
+
+    @property
+    def num_inputs(self):
+        """Width of the experts' input."""
+        return self.num_categorical * self.dim + self.num_numeric
+
+    @property
+    def rows(self):
+        """Rows trained on in one turn."""
+        return self.batch_size * self.num_batches
+
+    @property
+    def categorical(self):
+        return [f"c{i}" for i in range(self.num_categorical)]
+
+    @property
+    def numeric(self):
+        return [f"n{i}" for i in range(self.num_numeric)]
+
+    @property
+    def tasks(self):
+        return [f"task{i}" for i in range(self.num_tasks)]
+
+
+def make_batches(sizes):
+    """The same batches for everybody.
+
+    Ids are uniform, so that a batch touches as many rows of a table as it can; they
+    start at 3, where tfmoe's vocabularies do.
+
+    Returns:
+        features: dict by column of int32 or float32 arrays `(num_batches, batch_size)`.
+        labels: dict by task of float32 arrays of zeros and ones, of the same shape.
+    """
+    random = np.random.default_rng(0)
+    shape = (sizes.num_batches, sizes.batch_size)
+    features = {
+        name: random.integers(3, sizes.num_values, shape, dtype="int32")
+        for name in sizes.categorical
+    }
+    features |= {name: random.standard_normal(shape, dtype="float32") for name in sizes.numeric}
+    labels = {name: (random.random(shape) < 0.3).astype("float32") for name in sizes.tasks}
+    return features, labels
+
+
+def keras_turn(model, sizes):
+    """A turn of a compiled Keras model, of Keras 2 or 3: `model.fit` over the batches."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # tf.data's tuning thread sleeps for 10 ms, 20 ms, 40 ms ... and ending an iterator
+    # waits for it to wake, which can double the time of a short fit.
+    options.autotune.enabled = False
+    batches = tf.data.Dataset.from_tensor_slices(make_batches(sizes))
+    batches = batches.prefetch(2).with_options(options)
+
+    def turn():
+        model.fit(batches, verbose=0)
+
+    return turn
+
+
+def serve(build):
+    """Runs a worker: builds its contestants, warms them up, then takes turns.
+
+    Args:
+        build: function from `Sizes`, which come as JSON in `sys.argv[1]`, to a dict by
+            name of `(what is timed, turn)`. `turn()` returns its result, or None if
+            that is the seconds it takes.
+    """
+    contestants = build(Sizes.from_json(sys.argv[1]))
+    for _, turn in contestants.values():
+        # Twice: the first turn compiles, the second fills the allocators' pools.
+        turn()
+        turn()
+    _answer(json.dumps({name: what for name, (what, _) in contestants.items()}))
+    for line in sys.stdin:
+        start = time.perf_counter()
+        result = contestants[line.strip()][1]()
+        _answer(time.perf_counter() - start if result is None else result)
+
+
+def _answer(value):
+    print(f"{MARK}{value}", flush=True)

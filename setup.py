@@ -1,0 +1,52 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "tfmoe/__init__.py").read_text()).group(1)
+
+plot = ["matplotlib>=3.8"]
+test = [
+    *plot,
+    "hypothesis>=6.100",
+    "ipykernel>=6.29",
+    "jax>=0.4.34",
+    "nbmake>=1.5",
+    "pytest>=8.2",
+    "ruff>=0.15",
+]
+
+setup(
+    name="tfmoe",
+    version=version,
+    description="Multi-task recommender models on mixtures of experts, in Keras 3",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tfmoe", "tfmoe.*"]),
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "tensorflow>=2.18",
+        "keras>=3.12",
+        "keras-rs>=0.2.1",
+        "pandas>=2.2",
+        "pyarrow>=17",
+        "scikit-learn>=1.5",
+        "datasketches>=5.0",
+        "rich>=13.7",
+        "typer>=0.12",
+        "pyyaml>=6.0",
+    ],
+    extras_require={"plot": plot, "test": test},
+    entry_points={"console_scripts": ["tfmoe = tfmoe.cli:app"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

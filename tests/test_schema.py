@@ -1,0 +1,150 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfmoe import (
+    Binary,
+    Categorical,
+    MultiCategorical,
+    Multiclass,
+    Numeric,
+    Regression,
+    Schema,
+    Sequence,
+)
+
+# No field at its default, so that one lost on the way to a file is seen.
+FULL = Schema(
+    columns=[
+        Numeric("age", source="Age!", transform="buckets", num_buckets=4, dim=3, fill=1.5),
+        Categorical("city", source="c", dim=4, dtype="string", min_count=2, max_size=9),
+        Categorical("device", hash_buckets=7),
+        MultiCategorical("genres", separator="|", pooling="max", max_length=3),
+        Sequence("history", share="city", max_length=5, pooling="sum"),
+    ],
+    tasks=[
+        Binary("click", source="clicked", weight=2.0, where="shown"),
+        Regression("stars", loss="huber", where="click"),
+        Multiclass("size", classes=("s", "m", "l")),
+        Multiclass("grade", num_classes=3),
+    ],
+    weight_column="w",
+)
+
+
+def test_json_and_yaml_round_trips(tmp_path):
+    assert Schema.from_json(FULL.to_json()) == FULL
+    for name in ("schema.json", "schema.yaml"):
+        FULL.save(tmp_path / name)
+        assert Schema.load(tmp_path / name) == FULL
+        with pytest.raises(FileExistsError):
+            FULL.save(tmp_path / name)
+
+
+def test_every_field_reaches_the_file():
+    written = json.loads(FULL.to_json())
+    names = {key for part in written["columns"] + written["tasks"] for key in part}
+    kinds = {type(part) for part in (*FULL.columns, *FULL.tasks)}
+    assert names == {f.name for kind in kinds for f in dataclasses.fields(kind)} | {"kind"}
+
+
+def test_schema_is_frozen_and_equal_by_value():
+    assert Numeric("a") == Numeric("a") != Numeric("a", fill=0.0)
+    assert hash(FULL) == hash(Schema.from_dict(FULL.to_dict()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FULL.columns[0].dim = 9
+
+
+def test_infer_proposes_what_a_person_would():
+    df = pd.DataFrame(
+        {
+            "user_id": [10_000_000 + i for i in range(50)],
+            "age": np.linspace(18, 80, 50),
+            "plays": [0, 1, 2, 3, 4000] * 10,
+            "country": ["de", "fr"] * 25,
+            "genres": ["a|b", "b"] * 25,
+            "tags": [["x"], ["x", "y"]] * 25,
+            "capital-gain": np.linspace(0, 1, 50),
+            "watch": [0, 1] * 25,
+            "rating": [np.nan, 3.5] * 25,
+            "plan": ["free", "paid"] * 25,
+        }
+    )
+    schema = Schema.infer(df, labels=["watch", "rating", "plan"])
+    assert schema.columns == (
+        Categorical("user_id", dtype="int"),
+        Numeric("age"),
+        Categorical("plays", dtype="int"),
+        Categorical("country", dtype="string"),
+        MultiCategorical("genres", separator="|"),
+        MultiCategorical("tags"),
+        Numeric("capital_gain", source="capital-gain"),
+    )
+    assert schema.tasks == (
+        Binary("watch"),
+        Regression("rating"),
+        Multiclass("plan", classes=("free", "paid")),
+    )
+    with pytest.raises(ValueError, match="of which \\['clicks'\\] are not there"):
+        Schema.infer(df, labels=["clicks"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Numeric("capital gain"), "give the table's as `source`"),
+        (lambda: Numeric("a", transform="sqrt"), r"Received transform='sqrt'"),
+        (lambda: Numeric("a", num_buckets=1), r"at least 2. Received num_buckets=1"),
+        (lambda: Categorical("a", dtype="float"), r"Received dtype='float'"),
+        (lambda: Categorical("a", dim=0), r"Received dim=0"),
+        (lambda: Categorical("a", hash_buckets=5, min_count=2), "no vocabulary to cut"),
+        (lambda: Sequence("a", share="b", dim=3), r"Set it on 'b'"),
+        (lambda: MultiCategorical("a", separator=""), "cannot split at an empty string"),
+        (lambda: MultiCategorical("a", pooling="median"), r"Received pooling='median'"),
+        (lambda: Binary("a", weight=-1), r"Received weight=-1"),
+        (lambda: Regression("a", loss="poisson"), r"Received loss='poisson'"),
+        (lambda: Multiclass("a"), "either `num_classes`"),
+        (lambda: Multiclass("a", classes=("x", "x")), "at least two different"),
+        (lambda: Schema([], [Binary("y")]), "at least one of its `columns`"),
+        (lambda: Schema(["a"], [Binary("y")]), "Received 'a'"),
+        (lambda: Schema([Numeric("a"), Numeric("a")], [Binary("y")]), "named \\['a'\\] twice"),
+        (lambda: Schema([Numeric("y")], [Binary("y")]), "the model reads the answer"),
+        (
+            lambda: Schema([Sequence("a", share="b")], [Binary("y")]),
+            "such columns are \\[\\]",
+        ),
+        (
+            lambda: Schema([Numeric("a")], [Regression("y"), Binary("z", where="y")]),
+            "the binary tasks are \\['z'\\]",
+        ),
+        (lambda: Schema.from_dict({"columns": []}), "mapping with `columns` and `tasks`"),
+        (
+            lambda: Schema.from_dict({"columns": [{"kind": "Os", "name": "x"}], "tasks": []}),
+            "Received kind='Os'",
+        ),
+        (
+            lambda: Schema.from_dict(
+                {"columns": [{"kind": "Numeric", "name": "x", "size": 3}], "tasks": []}
+            ),
+            "unknown fields \\['size'\\]",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_schema_file_needs_no_tensorflow():
+    code = "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; import runpy; "
+    code += "import importlib.util as u; s = u.spec_from_file_location('schema', sys.argv[1]); "
+    code += "m = u.module_from_spec(s); sys.modules['schema'] = m; s.loader.exec_module(m); "
+    code += "print(m.Numeric('a').name)"
+    path = sys.modules["tfmoe.schema"].__file__
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout.strip() == "a", done.stderr

@@ -1,0 +1,256 @@
+"""The command line: `tfmoe demo | schema | train | evaluate | predict | export`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Multi-task recommender models on mixtures of experts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+DataFiles = Annotated[
+    str, typer.Argument(help="Table: .csv, .parquet or .tfrecord; a glob in quotes for several.")
+]
+ModelFile = Annotated[Path, typer.Argument(help="A .keras file that `tfmoe train` has written.")]
+
+
+class _Fails:
+    """Shows what is wrong with the user's input without a traceback."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
+            console.print(f"[bold red]Error:[/] {error}", markup=True, highlight=False)
+            raise typer.Exit(1) from error
+
+
+def _must_be_new(path):
+    if path.exists():
+        raise FileExistsError(f"{path} is there already. Remove it or choose another name.")
+
+
+def _load(path):
+    import keras
+
+    import tfmoe  # noqa: F401  (registers the layers)
+
+    if not path.exists():
+        raise FileNotFoundError(f"There is no model at {path}. `tfmoe train` writes one.")
+    return keras.saving.load_model(path)
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="synthetic, ml-1m or ml-latest-small.")] = "synthetic",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the MovieLens files.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results; each run gets a number.")] = Path(
+        "demo"
+    ),
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+    seed: int = 0,
+):
+    """Trains three models on one table, compares, exports and serves one."""
+    with _Fails():
+        from tfmoe import demo as run
+        from tfmoe.data.movielens import movielens
+        from tfmoe.data.synthetic import synthetic_ratings
+        from tfmoe.export import export
+
+        console.print(f"Data: {data}")
+        if data == "synthetic":
+            split = synthetic_ratings(seed=seed)
+        else:
+            split = movielens(data_dir or data, seed=seed)
+        sizes = [f"{len(part):,}" for part in (split.train, split.valid, split.test)]
+        console.print(f"Rows: {sizes[0]} to train, {sizes[1]} to validate, {sizes[2]} to test")
+        trained = list(run.run(split, epochs, batch_size, seed, console))
+        folder = run.new_folder(out)
+        console.print(run.table(trained, split.schema))
+        (folder / "results.json").write_text(
+            json.dumps([one.row for one in trained], indent=2), encoding="utf-8"
+        )
+        run.draw(trained, split.schema, folder / "gates.png")
+        model = trained[-1].model
+        model.save(folder / "model.keras")
+        version = export(model, folder / "serving")
+        rows = split.test.sample(10, random_state=seed)
+        predictions = run.served_predictions(model, version, rows)
+        predictions.to_csv(folder / "predictions.csv", index=False)
+        console.print(_frame(predictions, "Ten raw rows, predicted by the SavedModel"))
+        console.print(f"Heat map of the gates: {folder / 'gates.png'}")
+        console.print(f"Model: {folder / 'model.keras'}, SavedModel: {version}")
+
+
+def _frame(df, title):
+    table = Table(title=title)
+    for name in df.columns:
+        table.add_column(str(name), overflow="fold")
+    for row in df.itertuples(index=False):
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    return table
+
+
+@app.command()
+def schema(
+    data: DataFiles,
+    label: Annotated[list[str], typer.Option(help="A label's column; repeat for each.")],
+    out: Annotated[Path, typer.Option(help="Where to write it, .yaml or .json.")] = Path(
+        "schema.yaml"
+    ),
+):
+    """Proposes a schema file for a table, to be read and edited."""
+    with _Fails():
+        from tfmoe.data.readers import head
+        from tfmoe.schema import Schema
+
+        _must_be_new(out)
+        Schema.infer(head(data), label).save(out)
+        console.print(f"Proposed {out}. Read it before you train: is every column of its kind?")
+
+
+@app.command()
+def train(
+    data: DataFiles,
+    schema: Annotated[Path, typer.Option(help="Schema file, .yaml or .json.")],
+    out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.keras"),
+    valid: Annotated[str | None, typer.Option(help="Validation table; picks the epoch.")] = None,
+    mixture: Annotated[str, typer.Option(help="mmoe, omoe or shared-bottom.")] = "mmoe",
+    gate: Annotated[str, typer.Option(help="softmax, top-k or dselect-k.")] = "softmax",
+    num_experts: Annotated[int, typer.Option(min=2)] = 8,
+    num_nonzeros: Annotated[int, typer.Option(min=1, help="For top-k and dselect-k.")] = 2,
+    hidden_units: Annotated[str, typer.Option(help="Units of an expert's layers.")] = "256,128",
+    epochs: Annotated[int, typer.Option(min=1)] = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-3,
+    seed: int = 0,
+):
+    """Fits a preprocessor and trains a model on a table."""
+    with _Fails():
+        import keras
+
+        import tfmoe
+        from tfmoe.callbacks import ProgressLine
+
+        _must_be_new(out)
+        keras.utils.set_random_seed(seed)
+        prep = tfmoe.Preprocessor(tfmoe.Schema.load(schema)).fit(data)
+        recipe = _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units)
+        model = tfmoe.MultiTaskModel(prep, recipe)
+        model.compile(keras.optimizers.Adam(learning_rate))
+        callbacks = [ProgressLine("training", console)]
+        if valid:
+            callbacks.append(keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True))
+        history = model.fit(
+            prep.dataset(data, batch_size=batch_size, shuffle=True, seed=seed),
+            validation_data=prep.dataset(valid, batch_size=batch_size) if valid else None,
+            epochs=epochs,
+            callbacks=callbacks,
+            verbose=0,
+        ).history
+        model.save(out)
+        console.print(_metrics({name: values[-1] for name, values in history.items()}))
+        console.print(f"Wrote {out}")
+
+
+def _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units):
+    import tfmoe
+
+    gates = {
+        "softmax": tfmoe.SoftmaxGate,
+        "top-k": lambda: tfmoe.TopKGate(num_nonzeros=num_nonzeros),
+        "dselect-k": lambda: tfmoe.DSelectKGate(num_nonzeros=num_nonzeros),
+    }
+    if gate not in gates or mixture not in ("mmoe", "omoe", "shared-bottom"):
+        raise ValueError(
+            "Choose --mixture from mmoe, omoe, shared-bottom and --gate from "
+            f"{', '.join(gates)}. Received --mixture {mixture} --gate {gate}."
+        )
+    if not all(units.strip().isdigit() for units in hidden_units.split(",")):
+        raise ValueError(
+            "--hidden-units takes integers with commas between them, such as 256,128. "
+            f"Received --hidden-units {hidden_units}."
+        )
+    units = tuple(int(units) for units in hidden_units.split(","))
+    if mixture == "shared-bottom":
+        return tfmoe.SharedBottom(hidden_units=units)
+    kind = tfmoe.MMoE if mixture == "mmoe" else tfmoe.OMoE
+    return kind(num_experts=num_experts, hidden_units=units, gate=gates[gate]())
+
+
+def _metrics(values):
+    table = Table("metric", "value")
+    for name, value in sorted(values.items()):
+        table.add_row(name, f"{float(value):.5f}")
+    return table
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    data: DataFiles,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+):
+    """Measures a model on a table with labels."""
+    with _Fails():
+        loaded = _load(model)
+        rows = loaded.preprocessor.dataset(data, batch_size=batch_size)
+        console.print(_metrics(loaded.evaluate(rows, verbose=0)))
+
+
+@app.command()
+def predict(
+    model: ModelFile,
+    data: DataFiles,
+    out: Annotated[Path, typer.Option(help=".csv or .parquet, a row for each input row.")],
+    batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+):
+    """Writes a model's predictions for a table of raw rows."""
+    with _Fails():
+        import pandas as pd
+
+        _must_be_new(out)
+        if out.suffix not in (".csv", ".parquet"):
+            raise ValueError(f"--out ends in .csv or .parquet. Received --out {out}.")
+        loaded = _load(model)
+        rows = loaded.preprocessor.dataset(data, batch_size=batch_size, labels=False)
+        columns = {}
+        for task, values in loaded.predict(rows, verbose=0).items():
+            if values.ndim == 1:
+                columns[task] = values
+                continue
+            classes = {t.name: t.classes for t in loaded.schema.tasks}[task]
+            for c in range(values.shape[1]):
+                columns[f"{task}_{classes[c] if classes else c}"] = values[:, c]
+        predictions = pd.DataFrame(columns)
+        if out.suffix == ".csv":
+            predictions.to_csv(out, index=False)
+        else:
+            predictions.to_parquet(out, index=False)
+        console.print(f"Wrote {len(predictions):,} rows to {out}")
+
+
+@app.command("export")
+def export_model(
+    model: ModelFile,
+    path: Annotated[Path, typer.Argument(help="Folder of the served model.")],
+):
+    """Writes a SavedModel for TF Serving and checks it against the model."""
+    with _Fails():
+        from tfmoe.export import export
+
+        version = export(_load(model), path)
+        console.print(f"Wrote {version}, which predicts what the model predicts.")
+
+
+if __name__ == "__main__":
+    app()

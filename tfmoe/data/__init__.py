@@ -1,0 +1,1 @@
+"""Reading tables of raw rows and turning them into ids and floats."""

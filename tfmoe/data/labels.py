@@ -1,0 +1,82 @@
+"""Labels: from raw columns to float32 with NaN for what is missing."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfmoe.data import convert
+from tfmoe.schema import Binary, Multiclass, Regression
+
+_LARGEST_FLOAT = 3.4e38
+
+
+def label_values(array, task, where=None, where_name=None):
+    """A task's labels.
+
+    Rows outside the task's label space are missing and their raw label is not looked at.
+
+    Args:
+        array: Arrow array of n raw labels.
+        task: `Binary`, `Regression` or `Multiclass`.
+        where: Arrow array of n flags, or None. Rows in which it is not 1 are outside.
+        where_name: its column's name, for errors.
+
+    Returns:
+        float32 `(n,)`; NaN is missing. 0 or 1, a number, or the index of the class.
+
+    Raises:
+        TypeError: if the column's type does not suit the task.
+        ValueError: if a label is none of the task's.
+    """
+    inside = None
+    if where is not None:
+        inside = convert.to_floats(where, where_name) == 1
+        array = pc.if_else(pa.array(inside), array, pa.scalar(None, array.type))
+    if isinstance(task, Multiclass) and task.classes and isinstance(task.classes[0], str):
+        return _class_indices(array, task)
+    values = convert.to_floats(array, task.raw)
+    present = ~np.isnan(values)
+    if isinstance(task, Binary):
+        _check(values, present & (values != 0) & (values != 1), task, "0 or 1 (or missing)")
+    elif isinstance(task, Regression):
+        _check(values, np.abs(values) > _LARGEST_FLOAT, task, "finite (or missing)")
+    elif task.num_classes:
+        known = (values >= 0) & (values < task.num_classes) & (np.floor(values) == values)
+        rule = f"integers from 0 to num_classes - 1 = {task.num_classes - 1} (or missing)"
+        _check(values, present & ~known, task, rule)
+    else:
+        order = np.argsort(task.classes)
+        classes = np.array(task.classes, np.float64)[order]
+        places = np.minimum(np.searchsorted(classes, values), len(classes) - 1)
+        _check(values, present & (classes[places] != values), task, _one_of(task))
+        values = np.where(present, order[places], np.nan)
+    return values.astype(np.float32)
+
+
+def _class_indices(array, task):
+    text = convert.to_text(array, task.raw)
+    if pa.types.is_dictionary(text.type):
+        text = text.dictionary_decode()
+    text = text.cast(pa.string())
+    found = pc.index_in(text, value_set=pa.array(task.classes, pa.string()))
+    present = pc.fill_null(pc.not_equal(text, ""), False)
+    bad = pc.and_(present, pc.is_null(found))
+    if pc.any(bad).as_py():
+        raise _bad_label(task, _one_of(task), text.filter(bad)[0].as_py())
+    return found.cast(pa.float32()).to_numpy(zero_copy_only=False)
+
+
+def _one_of(task):
+    return f"one of its classes {list(task.classes)} (or missing)"
+
+
+def _check(values, bad, task, rule):
+    if bad.any():
+        raise _bad_label(task, rule, float(values[bad][0]))
+
+
+def _bad_label(task, rule, value):
+    return ValueError(
+        f"The labels of task {task.name!r} ({type(task).__name__}) must be {rule}. Received "
+        f"{task.raw}={value!r}. Correct the column, or declare another kind of task."
+    )

@@ -1,0 +1,367 @@
+"""The Preprocessor: fits a table once and encodes rows for training and serving."""
+
+import contextlib
+
+import numpy as np
+
+from tfmoe.data import storage
+from tfmoe.data.fitting import Fitted, Statistics, unfitted_columns
+from tfmoe.data.pipeline import Epochs, ahead, as_dataset, check_rows, held_rows, raw_chunks
+from tfmoe.data.readers import open_source
+from tfmoe.data.rows import RowEncoder
+from tfmoe.data.statistics import RANK_ERROR
+from tfmoe.schema import Numeric, Schema
+
+
+class Preprocessor:
+    """Turns raw rows into what a model reads: ids, floats, labels, weights.
+
+    `fit` reads a table once and keeps vocabularies, moments and quantiles; `dataset` and
+    `arrays` encode rows with them. Ids are 0 padding, 1 missing, 2 unknown, then the
+    vocabulary by falling count (ties by value). The rules for each kind of column are
+    in `tfmoe.schema` and, to the bit, in `tfmoe.data.encoding`.
+
+    A source of rows is a DataFrame; a dict of arrays of equal length; a path or glob, or
+    a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
+    `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
+    of them. Files are read in chunks and never held as a whole.
+
+    A schema in which every categorical column hashes, every `Numeric` has
+    `transform="none"` and every list column a `max_length` can be used without `fit`.
+
+    Args:
+        schema: `Schema`.
+        max_distinct: int >= 1. Of a column with more distinct values only this many of
+            the most frequent are counted; a warning says so. Memory is bounded by it, and
+            rare values may then be missed: see `tfmoe.data.vocabulary.Counts`.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> from tfmoe.schema import Binary, Categorical, Numeric, Schema
+    >>> rows = pd.DataFrame({"age": [20.0, 40.0], "city": ["Rome", None], "click": [0, 1]})
+    >>> prep = Preprocessor(Schema([Numeric("age"), Categorical("city")], [Binary("click")]))
+    >>> features, labels, weights = prep.fit(rows).arrays(rows)
+    >>> features["age"].tolist(), features["city"].tolist(), labels["click"].tolist()
+    ([-1.0, 1.0], [3, 1], [0.0, 1.0])
+    """
+
+    #: Error of the fitted quantiles' ranks, as a share of the rows, with 99 % confidence.
+    rank_error = RANK_ERROR
+
+    def __init__(self, schema, max_distinct=5_000_000):
+        if not isinstance(schema, Schema):
+            raise TypeError(
+                f"Preprocessor takes a Schema. Received schema={schema!r}. `Schema.infer(df, "
+                "labels=[...])` proposes one."
+            )
+        if isinstance(max_distinct, bool) or not isinstance(max_distinct, int) or max_distinct < 1:
+            raise ValueError(
+                "Preprocessor needs `max_distinct` to be an integer of at least 1. Received "
+                f"max_distinct={max_distinct!r}."
+            )
+        self.schema = schema
+        self.max_distinct = max_distinct
+        self._statistics = None
+        self._fitted = None
+
+    def fit(self, source, progress=True):
+        """Reads the source once, in chunks; replaces what was fitted before.
+
+        Label columns may be missing. Memory is bounded by `max_distinct` values a column
+        and a few chunks of 65,536 rows.
+
+        Args:
+            source: see the class.
+            progress: whether to show a progress bar if the output is a terminal.
+
+        Returns:
+            The Preprocessor itself.
+
+        Raises:
+            ValueError: if a column is missing, a label is none of its task's, or there
+                are no rows.
+            TypeError: if a column does not hold what the schema says.
+        """
+        source = open_source(source)
+        statistics = Statistics(self.schema, self.max_distinct)
+        with _progress_bar(progress, source.num_rows) as advance:
+            chunks = raw_chunks(source, statistics.required_columns)
+            # One thread counts a chunk while this one reads the next.
+            for num_rows in ahead(statistics.add, chunks, workers=1):
+                advance(num_rows)
+        check_rows(statistics.num_rows)
+        self._set(statistics)
+        return self
+
+    def _set(self, statistics):
+        self._statistics = statistics
+        self._fitted = Fitted.of(statistics)
+
+    def merge(self, other):
+        """A new Preprocessor, as if fitted on the rows of both.
+
+        Counts and vocabularies are equal to those (up to `max_distinct`), moments up to
+        rounding, quantiles within `rank_error`. Neither part changes.
+
+        Raises:
+            ValueError: if the schemas differ, a column holds integers in one part and
+                strings in the other, a part is not fitted, or was saved with
+                `state=False`.
+        """
+        if not isinstance(other, Preprocessor) or other.schema != self.schema:
+            raise ValueError(
+                "Only Preprocessors with equal schemas can be merged. Received other="
+                f"{other!r} with another schema. Fit all parts with the same schema."
+            )
+        for part in (self, other):
+            if part._statistics is None:
+                raise ValueError(
+                    "Both parts must be fitted and hold their counts to be merged. Received one "
+                    f"with fitted={part.fitted} and no counts. Fit it, or save it with "
+                    "`save(path)` rather than `save(path, state=False)`."
+                )
+        merged = Preprocessor(self.schema, max(self.max_distinct, other.max_distinct))
+        merged._set(self._statistics.merge(other._statistics))
+        return merged
+
+    def dataset(
+        self,
+        source,
+        batch_size=1024,
+        shuffle=False,
+        seed=0,
+        labels=True,
+        shard=(0, 1),
+        drop_remainder=False,
+    ):
+        """A `tf.data.Dataset` of batches for `model.fit`.
+
+        A DataFrame or dict is encoded at once and held (4 bytes a value), and with
+        `shuffle` permuted as a whole. Files are read anew in each epoch; with `shuffle`
+        files and row groups come in random order and rows are mixed in a buffer. The same
+        seed gives the same batches; each epoch has another order. A dataset counts its
+        epochs from its making, so a new one begins with the first order again.
+
+        Args:
+            source: see the class. Of iterables only those that can be read again.
+            batch_size: int >= 1.
+            shuffle: bool, or the rows of the shuffle buffer, by default 1,000,000.
+            seed: int >= 0.
+            labels: whether to read labels and weights.
+            shard: (index, count), the part of this worker: whole files if there are
+                enough, else row groups, else every `count`-th row. The parts of all
+                workers are disjoint and complete.
+            drop_remainder: whether to leave out a last, smaller batch.
+
+        Returns:
+            Dataset of `(features, labels, weights)`, or of features if `labels=False`.
+            Features by column name: float32 `(b,)`, int32 `(b,)`, or int32 `(b, l)` for
+            lists. Labels by task: float32 `(b,)` with NaN for missing. Weights by task:
+            float32 `(b,)`, the row's weight.
+
+        Raises:
+            ValueError, TypeError: as `arrays`; for files when the dataset is read.
+        """
+        _check_dataset_arguments(batch_size, shuffle, seed, shard)
+        source = open_source(source)
+        if source.once:
+            raise ValueError(
+                "A dataset reads its source once an epoch. Received a generator, which can be "
+                "read only once. Pass a callable that returns a new one: "
+                "dataset(lambda: frames())."
+            )
+        encoder = self._encoder(labels)
+        epochs = Epochs(encoder, source, batch_size, shuffle, seed, shard, drop_remainder)
+        return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
+
+    def arrays(self, source, labels=True):
+        """All rows as NumPy arrays; needs no TensorFlow (but to read TFRecord files).
+
+        Args:
+            source: see the class.
+            labels: whether to read labels and weights.
+
+        Returns:
+            `(features, labels, weights)`, or features if `labels=False`: dicts as in
+            `dataset`, with n rows.
+
+        Raises:
+            ValueError: if a column is missing, there is no label column at all, a label
+                is none of its task's, a weight is missing or below 0, there are no rows,
+                or columns need `fit`.
+            TypeError: if a column does not hold what the schema says.
+        """
+        encoder = self._encoder(labels)
+        words = held_rows(encoder, open_source(source))
+        parts = encoder.unpack(words, words.view(np.float32))
+        if not labels:
+            return _contiguous(parts)
+        return tuple(map(_contiguous, parts))
+
+    def transform(self, df):
+        """The encoded columns of a table as a DataFrame, for a look; lists as lists."""
+        import pandas as pd
+
+        features = self.arrays(df, labels=False)
+        index = df.index if isinstance(df, pd.DataFrame) else None
+        lists = {name: list(v) if v.ndim > 1 else v for name, v in features.items()}
+        return pd.DataFrame(lists, index=index)
+
+    def save(self, path, state=True):
+        """Writes a folder with `preprocessor.json` and `arrays.npz`, without pickles.
+
+        Args:
+            path: folder, made if there is none; nothing is overwritten.
+            state: whether to keep the counts and sketches that `merge` needs. Without
+                them the folder holds only what encoding needs.
+
+        Raises:
+            FileExistsError: if a Preprocessor is saved there.
+        """
+        statistics = self._statistics if state else None
+        storage.save(path, self.schema, self._ready(), statistics)
+
+    @classmethod
+    def load(cls, path):
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no saved Preprocessor at `path`.
+        """
+        schema, fitted, statistics = storage.load(path)
+        loaded = cls(schema, statistics.max_distinct) if statistics else cls(schema)
+        loaded._fitted, loaded._statistics = fitted, statistics
+        return loaded
+
+    @property
+    def fitted(self):
+        """Whether `fit` has run (or a fitted one was loaded)."""
+        return self._fitted is not None and self._fitted.num_rows > 0
+
+    @property
+    def num_rows(self):
+        """Rows seen in fitting; 0 before."""
+        return self._fitted.num_rows if self._fitted else 0
+
+    @property
+    def table_sizes(self):
+        """Rows of the embedding table of each column that owns one: `{name: int}`.
+
+        `FIRST_ID` plus the vocabulary's size, the hash buckets, or `num_buckets`.
+        """
+        return self._ready().table_sizes(self.schema)
+
+    @property
+    def lengths(self):
+        """Positions of each list column: `max_length`, or the longest cell seen."""
+        return dict(self._ready().lengths)
+
+    @property
+    def dtypes(self):
+        """`"int"` or `"string"` for each `Categorical` kind, as declared or seen."""
+        return dict(self._ready().dtypes)
+
+    @property
+    def label_means(self):
+        """Mean of each task's present labels; for `Multiclass` class frequencies `(c,)`.
+
+        NaN for a task of which no label was seen.
+        """
+        return dict(self._ready().label_means)
+
+    @property
+    def numeric(self):
+        """`NumericFit` of each `Numeric` column."""
+        return dict(self._ready().numeric)
+
+    def vocabulary(self, column):
+        """The values that have ids of their own, in the order of their ids from 3 on.
+
+        Args:
+            column: name of a categorical column; one that shares has its owner's.
+
+        Returns:
+            Arrow array, int64 or large_string.
+
+        Raises:
+            ValueError: if the column hashes or is numeric.
+        """
+        owners = {c.name: c.table for c in self.schema.columns if not isinstance(c, Numeric)}
+        found = self._ready().vocabularies.get(owners.get(column))
+        if found is None:
+            raise ValueError(
+                "Only a categorical column that does not hash has a vocabulary. Received "
+                f"column={column!r}; columns with one are "
+                f"{[name for name, table in owners.items() if table in self._fitted_tables()]}."
+            )
+        return found
+
+    def _fitted_tables(self):
+        return self._ready().vocabularies
+
+    def _encoder(self, labels):
+        return RowEncoder(self.schema, self._ready(), labels)
+
+    def _ready(self):
+        """What encoding needs; made from the schema alone if that suffices.
+
+        Raises:
+            ValueError: naming the columns that need `fit`.
+        """
+        if self._fitted is None:
+            names = unfitted_columns(self.schema)
+            if names:
+                raise ValueError(
+                    "This Preprocessor must be fitted before use. Received fitted=False with "
+                    f"columns {names} that need `fit`. Call `fit(source)`; or give "
+                    "`hash_buckets` to categorical columns, `max_length` to lists and "
+                    'transform="none" to numbers.'
+                )
+            self._fitted = Fitted.of(Statistics(self.schema, self.max_distinct))
+        return self._fitted
+
+
+def _contiguous(arrays):
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _check_dataset_arguments(batch_size, shuffle, seed, shard):
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"dataset needs `{name}` to be an integer of at least {least}. Received "
+                f"{name}={value!r}."
+            )
+    if not isinstance(shuffle, int) or shuffle < 0:
+        raise ValueError(
+            "dataset takes `shuffle` as True, False or the number of rows in the shuffle "
+            f"buffer. Received shuffle={shuffle!r}."
+        )
+    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise ValueError(
+            "dataset takes `shard` as (index, count) with 0 <= index < count. Received "
+            f"shard={shard!r}."
+        )
+
+
+@contextlib.contextmanager
+def _progress_bar(wanted, total):
+    """A function to be called with the number of rows done since the last call."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not (wanted and console.is_terminal):
+        yield lambda rows: None
+        return
+
+    class Speed(ProgressColumn):
+        def render(self, task):
+            return Text(f"{task.completed:,.0f} rows, {task.speed or 0:,.0f} rows/s")
+
+    columns = (TextColumn("fit"), BarColumn(), Speed())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("fit", total=total)
+        yield lambda rows: bar.advance(task, rows)

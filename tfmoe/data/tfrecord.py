@@ -1,0 +1,84 @@
+"""TFRecord files of tf.train.Example as Arrow columns. The one reader that needs TensorFlow."""
+
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+# What a feature holds is learnt from the first records; a record need not have it.
+_LOOK_RECORDS = 1000
+_BATCH_RECORDS = 16_384
+
+
+class TfrecordPiece:
+    """A TFRecord file, perhaps gzipped. A record without a feature has it missing."""
+
+    num_rows = None
+
+    def __init__(self, path, file):
+        self.path = path
+        self.file = file
+
+    def _records(self):
+        import tensorflow as tf
+
+        compression = "GZIP" if str(self.path).lower().endswith(".gz") else ""
+        return tf.data.TFRecordDataset(str(self.path), compression)
+
+    @cached_property
+    def _kinds(self):
+        """Which of an Example's three lists holds each feature of the first records."""
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+
+        kinds = {}
+        try:
+            for record in self._records().take(_LOOK_RECORDS).as_numpy_iterator():
+                for name, feature in tf.train.Example.FromString(record).features.feature.items():
+                    kind = feature.WhichOneof("kind")
+                    if kind and len(getattr(feature, kind).value):
+                        kinds.setdefault(name, kind)
+        except (tf.errors.DataLossError, DecodeError) as error:
+            raise self._unreadable(error) from error
+        return kinds
+
+    @property
+    def names(self):
+        return list(self._kinds)
+
+    def read(self, kinds):
+        """Yields dicts of Arrow arrays; lists of several values in a record are list cells."""
+        import tensorflow as tf
+
+        dtypes = {"int64_list": tf.int64, "float_list": tf.float32, "bytes_list": tf.string}
+        features = {name: tf.io.RaggedFeature(dtypes[self._kinds[name]]) for name in kinds}
+        parsed = (
+            self._records()
+            .batch(_BATCH_RECORDS)
+            .map(lambda records: tf.io.parse_example(records, features))
+        )
+        try:
+            for batch in parsed.prefetch(1):
+                yield {name: _cells(batch[name], kind == "list") for name, kind in kinds.items()}
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+            raise self._unreadable(error.message) from error
+
+    def _unreadable(self, error):
+        return ValueError(
+            "A TFRecord file must hold tf.train.Example records whose features are of one type "
+            f"throughout. Received {self.path}: {error}. Write the file again."
+        )
+
+
+def _cells(ragged, as_lists):
+    """A ragged tensor as an Arrow array: of lists if asked for, or if a cell has several values."""
+    values = ragged.flat_values.numpy()
+    splits = ragged.row_splits.numpy()
+    lengths = np.diff(splits)
+    if values.dtype == object:
+        values = pa.array(values, pa.binary())
+    else:
+        values = pa.array(values, from_pandas=True)
+    if as_lists or lengths.max(initial=0) > 1:
+        return pa.LargeListArray.from_arrays(pa.array(splits), values)
+    return values.take(pa.array(splits[:-1], mask=lengths == 0))

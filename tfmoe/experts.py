@@ -1,0 +1,146 @@
+"""Experts: networks of one shape, side by side."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.initializers import PerMember
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Experts(keras.layers.Layer):
+    r"""`num_experts` multi-layer perceptrons of one shape, computed together.
+
+    Every hidden layer of expert `e` is
+
+        h <- dropout(activation(norm(h @ W_e + b_e)))
+
+    Args:
+        num_experts: int >= 1.
+        hidden_units: sequence of int >= 1, units of each layer; the last is `u`.
+        activation: Keras activation, after every layer.
+        dropout: float in [0, 1), after every activation, in training.
+        layer_norm: bool; normalise each expert's units before the activation.
+        kernel_initializer: Keras initializer. Each expert draws alone, at the scale of
+            its own fan-in, also under a seed of the user's.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`, the same for all experts, or `(b, e, f)`, one
+            for each.
+        training: bool, for the dropout.
+
+    Returns:
+        Float tensor `(b, e, u)`.
+
+    Raises:
+        ValueError: if a count is too small, `dropout` is outside [0, 1), or the input
+            has another rank or number of experts.
+
+    Example:
+
+    >>> Experts(num_experts=4, hidden_units=(16, 8))(np.ones((2, 3))).shape
+    TensorShape([2, 4, 8])
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        hidden_units,
+        activation="relu",
+        dropout=0.0,
+        layer_norm=False,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        recipe.check_counts("Experts", num_experts=(num_experts, 1))
+        hidden_units = tuple(hidden_units)
+        for units in hidden_units:
+            recipe.check_counts("Experts", hidden_units=(units, 1))
+        if not 0 <= dropout < 1:
+            raise ValueError(
+                "Experts drop a share of units, so `dropout` must be at least 0 and "
+                f"below 1. Received dropout={dropout}."
+            )
+        self.num_experts = num_experts
+        self.hidden_units = hidden_units
+        self.activation = keras.activations.get(activation)
+        self.dropout = dropout
+        self.layer_norm = layer_norm
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        if len(input_shape) not in (2, 3) or (
+            len(input_shape) == 3 and input_shape[1] != self.num_experts
+        ):
+            raise ValueError(
+                "Experts take inputs of shape (batch, features), or (batch, "
+                f"{self.num_experts}, features) with one input for each expert. Received "
+                f"shape {tuple(input_shape)}."
+            )
+        if len(input_shape) == 2 and not self.hidden_units:
+            raise ValueError(
+                "Experts that share an input need a layer each. Received hidden_units=()."
+            )
+        self.kernels, self.biases, self.scales, self.offsets, self.dropouts = [], [], [], [], []
+        inputs = input_shape[-1]
+        for i, units in enumerate(self.hidden_units):
+            per_expert = (self.num_experts, units)
+            self.kernels.append(
+                self.add_weight(
+                    name=f"kernel_{i}",
+                    shape=(self.num_experts, inputs, units),
+                    initializer=PerMember(self.kernel_initializer, salt=i),
+                )
+            )
+            self.biases.append(
+                self.add_weight(name=f"bias_{i}", shape=per_expert, initializer="zeros")
+            )
+            if self.layer_norm:
+                self.scales.append(
+                    self.add_weight(name=f"scale_{i}", shape=per_expert, initializer="ones")
+                )
+                self.offsets.append(
+                    self.add_weight(name=f"offset_{i}", shape=per_expert, initializer="zeros")
+                )
+            if self.dropout:
+                self.dropouts.append(keras.layers.Dropout(self.dropout, dtype=self.dtype_policy))
+            inputs = units
+
+    def call(self, inputs, training=False):
+        hidden = inputs
+        for i, kernel in enumerate(self.kernels):
+            hidden = stacked_matmul(hidden, kernel) + self.biases[i]
+            if self.layer_norm:
+                hidden = normalize(hidden) * self.scales[i] + self.offsets[i]
+            hidden = self.activation(hidden)
+            if self.dropout:
+                hidden = self.dropouts[i](hidden, training=training)
+        return hidden
+
+    def compute_output_shape(self, input_shape):
+        units = self.hidden_units[-1] if self.hidden_units else input_shape[-1]
+        return (input_shape[0], self.num_experts, units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "hidden_units": list(self.hidden_units),
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "layer_norm": self.layer_norm,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def stacked_matmul(inputs, kernel):
+    """`(b, f)` or `(b, e, f)` times `(e, f, u)`: `(b, e, u)`."""
+    return ops.einsum("bf,efu->beu" if len(inputs.shape) == 2 else "bef,efu->beu", inputs, kernel)
+
+
+def normalize(hidden):
+    """Mean 0 and variance 1 over the last axis, computed at least in float32."""
+    exact = ops.cast(hidden, keras.backend.result_type(hidden.dtype, "float32"))
+    mean, variance = ops.moments(exact, axes=-1, keepdims=True)
+    return ops.cast((exact - mean) * ops.rsqrt(variance + 1e-3), hidden.dtype)

@@ -1,0 +1,193 @@
+"""A SavedModel that takes raw rows and is checked before it counts as written."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfmoe.raw_inputs import RawInputs, is_text, request, signature
+from tfmoe.schema import Numeric
+
+_NUM_CHECKED = 256
+_TOLERANCE = 1e-5
+
+
+def export(model, path):
+    """Writes a model for TF Serving, its vocabularies inside.
+
+    The signature `serving_default` takes the raw columns by name: float64 `(b,)` for a
+    number (NaN if missing), int64 (-2**63 if missing) or string (empty if missing)
+    `(b,)` for a category, `(b, any)` for a list, padded like missing. It returns one
+    float32 tensor a task, by name: `(b,)`, or `(b, c)` for a multiclass task. It loads
+    where there is TensorFlow and no tfmoe.
+
+    Before the version appears, the written graph is compared with the model on 256 raw
+    rows made from the vocabularies, with unknown and missing values among them.
+
+    Args:
+        model: `MultiTaskModel`.
+        path: folder of the served model. The version is the next free number; nothing
+            in the folder is changed.
+
+    Returns:
+        `pathlib.Path` of the version, `path/<number>`, with `sample_request.json` in it.
+
+    Raises:
+        ValueError: if the backend is not TensorFlow.
+        RuntimeError: if the exported graph's predictions differ from the model's.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "A SavedModel holds a TensorFlow graph. Received a model on the backend "
+            f"{keras.backend.backend()!r}. Save it with model.save('model.keras'), and load "
+            "and export it in a process started with KERAS_BACKEND=tensorflow."
+        )
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    rows = sample_rows(model.preprocessor, _NUM_CHECKED)
+    # Built beside its place, so that it appears whole or not at all. TF Serving ignores
+    # folders that are not named by a number.
+    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=path))
+    try:
+        _write(model, draft)
+        _check(model, draft, rows)
+        _write_sample_request(model.preprocessor, rows, draft / "sample_request.json")
+        os.chmod(draft, 0o755)
+        return _publish(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(model, folder):
+    import tensorflow as tf
+
+    raw_inputs = RawInputs(model.preprocessor)
+
+    @tf.function(input_signature=[signature(model.preprocessor)])
+    def serve(raw):
+        return model(raw_inputs(raw), training=False)
+
+    module = tf.Module()
+    module.tables = raw_inputs.tables
+    module.weights = [variable.value for variable in model.variables]
+    module.serve = serve
+    tf.saved_model.save(
+        module, str(folder), signatures={"serving_default": serve.get_concrete_function()}
+    )
+
+
+def _check(model, folder, rows):
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    answers = served(**tensors(model.preprocessor, rows))
+    expected = model.predict(rows, verbose=0)
+    for task, values in expected.items():
+        # Relative to the predictions' size, for a regression may be in any unit.
+        size = max(1.0, float(np.abs(values).max()))
+        gap = float(np.abs(answers[task].numpy() - values).max()) / size
+        if not gap <= _TOLERANCE:
+            raise RuntimeError(
+                f"The exported graph must predict what the model predicts. Received a "
+                f"difference of {gap:.2g} for task {task!r} on {len(rows)} raw rows. Nothing "
+                "was written; please report this with the schema."
+            )
+
+
+def _publish(draft, path):
+    version = 1 + max([int(p.name) for p in path.iterdir() if p.name.isdigit()], default=0)
+    while True:
+        target = path / str(version)
+        try:
+            target.mkdir()  # fails if another process has just taken the number
+        except FileExistsError:
+            version += 1
+            continue
+        os.replace(draft, target)
+        return target
+
+
+def tensors(preprocessor, df):
+    """Raw rows as the keyword arguments of the loaded signature."""
+    import tensorflow as tf
+
+    specs = signature(preprocessor)
+    arrays = request(preprocessor, df)
+    return {name: tf.constant(values, specs[name].dtype) for name, values in arrays.items()}
+
+
+def sample_rows(preprocessor, num_rows, seed=0):
+    """Raw rows made from what was fitted, unknown and missing values among them.
+
+    Returns:
+        DataFrame of the schema's raw columns; its first rows have no missing value.
+    """
+    import pandas as pd
+
+    generator = np.random.default_rng(seed)
+    columns = {}
+    for column in preprocessor.schema.columns:
+        if isinstance(column, Numeric):
+            cells = _sample_numbers(column, preprocessor.numeric[column.name], num_rows, generator)
+        else:
+            cells = _sample_categories(preprocessor, column, num_rows, generator)
+        columns[column.raw] = pd.Series(
+            cells, dtype="float64" if isinstance(column, Numeric) else object
+        )
+    return pd.DataFrame(columns)
+
+
+def _sample_numbers(column, fit, num_rows, generator):
+    if column.embeds and len(fit.boundaries):
+        numbers = generator.choice(fit.boundaries, num_rows)
+        numbers = numbers + generator.normal(size=num_rows) * np.ptp(fit.boundaries) / 10
+    else:
+        numbers = np.clip(generator.normal(size=num_rows), -4, 4) / fit.scale + fit.mean
+        if column.transform == "log":
+            numbers = np.sign(numbers) * np.expm1(np.abs(numbers))
+    odd = np.array([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e12])
+    numbers[num_rows // 2 :: 3] = generator.choice(odd, len(numbers[num_rows // 2 :: 3]))
+    return numbers
+
+
+def _sample_categories(preprocessor, column, num_rows, generator):
+    known = preprocessor.vocabulary(column.name)
+    text = is_text(preprocessor, column)
+    known = [] if known is None else np.asarray(known[:1000]).tolist()
+    unknown = ["not in any vocabulary", "\u00fc\U0001f600"] if text else [-1, 2**62 + 1]
+    values = [str(value) if text else value for value in known] or unknown
+
+    def one(row):
+        late = row >= num_rows // 2
+        if late and generator.random() < 0.3:
+            return unknown[generator.integers(2)]
+        if late and generator.random() < 0.3:
+            return None
+        return values[generator.integers(len(values))]
+
+    if not hasattr(column, "separator"):
+        return [one(row) for row in range(num_rows)]
+    cells = []
+    for row in range(num_rows):
+        count = 1 + generator.integers(preprocessor.lengths[column.name] + 1)
+        cell = [one(row) for _ in range(count)]
+        if column.separator is not None:
+            cell = column.separator.join("" if value is None else value for value in cell)
+        cells.append(None if row >= num_rows // 2 and generator.random() < 0.2 else cell)
+    return cells
+
+
+def _write_sample_request(preprocessor, rows, path):
+    """Three rows in the form that TF Serving's REST interface takes."""
+    arrays = request(preprocessor, rows.iloc[:3])
+    instances = [{name: _plain(values[i]) for name, values in arrays.items()} for i in range(3)]
+    body = {"signature_name": "serving_default", "instances": instances}
+    path.write_text(json.dumps(body, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _plain(cell):
+    return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

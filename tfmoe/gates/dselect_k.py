@@ -1,0 +1,131 @@
+"""DSelect-k: a sparse gate that is smooth in its parameters."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.gates.base import Gate
+from tfmoe.gates.routers import Scores
+from tfmoe.ops import entropy, expert_codes, num_bits, smooth_step
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class DSelectKGate(Gate):
+    r"""Selects at most `num_nonzeros` experts a task, and can be trained by gradients.
+
+    Expert `i` has a binary code of `m = ceil(log2 e)` bits. Each of k selectors turns m
+    scores `z` into the probability that its bits spell that code, with the smooth step
+    `S` of width `gamma` as a bit's probability:
+
+        r(z)[i] = prod_j (S(z[j]) if bit j of i is 1 else 1 - S(z[j]))
+        weights[b, t] = sum_l softmax(alpha)[l] * r(z[l])
+
+    `S` reaches 0 and 1 exactly, so once all bits have, a selector names one expert and
+    the row has at most k non-zeros. Before that, a row may have more. A bit that has
+    reached 0 or 1 gets no gradient any more.
+
+    Args:
+        num_tasks, num_experts, router: see `Gate`.
+        num_nonzeros: int >= 1, the number k of selectors. Selectors may coincide, so k
+            may exceed the number of experts.
+        gamma: float > 0. Smaller values select sooner.
+        entropy_reg: float >= 0, weight of the sum over tasks and selectors of the
+            batch's mean entropy of `r`, added to the loss in training. It drives the
+            bits to 0 or 1. The authors' layer sums over the batch instead: a value
+            tuned there is multiplied by the batch size here, unless the router is
+            static.
+        reachability: what becomes of the codes that name no expert when `num_experts`
+            is no power of two. `"fold"` gives each to an expert whose code ends alike,
+            so that rows always sum to 1 and no selector can get lost. `"penalty"` is
+            the authors' way: such mass is lost, and in training the sum over tasks and
+            selectors of the batch's mean of `1 / sum(r)` is added to the loss (guarded
+            at 1e-6).
+
+    Call arguments:
+        inputs: float tensor `(b, f)`.
+        training: bool; the losses are added in training only.
+
+    Returns:
+        Float tensor `(b, t, e)`; non-negative, each row sums to 1 over `e` (at most 1
+        with `"penalty"`). With a static router `(1, t, e)`.
+
+    Raises:
+        ValueError: if a count is too small, `gamma` is not above 0, `entropy_reg` is
+            negative, or `reachability` is unknown.
+
+    Example:
+
+    >>> gate = DSelectKGate(num_tasks=2, num_experts=5, num_nonzeros=2)
+    >>> gate(np.ones((1, 3))).numpy().sum(axis=-1).round(4).tolist()
+    [[1.0, 1.0]]
+
+    Source: Hazimeh et al., 2021, https://arxiv.org/abs/2106.03760, eq. 1 to 8.
+    Differs from the authors' layer in the folding and in means over the batch.
+    """
+
+    def __init__(
+        self,
+        num_tasks=None,
+        num_experts=None,
+        num_nonzeros=2,
+        gamma=1.0,
+        entropy_reg=0.0,
+        router="linear",
+        reachability="fold",
+        **kwargs,
+    ):
+        super().__init__(num_tasks, num_experts, router, **kwargs)
+        recipe.check_counts("DSelectKGate", num_nonzeros=(num_nonzeros, 1))
+        if not gamma > 0:
+            raise ValueError(
+                "DSelectKGate's smooth step has the width `gamma`, which must be above "
+                f"0. Received gamma={gamma}. Values from 0.01 to 10 are usual."
+            )
+        if not entropy_reg >= 0:
+            raise ValueError(
+                "DSelectKGate's `entropy_reg` weighs a loss and must be at least 0. "
+                f"Received entropy_reg={entropy_reg}."
+            )
+        if reachability not in ("fold", "penalty"):
+            raise ValueError(
+                'DSelectKGate takes `reachability` "fold" or "penalty". Received '
+                f"reachability={reachability!r}."
+            )
+        self.num_nonzeros = num_nonzeros
+        self.gamma = gamma
+        self.entropy_reg = entropy_reg
+        self.reachability = reachability
+
+    def score_parts(self):
+        # Near 0 the smooth step is steepest, so every bit starts undecided.
+        bit = keras.initializers.RandomUniform(-self.gamma / 100, self.gamma / 100)
+        alpha = keras.initializers.RandomUniform(-0.05, 0.05)
+        bits = self.num_nonzeros * num_bits(self.num_experts)
+        return [Scores(bits, bit, bit, bit), Scores(self.num_nonzeros, alpha, "zeros", alpha)]
+
+    def select(self, scores, training):
+        k, m = self.num_nonzeros, num_bits(self.num_experts)
+        z = ops.reshape(scores[..., : k * m], (-1, self.num_tasks, k, m))
+        fold = self.reachability == "fold"
+        selectors = expert_codes(smooth_step(z, self.gamma), self.num_experts, fold)
+        if training:
+            self._add_losses(selectors)
+        shares = ops.softmax(scores[..., k * m :], axis=-1)
+        weights = ops.einsum("btk,btke->bte", shares, selectors)
+        return weights, weights
+
+    def _add_losses(self, selectors):
+        if self.entropy_reg:
+            self.add_loss(self.entropy_reg * ops.sum(ops.mean(entropy(selectors), axis=0)))
+        if self.reachability == "penalty" and self.num_experts != 2 ** num_bits(self.num_experts):
+            reachable = ops.maximum(ops.sum(selectors, axis=-1), 1e-6)
+            self.add_loss(ops.sum(ops.mean(1 / reachable, axis=0)))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_nonzeros": self.num_nonzeros,
+            "gamma": self.gamma,
+            "entropy_reg": self.entropy_reg,
+            "reachability": self.reachability,
+        }

@@ -1,0 +1,159 @@
+"""Routers: what a gate may see, turned into raw scores `(b, t, s)`."""
+
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.initializers import member_initializer
+
+
+class Scores(NamedTuple):
+    """A run of one task's scores that starts in one way.
+
+    Attributes:
+        size: int, how many scores.
+        kernel: initializer of the weights that make them from the input.
+        bias: initializer of their bias, or None for no bias.
+        static: initializer of the scores themselves when there is no input.
+    """
+
+    size: int
+    kernel: object
+    bias: object
+    static: object
+
+
+def _side_by_side(parts, num_tasks, which):
+    """Initializer of `(n, t * s)`: each part drawn alone, then put side by side."""
+
+    def draw(shape, dtype=None):
+        drawn = []
+        for index, part in enumerate(parts):
+            initializer = keras.initializers.get(getattr(part, which) or "zeros")
+            # Kernel, bias and static scores may be given one and the same initializer.
+            initializer = member_initializer(initializer, index, salt=len(which))
+            values = initializer((shape[0], num_tasks * part.size), dtype=dtype)
+            drawn.append(ops.reshape(values, (shape[0], num_tasks, part.size)))
+        return ops.reshape(ops.concatenate(drawn, axis=-1), shape)
+
+    return draw
+
+
+class ScoreHead(keras.layers.Layer):
+    """`(b, f)` to scores `(b, t, s)`: one matmul for all tasks, in float32.
+
+    Half precision would overflow in the sum over features that softmax then
+    exponentiates.
+
+    Args:
+        num_tasks: int >= 1.
+        parts: list of `Scores`.
+        static: bool; if True there is no input and the scores are `(1, t, s)`.
+    """
+
+    def __init__(self, num_tasks, parts, static=False, **kwargs):
+        super().__init__(**kwargs)
+        self.num_tasks, self.parts, self.static = num_tasks, parts, static
+        self.num_scores = sum(part.size for part in parts)
+
+    def build(self, input_shape):
+        width = self.num_tasks * self.num_scores
+        if self.static:
+            # One row, so that the parts are laid out as in a kernel.
+            self.scores = self.add_weight(
+                name="scores",
+                shape=(1, width),
+                initializer=_side_by_side(self.parts, self.num_tasks, "static"),
+            )
+            return
+        # Two axes, not three: with `(f, t, s)` an initializer would count `f * t`
+        # inputs per output and start the gate too flat.
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[-1], width),
+            initializer=_side_by_side(self.parts, self.num_tasks, "kernel"),
+        )
+        self.bias = None
+        if any(part.bias is not None for part in self.parts):
+            draw = _side_by_side(self.parts, self.num_tasks, "bias")
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(width,),
+                initializer=lambda shape, dtype=None: draw((1, *shape), dtype)[0],
+            )
+
+    def call(self, inputs):
+        exact = keras.backend.result_type(self.compute_dtype, "float32")
+        if self.static:
+            scores = ops.cast(self.scores, exact)
+        else:
+            scores = ops.matmul(ops.cast(inputs, exact), ops.cast(self.kernel, exact))
+            if self.bias is not None:
+                scores = scores + ops.cast(self.bias, exact)
+        return ops.reshape(scores, (-1, self.num_tasks, self.num_scores))
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class MLPRouter(keras.layers.Layer):
+    """Makes a gate's scores with a small network that all tasks share up to its head.
+
+    Pass it to a gate: `DSelectKGate(router=MLPRouter((64,)))`.
+
+    Args:
+        hidden_units: sequence of int >= 1, units of the hidden layers.
+        activation: Keras activation of the hidden layers.
+        kernel_initializer: Keras initializer of the hidden layers.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`.
+
+    Returns:
+        Float tensor `(b, hidden_units[-1])`, from which the gate's head makes scores.
+    """
+
+    def __init__(
+        self, hidden_units=(64,), activation="relu", kernel_initializer="glorot_uniform", **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.hidden_units = tuple(hidden_units)
+        if not self.hidden_units:
+            raise ValueError(
+                "MLPRouter needs at least one hidden layer. Received hidden_units=(). "
+                'For none use router="linear".'
+            )
+        for units in self.hidden_units:
+            recipe.check_counts("MLPRouter", hidden_units=(units, 1))
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.layers = [
+            keras.layers.Dense(
+                units,
+                activation=self.activation,
+                kernel_initializer=member_initializer(self.kernel_initializer, salt=i),
+                dtype=self.dtype_policy,
+            )
+            for i, units in enumerate(self.hidden_units)
+        ]
+
+    def build(self, input_shape):
+        for layer in self.layers:
+            layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+
+    def call(self, inputs):
+        for layer in self.layers:
+            inputs = layer(inputs)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.hidden_units[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "hidden_units": list(self.hidden_units),
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

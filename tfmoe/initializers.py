@@ -1,0 +1,50 @@
+"""Initial values of stacked weights: each member of the stack is drawn alone."""
+
+import keras
+
+
+def member_initializer(initializer, index=0, salt=0):
+    """An initializer like the given one that draws different numbers.
+
+    A seed of the user's is mixed with `index` and `salt`; without one the draw is
+    random anyway. Initializers that draw nothing come back as they are.
+    """
+    config = initializer.get_config()
+    if "seed" not in config:
+        return initializer
+    if isinstance(config["seed"], int):
+        config["seed"] = (config["seed"] * 1_000_003 + salt * 8_191 + index) % 2**31
+    else:
+        config["seed"] = None
+    return type(initializer).from_config(config)
+
+
+class PerMember(keras.initializers.Initializer):
+    """Initialises `(n, ...)` as `n` separate draws of shape `(...)`.
+
+    A Keras initializer would count the first axis as inputs and start each expert too
+    small (64 -> 64 with 8 experts: by the square root of 8), and one with a fixed seed
+    would start all experts alike if called once an expert.
+
+    Args:
+        initializer: anything `keras.initializers.get` takes.
+        salt: int; stacks of one layer that have the same initializer differ by it.
+    """
+
+    def __init__(self, initializer, salt=0):
+        self.initializer = keras.initializers.get(initializer)
+        self.salt = salt
+
+    def __call__(self, shape, dtype=None):
+        return keras.ops.stack(
+            [
+                member_initializer(self.initializer, i, self.salt)(shape[1:], dtype=dtype)
+                for i in range(shape[0])
+            ]
+        )
+
+    def get_config(self):
+        return {
+            "initializer": keras.initializers.serialize(self.initializer),
+            "salt": self.salt,
+        }

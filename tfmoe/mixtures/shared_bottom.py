@@ -1,0 +1,79 @@
+"""The simplest sharing: one network for all tasks."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.experts import Experts
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class SharedBottom(keras.layers.Layer):
+    r"""One network whose output every task's tower reads.
+
+        output[b, t] = network(inputs)[b]    for every t
+
+    Args:
+        num_tasks: int >= 1, or None to take it from the model that holds the mixture.
+        hidden_units: sequence of int >= 1, units of the layers; the last is `u`.
+        activation, dropout, layer_norm, kernel_initializer: see `Experts`.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`.
+        training: bool, for the dropout.
+        return_aux: bool; if True, also return an empty list: there is no gate.
+
+    Returns:
+        Float tensor `(b, t, u)`.
+
+    Raises:
+        ValueError: if a count is too small.
+
+    Example:
+
+    >>> SharedBottom(num_tasks=2, hidden_units=(16, 8))(np.ones((3, 5))).shape
+    TensorShape([3, 2, 8])
+
+    Source: Caruana, 1997, https://doi.org/10.1023/A:1007379606734.
+    """
+
+    def __init__(
+        self,
+        num_tasks=None,
+        hidden_units=(256, 128),
+        activation="relu",
+        dropout=0.0,
+        layer_norm=False,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        recipe.check_counts("SharedBottom", num_tasks=(num_tasks, 1))
+        self.num_tasks = num_tasks
+        self.bottom = Experts(
+            1,
+            hidden_units,
+            activation,
+            dropout,
+            layer_norm,
+            kernel_initializer,
+            dtype=self.dtype_policy,
+            name="bottom",
+        )
+
+    def build(self, input_shape):
+        recipe.check_known(self, "num_tasks")
+        self.bottom.build(input_shape)
+
+    def call(self, inputs, training=False, return_aux=False):
+        outputs = ops.repeat(self.bottom(inputs, training=training), self.num_tasks, axis=1)
+        return (outputs, []) if return_aux else outputs
+
+    def get_config(self):
+        config = self.bottom.get_config()
+        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
+        return {
+            **super().get_config(),
+            "num_tasks": self.num_tasks,
+            **{name: config[name] for name in shared},
+        }

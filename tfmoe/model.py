@@ -1,0 +1,473 @@
+"""The whole model: encoder, mixture, towers, and losses and metrics that follow from tasks."""
+
+import contextlib
+import contextvars
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.encoder import Encoder
+from tfmoe.losses import Objective
+from tfmoe.metrics import exact_auc
+from tfmoe.schema import Binary, MultiCategorical, Multiclass, Schema
+from tfmoe.towers import Towers
+
+# Set while a training or test step runs: the model then returns all of `Forward`, for
+# losses need more than the public output. A context variable, because replicas of one
+# model run their steps in threads of their own.
+_IN_STEP = contextvars.ContextVar("tfmoe_in_step", default=None)
+
+
+class Forward(NamedTuple):
+    """Everything one pass makes.
+
+    Attributes:
+        predictions: dict by task: probabilities or numbers `(b,)`, or class
+            probabilities `(b, c)`.
+        logits: the same before the last activation.
+        aux: the mixture's list of gate records.
+    """
+
+    predictions: dict
+    logits: dict
+    aux: list
+
+
+class _Outputs(keras.layers.Layer):
+    """Towers' logits to `(predictions, logits)`, dicts by task."""
+
+    def __init__(self, tasks, **kwargs):
+        super().__init__(**kwargs)
+        self.tasks = tasks
+
+    def call(self, logits):
+        predictions, named = {}, {}
+        for task, values in zip(self.tasks, logits, strict=True):
+            if isinstance(task, Multiclass):
+                predictions[task.name] = ops.softmax(values, axis=-1)
+            else:
+                values = values[:, 0]
+                binary = isinstance(task, Binary)
+                predictions[task.name] = ops.sigmoid(values) if binary else values
+            named[task.name] = values
+        return predictions, named
+
+
+class _Sizes(NamedTuple):
+    """What a model needs to know of a Preprocessor to be built without one."""
+
+    schema: Schema
+    table_sizes: dict
+    lengths: dict
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class MultiTaskModel(keras.Model):
+    r"""A multi-task model over a table: columns in, one prediction a task out.
+
+        features -> Encoder -> mixture -> Towers -> {task: prediction}
+
+    It is a Functional Keras model; its inputs are named by column and its outputs by
+    task. A missing label (NaN, no such column, outside the task's `where`) adds nothing
+    to loss, gradients or metrics.
+
+    Args:
+        preprocessor: fitted `Preprocessor`; or a `Schema` of which every column can be
+            used unfitted (hashed ids, numbers as they are).
+        mixture: `SharedBottom`, `OMoE`, `MMoE`, or any layer `(b, f) -> (b, t, u)` with
+            a constructor argument `num_tasks` and a call argument `return_aux`. It is a
+            recipe: the model's own copy, with `num_tasks` filled in, is `model.mixture`.
+        tower_units: sequence of int >= 1, hidden units of every task's tower; `()` for
+            none.
+        tower_dropout: float in [0, 1).
+
+    Call arguments:
+        inputs: dict by column, as `Preprocessor.dataset` and `arrays` make it.
+        training: bool.
+
+    Returns:
+        Dict by task: float32 `(b,)`, a probability for a binary task and a number for a
+        regression; `(b, c)` probabilities for a multiclass task.
+
+    Raises:
+        ValueError: if the preprocessor is not fitted but must be, or an argument is of
+            the wrong kind.
+    """
+
+    def __init__(self, preprocessor, mixture, tower_units=(64,), tower_dropout=0.0, **kwargs):
+        if isinstance(preprocessor, Schema):
+            preprocessor = Preprocessor(preprocessor)
+        if not isinstance(preprocessor, Preprocessor | _Sizes):
+            raise ValueError(
+                "MultiTaskModel reads columns, tasks and vocabularies from a fitted "
+                f"Preprocessor. Received preprocessor={preprocessor!r}. Make one with "
+                "`tfmoe.Preprocessor(schema).fit(data)`."
+            )
+        schema, sizes = preprocessor.schema, preprocessor.table_sizes
+        mixture = recipe.given(mixture)
+        if not isinstance(mixture, keras.layers.Layer):
+            raise ValueError(
+                "MultiTaskModel takes a mixture layer such as "
+                f"tfmoe.MMoE(num_experts=8). Received mixture={mixture!r}."
+            )
+        dtype = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
+        config = recipe.config_of(mixture)
+        encoder = Encoder(schema, sizes, dtype=dtype, name="tfmoe_encoder")
+        # Layers are named so that no column's input can have the same name.
+        mixture = recipe.filled(
+            config, "MultiTaskModel", name="tfmoe_mixture", num_tasks=len(schema.tasks)
+        )
+        outputs = [task.num_outputs for task in schema.tasks]
+        towers = Towers(
+            outputs, tower_units, dropout=tower_dropout, dtype=dtype, name="tfmoe_towers"
+        )
+        head = _Outputs(schema.tasks, dtype="float32", name="tfmoe_outputs")
+        inputs = _inputs(schema, preprocessor.lengths)
+        predictions, _ = head(towers(mixture(encoder(inputs))))
+        super().__init__(inputs=inputs, outputs=predictions, **kwargs)
+        self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
+        self.schema = schema
+        self.tower_units = tuple(tower_units)
+        self.tower_dropout = tower_dropout
+        self._mixture_config = config
+        self._lengths = dict(preprocessor.lengths)
+        self._fitted = _Untracked(None)
+        self._objectives = _Untracked({})
+        if isinstance(preprocessor, Preprocessor):
+            self._fitted.value = preprocessor
+            self._start_at_base_rates()
+
+    @property
+    def preprocessor(self):
+        """The fitted Preprocessor, which travels with the model."""
+        if self._fitted.value is None:
+            raise ValueError(
+                "This model was made from a config alone and has no vocabularies. Load "
+                "it with keras.saving.load_model, or build it from a Preprocessor."
+            )
+        return self._fitted.value
+
+    def _start_at_base_rates(self):
+        """Sets the towers' last biases so that the first prediction is the mean label."""
+        bias = ops.convert_to_numpy(self.towers.bias).copy()
+        for t, task in enumerate(self.schema.tasks):
+            mean = np.asarray(self.preprocessor.label_means.get(task.name, np.nan), "float64")
+            if np.isnan(mean).any():
+                continue
+            if isinstance(task, Multiclass):
+                bias[t, : task.num_outputs] = np.log(np.clip(mean, 1e-4, 1))
+            elif isinstance(task, Binary):
+                mean = np.clip(mean, 1e-4, 1 - 1e-4)
+                bias[t, 0] = np.log(mean / (1 - mean))
+            else:
+                bias[t, 0] = mean
+        self.towers.bias.assign(bias)
+
+    def forward(self, features, training=False):
+        """One pass with everything losses and reports need; returns `Forward`."""
+        encoded = self.encoder(
+            {column.name: features[column.name] for column in self.schema.columns}
+        )
+        hidden, aux = self.mixture(encoded, training=training, return_aux=True)
+        predictions, logits = self.head(self.towers(hidden, training=training))
+        return Forward(predictions, logits, aux)
+
+    def call(self, inputs, training=None, mask=None):
+        if _IN_STEP.get() is self:
+            return self.forward(inputs, training=training)
+        return super().call(inputs, training=training, mask=mask)
+
+    @contextlib.contextmanager
+    def _step(self):
+        token = _IN_STEP.set(self)
+        try:
+            yield
+        finally:
+            _IN_STEP.reset(token)
+
+    def train_step(self, *args):
+        with self._step():
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        with self._step():
+            return super().test_step(*args)
+
+    def compile(
+        self,
+        optimizer="adam",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        jit_compile="auto",
+        **kwargs,
+    ):
+        """As in Keras, but losses, weights and metrics follow from the tasks.
+
+        Args:
+            optimizer: Keras optimizer or its name.
+            loss: dict by task of Keras losses or names that replace the task's own.
+            loss_weights: dict by task of floats that replace `Task.weight`.
+            metrics: dict by task of lists of Keras metrics or names that replace the
+                task's own. Row weights and missing labels count for them too.
+            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used if
+                the model draws no random numbers in training (no dropout, no noisy
+                gate), has no embedding table above 100,000 rows, and runs on one
+                device; elsewhere as Keras decides.
+            **kwargs: the other arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a dict names an unknown task, or is no dict.
+        """
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        for name, value in given.items():
+            self._check_by_task(name, value)
+        self._compiled_with = _Untracked(
+            {"optimizer": optimizer, **given, "jit_compile": jit_compile, **kwargs}
+        )
+        objectives = {
+            task.name: Objective(
+                task,
+                (loss or {}).get(task.name),
+                (loss_weights or {}).get(task.name),
+                (metrics or {}).get(task.name),
+            )
+            for task in self.schema.tasks
+        }
+        self._objectives.value = objectives
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = self._jit_pays()
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self._compiled_with.value["optimizer"] = self.optimizer
+
+    def _check_by_task(self, name, value):
+        if value is None:
+            return
+        names = list(self.schema.task_names)
+        if not isinstance(value, dict) or not set(value) <= set(names):
+            raise ValueError(
+                f"compile takes `{name}` as a dict by task, of the tasks {names}. "
+                f"Received {name}={value!r}. Leave out the tasks that keep their own."
+            )
+
+    def _jit_pays(self):
+        import tensorflow as tf
+
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return False
+        if tf.config.list_physical_devices("GPU"):
+            return "auto"
+        # Random numbers under XLA on a CPU take many times longer than the rest.
+        layers = list(self._flatten_layers())
+        random = any(
+            isinstance(getattr(layer, "seed_generator", None), keras.random.SeedGenerator)
+            for layer in layers
+        )
+        return not random and all(layer.supports_jit for layer in layers)
+
+    def get_compile_config(self):
+        return {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in (self._compiled_with.value if self.compiled else {}).items()
+        }
+
+    def compile_from_config(self, config):
+        given = {
+            name: keras.saving.deserialize_keras_object(value) for name, value in config.items()
+        }
+        self.compile(**given)
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        total = 0.0
+        for objective, *row in self._rows(y, y_pred, sample_weight):
+            total = total + objective.weight * objective.compute(*row)
+        for loss in self.losses:
+            total = total + ops.sum(ops.cast(loss, "float32"))
+        return total
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        for objective, *row in self._rows(y, y_pred, sample_weight):
+            objective.update_metrics(*row)
+        return self.get_metrics_result()
+
+    def _rows(self, y, forward, sample_weight):
+        """For each task with labels: objective, labels, row weights, logits, predictions."""
+        names = self.schema.task_names
+        if not isinstance(y, dict):
+            if len(names) > 1:
+                raise ValueError(
+                    f"Labels come as a dict by task, of the tasks {list(names)}. Received "
+                    f"labels of type {type(y).__name__}. `Preprocessor.dataset` makes them."
+                )
+            y = {names[0]: y}
+        unknown = sorted(set(y) - set(names))
+        if unknown:
+            raise ValueError(
+                f"Labels are given by task, of the tasks {list(names)}. Received labels for "
+                f"{unknown}. Remove them, or add the tasks to the schema."
+            )
+        for name in names:
+            if name in y:
+                weights = sample_weight
+                if isinstance(sample_weight, dict):
+                    weights = sample_weight.get(name)
+                yield (
+                    self._objectives.value[name],
+                    y[name],
+                    weights,
+                    forward.logits[name],
+                    forward.predictions[name],
+                )
+
+    @property
+    def metrics(self):
+        own = []
+        for objective in self._objectives.value.values() if self.compiled else ():
+            own += [objective.tracker, *objective.metrics]
+        return [*super().metrics, *own]
+
+    def _encoded(self, x, labels):
+        """DataFrames are encoded; anything else is what Keras takes."""
+        if hasattr(x, "columns") and hasattr(x, "iloc"):
+            return self.preprocessor.arrays(x, labels=labels)
+        return x
+
+    def fit(self, x=None, y=None, sample_weight=None, validation_data=None, **kwargs):
+        """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows."""
+        x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
+        validation_data = self._encoded(validation_data, labels=True)
+        if hasattr(x, "element_spec"):
+            # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
+            kwargs.setdefault("shuffle", False)
+        return super().fit(
+            x, y, sample_weight=sample_weight, validation_data=validation_data, **kwargs
+        )
+
+    def evaluate(self, x=None, y=None, sample_weight=None, exact=True, return_dict=True, **kwargs):
+        """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
+
+        Args:
+            x, y, sample_weight: see `keras.Model.evaluate`.
+            exact: bool; take the AUC of binary tasks from a second pass that sorts all
+                scores, in place of the binned one (which is within about 2e-6).
+            return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
+            **kwargs: see `keras.Model.evaluate`.
+        """
+        x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
+        # `fit` validates through here, once an epoch.
+        in_fit = kwargs.get("_use_cached_eval_dataset", False)
+        logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
+        if exact and not in_fit:
+            logs.update(self._exact_aucs(x, y, sample_weight, kwargs))
+        return logs if return_dict else list(logs.values())
+
+    def _exact_aucs(self, x, y, sample_weight, kwargs):
+        names = [
+            name
+            for name, objective in self._objectives.value.items()
+            if isinstance(objective.task, Binary) and objective.own_metrics
+        ]
+        if not names:
+            return {}
+        if y is None:
+            return self._exact_aucs_of_batches(x, names, kwargs.get("steps"))
+        size = kwargs.get("batch_size")
+        scores = super().predict(x, batch_size=size, verbose=0)
+        y = y if isinstance(y, dict) else {names[0]: y}
+        aucs = {}
+        for name in names:
+            if name in y:
+                weights = sample_weight
+                if isinstance(sample_weight, dict):
+                    weights = sample_weight.get(name)
+                aucs[f"{name}_auc"] = exact_auc(y[name], scores[name], weights)
+        return aucs
+
+    def _exact_aucs_of_batches(self, batches, names, steps):
+        columns = {name: ([], [], []) for name in names}
+        for step, batch in enumerate(batches):
+            if steps is not None and step >= steps:
+                break
+            x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+            scores = self.predict_on_batch(x)
+            y = y if isinstance(y, dict) else {names[0]: y}
+            for name in names:
+                if name not in y:
+                    continue
+                own = weights.get(name) if isinstance(weights, dict) else weights
+                labels = np.asarray(y[name])
+                own = np.ones(len(labels)) if own is None else np.asarray(own)
+                for values, value in zip(columns[name], (labels, scores[name], own), strict=True):
+                    values.append(value)
+        return {
+            f"{name}_auc": exact_auc(*(np.concatenate(values) for values in parts))
+            for name, parts in columns.items()
+            if parts[0]
+        }
+
+    def predict(self, x, batch_size=None, **kwargs):
+        """As in Keras; `x` may also be a DataFrame of raw rows.
+
+        Returns:
+            Dict by task of NumPy arrays, one entry a row.
+        """
+        if hasattr(x, "columns") and batch_size is None:
+            batch_size = 4096
+        return super().predict(self._encoded(x, labels=False), batch_size=batch_size, **kwargs)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "schema": self.schema.to_dict(),
+            "table_sizes": self.encoder.table_sizes,
+            "lengths": self._lengths,
+            "mixture": self._mixture_config,
+            "tower_units": list(self.tower_units),
+            "tower_dropout": self.tower_dropout,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        sizes = _Sizes(
+            Schema.from_dict(config.pop("schema")), config.pop("table_sizes"), config.pop("lengths")
+        )
+        return cls(sizes, **config)
+
+    def save_assets(self, path):
+        """Called by Keras in saving: vocabularies and moments go into the `.keras` file."""
+        self.preprocessor.save(path, state=False)
+
+    def load_assets(self, path):
+        """Called by Keras in loading."""
+        self._fitted.value = Preprocessor.load(path)
+
+
+class _Untracked:
+    """Holds what Keras must not take for a part of the model."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def _unpacked(x, y, sample_weight):
+    """Parts of `arrays(df)`, if that is what `x` has become."""
+    if isinstance(x, tuple) and y is None and len(x) == 3:
+        return x
+    return x, y, sample_weight
+
+
+def _inputs(schema, lengths):
+    inputs = {}
+    for column in schema.columns:
+        shape = (lengths[column.name],) if isinstance(column, MultiCategorical) else ()
+        dtype = "int32" if column.embeds else "float32"
+        inputs[column.name] = keras.Input(shape=shape, dtype=dtype, name=column.name)
+    return inputs

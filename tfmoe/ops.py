@@ -1,0 +1,73 @@
+"""Stateless arithmetic on tensors, in `keras.ops`: the same on every backend."""
+
+from keras import ops
+
+
+def smooth_step(t, gamma):
+    """The cubic that rises smoothly from 0 at `-gamma / 2` to 1 at `gamma / 2`.
+
+    Computed from the clipped ratio, so that it has no branch, no NaN gradient and no
+    overflow in half precision. Outside the interval its gradient is exactly 0.
+
+    Source: Hazimeh et al., 2021, https://arxiv.org/abs/2106.03760, eq. 1.
+    """
+    u = ops.clip(t / gamma, -0.5, 0.5)
+    return 0.5 + 1.5 * u - 2.0 * u * u * u
+
+
+def num_bits(num_experts):
+    """Length of the binary codes that name `num_experts` experts."""
+    return (num_experts - 1).bit_length()
+
+
+def expert_codes(bits, num_experts, fold=True):
+    """Probability of each expert when the bits of its code are drawn independently.
+
+    Expert `i` has the binary code of `i`, most significant bit first. Of the `2**m`
+    codes, those from `num_experts` on name nobody. With `fold` such a code counts for
+    the expert that its lower `m - 1` bits name, which always exists: that is a balanced
+    binary tree with one leaf an expert, read from the last bit, in which some leaves do
+    not ask the first bit. So rows sum to 1, and no code is dead. For powers of two
+    there is nothing to fold.
+
+    Args:
+        bits: float tensor `(..., m)` in [0, 1], `m = num_bits(num_experts)`; all axes
+            but the first must be known.
+        num_experts: int >= 2.
+        fold: if False, the mass of codes that name nobody is dropped.
+
+    Returns:
+        Float tensor `(..., num_experts)`.
+    """
+    num = bits.shape[-1]
+    codes = ops.ones_like(bits[..., :1])
+    for j in range(num):
+        bit = bits[..., j : j + 1]
+        codes = ops.stack([codes * (1 - bit), codes * bit], axis=-1)
+        codes = ops.reshape(codes, (-1, *bits.shape[1:-1], 2 ** (j + 1)))
+    live, dead = codes[..., :num_experts], codes[..., num_experts:]
+    if not fold or num_experts == 2**num:
+        return live
+    first = num_experts - 2 ** (num - 1)
+    return live + ops.pad(dead, [(0, 0)] * (len(bits.shape) - 1) + [(first, first)])
+
+
+def entropy(probabilities):
+    """`-sum p log(p + 1e-6)` over the last axis, at least in single precision."""
+    return -ops.sum(probabilities * ops.log(probabilities + 1e-6), axis=-1)
+
+
+def mix(experts, weights):
+    """Weighs experts' outputs for each task.
+
+    Args:
+        experts: `(b, e, u)`.
+        weights: `(b, t, e)`, or `(1, t, e)` where they are the same for all examples.
+
+    Returns:
+        `(b, t, u)`.
+    """
+    weights = ops.cast(weights, experts.dtype)
+    if weights.shape[0] == 1:
+        return ops.einsum("beu,te->btu", experts, weights[0])
+    return ops.matmul(weights, experts)

@@ -1,0 +1,70 @@
+"""Arguments that are layers are recipes: their holder keeps a copy of its own."""
+
+import copy
+
+import keras
+
+
+def config_of(layer):
+    """What `get_config` of the holder stores for a layer given as an argument."""
+    return keras.saving.serialize_keras_object(layer)
+
+
+def given(recipe):
+    """The layer behind an argument: itself, or rebuilt from a saved config."""
+    if isinstance(recipe, dict):
+        return keras.saving.deserialize_keras_object(recipe)
+    return recipe
+
+
+def filled(config, owner, name=None, **values):
+    """A new layer from a recipe's config, with what the holder knows filled in.
+
+    Args:
+        config: from `config_of`.
+        owner: str, who fills in, for the error.
+        name: str or None, the new layer's name.
+        **values: constructor arguments; those the recipe leaves at None are set.
+
+    Raises:
+        ValueError: if the recipe already says something else.
+    """
+    config = copy.deepcopy(config)
+    for argument, value in values.items():
+        stated = config["config"].get(argument)
+        if stated is not None and stated != value:
+            raise ValueError(
+                f"{owner} sets `{argument}` of its {config['class_name']} to {value!r}. "
+                f"Received {argument}={stated!r} there. Leave it out."
+            )
+        config["config"][argument] = value
+    if name is not None:
+        config["config"]["name"] = name
+    return keras.saving.deserialize_keras_object(config)
+
+
+def check_counts(owner, **counts):
+    """Raises ValueError unless every count is None or an integer >= its least.
+
+    Args:
+        owner: str, the class that was given the counts.
+        **counts: `name=(value, least)`.
+    """
+    for name, (value, least) in counts.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
+            raise ValueError(
+                f"{owner} needs `{name}` to be an integer of at least {least}. "
+                f"Received {name}={value!r}."
+            )
+
+
+def check_known(layer, *names):
+    """Raises ValueError if a count is still None when the layer is built."""
+    for name in names:
+        if getattr(layer, name) is None:
+            raise ValueError(
+                f"{type(layer).__name__} must know `{name}` before it is built. "
+                f"Received {name}=None. Pass it, or use the layer inside a mixture or "
+                "MultiTaskModel, which fills it in."
+            )
