@@ -9,6 +9,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +30,9 @@ def provenance(command):
         Dict of `commit`, `dirty` (whether files differed from it), `date` (UTC),
         `versions`, `processor`, `cores` and `command`.
     """
+    # Here, and not above: it brings TensorFlow along, which `tables` can do without.
+    import tfmoe
+
     changes = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
     return {
         "commit": _git("rev-parse", "--short=12", "HEAD"),
@@ -36,7 +40,8 @@ def provenance(command):
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("tfmoe", "keras", "tensorflow", "numpy")},
+            "tfmoe": tfmoe.__version__,
+            **{name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
         },
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -53,13 +58,6 @@ def _git(*arguments):
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _version(name):
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _processor():
@@ -99,13 +97,11 @@ def newest(name):
 def print_table(rows):
     """Shows rows in the terminal."""
     header, body = _cells(rows)
-    table = Table()
-    for i, key in enumerate(header):
-        # Only long texts may be folded to fit the terminal.
-        table.add_column(key, no_wrap=all(len(cells[i]) < 20 for cells in body))
+    table = Table(*header, box=SIMPLE)
     for cells in body:
         table.add_row(*cells)
-    Console().print(table)
+    # A narrower table would cut numbers; a narrow terminal wraps its lines instead.
+    Console(width=max(Console().width, 120), soft_wrap=True).print(table)
 
 
 def fill(text):
@@ -124,7 +120,7 @@ def _section(name):
     lines = [header, ["---"] * len(header), *body]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     commit = f"commit {run['commit']}{', changed files' if run['dirty'] else ''}"
-    versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items() if value)
+    versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
     return (
         f"\n{table}\n\n`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "
         f"{run['cores']} cores; {versions}.\n\n"

@@ -132,8 +132,8 @@ class Worker:
         # Closed in `__exit__`; a pipe that nobody reads would fill up and stop the worker.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         threads = {
-            name: str(THREADS)
-            for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+            variable: str(THREADS)
+            for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
         }
         module = f"benchmarks.rivals.{name}"
         self._process = subprocess.Popen(

@@ -100,6 +100,9 @@ def cells(value, separator):
 
 def list_ids(table, value, length, separator=None, keeps_last=False):
     elements, pieces = cells(value, separator)
+    elements = list(elements)
+    while elements and table.missing(elements[-1], piece=pieces):
+        elements.pop()
     elements = elements[-length:] if keeps_last else elements[:length]
     ids = []
     for element in elements:
@@ -155,7 +158,7 @@ def number(value, mean, scale, transform, fill):
         return min(max(value, -3e38), 3e38)
     if transform == "log":
         value = log(value)
-    return min(max((value - mean) * scale, -1e6), 1e6)
+    return min(max((value - mean) * scale, -100.0), 100.0)
 
 
 def bucket(value, boundaries, fill):

@@ -65,7 +65,7 @@ def server(monkeypatch, tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=home)
     handler.log_message = lambda *args: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=[0.01])
         thread.start()
         monkeypatch.setattr(module, "_HOME", f"http://127.0.0.1:{running.server_port}/")
         yield home

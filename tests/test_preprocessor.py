@@ -184,7 +184,9 @@ def test_hash_is_that_of_tensorflow():
         ours = hash_buckets(pa.array(texts), num_buckets)
         np.testing.assert_array_equal(ours, op)
         # A slice of an array begins in the middle of its bytes.
-        np.testing.assert_array_equal(hash_buckets(pa.array(texts)[5:9], num_buckets), op[5:9])
+        for kind in (pa.string(), pa.large_string()):
+            part = pa.array(texts, kind)[5:9]
+            np.testing.assert_array_equal(hash_buckets(part, num_buckets), op[5:9])
 
 
 def test_vocabulary_larger_than_the_chunk_gives_the_same_ids():
@@ -209,6 +211,7 @@ def test_vocabulary_larger_than_the_chunk_gives_the_same_ids():
         (["b", "a", "b", None], "string", ["b", "a"]),
         ([True, False, True], "string", ["True", "False"]),
         (pd.Categorical(["u", "t", "u"], categories=["z", "u", "t"]), "string", ["u", "t"]),
+        (pd.Categorical([5, 4, 5]), "int", [5, 4]),
         (_column([b"u", b"\xc3\xa9", b"u"]), "string", ["u", "\u00e9"]),
         (_column([None, None]), "string", []),
     ],
@@ -224,6 +227,13 @@ def test_dtype_waits_for_the_first_value():
     parts = [pd.DataFrame({"a": _column([None])}), pd.DataFrame({"a": [5, 6]})]
     prep = _fit([Categorical("a")], parts)
     assert prep.dtypes == {"a": "int"}
+
+
+def test_unused_categories_of_pandas_count_for_nothing():
+    cells = pd.Categorical(["a|b"], categories=["a|b|c", "a|b", "d"])
+    prep = _fit([MultiCategorical("a", separator="|")], pd.DataFrame({"a": cells}))
+    assert prep.lengths == {"a": 2}
+    assert prep.vocabulary("a").to_pylist() == ["a", "b"]
 
 
 def test_declared_string_column_reads_integers_as_digits():
@@ -252,7 +262,7 @@ def test_number_edges():
     features = prep.arrays(rows, labels=False)
     assert prep.numeric["constant"].scale == 1.0
     np.testing.assert_allclose(features["constant"], 0.0, atol=1e-7)
-    np.testing.assert_array_equal(features["huge"], np.float32([1e6, -1e6, 0.0]))
+    np.testing.assert_array_equal(features["huge"], np.float32([100, -100, 0]))
     np.testing.assert_array_equal(features["huge_plain"], np.float32([3e38, -3e38, 0.0]))
     np.testing.assert_array_equal(features["never"], [0.0, 0.0, 0.0])
     np.testing.assert_allclose(features["flag"], [0.5**0.5, -(2**0.5), 0.5**0.5], rtol=1e-6)
@@ -374,6 +384,7 @@ def test_labels_are_needed_unless_unwanted():
         (Categorical("a", dtype="int"), ["7", "x"], "'a' must hold integers. Received .*'7'"),
         (Categorical("a", dtype="int"), [3.0, 3.5], "'a' must hold integers. Received double.*3.5"),
         (Categorical("a", dtype="int"), [1e30], r"must hold integers. .*1e\+30"),
+        (Categorical("a", dtype="int"), [2.0**63], r"must hold integers. .*9.22"),
         (Categorical("a", dtype="int"), np.array([2**63], np.uint64), "integers. Received uint64"),
         (Categorical("a"), [[1], [2, 3]], "'a' must hold single values. Received list"),
         (Categorical("a"), [0.5, 1.5], "'a' must hold integers. Received double.*0.5"),
@@ -617,6 +628,18 @@ def test_fitting_anew_replaces_the_state():
     prep = Preprocessor(schema).fit(pd.DataFrame({"a": ["x", "y"]})).fit(pd.DataFrame({"a": ["z"]}))
     assert prep.vocabulary("a").to_pylist() == ["z"]
     assert prep.num_rows == 1
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
+    rows = pd.DataFrame({"a": [1.0, 2.0]})
+    prep = Preprocessor(Schema([Numeric("a")], _CLICK))
+    prep.fit(rows)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    prep.fit(rows, progress=False)
+    assert capsys.readouterr().err == ""
+    prep.fit(rows)
+    assert "2 rows" in capsys.readouterr().err
 
 
 def test_transform_is_for_a_look():

@@ -1,5 +1,6 @@
 """tfmoe: multi-task recommender models on mixtures of experts, in Keras 3."""
 
+from tfmoe import data
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.embedding import Embedding
 from tfmoe.encoder import Encoder
@@ -46,5 +47,6 @@ __all__ = [
     "SoftmaxGate",
     "TopKGate",
     "Towers",
+    "data",
     "export",
 ]

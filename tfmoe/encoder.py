@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe.embedding import Embedding
+from tfmoe.initializers import member_initializer
 from tfmoe.schema import PADDING_ID, Categorical, MultiCategorical, Schema
 
 
@@ -30,7 +31,7 @@ class Encoder(keras.layers.Layer):
         Float tensor `(b, f)`, `f` the sum of the columns' sizes.
 
     Raises:
-        ValueError: if the size of a table is missing.
+        ValueError: if the size of a table or a column is missing.
 
     Example:
 
@@ -62,11 +63,13 @@ class Encoder(keras.layers.Layer):
             owner: Embedding(
                 self.table_sizes[owner],
                 self.schema.column(owner).dim,
-                self.embeddings_initializer,
+                # One initializer draws the same numbers at each call: tables would
+                # start alike.
+                member_initializer(self.embeddings_initializer, index),
                 dtype=self.dtype_policy,
                 name=f"table_{owner}",
             )
-            for owner in self.groups
+            for index, owner in enumerate(self.groups)
         }
 
     def build(self, input_shape):
@@ -74,6 +77,12 @@ class Encoder(keras.layers.Layer):
             table.build((None,))
 
     def call(self, features):
+        missing = [c.name for c in self.schema.columns if c.name not in features]
+        if missing:
+            raise ValueError(
+                f"Encoder reads every column of its schema. Received features={sorted(features)}, "
+                f"without {missing}. `Preprocessor.arrays` and `dataset` make them all."
+            )
         encoded = {}
         for owner, columns in self.groups.items():
             encoded.update(self._embed(self.tables[owner], columns, features))
@@ -91,15 +100,16 @@ class Encoder(keras.layers.Layer):
         vectors = table(ops.concatenate(wide, axis=1))
         pooled, start = {}, 0
         for column, own, two_axes in zip(columns, ids, wide, strict=True):
-            stop = start + two_axes.shape[1]
+            stop = start + ops.shape(two_axes)[1]
             part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
             pooled[column.name] = _pool(column, own, part)
             start = stop
         return pooled
 
     def compute_output_shape(self, input_shape):
-        sizes = [column.dim if column.embeds else 1 for column in self.schema.columns]
-        return (next(iter(input_shape.values()))[0], sum(sizes))
+        embedded = sum(self.tables[owner].dim * len(group) for owner, group in self.groups.items())
+        plain = sum(not column.embeds for column in self.schema.columns)
+        return (next(iter(input_shape.values()))[0], embedded + plain)
 
     def get_config(self):
         return {

@@ -54,16 +54,13 @@ class Experts(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         recipe.check_counts("Experts", num_experts=(num_experts, 1))
-        hidden_units = tuple(hidden_units)
-        for units in hidden_units:
-            recipe.check_counts("Experts", hidden_units=(units, 1))
         if not 0 <= dropout < 1:
             raise ValueError(
                 "Experts drop a share of units, so `dropout` must be at least 0 and "
                 f"below 1. Received dropout={dropout}."
             )
         self.num_experts = num_experts
-        self.hidden_units = hidden_units
+        self.hidden_units = recipe.sizes("Experts", "hidden_units", hidden_units)
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.layer_norm = layer_norm

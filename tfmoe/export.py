@@ -155,9 +155,9 @@ def _sample_numbers(column, fit, num_rows, generator):
 
 
 def _sample_categories(preprocessor, column, num_rows, generator):
-    known = preprocessor.vocabulary(column.name)
+    owner = preprocessor.schema.column(column.table)
+    known = [] if owner.hash_buckets else preprocessor.vocabulary(column.name)[:1000].tolist()
     text = is_text(preprocessor, column)
-    known = [] if known is None else np.asarray(known[:1000]).tolist()
     unknown = ["not in any vocabulary", "\u00fc\U0001f600"] if text else [-1, 2**62 + 1]
     values = [str(value) if text else value for value in known] or unknown
 

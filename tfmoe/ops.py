@@ -57,6 +57,11 @@ def entropy(probabilities):
     return -ops.sum(probabilities * ops.log(probabilities + 1e-6), axis=-1)
 
 
+def shares(scores):
+    """Softmax over the last axis, also of a single score, which `ops.softmax` warns of."""
+    return ops.exp(ops.log_softmax(scores, axis=-1))
+
+
 def mix(experts, weights):
     """Weighs experts' outputs for each task.
 

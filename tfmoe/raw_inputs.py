@@ -76,7 +76,8 @@ def request(preprocessor, df):
 
 
 def _is_null(cell):
-    return cell is None or cell != cell
+    # NaN, pandas.NA and NaT as well: none of them equals itself.
+    return cell is None or (cell == cell) is not True
 
 
 def _plain(cells, text):
@@ -159,7 +160,7 @@ class RawInputs:
             if column.transform == "log":
                 values = tf.sign(values) * tf.math.log1p(tf.abs(values))
             scaled = (values - np.float64(fit.mean)) * np.float64(fit.scale)
-            feature = tf.clip_by_value(scaled, np.float64(-1e6), np.float64(1e6))
+            feature = tf.clip_by_value(scaled, np.float64(-100), np.float64(100))
         return tf.where(missing, np.float32(0), tf.cast(feature, tf.float32))
 
     def _ids(self, column, raw):

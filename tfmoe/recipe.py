@@ -7,7 +7,11 @@ import keras
 
 def config_of(layer):
     """What `get_config` of the holder stores for a layer given as an argument."""
-    return keras.saving.serialize_keras_object(layer)
+    config = keras.saving.serialize_keras_object(layer)
+    # A layer that was called before notes its input's shape here; the holder's copy is
+    # built by the holder.
+    config.pop("build_config", None)
+    return config
 
 
 def given(recipe):
@@ -57,6 +61,24 @@ def check_counts(owner, **counts):
                 f"{owner} needs `{name}` to be an integer of at least {least}. "
                 f"Received {name}={value!r}."
             )
+
+
+def sizes(owner, name, values):
+    """The argument `name` of `owner`, a sequence of integers >= 1, as a tuple.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    if not isinstance(values, list | tuple):
+        raise ValueError(
+            f"{owner} needs `{name}` to be a sequence of integers. "
+            f"Received {name}={values!r}. For a single one write ({values!r},)."
+        )
+    for value in values:
+        if value is None:
+            raise ValueError(f"{owner} needs integers in `{name}`. Received {name}={values!r}.")
+        check_counts(owner, **{name: (value, 1)})
+    return tuple(values)
 
 
 def check_known(layer, *names):

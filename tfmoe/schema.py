@@ -82,7 +82,7 @@ class Numeric(Column):
             standard deviation; `"log"` does so after `sign(x) * log(1 + |x|)`;
             `"buckets"` cuts at fitted quantiles and embeds the bucket; `"none"`
             leaves the number as it is. Standardised values are clipped to
-            `[-1e6, 1e6]`.
+            100 standard deviations, lest one odd cell swamp the network.
         num_buckets: int >= 2, for `"buckets"`.
         dim: int >= 1, size of a bucket's embedding.
         fill: what a missing cell counts as, in raw units. None means the fitted mean
@@ -207,7 +207,8 @@ class MultiCategorical(Categorical):
 class Sequence(MultiCategorical):
     """An ordered history, oldest first: the films a user saw, the pages of a visit.
 
-    Like `MultiCategorical`, but of a long cell the LAST `max_length` values are kept.
+    Like `MultiCategorical`, but of a long cell the LAST `max_length` values are kept
+    (missing values at its end do not count).
     The order is not used yet: the values are pooled.
 
     Args:

@@ -46,9 +46,9 @@ class Towers(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_outputs = tuple(num_outputs)
-        for outputs in self.num_outputs or (0,):
-            recipe.check_counts("Towers", num_outputs=(outputs, 1))
+        self.num_outputs = recipe.sizes("Towers", "num_outputs", num_outputs)
+        if not self.num_outputs:
+            raise ValueError("Towers need at least one task. Received num_outputs=().")
         self.hidden = Experts(
             len(self.num_outputs),
             hidden_units,

@@ -86,7 +86,7 @@ def to_floats(array, name):
     Raises:
         TypeError: if the column does not hold numbers or booleans.
     """
-    array = _decoded(array)
+    array = decoded(array)
     kind = array.type
     if pa.types.is_float64(kind) and not array.null_count:
         return array.to_numpy()
@@ -107,7 +107,7 @@ def to_ints(array, name):
     Raises:
         TypeError: if the column holds anything else.
     """
-    array = _decoded(array)
+    array = decoded(array)
     kind = array.type
     if pa.types.is_floating(kind):
         return _whole(array, name)
@@ -208,11 +208,12 @@ def split_lists(array, column):
     if not is_list(kind):
         if column.separator is None:
             raise wrong_type(column.raw, "lists", array)
-        array = pc.split_pattern(_decoded(to_text(array, column.raw)), column.separator)
+        array = pc.split_pattern(decoded(to_text(array, column.raw)), column.separator)
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     # flatten() leaves out what null cells may hold behind the scenes.
     return array.flatten(), lengths.astype(np.int64)
 
 
-def _decoded(array):
+def decoded(array):
+    """The array without a dictionary."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

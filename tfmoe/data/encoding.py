@@ -4,13 +4,14 @@ The rules, which the exported graph repeats:
 
 - `Numeric`: computed in float64, then cast to float32. NaN and infinities are missing.
   With y = x, or sign(x) * log1p(|x|) for `"log"`, the feature is
-  `clip((y - mean) * scale, -1e6, 1e6)`; a missing cell is `fill` (in raw units), or 0.0
+  `clip((y - mean) * scale, -100, 100)`; a missing cell is `fill` (in raw units), or 0.0
   if that is None. `"none"` is x, clipped to +-3e38. `"buckets"` is an id,
   `FIRST_ID + searchsorted(boundaries, x, side="right")`; a missing cell has the bucket of
   `fill`, or `MISSING_ID` if that is None.
 - `Categorical`: `MISSING_ID` for null, NaN, `MISSING_INT` in an integer column and the
   empty string in a string column; the vocabulary's id, or `UNKNOWN_ID`.
-- Lists: the first `length` positions of a cell (the last ones for `Sequence`), with
+- Lists: a cell ends with its last element that is not missing, for a request is padded.
+  Of its positions the first `length` are kept (the last ones for `Sequence`), with
   `PADDING_ID` for missing elements and after the end. A cell of which no element is left
   has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
   cut like `str.split(separator)`; its pieces are compared as text, with the decimal form
@@ -25,7 +26,7 @@ import pyarrow as pa
 from tfmoe.data import convert
 from tfmoe.schema import FIRST_ID, MISSING_ID, MISSING_STRING, PADDING_ID
 
-_LARGEST_FEATURE = 1e6
+_LARGEST_FEATURE = 100.0
 _LARGEST_FLOAT = 3e38
 
 
@@ -171,6 +172,7 @@ def _padded_ids(array, column, table, is_int, length, cache):
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
     starts = np.cumsum(lengths) - lengths
+    lengths = _up_to_last_present(ids, starts, lengths)
     if column.keeps_last:
         starts = starts + np.maximum(lengths - length, 0)
     kept = np.minimum(lengths, length)
@@ -180,6 +182,16 @@ def _padded_ids(array, column, table, is_int, length, cache):
     padded[inside] = ids[(starts[:, None] + places)[inside]]
     padded[(padded == PADDING_ID).all(axis=1), 0] = MISSING_ID
     return padded
+
+
+def _up_to_last_present(ids, starts, lengths):
+    """Each cell's length without the missing elements at its end."""
+    cells = np.repeat(np.arange(len(lengths)), lengths)
+    present = np.flatnonzero(ids != PADDING_ID)
+    trimmed = np.zeros_like(lengths)
+    # Places ascend, and of several values for one cell NumPy keeps the last.
+    trimmed[cells[present]] = present - starts[cells[present]] + 1
+    return trimmed
 
 
 def weight_values(array, name):

@@ -98,9 +98,10 @@ class Statistics:
                 array = chunk[column.raw]
                 if convert.is_list(array.type):
                     array = array.flatten()
+                if pa.types.is_dictionary(array.type):
+                    array = array.dictionary
                 if array.null_count < len(array):
-                    whole = pa.types.is_integer(array.type) or _all_whole(array)
-                    self.dtypes[owner] = "int" if whole else "string"
+                    self.dtypes[owner] = "int" if _all_whole(array) else "string"
                     break
 
     def counts_of(self, owner):
@@ -169,10 +170,10 @@ class Statistics:
 
 
 def _all_whole(array):
-    """Whether the numbers may be integers that a gap has turned into floats."""
-    if not pa.types.is_floating(array.type):
-        return False
-    return pc.all(pc.equal(pc.floor(array), array)).as_py()
+    """Whether values are integers, perhaps turned into floats by a gap."""
+    if pa.types.is_floating(array.type):
+        return pc.all(pc.equal(pc.floor(array), array)).as_py()
+    return pa.types.is_integer(array.type)
 
 
 def _typed(array, name, dtype):

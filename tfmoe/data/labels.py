@@ -28,7 +28,7 @@ def label_values(array, task, where=None, where_name=None):
         TypeError: if the column's type does not suit the task.
         ValueError: if a label is none of the task's.
     """
-    inside = None
+    array = convert.decoded(array)
     if where is not None:
         inside = convert.to_floats(where, where_name) == 1
         array = pc.if_else(pa.array(inside), array, pa.scalar(None, array.type))
@@ -54,10 +54,7 @@ def label_values(array, task, where=None, where_name=None):
 
 
 def _class_indices(array, task):
-    text = convert.to_text(array, task.raw)
-    if pa.types.is_dictionary(text.type):
-        text = text.dictionary_decode()
-    text = text.cast(pa.string())
+    text = convert.to_text(array, task.raw).cast(pa.string())
     found = pc.index_in(text, value_set=pa.array(task.classes, pa.string()))
     present = pc.fill_null(pc.not_equal(text, ""), False)
     bad = pc.and_(present, pc.is_null(found))

@@ -258,6 +258,8 @@ def _download(name, cache):
         try:
             _fetch(url, archive)
         except OSError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             raise ConnectionError(
                 f"{name} is not on this machine and could not be downloaded from {url} "
                 f"({error}). Download it elsewhere, unpack it, and either set the environment "

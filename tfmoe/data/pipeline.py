@@ -12,6 +12,7 @@ SHUFFLE_ROWS = 1_000_000
 
 
 def check_rows(num_rows):
+    """Raises ValueError if there are none."""
     if not num_rows:
         raise ValueError(
             "There must be rows to read. Received a source (or a worker's shard of it) with no "
@@ -69,8 +70,9 @@ def packed_chunks(encoder, source, shard=(0, 1), rng=None):
 
 
 def ahead(work, items, workers=None):
-    """`map(work, items)` in threads (one a core), in order, a few items ahead."""
-    workers = workers or os.cpu_count() or 1
+    """`map(work, items)` in threads, in order, as many items ahead as there are threads."""
+    # Each thread holds a chunk, and reading is the limit long before eight of them.
+    workers = workers or min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(workers) as pool:
         pending = deque()
         for item in items:
@@ -96,8 +98,8 @@ def mixed(chunks, buffer_rows, rng):
     """Chunks of the same rows in another order, mixed in a buffer of `buffer_rows` rows.
 
     The buffer's places are visited in a random order, over and over; each gives its row
-    away and takes the next of the input. So a row leaves at most two buffers after it
-    came, and if all rows fit into the buffer their order is uniformly random.
+    away and takes the next of the input. So no row moves further than a buffer from its
+    place, and if all rows fit into the buffer their order is uniformly random.
     """
     buffer, filled = None, 0
     places = np.zeros(0, np.int64)
@@ -164,6 +166,9 @@ class Epochs:
         self._drop_remainder = drop_remainder
         self._epoch = 0
         self._held = held_rows(encoder, source, shard) if source.held else None
+        if source.listed:
+            # A missing column is told here rather than out of the middle of `model.fit`.
+            encoder.required_columns(source.pieces()[0].names)
 
     @property
     def num_batches(self):

@@ -1,6 +1,7 @@
 """The Preprocessor: fits a table once and encodes rows for training and serving."""
 
 import contextlib
+from numbers import Integral
 
 import numpy as np
 
@@ -293,12 +294,9 @@ class Preprocessor:
             raise ValueError(
                 "Only a categorical column that does not hash has a vocabulary. Received "
                 f"column={column!r}; columns with one are "
-                f"{[name for name, table in owners.items() if table in self._fitted_tables()]}."
+                f"{[name for name, table in owners.items() if table in self._fitted.vocabularies]}."
             )
         return found
-
-    def _fitted_tables(self):
-        return self._ready().vocabularies
 
     def _encoder(self, labels):
         return RowEncoder(self.schema, self._ready(), labels)
@@ -328,12 +326,12 @@ def _contiguous(arrays):
 
 def _check_dataset_arguments(batch_size, shuffle, seed, shard):
     for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(
                 f"dataset needs `{name}` to be an integer of at least {least}. Received "
                 f"{name}={value!r}."
             )
-    if not isinstance(shuffle, int) or shuffle < 0:
+    if not isinstance(shuffle, Integral) or shuffle < 0:
         raise ValueError(
             "dataset takes `shuffle` as True, False or the number of rows in the shuffle "
             f"buffer. Received shuffle={shuffle!r}."

@@ -1,6 +1,7 @@
 """Counting values, and the tables that turn values into ids."""
 
 import warnings
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -112,9 +113,16 @@ class Vocabulary:
     def __init__(self, values):
         self.values = values
         self.is_int = pa.types.is_integer(values.type)
-        self._index = pd.Index(values.to_numpy()) if self.is_int else None
-        self._text = decimals(values) if self.is_int else values.cast(pa.large_string())
         self._places = None
+        if self.is_int:
+            self._index = pd.Index(values.to_numpy())
+            # The first look-up builds the hash table, which threads must not do at once.
+            self._index.get_indexer(values[:1].to_numpy())
+
+    @cached_property
+    def _text(self):
+        text = decimals(self.values) if self.is_int else self.values
+        return text.cast(pa.large_string())
 
     @property
     def size(self):

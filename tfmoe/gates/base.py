@@ -58,6 +58,11 @@ class Gate(keras.layers.Layer):
 
     def build(self, input_shape):
         recipe.check_known(self, "num_tasks", "num_experts")
+        if len(input_shape) != 2:
+            raise ValueError(
+                f"{type(self).__name__} takes inputs of shape (batch, features). Received "
+                f"shape {tuple(input_shape)}."
+            )
         if isinstance(self.router, MLPRouter):
             self.router.build(input_shape)
             input_shape = self.router.compute_output_shape(input_shape)

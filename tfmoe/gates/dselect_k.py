@@ -6,7 +6,7 @@ from keras import ops
 from tfmoe import recipe
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
-from tfmoe.ops import entropy, expert_codes, num_bits, smooth_step
+from tfmoe.ops import entropy, expert_codes, num_bits, shares, smooth_step
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -110,8 +110,7 @@ class DSelectKGate(Gate):
         selectors = expert_codes(smooth_step(z, self.gamma), self.num_experts, fold)
         if training:
             self._add_losses(selectors)
-        shares = ops.softmax(scores[..., k * m :], axis=-1)
-        weights = ops.einsum("btk,btke->bte", shares, selectors)
+        weights = ops.einsum("btk,btke->bte", shares(scores[..., k * m :]), selectors)
         return weights, weights
 
     def _add_losses(self, selectors):

@@ -117,14 +117,12 @@ class MLPRouter(keras.layers.Layer):
         self, hidden_units=(64,), activation="relu", kernel_initializer="glorot_uniform", **kwargs
     ):
         super().__init__(**kwargs)
-        self.hidden_units = tuple(hidden_units)
+        self.hidden_units = recipe.sizes("MLPRouter", "hidden_units", hidden_units)
         if not self.hidden_units:
             raise ValueError(
                 "MLPRouter needs at least one hidden layer. Received hidden_units=(). "
                 'For none use router="linear".'
             )
-        for units in self.hidden_units:
-            recipe.check_counts("MLPRouter", hidden_units=(units, 1))
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.layers = [
@@ -133,6 +131,7 @@ class MLPRouter(keras.layers.Layer):
                 activation=self.activation,
                 kernel_initializer=member_initializer(self.kernel_initializer, salt=i),
                 dtype=self.dtype_policy,
+                name=f"hidden_{i}",
             )
             for i, units in enumerate(self.hidden_units)
         ]

@@ -6,6 +6,7 @@ from keras import ops
 from tfmoe import recipe
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
+from tfmoe.ops import shares
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -18,7 +19,8 @@ class TopKGate(Gate):
         weights[b, t] = softmax of the k largest of H, 0 for all others
 
     The softmax comes after the choice, so a row sums to 1 over the chosen; what is not
-    chosen is exactly 0 and gets no gradient.
+    chosen is exactly 0 and gets no gradient. With `num_nonzeros=1` the one weight is
+    always 1, so the scores get no gradient at all and the choice is never learned.
 
     Args:
         num_tasks, num_experts, router: see `Gate`.
@@ -85,7 +87,7 @@ class TopKGate(Gate):
             clean = clean + noise * spread
         values, chosen = ops.top_k(clean, min(self.num_nonzeros, self.num_experts))
         one_hot = ops.one_hot(chosen, self.num_experts, dtype=clean.dtype)
-        weights = ops.einsum("btk,btke->bte", ops.softmax(values, axis=-1), one_hot)
+        weights = ops.einsum("btk,btke->bte", shares(values), one_hot)
         return ops.softmax(clean, axis=-1), weights
 
     def get_config(self):

@@ -1,0 +1,172 @@
+"""The same layers with the same weights, to be run once on each backend.
+
+`python tests/backend_numbers.py FILE` computes them in a process that has no TensorFlow
+and writes them to FILE (npz).
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+IDS = np.array([[3, 1, 3], [3, 3, 3], [4, 1, 2], [3, 0, 0]], "int32")
+
+
+class NoTensorFlow:
+    """An import hook under which TensorFlow is not installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def matrix(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def set_weights(layer):
+    """Numbers that depend on the weight's place and shape alone."""
+    for seed, weight in enumerate(layer.trainable_weights):
+        weight.assign(0.3 * matrix(*weight.shape, seed=seed))
+
+
+def layers():
+    """Name to `(layer, inputs)`."""
+    import tfmoe
+
+    x, k = matrix(4, 5), {"num_nonzeros": 2}
+    found = {}
+    for router in ("linear", "static", tfmoe.MLPRouter((6,))):
+        name = router if isinstance(router, str) else "mlp"
+        found[f"softmax_{name}"] = tfmoe.SoftmaxGate(2, 5, router=router), x
+        found[f"top_k_{name}"] = tfmoe.TopKGate(2, 5, router=router, **k), x
+        found[f"dselect_k_{name}"] = tfmoe.DSelectKGate(2, 5, router=router, **k), x
+    gate, units = tfmoe.DSelectKGate(**k), {"hidden_units": (6, 4), "layer_norm": True}
+    schema = tfmoe.Schema(
+        [
+            tfmoe.Numeric("age"),
+            tfmoe.Categorical("city", dim=3),
+            tfmoe.MultiCategorical("cities", share="city"),
+            tfmoe.Sequence("visits", share="city", pooling="max"),
+        ],
+        [tfmoe.Binary("click")],
+    )
+    features = {"age": x[:, 0], "city": IDS[:, 0], "cities": IDS, "visits": IDS}
+    return found | {
+        "penalty": (tfmoe.DSelectKGate(2, 5, reachability="penalty", **k), x),
+        "experts": (tfmoe.Experts(3, **units), x),
+        "own_experts": (tfmoe.Experts(3, **units), matrix(4, 3, 5)),
+        "mmoe": (tfmoe.MMoE(2, 5, gate=gate, **units), x),
+        "omoe": (tfmoe.OMoE(2, 5, gate=gate, **units), x),
+        "shared_bottom": (tfmoe.SharedBottom(2, **units), x),
+        "towers": (tfmoe.Towers((1, 3), **units), matrix(4, 2, 5)),
+        "embedding": (tfmoe.Embedding(5, 3), IDS),
+        "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
+    }
+
+
+def adam_step():
+    """The table after one step in which an id occurs several times."""
+    import keras
+
+    import tfmoe
+
+    layer = tfmoe.Embedding(5, 3)
+    symbol = keras.Input((3,), dtype="int32")
+    model = keras.Model(symbol, keras.ops.sum(layer(symbol), axis=(1, 2)))
+    set_weights(layer)
+    model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
+    model.fit(IDS, np.arange(4.0, dtype="float32"), batch_size=4, verbose=0)
+    return keras.ops.convert_to_numpy(layer.embeddings)
+
+
+def table(rows=96):
+    """Raw rows of two tasks, of which labels are missing."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "user": rng.integers(0, 9, rows),
+            "age": rng.normal(40, 9, rows),
+            "tags": [["a", "b", "c"][: rng.integers(0, 4)] for _ in range(rows)],
+            "click": rng.integers(0, 2, rows).astype(float),
+            "spend": rng.normal(size=rows),
+        }
+    )
+    frame.loc[rng.uniform(size=rows) < 0.3, "spend"] = np.nan
+    frame.loc[rng.uniform(size=rows) < 0.1, "click"] = np.nan
+    return frame
+
+
+def trained_model():
+    """Fit on arrays, metrics and predictions, before and after saving."""
+    import keras
+
+    import tfmoe
+
+    schema = tfmoe.Schema(
+        [
+            tfmoe.Categorical("user", dim=3),
+            tfmoe.Numeric("age"),
+            tfmoe.MultiCategorical("tags", dim=2),
+        ],
+        [tfmoe.Binary("click"), tfmoe.Regression("spend", where="click")],
+    )
+    prep = tfmoe.Preprocessor(schema).fit(table(), progress=False)
+    gate = tfmoe.DSelectKGate(entropy_reg=0.01)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(None, 3, (8, 4), gate), tower_units=(4,))
+    set_weights(model)
+    model.compile(keras.optimizers.Adam(0.02), jit_compile=False)
+    x, y, weights = prep.arrays(table())
+    history = model.fit(x, y, weights, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+    logs = model.evaluate(x, y, weights, verbose=0)
+    predictions = model.predict(x, verbose=0)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model.keras")
+        reloaded = keras.saving.load_model(Path(folder) / "model.keras")
+    for name, again in reloaded.predict(table(), verbose=0).items():
+        np.testing.assert_allclose(again, predictions[name], atol=1e-6)
+    results = {f"fit_{name}": np.array(values) for name, values in history.items()}
+    results |= {f"evaluate_{name}": np.array(value) for name, value in logs.items()}
+    return results | {f"predict_{name}": values for name, values in predictions.items()}
+
+
+def auc():
+    import tfmoe
+
+    metric = tfmoe.AUC(from_logits=True)
+    labels = np.random.default_rng(1).integers(0, 2, 500)
+    metric.update_state(labels, matrix(500), np.abs(matrix(500, seed=2)))
+    return metric.result()
+
+
+def all_numbers():
+    """Name to array."""
+    import keras
+    from keras import ops, tree
+
+    results = {}
+    for name, (layer, inputs) in layers().items():
+        layer(inputs)
+        set_weights(layer)
+        outputs = {"": layer(inputs)}
+        if "entropy_reg" in layer.get_config() or hasattr(layer, "gate"):
+            outputs["trained"] = layer(inputs, training=True)
+            outputs["losses"] = sum(layer.losses) if layer.losses else 0.0
+        for part, values in outputs.items():
+            for i, value in enumerate(tree.flatten(values)):
+                results[f"{name}_{part}_{i}"] = ops.convert_to_numpy(value)
+    results["auc"] = ops.convert_to_numpy(auc())
+    results["adam_step"] = adam_step()
+    keras.utils.set_random_seed(0)
+    return results | trained_model()
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, NoTensorFlow())
+    found = all_numbers()
+    if "tensorflow" in sys.modules:
+        raise SystemExit("TensorFlow was imported.")
+    np.savez(sys.argv[1], **found)

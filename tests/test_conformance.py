@@ -1,0 +1,133 @@
+"""Every public layer keeps every promise of conformance.py."""
+
+from functools import partial
+from typing import NamedTuple
+
+import conformance
+import keras
+import numpy as np
+import pytest
+
+import tfmoe
+
+UNIFORM = keras.initializers.RandomUniform(-0.5, 0.5, seed=3)
+STACK = {
+    "hidden_units": (5, 4),
+    "activation": "gelu",
+    "dropout": 0.25,
+    "layer_norm": True,
+    "kernel_initializer": UNIFORM,
+}
+SCHEMA = tfmoe.Schema(
+    columns=[
+        tfmoe.Numeric("age"),
+        tfmoe.Categorical("city", dim=3),
+        tfmoe.MultiCategorical("cities", share="city", pooling="sum"),
+        tfmoe.Sequence("visits", share="city", pooling="max"),
+        tfmoe.MultiCategorical("tags", dim=2),
+        tfmoe.Numeric("income", transform="buckets", dim=2),
+    ],
+    tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend")],
+)
+
+
+class Case(NamedTuple):
+    """A layer with no argument at its default, and what it is called with."""
+
+    make: partial
+    inputs: object
+    options: dict
+
+
+def _matrix(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def _router():
+    return tfmoe.MLPRouter((6,), "tanh", UNIFORM)
+
+
+def _ids(size, *shape):
+    return np.random.default_rng(0).integers(0, size, shape).astype("int32")
+
+
+FEATURES = {
+    "age": _matrix(4),
+    "city": _ids(9, 4),
+    "cities": _ids(9, 4, 3),
+    "visits": _ids(9, 4, 5),
+    "tags": _ids(6, 4, 2),
+    "income": _ids(7, 4),
+}
+
+
+def _case(kind, *arguments, inputs=None, **keywords):
+    options = {key: keywords.pop(key) for key in ("aux", "keeps_float32") if key in keywords}
+    inputs = _matrix(4, 5) if inputs is None else inputs
+    return Case(partial(kind, *arguments, **keywords), inputs, options)
+
+
+def _gates():
+    static = [
+        _case(tfmoe.SoftmaxGate, 2, 3, 2.0, "static", UNIFORM, aux=True),
+        _case(tfmoe.TopKGate, 2, 4, 3, True, "static", UNIFORM, 7, aux=True),
+        _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, "static", "penalty", aux=True),
+    ]
+    routed = [
+        _case(tfmoe.SoftmaxGate, 2, 3, 2.0, _router(), UNIFORM, aux=True),
+        _case(tfmoe.TopKGate, 2, 4, 3, True, _router(), UNIFORM, 7, aux=True),
+        _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, _router(), "penalty", aux=True),
+    ]
+    return [*static, *routed]
+
+
+def _mixtures():
+    gate = tfmoe.DSelectKGate(num_nonzeros=3, gamma=2.0, router=_router())
+    return [
+        _case(tfmoe.MMoE, 2, 5, gate=gate, **STACK, aux=True),
+        _case(tfmoe.OMoE, 2, 5, gate=tfmoe.TopKGate(router="static"), **STACK, aux=True),
+        _case(tfmoe.SharedBottom, 2, **STACK, aux=True),
+    ]
+
+
+CASES = [
+    *_gates(),
+    *_mixtures(),
+    _case(tfmoe.MLPRouter, (6, 3), "tanh", UNIFORM),
+    _case(tfmoe.Experts, 3, **STACK),
+    _case(tfmoe.Experts, 3, **STACK, inputs=_matrix(4, 3, 5)),
+    _case(tfmoe.Towers, (1, 3), **STACK, inputs=_matrix(4, 2, 5), keeps_float32=True),
+    _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
+    _case(tfmoe.Encoder, SCHEMA, {"city": 9, "tags": 6, "income": 7}, UNIFORM, inputs=FEATURES),
+]
+
+
+def _name(case):
+    routers = [a for a in case.make.args if a == "static" or isinstance(a, tfmoe.MLPRouter)]
+    parts = [case.make.func, *map(type, routers)]
+    return "-".join([part.__name__ for part in parts] + [str(np.ndim(case.inputs))])
+
+
+each_case = pytest.mark.parametrize("case", CASES, ids=_name)
+
+
+@each_case
+def test_layer_keeps_its_promises(case):
+    conformance.check_layer(case.make, case.inputs, **case.options)
+
+
+@each_case
+def test_layer_survives_saving(case, tmp_path):
+    conformance.check_saving(case.make, case.inputs, tmp_path)
+
+
+def test_no_public_layer_escapes():
+    public = {getattr(tfmoe, name) for name in tfmoe.__all__}
+    layers = {
+        one
+        for one in public
+        if isinstance(one, type)
+        and issubclass(one, keras.layers.Layer)
+        and not issubclass(one, keras.Model)
+    }
+    assert layers == {case.make.func for case in CASES}

@@ -1,0 +1,139 @@
+import keras
+import numpy as np
+import pytest
+import reference
+from test_experts import networks, shake
+
+import tfmoe
+from tfmoe.ops import mix
+
+FEATURES, TASKS, EXPERTS = 5, 3, 4
+
+
+def inputs(rows=6):
+    return np.random.default_rng(0).normal(size=(rows, FEATURES)).astype("float32")
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("router", ["linear", "static"])
+def test_mmoe_matches_reference(router, layer_norm):
+    gate = tfmoe.SoftmaxGate(router=router)
+    mixture = tfmoe.MMoE(TASKS, EXPERTS, (6, 4), gate, layer_norm=layer_norm)
+    mixture.build((None, FEATURES))
+    shake(mixture)
+    if router == "linear":
+        matrices = np.split(mixture.gate.head.kernel.numpy(), TASKS, axis=1)
+        weights = reference.softmax_gate(inputs(), matrices)
+    else:
+        rows = mixture.gate.head.scores.numpy().reshape(TASKS, EXPERTS)
+        weights = np.array([[reference.softmax(row) for row in rows]])
+    outputs = reference.experts(inputs(), networks(mixture.experts))
+    expected = reference.mixture(outputs, weights)
+    got, (record,) = mixture(inputs(), return_aux=True)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(record["weights"], weights, atol=1e-6)
+    np.testing.assert_array_equal(mixture(inputs()), got)
+
+
+def test_omoe_gives_all_tasks_one_mixture():
+    mixture = tfmoe.OMoE(TASKS, EXPERTS, (6, 4))
+    outputs, (record,) = mixture(inputs(), return_aux=True)
+    weights = reference.softmax_gate(inputs(), [mixture.gate.head.kernel.numpy()])
+    one = reference.mixture(reference.experts(inputs(), networks(mixture.experts)), weights)
+    np.testing.assert_allclose(outputs, np.repeat(one, TASKS, axis=1), atol=1e-5)
+    assert record["weights"].shape == (6, 1, EXPERTS)
+
+
+def test_shared_bottom_matches_reference():
+    mixture = tfmoe.SharedBottom(TASKS, (6, 4), layer_norm=True)
+    mixture.build((None, FEATURES))
+    shake(mixture)
+    expected = reference.shared_bottom(inputs(), networks(mixture.bottom)[0], TASKS)
+    outputs, records = mixture(inputs(), return_aux=True)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    assert records == []
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_mix_matches_reference(rows):
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(6, EXPERTS, 2))
+    weights = rng.normal(size=(rows, TASKS, EXPERTS))
+    expected = reference.mixture(outputs, weights)
+    np.testing.assert_allclose(mix(keras.ops.array(outputs), weights), expected, atol=1e-6)
+
+
+MIXTURES = [
+    lambda: tfmoe.MMoE(TASKS, EXPERTS, (4,), tfmoe.DSelectKGate()),
+    lambda: tfmoe.MMoE(TASKS, EXPERTS, (4,), tfmoe.TopKGate(router="static"), layer_norm=True),
+    lambda: tfmoe.OMoE(TASKS, EXPERTS, (4,), tfmoe.TopKGate(noisy=True)),
+    lambda: tfmoe.SharedBottom(TASKS, (4,), layer_norm=True),
+]
+
+
+@pytest.mark.parametrize("make", MIXTURES)
+def test_no_row_depends_on_its_batch_mates(make):
+    mixture = make()
+    whole = mixture(inputs())
+    for row in range(6):
+        alone = mixture(inputs()[row : row + 1])
+        np.testing.assert_allclose(alone[0], whole[row], rtol=1e-5, atol=1e-6)
+
+
+def test_a_gate_is_a_recipe():
+    gate = tfmoe.DSelectKGate(num_nonzeros=3)
+    mixtures = [tfmoe.MMoE(num_tasks, EXPERTS, (4,), gate) for num_tasks in (1, 2)]
+    for num_tasks, mixture in enumerate(mixtures, start=1):
+        mixture(inputs())
+        assert (mixture.gate.num_tasks, mixture.gate.num_experts) == (num_tasks, EXPERTS)
+        assert mixture.gate.num_nonzeros == 3
+    assert mixtures[0].gate is not mixtures[1].gate
+    assert (gate.num_tasks, gate.num_experts, gate.built) == (None, None, False)
+
+
+def test_a_gates_losses_reach_the_model():
+    gate = tfmoe.DSelectKGate(entropy_reg=1.0, router="static")
+    mixture = tfmoe.MMoE(TASKS, EXPERTS, (4,), gate)
+    mixture(inputs(), training=True)
+    # Every bit starts undecided: two selectors of ln 4 a task.
+    assert float(sum(mixture.losses)) == pytest.approx(TASKS * 2 * np.log(4), rel=1e-3)
+    mixture(inputs())
+    assert mixture.losses == []
+
+
+def test_a_functional_model_trains_on_a_mixture():
+    x = inputs(64)
+    y = np.stack([x[:, 0], -x[:, 0], x[:, 1]], axis=1)[..., None]
+    symbol = keras.Input((FEATURES,))
+    mixed = tfmoe.MMoE(TASKS, EXPERTS, (8,), tfmoe.DSelectKGate(entropy_reg=0.01))(symbol)
+    outputs = keras.ops.stack(tfmoe.Towers((1, 1, 1), (4,))(mixed), axis=1)
+    model = keras.Model(symbol, outputs)
+    model.compile(keras.optimizers.Adam(0.03), "mse")
+    losses = model.fit(x, y, epochs=25, batch_size=32, verbose=0).history["loss"]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tfmoe.MMoE(0), "MMoE needs `num_tasks`.*Received num_tasks=0"),
+        (lambda: tfmoe.OMoE(num_experts=1), "OMoE needs `num_experts`.*at least 2.*=1"),
+        (lambda: tfmoe.MMoE(gate="softmax"), "tfmoe's gates.*Received gate='softmax'"),
+        (lambda: tfmoe.MMoE(dropout=2.0), "below 1. Received dropout=2.0"),
+        (lambda: tfmoe.SharedBottom(-1), "SharedBottom needs `num_tasks`.*num_tasks=-1"),
+        (lambda: tfmoe.MMoE()(inputs()), "MMoE must know `num_tasks`.*Received num_tasks=None"),
+        (lambda: tfmoe.SharedBottom()(inputs()), "SharedBottom must know `num_tasks`"),
+        (
+            lambda: tfmoe.MMoE(2, 3, gate=tfmoe.SoftmaxGate(num_experts=4))(inputs()),
+            "MMoE sets `num_experts` of its SoftmaxGate to 3. Received num_experts=4 there. Leave",
+        ),
+        (
+            # One input an expert is for Experts; a mixture would take it for examples.
+            lambda: tfmoe.MMoE(2, EXPERTS, (4,))(np.ones((6, EXPERTS, FEATURES))),
+            r"takes inputs of shape \(batch, features\). Received shape \(6, 4, 5\)",
+        ),
+    ],
+)
+def test_arguments_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

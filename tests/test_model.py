@@ -1,0 +1,340 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+import tfmoe
+from tests import tables
+
+TASKS = ("watch", "rating", "mood")
+
+
+@pytest.fixture(scope="module")
+def df():
+    return tables.rows()
+
+
+@pytest.fixture(scope="module")
+def prep(df):
+    return tables.fitted(df)
+
+
+@pytest.fixture(scope="module")
+def model(prep):
+    keras.utils.set_random_seed(1)
+    model = tables.small_model(prep)
+    model.compile("adam", jit_compile=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(prep, df):
+    keras.utils.set_random_seed(1)
+    model = tables.small_model(prep)
+    model.compile(keras.optimizers.Adam(0.03), jit_compile=False)
+    train = prep.dataset(df, batch_size=64, shuffle=True)
+    history = model.fit(train, validation_data=prep.dataset(df, batch_size=50), epochs=15, verbose=0)
+    return model, history.history
+
+
+def gradients(model, features, labels, weights):
+    with tf.GradientTape() as tape:
+        forward = model.forward(features, training=True)
+        loss = model.compute_loss(features, labels, forward, weights)
+    values = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
+    return float(loss), [value.numpy() for value in values]
+
+
+def part(arrays, chosen):
+    return {name: values[chosen] for name, values in arrays.items()}
+
+
+def test_compile_and_fit_alone_are_enough(trained):
+    _, history = trained
+    expected = {"loss", *(f"{task}_loss" for task in TASKS)}
+    expected |= {"watch_auc", "watch_log_loss", "rating_rmse", "rating_mae"}
+    expected |= {"mood_accuracy", "mood_log_loss"}
+    assert set(history) == expected | {f"val_{name}" for name in expected}
+    assert history["loss"][-1] < 0.9 * history["loss"][0]
+    assert history["val_mood_accuracy"][-1] > 0.5
+
+
+def test_total_loss_weighs_the_tasks(trained, prep, df):
+    model, _ = trained
+    logs = model.evaluate(prep.dataset(df, batch_size=len(df)), verbose=0)
+    total = logs["watch_loss"] + 0.5 * logs["rating_loss"] + logs["mood_loss"]
+    assert logs["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_predict_gives_a_dict_by_task(trained, prep, df):
+    model, _ = trained
+    raw, data = model.predict(df, verbose=0), model.predict(prep.dataset(df), verbose=0)
+    assert {name: values.shape for name, values in raw.items()} == {
+        "watch": (300,),
+        "rating": (300,),
+        "mood": (300, 3),
+    }
+    for name in TASKS:
+        np.testing.assert_allclose(raw[name], data[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(raw["mood"].sum(axis=1), 1, rtol=1e-5)
+    assert 0 < raw["watch"].min() < raw["watch"].max() < 1
+
+
+def test_evaluate_agrees_with_numpy(trained, prep, df):
+    model, _ = trained
+    logs = model.evaluate(df, verbose=0, batch_size=70)
+    _, labels, _ = prep.arrays(df)
+    predictions = model.predict(df, verbose=0)
+    seen = ~np.isnan(labels["watch"])
+    y, p = labels["watch"][seen], predictions["watch"][seen].astype("float64")
+    assert logs["watch_auc"] == pytest.approx(roc_auc_score(y, p), abs=1e-12)
+    assert logs["watch_log_loss"] == pytest.approx(
+        -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-4
+    )
+    seen = ~np.isnan(labels["rating"])
+    assert seen.sum() == (df["watch"] == 1).sum()
+    error = (predictions["rating"] - labels["rating"])[seen]
+    assert logs["rating_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert logs["rating_mae"] == pytest.approx(np.mean(np.abs(error)), rel=1e-5)
+    seen = ~np.isnan(labels["mood"])
+    hits = predictions["mood"].argmax(axis=1)[seen] == labels["mood"][seen]
+    assert logs["mood_accuracy"] == pytest.approx(hits.mean(), rel=1e-6)
+    # A tf.data.Dataset goes another way and must say the same.
+    again = model.evaluate(prep.dataset(df, batch_size=70), verbose=0)
+    assert again == pytest.approx(logs, rel=1e-5)
+    as_list = model.evaluate(df, verbose=0, batch_size=70, return_dict=False)
+    assert as_list == pytest.approx(list(logs.values()), rel=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.booleans(), min_size=20, max_size=20), st.sampled_from(TASKS))
+def test_a_missing_label_changes_nothing(model, prep, df, missing, task):
+    """The gradient is that of the batch without the rows that lack the label."""
+    features, labels, weights = prep.arrays(df[:20])
+    missing = np.array(missing)
+    only = {name: np.full(20, np.nan, "float32") for name in TASKS}
+    only[task] = np.where(missing, np.nan, labels[task]).astype("float32")
+    loss, found = gradients(model, features, only, weights)
+    kept = ~np.isnan(only[task])
+    assert np.isfinite(loss)
+    if not kept.any():
+        assert loss == 0
+        assert all((value == 0).all() for value in found)
+        return
+    expected_loss, expected = gradients(
+        model, part(features, kept), {task: only[task][kept]}, part(weights, kept)
+    )
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for value, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_are_those_of_the_rows_with_a_label(model, prep, df):
+    features, labels, weights = prep.arrays(df)
+    kept = ~np.isnan(labels["rating"])
+    everything = model.evaluate(features, labels, weights, verbose=0, batch_size=64)
+    rated = model.evaluate(
+        part(features, kept), {"rating": labels["rating"][kept]}, verbose=0, batch_size=64
+    )
+    for name in ("rating_loss", "rating_rmse", "rating_mae"):
+        assert everything[name] == pytest.approx(rated[name], rel=1e-5)
+    assert np.isnan(rated["watch_log_loss"])  # no label of that task at all
+
+
+def test_fit_goes_through_batches_without_a_label(prep, df):
+    model = tables.small_model(prep)
+    model.compile("adam", jit_compile=False)
+    unlabelled = df.assign(watch=np.nan, rating=np.nan, mood=None)
+    both = pd.concat([unlabelled[:32], df[:32]])
+    history = model.fit(prep.dataset(both, batch_size=32), verbose=0).history
+    assert np.isfinite(history["loss"][0])
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def test_one_row_batches_train(prep, df):
+    model = tables.small_model(prep)
+    model.compile("sgd", jit_compile=False)
+    history = model.fit(prep.dataset(df[:3], batch_size=1), verbose=0).history
+    assert np.isfinite(history["loss"][0])
+
+
+def test_row_weights_count_like_repeated_rows(model, prep, df):
+    features, labels, weights = prep.arrays(df[:10])
+    twice = np.repeat(np.arange(10), [2] * 5 + [1] * 5)
+    doubled = {name: np.where(np.arange(10) < 5, 2 * w, w) for name, w in weights.items()}
+    loss, found = gradients(model, features, labels, doubled)
+    other, expected = gradients(
+        model, part(features, twice), part(labels, twice), part(weights, twice)
+    )
+    assert loss == pytest.approx(other, rel=1e-5)
+    for value, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_first_prediction_is_the_mean_label(prep, df):
+    keras.utils.set_random_seed(0)
+    predictions = tables.small_model(prep).predict(df, verbose=0)
+    assert predictions["watch"].mean() == pytest.approx(df["watch"].mean(), abs=0.1)
+    assert predictions["rating"].mean() == pytest.approx(df["rating"].mean(), abs=0.6)
+
+
+def test_reloads_whole_where_the_data_were_never_seen(trained, prep, df, tmp_path):
+    model, _ = trained
+    path = tmp_path / "model.keras"
+    model.save(path)
+    odd = df[:20].assign(movie_id="never seen", genres=None, age=np.inf)
+    odd.to_pickle(tmp_path / "rows.pkl")
+    code = """if True:
+        import sys, keras, numpy as np, pandas as pd, tfmoe
+        model = keras.saving.load_model(sys.argv[1])
+        rows = pd.read_pickle(sys.argv[2])
+        np.savez(sys.argv[3], **model.predict(rows, verbose=0))
+        logs = model.evaluate(rows, verbose=0)
+        assert "watch_auc" in logs, logs
+        model.fit(rows, verbose=0, batch_size=20)
+        assert model.optimizer.iterations == int(sys.argv[4]) + 1
+    """
+    steps = str(int(model.optimizer.iterations))
+    done = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "rows.pkl", tmp_path / "out.npz", steps],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    there, here = np.load(tmp_path / "out.npz"), model.predict(odd, verbose=0)
+    for name in TASKS:
+        np.testing.assert_allclose(there[name], here[name], rtol=1e-6)
+
+
+def test_keras_arguments_override(prep, df, tmp_path):
+    model = tables.small_model(prep)
+    model.compile(
+        "sgd",
+        loss={"rating": "mae", "watch": keras.losses.BinaryFocalCrossentropy()},
+        loss_weights={"rating": 3.0, "mood": 0.0},
+        metrics={"watch": ["accuracy", keras.metrics.Precision(0.3)], "mood": []},
+        jit_compile=False,
+    )
+    logs = model.evaluate(df, verbose=0, batch_size=len(df))
+    assert {"watch_accuracy", "watch_precision", "rating_rmse"} <= set(logs)
+    assert not {"watch_auc", "mood_accuracy"} & set(logs)
+    assert logs["rating_loss"] == pytest.approx(logs["rating_mae"], rel=1e-5)
+    assert logs["loss"] == pytest.approx(logs["watch_loss"] + 3 * logs["rating_loss"], rel=1e-5)
+    seen = df["watch"].notna()
+    hits = (model.predict(df, verbose=0)["watch"] > 0.5) == (df["watch"] == 1)
+    assert logs["watch_accuracy"] == pytest.approx(hits[seen].mean(), rel=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").evaluate(
+        df, verbose=0, batch_size=len(df)
+    )
+    assert again == pytest.approx(logs, rel=1e-5)
+
+
+def test_gate_losses_count_in_training_only(prep, df):
+    model = tables.small_model(prep, gate=tfmoe.DSelectKGate(num_nonzeros=2, entropy_reg=1.0))
+    model.compile("sgd", jit_compile=False)
+    features, labels, weights = prep.arrays(df[:16])
+    totals = {}
+    for training in (True, False):
+        forward = model.forward(features, training=training)
+        totals[training] = float(model.compute_loss(features, labels, forward, weights))
+    # Three tasks with two selectors each, all undecided between three experts.
+    undecided = 6 * -np.sum([p * np.log(p) for p in (0.25, 0.5, 0.25)])
+    assert totals[True] - totals[False] == pytest.approx(undecided, rel=1e-2)
+
+
+def test_columns_may_be_named_like_layers():
+    names = ["dense", "encoder", "towers", "gate", "mixture", "inputs", "concatenate", "sigmoid"]
+    schema = tfmoe.Schema(
+        [tfmoe.Numeric(name, transform="none") for name in names], [tfmoe.Binary("loss")]
+    )
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(4,)))
+    df = pd.DataFrame({**{name: [0.0, 1.0] for name in names}, "loss": [0, 1]})
+    assert model.predict(df, verbose=0)["loss"].shape == (2,)
+
+
+def test_a_schema_that_needs_no_fit_is_enough(tmp_path):
+    schema = tfmoe.Schema(
+        [tfmoe.Categorical("page", hash_buckets=50), tfmoe.Numeric("x", transform="none")],
+        [tfmoe.Binary("click")],
+    )
+    model = tfmoe.MultiTaskModel(schema, tfmoe.OMoE(num_experts=2, hidden_units=(4,)))
+    df = pd.DataFrame({"page": ["a", None], "x": [1.0, np.nan]})
+    before = model.predict(df, verbose=0)["click"]
+    model.save(tmp_path / "model.keras")
+    after = keras.saving.load_model(tmp_path / "model.keras").predict(df, verbose=0)["click"]
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_predicts_float32(prep, df, policy, tmp_path):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = tables.small_model(prep)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    predictions = model.predict(df, verbose=0)
+    assert all(values.dtype == "float32" for values in predictions.values())
+    assert all(np.isfinite(values).all() for values in predictions.values())
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.mixture.experts.compute_dtype == model.mixture.experts.compute_dtype != "float32"
+    np.testing.assert_allclose(again.predict(df, verbose=0)["mood"], predictions["mood"])
+
+
+def test_xla_is_chosen_where_it_pays(prep):
+    cases = {False: tfmoe.TopKGate(noisy=True), True: tfmoe.TopKGate()}
+    for expected, gate in cases.items():
+        model = tables.small_model(prep, gate=gate)
+        model.compile("adam")
+        assert model.jit_compile is expected
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,), dropout=0.5))
+    model.compile("adam")
+    assert model.jit_compile is False
+
+
+def test_errors_say_what_to_do(prep, model, df):
+    with pytest.raises(ValueError, match="Received preprocessor="):
+        tfmoe.MultiTaskModel("schema.json", tfmoe.SharedBottom())
+    with pytest.raises(ValueError, match="Received mixture='mmoe'"):
+        tfmoe.MultiTaskModel(prep, "mmoe")
+    with pytest.raises(ValueError, match="user_id"):
+        tfmoe.MultiTaskModel(tables.SCHEMA, tfmoe.SharedBottom())
+    with pytest.raises(ValueError, match="num_tasks=5 there"):
+        tfmoe.MultiTaskModel(prep, tfmoe.MMoE(num_tasks=5))
+    other = tables.small_model(prep)
+    with pytest.raises(ValueError, match=r"Received loss=\{'click': 'mse'\}"):
+        other.compile("adam", loss={"click": "mse"})
+    with pytest.raises(ValueError, match="Received metrics=\\['auc'\\]"):
+        other.compile("adam", metrics=["auc"])
+    features, labels, _ = prep.arrays(df[:4])
+    with pytest.raises(ValueError, match=r"Received labels for \['click'\]"):
+        model.evaluate(features, {**labels, "click": labels["watch"]}, verbose=0)
+    with pytest.raises(ValueError, match="Received labels of type"):
+        model.evaluate(features, labels["watch"], verbose=0)
+    clone = tfmoe.MultiTaskModel.from_config(model.get_config())
+    with pytest.raises(ValueError, match="has no vocabularies"):
+        clone.predict(df, verbose=0)
+    with pytest.raises(ValueError, match="user_id"):
+        model.predict(df.drop(columns="user_id"), verbose=0)
+
+
+def test_config_is_the_recipe(prep):
+    gate = tfmoe.DSelectKGate(num_nonzeros=1)
+    mixture = tfmoe.MMoE(num_experts=3, hidden_units=(4,), gate=gate)
+    model = tfmoe.MultiTaskModel(prep, mixture)
+    assert (gate.num_tasks, gate.num_experts, mixture.num_tasks) == (None, None, None)
+    assert (model.mixture.gate.num_tasks, model.mixture.gate.num_experts) == (3, 3)
+    assert model.get_config()["mixture"]["config"]["num_tasks"] is None
+    twin = tfmoe.MultiTaskModel(prep, mixture)
+    assert not np.array_equal(
+        *(keras.ops.convert_to_numpy(m.mixture.gate.weights[0]) for m in (model, twin))
+    )

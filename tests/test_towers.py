@@ -1,0 +1,74 @@
+import keras
+import numpy as np
+import pytest
+import reference
+from test_experts import networks, shake
+
+import tfmoe
+
+OUTPUTS, UNITS = (1, 3, 2), 5
+
+
+def inputs(rows=4):
+    shape = (rows, len(OUTPUTS), UNITS)
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("hidden_units", [(), (6,), (6, 4)])
+def test_towers_match_reference(hidden_units, layer_norm):
+    layer = tfmoe.Towers(OUTPUTS, hidden_units, layer_norm=layer_norm)
+    layer.build((None, len(OUTPUTS), UNITS))
+    shake(layer)
+    heads = [
+        (layer.kernel.numpy()[t, :, :size], layer.bias.numpy()[t, :size])
+        for t, size in enumerate(OUTPUTS)
+    ]
+    expected = reference.towers(inputs(), networks(layer.hidden), heads)
+    outputs = layer(inputs())
+    assert [tuple(o.shape) for o in outputs] == [(4, size) for size in OUTPUTS]
+    for got, want in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_tasks_never_start_alike():
+    initializer = keras.initializers.GlorotUniform(seed=4)
+    layer = tfmoe.Towers((1, 1), (UNITS, 1), kernel_initializer=initializer)
+    layer.build((None, 2, UNITS))
+    for kernel in (*layer.hidden.kernels, layer.kernel):
+        assert np.all(kernel.numpy()[0] != kernel.numpy()[1])
+
+
+def test_a_tower_reads_its_own_task_only():
+    layer = tfmoe.Towers(OUTPUTS, (4,))
+    before = layer(inputs())
+    changed = inputs()
+    changed[:, 1] += 1
+    after = layer(changed)
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[2], before[2])
+    assert np.any(after[1] != before[1])
+
+
+def test_logits_keep_their_digits_in_half_precision():
+    layer = tfmoe.Towers((1,), (), dtype="mixed_bfloat16")
+    layer.build((None, 1, 1))
+    layer.kernel.assign([[[1.0]]])
+    layer.bias.assign([[1000.0]])
+    np.testing.assert_array_equal(layer(np.full((1, 1, 1), 0.5)), [[[1000.5]]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tfmoe.Towers(()), r"at least one task. Received num_outputs=\(\)"),
+        (lambda: tfmoe.Towers((1, 0)), "at least 1. Received num_outputs=0"),
+        (lambda: tfmoe.Towers(2), r"sequence of integers. Received num_outputs=2.*\(2,\)"),
+        (lambda: tfmoe.Towers((1,), (0,)), "Received hidden_units=0"),
+        (lambda: tfmoe.Towers((1,))(inputs()), r"with 1 tasks. Received shape \(4, 3, 5\)"),
+        (lambda: tfmoe.Towers((1,))(inputs()[:, 0]), r"Received shape \(4, 5\)"),
+    ],
+)
+def test_arguments_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
