@@ -17,7 +17,7 @@ import tempfile
 import numpy as np
 
 from benchmarks.results import ROOT
-from benchmarks.rivals import HOW_TO_INSTALL, interpreter
+from benchmarks.rivals import HOW_TO_INSTALL, REQUIREMENTS, interpreter
 from benchmarks.rivals.worker import MARK, Sizes
 
 QUICK = Sizes(
@@ -38,14 +38,13 @@ THREADS = 2
 def run(quick):
     """Measures, and returns a row for each contestant and one for the matmul peak."""
     sizes = QUICK if quick else Sizes()
-    names = ["local"]
-    for name in ("deepctr", "rechub"):
-        if quick or interpreter(name) is None:
-            print(f"{name} is left out{' of a quick run' if quick else ''}.")
-        else:
-            names.append(name)
-    if not quick and len(names) < 3:
-        print(f"To install the rivals, each in an environment of its own: {HOW_TO_INSTALL}")
+    installed = [name for name in REQUIREMENTS if interpreter(name) is not None]
+    names = ["local"] if quick else ["local", *installed]
+    if left_out := sorted(set(REQUIREMENTS) - set(names)):
+        print(
+            f"Left out: {', '.join(left_out)}. The rivals take part in full runs, once "
+            f"`{HOW_TO_INSTALL}` has installed them."
+        )
     with contextlib.ExitStack() as stack:
         # Started together, for getting warm takes longer than any turn.
         workers = [stack.enter_context(Worker(name, sizes)) for name in names]
@@ -73,8 +72,9 @@ def summarise(results, what, sizes):
         `tfmoe_ratio` (tfmoe's rows/s divided by the contestant's) are medians over the
         rounds, each ratio taken within a round; `q1` and `q3` are the quartiles.
     """
-    rates = {name: sizes.rows / np.array(seconds) for name, seconds in results.items()}
-    rates["matmul"] = np.array(results["matmul"]) * 1e9 / flops_per_row(sizes)
+    gflops = np.array(results["matmul"])
+    rates = {name: sizes.rows / np.array(results[name]) for name in results if name != "matmul"}
+    rates["matmul"] = gflops * 1e9 / flops_per_row(sizes)
     rows = []
     for name, rate in rates.items():
         q1, median, q3 = np.percentile(rate, (25, 50, 75))
@@ -92,7 +92,7 @@ def summarise(results, what, sizes):
                 "what": what[name],
             }
         )
-    rows[-1]["what"] += f": {np.median(results['matmul']):.0f} GFLOP/s"
+    rows[-1]["what"] += f": {np.median(gflops):.0f} GFLOP/s"
     return rows
 
 

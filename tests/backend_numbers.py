@@ -13,14 +13,6 @@ import numpy as np
 IDS = np.array([[3, 1, 3], [3, 3, 3], [4, 1, 2], [3, 0, 0]], "int32")
 
 
-class NoTensorFlow:
-    """An import hook under which TensorFlow is not installed."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "tensorflow":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
 def matrix(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
@@ -35,14 +27,14 @@ def layers():
     """Name to `(layer, inputs)`."""
     import tfmoe
 
-    x, k = matrix(4, 5), {"num_nonzeros": 2}
+    x, selectors = matrix(4, 5), {"num_nonzeros": 3, "gamma": 4.0, "entropy_reg": 0.1}
     found = {}
     for router in ("linear", "static", tfmoe.MLPRouter((6,))):
         name = router if isinstance(router, str) else "mlp"
         found[f"softmax_{name}"] = tfmoe.SoftmaxGate(2, 5, router=router), x
-        found[f"top_k_{name}"] = tfmoe.TopKGate(2, 5, router=router, **k), x
-        found[f"dselect_k_{name}"] = tfmoe.DSelectKGate(2, 5, router=router, **k), x
-    gate, units = tfmoe.DSelectKGate(**k), {"hidden_units": (6, 4), "layer_norm": True}
+        found[f"top_k_{name}"] = tfmoe.TopKGate(2, 5, router=router), x
+        found[f"dselect_k_{name}"] = tfmoe.DSelectKGate(2, 5, router=router, **selectors), x
+    gate, units = tfmoe.DSelectKGate(**selectors), {"hidden_units": (6, 4), "layer_norm": True}
     schema = tfmoe.Schema(
         [
             tfmoe.Numeric("age"),
@@ -54,7 +46,7 @@ def layers():
     )
     features = {"age": x[:, 0], "city": IDS[:, 0], "cities": IDS, "visits": IDS}
     return found | {
-        "penalty": (tfmoe.DSelectKGate(2, 5, reachability="penalty", **k), x),
+        "penalty": (tfmoe.DSelectKGate(2, 5, reachability="penalty", **selectors), x),
         "experts": (tfmoe.Experts(3, **units), x),
         "own_experts": (tfmoe.Experts(3, **units), matrix(4, 3, 5)),
         "mmoe": (tfmoe.MMoE(2, 5, gate=gate, **units), x),
@@ -64,6 +56,13 @@ def layers():
         "embedding": (tfmoe.Embedding(5, 3), IDS),
         "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
     }
+
+
+def compiles():
+    """Whether to compile a step: JAX is slow without, TensorFlow's compiler with."""
+    import keras
+
+    return keras.backend.backend() == "jax"
 
 
 def adam_step():
@@ -76,7 +75,7 @@ def adam_step():
     symbol = keras.Input((3,), dtype="int32")
     model = keras.Model(symbol, keras.ops.sum(layer(symbol), axis=(1, 2)))
     set_weights(layer)
-    model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=compiles())
     model.fit(IDS, np.arange(4.0, dtype="float32"), batch_size=4, verbose=0)
     return keras.ops.convert_to_numpy(layer.embeddings)
 
@@ -118,7 +117,7 @@ def trained_model():
     gate = tfmoe.DSelectKGate(entropy_reg=0.01)
     model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(None, 3, (8, 4), gate), tower_units=(4,))
     set_weights(model)
-    model.compile(keras.optimizers.Adam(0.02), jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.02), jit_compile=compiles())
     x, y, weights = prep.arrays(table())
     history = model.fit(x, y, weights, batch_size=32, epochs=2, shuffle=False, verbose=0).history
     logs = model.evaluate(x, y, weights, verbose=0)
@@ -165,8 +164,6 @@ def all_numbers():
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, NoTensorFlow())
+    sys.modules["tensorflow"] = None  # as if it were not installed
     found = all_numbers()
-    if "tensorflow" in sys.modules:
-        raise SystemExit("TensorFlow was imported.")
     np.savez(sys.argv[1], **found)

@@ -69,7 +69,8 @@ def test_command_line_keeps_rows_with_their_provenance(folder, fake, capsys):
 def test_help_names_the_benchmarks(arguments, capsys):
     with pytest.raises(SystemExit, match="0"):
         command_line.main(arguments)
-    assert all(name in capsys.readouterr().out for name in ["--quick"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in [*command_line.BENCHMARKS, "tables", "--quick"])
 
 
 def test_tables_show_the_newest_run_only(folder, monkeypatch):
@@ -126,10 +127,11 @@ def test_step_takes_ratios_within_a_round():
     seconds = {"tfmoe": [1.0, 2.0, 8.0], "dense list": [2.0, 6.0, 16.0]}
     gflops = np.array([400, 200, 50]) * step.flops_per_row(sizes) / 1e9
     what = dict.fromkeys([*seconds, "matmul"], "fit")
-    ours, by_hand, peak = step.summarise({**seconds, "matmul": list(gflops)}, what, sizes)
+    ours, by_hand, peak = step.summarise({"matmul": list(gflops), **seconds}, what, sizes)
     assert (ours["rows_per_s"], ours["of_peak"], ours["tfmoe_ratio"]) == (50, 0.25, 1)
     assert (by_hand["tfmoe_ratio"], by_hand["ratio_q1"], by_hand["ratio_q3"]) == (2, 2, 2.5)
-    assert (peak["rows_per_s"], peak["of_peak"]) == (200, 1)
+    assert (peak["name"], peak["rows_per_s"], peak["of_peak"]) == ("matmul", 200, 1)
+    assert [row["what"][:5] for row in (ours, by_hand, peak)] == ["fit", "fit", "fit: "]
     assert step.headline([ours, by_hand, peak]) == (
         "vs_deepctr=left_out vs_rechub=left_out vs_dense_list=2.0 of_peak=0.25"
     )

@@ -95,6 +95,7 @@ CASES = [
     *_mixtures(),
     _case(tfmoe.MLPRouter, (6, 3), "tanh", UNIFORM),
     _case(tfmoe.Experts, 3, **STACK),
+    _case(tfmoe.Experts, 20, **STACK),
     _case(tfmoe.Experts, 3, **STACK, inputs=_matrix(4, 3, 5)),
     _case(tfmoe.Towers, (1, 3), **STACK, inputs=_matrix(4, 2, 5), keeps_float32=True),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,8 +36,6 @@ def test_pooling_matches_reference(kind, pooling, ids):
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
 def test_padding_gets_no_gradient(pooling):
-    import tensorflow as tf
-
     layer = encoder(tfmoe.MultiCategorical("city", dim=DIM, pooling=pooling))
     ids = np.array([[0, 0, 0], [2, 0, 0], [2, 3, 0]], "int32")
     layer({"city": ids})
@@ -103,9 +102,12 @@ def test_lists_of_any_length_in_a_functional_model():
     outputs = layer(symbols)
     assert outputs.shape == (None, 2 + 4 * DIM + 2)
     model = keras.Model(symbols, outputs)
-    np.testing.assert_allclose(model(FEATURES), expected(layer), atol=1e-6)
+    # As in a served graph, which knows no lengths.
+    shapes = {name: tf.TensorSpec([None] * x.ndim, x.dtype) for name, x in FEATURES.items()}
+    served = tf.function(lambda features: model(features), input_signature=[shapes])
     longer = {**FEATURES, "visits": np.pad(FEATURES["visits"], [(0, 0), (0, 2)])}
-    np.testing.assert_allclose(model(longer), expected(layer), atol=1e-6)
+    for features in (FEATURES, longer):
+        np.testing.assert_allclose(served(features), expected(layer), atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [None, 3])

@@ -8,6 +8,7 @@ import tfmoe
 from tfmoe.initializers import PerMember
 
 FEATURES, EXPERTS = 5, 3
+MANY = 20  # so many are computed in another way
 
 
 def inputs(*shape, seed=0):
@@ -34,18 +35,21 @@ def shake(layer):
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("hidden_units", [(6,), (6, 4), (6, 4, 2)])
-@pytest.mark.parametrize("shape", [(4, FEATURES), (4, EXPERTS, FEATURES)])
-def test_experts_match_reference(shape, hidden_units, layer_norm):
-    layer = tfmoe.Experts(EXPERTS, hidden_units, layer_norm=layer_norm)
+@pytest.mark.parametrize("num_experts", [1, EXPERTS, MANY])
+@pytest.mark.parametrize("own_inputs", [False, True])
+def test_experts_match_reference(own_inputs, num_experts, hidden_units, layer_norm):
+    shape = (4, num_experts, FEATURES) if own_inputs else (4, FEATURES)
+    layer = tfmoe.Experts(num_experts, hidden_units, layer_norm=layer_norm)
     layer.build(shape)
     shake(layer)
     expected = reference.experts(inputs(*shape), networks(layer))
     np.testing.assert_allclose(layer(inputs(*shape)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_experts_without_layers_pass_their_own_inputs():
-    x = inputs(4, EXPERTS, FEATURES)
-    np.testing.assert_array_equal(tfmoe.Experts(EXPERTS, ())(x), x)
+@pytest.mark.parametrize("num_experts", [EXPERTS, MANY])
+def test_experts_without_layers_pass_their_own_inputs(num_experts):
+    x = inputs(4, num_experts, FEATURES)
+    np.testing.assert_array_equal(tfmoe.Experts(num_experts, ())(x), x)
 
 
 def stacked_kernels(layer):
@@ -101,8 +105,9 @@ def test_stack_initializer_keeps_what_draws_nothing():
     np.testing.assert_array_equal(stack, [np.eye(4)] * 3)
 
 
-def test_dropout_is_in_training_only_and_keeps_the_mean():
-    layer = tfmoe.Experts(EXPERTS, (64,), activation="linear", dropout=0.25)
+@pytest.mark.parametrize("num_experts", [EXPERTS, MANY])
+def test_dropout_is_in_training_only_and_keeps_the_mean(num_experts):
+    layer = tfmoe.Experts(num_experts, (64,), activation="linear", dropout=0.25)
     x = inputs(200, FEATURES)
     quiet = layer(x).numpy()
     np.testing.assert_array_equal(layer(x), quiet)

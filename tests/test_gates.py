@@ -366,7 +366,10 @@ def test_a_built_gate_is_a_recipe_too():
     mixture = tfmoe.MMoE(2, 3, (4,), gate=gate)
     mixture(inputs())
     assert mixture.gate is not gate
-    assert len(mixture.gate.weights) == len(gate.weights)
+    again = tfmoe.SoftmaxGate(2, 3, router=gate.router)
+    again(inputs())
+    # Two of the router, one of the head, and none of the layers given as recipes.
+    assert [len(g.weights) for g in (gate, mixture.gate, again)] == [3, 3, 3]
 
 
 @each_kind

@@ -2,6 +2,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import importlib
 import os
 import threading
 import zipfile
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfmoe.data import movielens as module
 from tfmoe.data.movielens import floors, movielens
 from tfmoe.data.synthetic import Split
+
+# By its name, because `tfmoe.data.movielens` is the function as well.
+module = importlib.import_module("tfmoe.data.movielens")
 
 USERS = ["1::F::1::10::48067", "2::M::56::16::70072", "7::M::25::15::55117"]
 MOVIES = [
@@ -65,9 +68,9 @@ def server(monkeypatch, tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=home)
     handler.log_message = lambda *args: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        monkeypatch.setattr(module, "_HOME", f"http://127.0.0.1:{running.server_port}/")
         thread = threading.Thread(target=running.serve_forever, args=[0.01])
         thread.start()
-        monkeypatch.setattr(module, "_HOME", f"http://127.0.0.1:{running.server_port}/")
         yield home
         running.shutdown()
         thread.join()

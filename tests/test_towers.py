@@ -9,24 +9,25 @@ import tfmoe
 OUTPUTS, UNITS = (1, 3, 2), 5
 
 
-def inputs(rows=4):
-    shape = (rows, len(OUTPUTS), UNITS)
-    return np.random.default_rng(0).normal(size=shape).astype("float32")
+def inputs(num_tasks=3):
+    return np.random.default_rng(0).normal(size=(4, num_tasks, UNITS)).astype("float32")
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("hidden_units", [(), (6,), (6, 4)])
-def test_towers_match_reference(hidden_units, layer_norm):
-    layer = tfmoe.Towers(OUTPUTS, hidden_units, layer_norm=layer_norm)
-    layer.build((None, len(OUTPUTS), UNITS))
+@pytest.mark.parametrize("num_outputs", [OUTPUTS, 6 * OUTPUTS], ids=len)
+def test_towers_match_reference(num_outputs, hidden_units, layer_norm):
+    layer = tfmoe.Towers(num_outputs, hidden_units, layer_norm=layer_norm)
+    layer.build((None, len(num_outputs), UNITS))
     shake(layer)
     heads = [
         (layer.kernel.numpy()[t, :, :size], layer.bias.numpy()[t, :size])
-        for t, size in enumerate(OUTPUTS)
+        for t, size in enumerate(num_outputs)
     ]
-    expected = reference.towers(inputs(), networks(layer.hidden), heads)
-    outputs = layer(inputs())
-    assert [tuple(o.shape) for o in outputs] == [(4, size) for size in OUTPUTS]
+    x = inputs(num_tasks=len(num_outputs))
+    expected = reference.towers(x, networks(layer.hidden), heads)
+    outputs = layer(x)
+    assert [tuple(o.shape) for o in outputs] == [(4, size) for size in num_outputs]
     for got, want in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 

@@ -1,6 +1,7 @@
 """The command line: `tfmoe demo | schema | train | evaluate | predict | export`."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,8 @@ class _Fails:
     """Shows what is wrong with the user's input without a traceback."""
 
     def __enter__(self):
-        return self
+        # Keras retraces for each model and each last batch, and TensorFlow warns of it.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
@@ -55,8 +57,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for results; each run gets a number.")] = Path(
         "demo"
     ),
-    epochs: Annotated[int, typer.Option(min=1)] = 8,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most; by default 15 or 8.")] = None,
     seed: int = 0,
 ):
     """Trains three models on one table, compares, exports and serves one."""
@@ -68,12 +69,12 @@ def demo(
 
         console.print(f"Data: {data}")
         if data == "synthetic":
-            split = synthetic_ratings(seed=seed)
+            settings, split = run.SYNTHETIC, synthetic_ratings(seed=seed)
         else:
-            split = movielens(data_dir or data, seed=seed)
+            settings, split = run.MOVIELENS, movielens(data_dir or data, seed=seed)
         sizes = [f"{len(part):,}" for part in (split.train, split.valid, split.test)]
         console.print(f"Rows: {sizes[0]} to train, {sizes[1]} to validate, {sizes[2]} to test")
-        trained = list(run.run(split, epochs, batch_size, seed, console))
+        trained = list(_trained(split, settings, epochs or settings.epochs, seed))
         folder = run.new_folder(out)
         console.print(run.table(trained, split.schema))
         (folder / "results.json").write_text(
@@ -91,12 +92,19 @@ def demo(
         console.print(f"Model: {folder / 'model.keras'}, SavedModel: {version}")
 
 
+def _trained(split, settings, epochs, seed):
+    from tfmoe import demo as run
+
+    mixtures = run.mixtures(settings.units)
+    return run.run(split, mixtures, epochs, settings.batch_size, seed, console)
+
+
 def _frame(df, title):
     table = Table(title=title)
     for name in df.columns:
-        table.add_column(str(name), overflow="fold")
+        table.add_column(str(name).replace("_predicted", " predicted"), overflow="ellipsis")
     for row in df.itertuples(index=False):
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v)[:16] for v in row))
     return table
 
 
@@ -110,12 +118,29 @@ def schema(
 ):
     """Proposes a schema file for a table, to be read and edited."""
     with _Fails():
-        from tfmoe.data.readers import head
         from tfmoe.schema import Schema
 
         _must_be_new(out)
-        Schema.infer(head(data), label).save(out)
+        Schema.infer(_head(data), label).save(out)
         console.print(f"Proposed {out}. Read it before you train: is every column of its kind?")
+
+
+def _head(data):
+    """Some thousand rows of a table, as a DataFrame."""
+    import glob
+
+    import pandas as pd
+    import pyarrow.parquet
+
+    paths = sorted(glob.glob(data))
+    if not paths:
+        raise FileNotFoundError(f"No file matches {data}. Check the path or the glob.")
+    if paths[0].endswith(".parquet"):
+        with pyarrow.parquet.ParquetFile(paths[0]) as file:
+            return next(file.iter_batches(10_000)).to_pandas()
+    if paths[0].endswith((".csv", ".csv.gz")):
+        return pd.read_csv(paths[0], nrows=10_000)
+    raise ValueError(f"A schema is proposed for .csv or .parquet files. Received {paths[0]}.")
 
 
 @app.command()

@@ -13,7 +13,18 @@ from tfmoe.mixtures import MMoE, SharedBottom
 from tfmoe.model import MultiTaskModel
 from tfmoe.report import draw_gates, gate_use
 
-NUM_EXPERTS, UNITS = 8, 128
+
+class Settings(NamedTuple):
+    """What fits a data set: units of an expert, rows of a batch, most epochs."""
+
+    units: int
+    batch_size: int
+    epochs: int
+
+
+# Units are what tasks in conflict run out of, and the generated world is small.
+SYNTHETIC = Settings(units=16, batch_size=512, epochs=15)
+MOVIELENS = Settings(units=128, batch_size=4096, epochs=8)
 
 
 class Trained(NamedTuple):
@@ -31,15 +42,15 @@ class Trained(NamedTuple):
     use: object
 
 
-def mixtures():
-    """The demo's mixtures by name, alike in their number of hidden units."""
+def mixtures(units):
+    """The demo's mixtures by name: one network of `units`, and eight such, gated."""
     return {
-        "SharedBottom": SharedBottom(hidden_units=(NUM_EXPERTS * UNITS,)),
-        "MMoE": MMoE(num_experts=NUM_EXPERTS, hidden_units=(UNITS,)),
+        "SharedBottom": SharedBottom(hidden_units=(units,)),
+        "MMoE": MMoE(num_experts=8, hidden_units=(units,)),
         "DSelect-k": MMoE(
-            num_experts=NUM_EXPERTS,
-            hidden_units=(UNITS,),
-            gate=DSelectKGate(num_nonzeros=2, entropy_reg=0.02, router="static"),
+            num_experts=8,
+            hidden_units=(units,),
+            gate=DSelectKGate(num_nonzeros=2, entropy_reg=0.01),
         ),
     }
 
@@ -60,14 +71,15 @@ class _Speed(keras.callbacks.Callback):
         self.seconds.append(self.stop - self.start)
 
 
-def run(split, epochs=5, batch_size=4096, seed=0, console=None):
-    """Fits the preprocessor, then trains and measures every model of `mixtures()`.
+def run(split, mixtures, epochs, batch_size, seed=0, console=None):
+    """Fits the preprocessor, then trains and measures a model for each mixture.
 
     The weights kept are those of the epoch with the lowest validation loss; the test
     part is read once.
 
     Args:
         split: `Split` with train, valid and test part and a schema.
+        mixtures: dict of mixtures by name.
         epochs: int >= 1, at most; training stops after two without an improvement.
         batch_size: int >= 1.
         seed: int.
@@ -80,7 +92,7 @@ def run(split, epochs=5, batch_size=4096, seed=0, console=None):
     train = preprocessor.dataset(split.train, batch_size=batch_size, shuffle=True, seed=seed)
     valid = preprocessor.dataset(split.valid, batch_size=batch_size)
     test = preprocessor.dataset(split.test, batch_size=batch_size)
-    for name, mixture in mixtures().items():
+    for name, mixture in mixtures.items():
         keras.utils.set_random_seed(seed)
         model = MultiTaskModel(preprocessor, mixture)
         model.compile("adam")

@@ -82,7 +82,6 @@ class Experts(keras.layers.Layer):
         self.kernels, self.biases, self.scales, self.offsets, self.dropouts = [], [], [], [], []
         inputs = input_shape[-1]
         for i, units in enumerate(self.hidden_units):
-            per_expert = (self.num_experts, units)
             self.kernels.append(
                 self.add_weight(
                     name=f"kernel_{i}",
@@ -90,26 +89,47 @@ class Experts(keras.layers.Layer):
                     initializer=PerMember(self.kernel_initializer, salt=i),
                 )
             )
-            self.biases.append(
-                self.add_weight(name=f"bias_{i}", shape=per_expert, initializer="zeros")
-            )
+            self.biases.append(self._add_vectors(f"bias_{i}", units, "zeros"))
             if self.layer_norm:
-                self.scales.append(
-                    self.add_weight(name=f"scale_{i}", shape=per_expert, initializer="ones")
-                )
-                self.offsets.append(
-                    self.add_weight(name=f"offset_{i}", shape=per_expert, initializer="zeros")
-                )
+                self.scales.append(self._add_vectors(f"scale_{i}", units, "ones"))
+                self.offsets.append(self._add_vectors(f"offset_{i}", units, "zeros"))
             if self.dropout:
                 self.dropouts.append(keras.layers.Dropout(self.dropout, dtype=self.dtype_policy))
             inputs = units
 
+    def _add_vectors(self, name, units, initializer):
+        return self.add_weight(name=name, shape=(self.num_experts, units), initializer=initializer)
+
     def call(self, inputs, training=False):
-        hidden = inputs
-        for i, kernel in enumerate(self.kernels):
-            hidden = stacked_matmul(hidden, kernel) + self.biases[i]
-            if self.layer_norm:
-                hidden = normalize(hidden) * self.scales[i] + self.offsets[i]
+        layers = list(zip(self.kernels, self.biases, *self._norms(), strict=True))
+        if is_unrolled(self.num_experts):
+            layers = [[ops.unstack(w, self.num_experts) for w in weights] for weights in layers]
+            outputs = [
+                self._network(hidden, [[w[e] for w in weights] for weights in layers], training)
+                for e, hidden in enumerate(apart(inputs, self.num_experts))
+            ]
+            return ops.stack(outputs, axis=1)
+        # All at once, experts first; what has no axis for examples gets one.
+        layers = [[kernel, *(w[:, None] for w in rest)] for kernel, *rest in layers]
+        hidden = inputs[None] if len(inputs.shape) == 2 else ops.transpose(inputs, (1, 0, 2))
+        return ops.transpose(self._network(hidden, layers, training), (1, 0, 2))
+
+    def _norms(self):
+        return (self.scales, self.offsets) if self.layer_norm else ()
+
+    def _network(self, hidden, layers, training):
+        """All layers, of one expert or of all at once.
+
+        Args:
+            hidden: `(b, f)`, or `(1 or e, b, f)`.
+            layers: for each its kernel, bias and, with layer norm, scale and offset:
+                `(f, u)` and `(u,)`, or `(e, f, u)` and `(e, 1, u)`.
+            training: bool.
+        """
+        for i, (kernel, bias, *norm) in enumerate(layers):
+            hidden = ops.matmul(hidden, kernel) + bias
+            if norm:
+                hidden = normalize(hidden) * norm[0] + norm[1]
             hidden = self.activation(hidden)
             if self.dropout:
                 hidden = self.dropouts[i](hidden, training=training)
@@ -131,9 +151,39 @@ class Experts(keras.layers.Layer):
         }
 
 
-def stacked_matmul(inputs, kernel):
-    """`(b, f)` or `(b, e, f)` times `(e, f, u)`: `(b, e, u)`."""
-    return ops.einsum("bf,efu->beu" if len(inputs.shape) == 2 else "bef,efu->beu", inputs, kernel)
+def is_unrolled(num):
+    """Whether so many networks run one after the other rather than batched.
+
+    On a CPU, TensorFlow multiplies a few large matrices faster one by one: batched, it
+    has to turn the outputs `(e, b, u)` round. Many would make the graph long.
+    """
+    return keras.backend.backend() == "tensorflow" and num <= 16
+
+
+def apart(inputs, num):
+    """One input for each network, from `(b, f)` or `(b, e, f)`: list of `(b, f)`."""
+    return [inputs] * num if len(inputs.shape) == 2 else ops.unstack(inputs, num, axis=1)
+
+
+def stacked_dense(inputs, kernel, bias):
+    """`inputs[:, e] @ kernel[e] + bias[e]` for every `e`.
+
+    Args:
+        inputs: `(b, e, f)`.
+        kernel: `(e, f, u)`.
+        bias: `(e, u)`.
+
+    Returns:
+        List of `e` tensors `(b, u)`.
+    """
+    num = kernel.shape[0]
+    if is_unrolled(num):
+        parts = zip(
+            apart(inputs, num), ops.unstack(kernel, num), ops.unstack(bias, num), strict=True
+        )
+        return [ops.matmul(hidden, k) + b for hidden, k, b in parts]
+    outputs = ops.matmul(ops.transpose(inputs, (1, 0, 2)), kernel) + bias[:, None]
+    return ops.unstack(outputs, num)
 
 
 def normalize(hidden):

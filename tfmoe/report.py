@@ -35,18 +35,32 @@ def gate_use(model, source, batch_size=4096):
     Returns:
         List of `GateUse`, one for each gate of the mixture; empty if it has none.
     """
-    features = model.preprocessor.arrays(source, labels=False)
-    _, records = model.mixture(model.encoder(model.input), return_aux=True)
-    if not records:
+    if not getattr(model.mixture, "gate", None):
         return []
-    gates = keras.Model(model.input, [record["weights"] for record in records])
-    weights = gates.predict(features, batch_size=batch_size, verbose=0)
-    # One gate comes back without its list.
+    features = model.preprocessor.arrays(source, labels=False)
+    weights = keras.Model(model.input, _GateWeights(model.mixture)(model.encoder(model.input)))
+    weights = weights.predict(features, batch_size=batch_size, verbose=0)
+    # Keras returns a list of one output without its list.
     weights = weights if isinstance(weights, list) else [weights]
     return [
         GateUse(w.mean(axis=0), (w > USED).mean(axis=0), (w > USED).sum(axis=2).mean(axis=0))
         for w in weights
     ]
+
+
+class _GateWeights(keras.layers.Layer):
+    """A mixture's gate weights, as a list.
+
+    A layer of its own, because a Functional model of Keras 3.15 loses outputs of a layer
+    that was called before with fewer of them, as the mixture was without `return_aux`.
+    """
+
+    def __init__(self, mixture, **kwargs):
+        super().__init__(**kwargs)
+        self.mixture = mixture
+
+    def call(self, inputs):
+        return [record["weights"] for record in self.mixture(inputs, return_aux=True)[1]]
 
 
 def draw_gates(uses, task_names, path):

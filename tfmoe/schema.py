@@ -262,6 +262,9 @@ class Task:
 class Binary(Task):
     """Yes or no: labels 0 and 1, the prediction is a probability.
 
+    Args:
+        name, source, weight, where: see `Task`.
+
     Loss: binary cross-entropy. Metrics: `auc`, `log_loss`.
     """
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe import recipe
-from tfmoe.experts import Experts, stacked_matmul
+from tfmoe.experts import Experts, stacked_dense
 from tfmoe.initializers import PerMember
 
 
@@ -81,8 +81,8 @@ class Towers(keras.layers.Layer):
         hidden = self.hidden(inputs, training=training)
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         kernel, bias = ops.cast(self.kernel, exact), ops.cast(self.bias, exact)
-        logits = stacked_matmul(ops.cast(hidden, exact), kernel) + bias
-        return [logits[:, t, :outputs] for t, outputs in enumerate(self.num_outputs)]
+        logits = stacked_dense(ops.cast(hidden, exact), kernel, bias)
+        return [values[:, :n] for values, n in zip(logits, self.num_outputs, strict=True)]
 
     def get_config(self):
         config = self.hidden.get_config()

@@ -232,13 +232,15 @@ def as_dataset(epochs, encoder, batch_size, drop_remainder, sharded):
     def unpack(words):
         return encoder.unpack(words, tf.bitcast(words, tf.float32))
 
-    dataset = dataset.map(unpack, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(unpack)
     if epochs.num_batches is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(epochs.num_batches))
+    options = tf.data.Options()
+    # There is one map and one prefetch to tune, and the tuner's thread can keep a
+    # finished epoch waiting for seconds.
+    options.autotune.enabled = False
     if sharded:
         # Each worker has its part already; tf.distribute must not cut it again.
-        options = tf.data.Options()
         policy = tf.data.experimental.AutoShardPolicy.OFF
         options.experimental_distribute.auto_shard_policy = policy
-        dataset = dataset.with_options(options)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return dataset.prefetch(4).with_options(options)

@@ -77,7 +77,7 @@ class CsvPiece:
         self.path = path
         self.file = file
 
-    def _open(self, columns=None, types=None):
+    def _open(self, columns=None, types=None, ahead=True):
         delimiter = "\t" if ".tsv" in Path(self.path).name.lower() else ","
         convert = pyarrow.csv.ConvertOptions(
             column_types=types,
@@ -87,7 +87,7 @@ class CsvPiece:
         )
         return pyarrow.csv.open_csv(
             self.path,
-            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
+            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=ahead),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=convert,
         )
@@ -95,7 +95,7 @@ class CsvPiece:
     @cached_property
     def _inferred(self):
         try:
-            with self._open() as reader:
+            with self._open(ahead=False) as reader:
                 return reader.schema
         except pa.ArrowInvalid as error:
             raise self._unreadable(error) from error

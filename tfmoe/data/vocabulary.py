@@ -67,8 +67,12 @@ class Counts:
     def _sum_up(self):
         if not self._buffered:
             return
-        table = pa.concat_tables(self._parts).group_by("value").aggregate([("count", "sum")])
-        table = table.rename_columns({"count_sum": "count"})
+        # Several times faster than Arrow's group_by. The sums pass through float64, which
+        # is exact up to 2**53 rows.
+        parts = pa.concat_tables(self._parts).combine_chunks()
+        values = parts["value"].combine_chunks().dictionary_encode()
+        counts = np.bincount(values.indices.to_numpy(), parts["count"].to_numpy())
+        table = pa.table({"value": values.dictionary, "count": counts.astype(np.int64)})
         if len(table) > self.max_distinct:
             table = _most_frequent_first(table).slice(0, self.max_distinct)
             if not self._warned:
@@ -79,7 +83,7 @@ class Counts:
                     "bounds. Raise `max_distinct`, or use `hash_buckets` for such a column.",
                     stacklevel=2,
                 )
-        self._parts = [table.combine_chunks()]
+        self._parts = [table]
         self._current = len(table)
         self._buffered = 0
 

@@ -42,11 +42,12 @@ class Gate(keras.layers.Layer):
                 f'{name} takes `router` "linear", "static" or an MLPRouter. '
                 f"Received router={router!r}."
             )
-        self._router_config = router
+        # Not through `self`: Keras would track the recipe's own weights, if it has any.
+        config = router
         if isinstance(router, MLPRouter):
-            self._router_config = recipe.config_of(router)
-            router = recipe.filled(self._router_config, name, name="router")
-        self.router = router
+            config = recipe.config_of(router)
+            router = recipe.filled(config, name, name="router")
+        self._router_config, self.router = config, router
 
     def score_parts(self):
         """List of `Scores`: what the selector needs for one task."""
