@@ -7,7 +7,11 @@ import sys
 from benchmarks import results
 
 # Each module has `run(quick)`, which returns rows, and `headline(rows)`.
-BENCHMARKS = {"pipeline": "benchmarks.pipeline", "step": "benchmarks.step"}
+BENCHMARKS = {
+    "demo": "benchmarks.demo",
+    "pipeline": "benchmarks.pipeline",
+    "step": "benchmarks.step",
+}
 
 
 def main(arguments=None):

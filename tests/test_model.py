@@ -40,13 +40,15 @@ def trained(prep, df):
     model = tables.small_model(prep)
     model.compile(keras.optimizers.Adam(0.03), jit_compile=False)
     train = prep.dataset(df, batch_size=64, shuffle=True)
-    history = model.fit(train, validation_data=prep.dataset(df, batch_size=50), epochs=15, verbose=0)
+    history = model.fit(
+        train, validation_data=prep.dataset(df, batch_size=50), epochs=15, verbose=0
+    )
     return model, history.history
 
 
 def gradients(model, features, labels, weights):
     with tf.GradientTape() as tape:
-        forward = model.forward(features, training=True)
+        forward = model.run(features, training=True)
         loss = model.compute_loss(features, labels, forward, weights)
     values = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
     return float(loss), [value.numpy() for value in values]
@@ -244,7 +246,7 @@ def test_gate_losses_count_in_training_only(prep, df):
     features, labels, weights = prep.arrays(df[:16])
     totals = {}
     for training in (True, False):
-        forward = model.forward(features, training=training)
+        forward = model.run(features, training=training)
         totals[training] = float(model.compute_loss(features, labels, forward, weights))
     # Three tasks with two selectors each, all undecided between three experts.
     undecided = 6 * -np.sum([p * np.log(p) for p in (0.25, 0.5, 0.25)])

@@ -31,6 +31,7 @@ ROOMS = [
     "mixtures",
     "towers",
     "metrics",
+    "optimizers",
     "losses",
     "model",
     "raw_inputs",

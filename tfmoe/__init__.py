@@ -1,6 +1,6 @@
 """tfmoe: multi-task recommender models on mixtures of experts, in Keras 3."""
 
-from tfmoe import data
+from tfmoe import data, optimizers
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.embedding import Embedding
 from tfmoe.encoder import Encoder
@@ -49,4 +49,5 @@ __all__ = [
     "Towers",
     "data",
     "export",
+    "optimizers",
 ]

@@ -171,7 +171,7 @@ def train(
         prep = tfmoe.Preprocessor(tfmoe.Schema.load(schema)).fit(data)
         recipe = _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units)
         model = tfmoe.MultiTaskModel(prep, recipe)
-        model.compile(keras.optimizers.Adam(learning_rate))
+        model.compile(tfmoe.optimizers.Adam(learning_rate))
         callbacks = [ProgressLine("training", console)]
         if valid:
             callbacks.append(keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True))

@@ -5,6 +5,7 @@ from keras import ops
 
 from tfmoe import recipe
 from tfmoe.initializers import PerMember
+from tfmoe.ops import add_bias
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -127,7 +128,8 @@ class Experts(keras.layers.Layer):
             training: bool.
         """
         for i, (kernel, bias, *norm) in enumerate(layers):
-            hidden = ops.matmul(hidden, kernel) + bias
+            hidden = ops.matmul(hidden, kernel)
+            hidden = add_bias(hidden, bias) if len(bias.shape) == 1 else hidden + bias
             if norm:
                 hidden = normalize(hidden) * norm[0] + norm[1]
             hidden = self.activation(hidden)

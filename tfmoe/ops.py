@@ -1,5 +1,6 @@
 """Stateless arithmetic on tensors, in `keras.ops`: the same on every backend."""
 
+import keras
 from keras import ops
 
 
@@ -60,6 +61,15 @@ def entropy(probabilities):
 def shares(scores):
     """Softmax over the last axis, also of a single score, which `ops.softmax` warns of."""
     return ops.exp(ops.log_softmax(scores, axis=-1))
+
+
+def add_bias(hidden, bias):
+    """`hidden + bias` for `(b, u)` and `(u,)`; the gradient is cheaper on TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return hidden + bias
+    import tensorflow as tf
+
+    return tf.nn.bias_add(hidden, bias)
 
 
 def mix(experts, weights):

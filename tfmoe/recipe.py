@@ -47,16 +47,17 @@ def filled(config, owner, name=None, **values):
     return keras.saving.deserialize_keras_object(config)
 
 
-def check_counts(owner, **counts):
-    """Raises ValueError unless every count is None or an integer >= its least.
+def check_counts(owner, optional=False, **counts):
+    """Raises ValueError unless every count is an integer >= its least.
 
     Args:
         owner: str, the class that was given the counts.
+        optional: bool; whether None will do, because the holder fills it in.
         **counts: `name=(value, least)`.
     """
     for name, (value, least) in counts.items():
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= least):
+        if not (whole and value >= least) and not (optional and value is None):
             raise ValueError(
                 f"{owner} needs `{name}` to be an integer of at least {least}. "
                 f"Received {name}={value!r}."
@@ -75,8 +76,6 @@ def sizes(owner, name, values):
             f"Received {name}={values!r}. For a single one write ({values!r},)."
         )
     for value in values:
-        if value is None:
-            raise ValueError(f"{owner} needs integers in `{name}`. Received {name}={values!r}.")
         check_counts(owner, **{name: (value, 1)})
     return tuple(values)
 

@@ -34,7 +34,9 @@ class Gate(keras.layers.Layer):
     def __init__(self, num_tasks=None, num_experts=None, router="linear", **kwargs):
         super().__init__(**kwargs)
         name = type(self).__name__
-        recipe.check_counts(name, num_tasks=(num_tasks, 1), num_experts=(num_experts, 2))
+        recipe.check_counts(
+            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, 2)
+        )
         self.num_tasks, self.num_experts = num_tasks, num_experts
         router = recipe.given(router)
         if router not in ("linear", "static") and not isinstance(router, MLPRouter):

@@ -64,7 +64,9 @@ class MMoE(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         name = type(self).__name__
-        recipe.check_counts(name, num_tasks=(num_tasks, 1), num_experts=(num_experts, 2))
+        recipe.check_counts(
+            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, 2)
+        )
         gate = SoftmaxGate() if gate is None else recipe.given(gate)
         if not isinstance(gate, Gate):
             raise ValueError(

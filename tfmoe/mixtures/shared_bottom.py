@@ -48,7 +48,7 @@ class SharedBottom(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        recipe.check_counts("SharedBottom", num_tasks=(num_tasks, 1))
+        recipe.check_counts("SharedBottom", optional=True, num_tasks=(num_tasks, 1))
         self.num_tasks = num_tasks
         self.bottom = Experts(
             1,
