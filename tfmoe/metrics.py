@@ -41,8 +41,8 @@ class AUC(keras.metrics.Metric):
     def __init__(self, from_logits=False, name="auc", **kwargs):
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
-        self.positives = self.add_variable((NUM_BINS,), "zeros", name="positives")
-        self.negatives = self.add_variable((NUM_BINS,), "zeros", name="negatives")
+        # Negatives, then positives.
+        self.counts = self.add_variable((2 * NUM_BINS,), "zeros", name="counts")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true = ops.reshape(ops.cast(y_true, "float32"), (-1,))
@@ -56,17 +56,19 @@ class AUC(keras.metrics.Metric):
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         position = (logits + LIMIT) * (NUM_BINS / (2 * LIMIT))
         bins = ops.cast(ops.clip(position, 0, NUM_BINS - 1), "int32")
-        self.positives.assign_add(ops.segment_sum(weights * y_true, bins, NUM_BINS))
-        self.negatives.assign_add(ops.segment_sum(weights * (1 - y_true), bins, NUM_BINS))
+        bins = bins + NUM_BINS * ops.cast(y_true > 0.5, "int32")
+        self.counts.assign_add(ops.segment_sum(weights, bins, 2 * NUM_BINS))
 
     def result(self):
-        positives, negatives = ops.convert_to_tensor(self.positives), self.negatives
-        # Shares, not counts, and sums of sums: float32 keeps its digits.
-        positives = positives / ops.sum(positives)
-        negatives = ops.reshape(negatives / ops.sum(negatives), (_SIDE, _SIDE))
-        rows = ops.sum(negatives, axis=1)
-        below = (ops.cumsum(rows) - rows)[:, None] + ops.cumsum(negatives, axis=1)
-        return ops.sum(positives * ops.reshape(below - negatives / 2, (-1,)))
+        # Negatives below each bin: those of its row of bins, then those of the rows
+        # before. Sums of 256 sums keep float32's digits. (A product with a triangle of
+        # ones would not, where a GPU rounds the factors.)
+        counts = ops.reshape(self.counts, (2, _SIDE, _SIDE))
+        negatives, positives = counts[0], counts[1]
+        same_row = ops.sum(positives * (ops.cumsum(negatives, axis=1) - negatives / 2))
+        negative_rows, positive_rows = ops.sum(negatives, axis=1), ops.sum(positives, axis=1)
+        rows_before = ops.sum(positive_rows * (ops.cumsum(negative_rows) - negative_rows))
+        return (same_row + rows_before) / (ops.sum(negative_rows) * ops.sum(positive_rows))
 
     def get_config(self):
         return {**super().get_config(), "from_logits": self.from_logits}
