@@ -29,7 +29,7 @@ class Sizes:
     tower_units: tuple = (64,)
     num_tasks: int = 2
     batch_size: int = 4096
-    num_batches: int = 20
+    num_batches: int = 40
 
     def to_json(self):
         return json.dumps(asdict(self))
