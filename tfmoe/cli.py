@@ -253,7 +253,7 @@ def predict(
             if values.ndim == 1:
                 columns[task] = values
                 continue
-            classes = {t.name: t.classes for t in loaded.schema.tasks}[task]
+            classes = next(t.classes for t in loaded.schema.tasks if t.name == task)
             for c in range(values.shape[1]):
                 columns[f"{task}_{classes[c] if classes else c}"] = values[:, c]
         predictions = pd.DataFrame(columns)

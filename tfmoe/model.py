@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import warnings
 from typing import NamedTuple
 
 import keras
@@ -358,9 +359,10 @@ class MultiTaskModel(keras.Model):
         if hasattr(x, "element_spec"):
             # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
             kwargs.setdefault("shuffle", False)
-        return super().fit(
-            x, y, sample_weight=sample_weight, validation_data=validation_data, **kwargs
-        )
+        with _quiet_end(x, validation_data):
+            return super().fit(
+                x, y, sample_weight=sample_weight, validation_data=validation_data, **kwargs
+            )
 
     def evaluate(self, x=None, y=None, sample_weight=None, exact=True, return_dict=True, **kwargs):
         """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
@@ -375,7 +377,8 @@ class MultiTaskModel(keras.Model):
         x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
         # `fit` validates through here, once an epoch.
         in_fit = kwargs.get("_use_cached_eval_dataset", False)
-        logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
+        with _quiet_end(x):
+            logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
         if exact and not in_fit:
             logs.update(self._exact_aucs(x, y, sample_weight, kwargs))
         return logs if return_dict else list(logs.values())
@@ -432,7 +435,9 @@ class MultiTaskModel(keras.Model):
         """
         if hasattr(x, "columns") and batch_size is None:
             batch_size = 4096
-        return super().predict(self._encoded(x, labels=False), batch_size=batch_size, **kwargs)
+        x = self._encoded(x, labels=False)
+        with _quiet_end(x):
+            return super().predict(x, batch_size=batch_size, **kwargs)
 
     def get_config(self):
         return {
@@ -469,6 +474,19 @@ class _Untracked:
 
     def __init__(self, value):
         self.value = value
+
+
+@contextlib.contextmanager
+def _quiet_end(*sources):
+    """Silences Keras where a dataset's number of batches is found by reading it.
+
+    Keras 3.15 warns at the end of every epoch of such a dataset (of CSV files, say) that
+    it ran out of data.
+    """
+    with warnings.catch_warnings():
+        if any(hasattr(one, "cardinality") and int(one.cardinality()) == -2 for one in sources):
+            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+        yield
 
 
 def _unpacked(x, y, sample_weight):

@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import tfmoe
+from tests import tables
+from tfmoe import demo
+from tfmoe.cli import app
+
+runner = CliRunner()
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder: a table, as CSV, and the schema that was proposed and edited."""
+    folder = tmp_path_factory.mktemp("user")
+    df = tables.rows()[["user_id", "movie_id", "genres", "age", "watch", "rating", "mood"]]
+    df.to_csv(folder / "rows.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    """What `schema` and `train` leave behind."""
+    labels = ("--label", "watch", "--label", "rating", "--label", "mood")
+    proposed = run("schema", folder / "rows.csv", *labels, "--out", folder / "schema.yaml")
+    assert proposed.exit_code == 0, proposed.output
+    done = run(
+        *("train", folder / "rows.csv", "--schema", folder / "schema.yaml"),
+        *("--valid", folder / "rows.csv", "--out", folder / "model.keras", "--epochs", 2),
+        *("--gate", "dselect-k", "--num-experts", 3, "--hidden-units", "8,4"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "val_watch_auc" in done.output
+    return folder / "model.keras"
+
+
+def test_schema_proposes_a_file_that_a_person_can_edit(folder, model):
+    schema = tfmoe.Schema.load(folder / "schema.yaml")
+    assert schema.task_names == ("watch", "rating", "mood")
+    assert isinstance(schema.column("genres"), tfmoe.MultiCategorical)
+
+
+def test_evaluate_prints_metrics(folder, model):
+    done = run("evaluate", model, folder / "rows.csv")
+    assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in ("watch_auc", "rating_rmse", "mood_accuracy"))
+
+
+def test_predict_writes_a_row_for_each_input_row(folder, model):
+    done = run("predict", model, folder / "rows.csv", "--out", folder / "predictions.csv")
+    assert done.exit_code == 0, done.output
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert set(predictions) == {"mood_bad", "mood_good", "mood_so-so", "rating", "watch"}
+    assert len(predictions) == 300
+    again = run("predict", model, folder / "rows.csv", "--out", folder / "predictions.csv")
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+
+
+def test_export_writes_a_version(folder, model):
+    done = run("export", model, folder / "serving")
+    assert done.exit_code == 0, done.output
+    assert (folder / "serving" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "none.keras", "x.csv"], "There is no model at none.keras"),
+        (["schema", "none.csv", "--label", "y"], "No file matches none.csv"),
+        (["demo", "--data", "ml-9m"], "ml-9m"),
+    ],
+)
+def test_errors_come_without_a_traceback(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_train_rejects_what_it_does_not_know(folder, model):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    done = run(*arguments, "--gate", "hard", "--out", folder / "other.keras")
+    assert done.exit_code == 1
+    assert "--gate hard" in done.output
+    done = run(*arguments, "--hidden-units", "8-4", "--out", folder / "other.keras")
+    assert "--hidden-units 8-4" in done.output
+    assert not (folder / "other.keras").exists()
+
+
+def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
+    split = tfmoe.data.synthetic_ratings(num_rows=3000, num_users=100, num_movies=80)
+    monkeypatch.setattr("tfmoe.data.synthetic.synthetic_ratings", lambda seed: split)
+    monkeypatch.setattr(demo, "SYNTHETIC", demo.Settings(units=4, batch_size=256, epochs=1))
+    (tmp_path / "1").mkdir()  # an earlier run
+    done = run("demo", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "2"
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"gates.png", "model.keras", "predictions.csv", "results.json", "serving"}
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["model"] for row in rows] == ["SharedBottom", "MMoE", "DSelect-k"]
+    assert all(0 < row["watch_auc"] < 1 and row["rows_per_s"] > 0 for row in rows)
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert len(predictions) == 10
+    assert np.isfinite(predictions[["watch_predicted", "rating_predicted"]]).all(axis=None)
+    assert (folder / "gates.png").stat().st_size > 10_000

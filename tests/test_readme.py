@@ -1,0 +1,28 @@
+"""What the README shows is run as it stands."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import tfmoe
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_python_examples_run(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    # Fewer rows, for time.
+    small = partial(tfmoe.data.synthetic_ratings, num_rows=5000)
+    monkeypatch.setattr(tfmoe.data, "synthetic_ratings", small)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "serving" / "ranker" / "1" / "saved_model.pb").exists()
+    assert (tmp_path / "model.keras").exists()
+
+
+def test_it_opens_with_the_two_commands():
+    opening = README.read_text(encoding="utf-8").split("##")[0]
+    assert "make demo" in opening
+    assert "make test" in opening
