@@ -340,3 +340,30 @@ def test_config_is_the_recipe(prep):
     assert not np.array_equal(
         *(keras.ops.convert_to_numpy(m.mixture.gate.weights[0]) for m in (model, twin))
     )
+
+
+def test_a_score_does_not_depend_on_its_batch_mates(trained, df):
+    model, _ = trained
+    together = model.predict(df, verbose=0)
+    for rows in (slice(0, 1), slice(5, 40)):
+        alone = model.predict(df[rows], verbose=0)
+        for name in TASKS:
+            np.testing.assert_allclose(alone[name], together[name][rows], rtol=1e-5, atol=1e-6)
+
+
+def test_files_of_unknown_length_end_without_a_warning(prep, df, tmp_path):
+    # Warnings are errors here, and Keras warns at the end of such an epoch.
+    flat = df.drop(columns=["tags", "history"])
+    flat.to_csv(tmp_path / "rows.csv", index=False)
+    columns = [tables.SCHEMA.column(name) for name in ("user_id", "movie_id", "genres", "age")]
+    schema = tfmoe.Schema(columns, tables.SCHEMA.tasks)
+    rows = tfmoe.Preprocessor(schema).fit(tmp_path / "rows.csv", progress=False)
+    rows = rows.dataset(tmp_path / "rows.csv", batch_size=64)
+    model = tfmoe.MultiTaskModel(
+        tfmoe.Preprocessor(schema).fit(flat), tfmoe.SharedBottom(hidden_units=(4,))
+    )
+    model.compile("adam", jit_compile=False)
+    history = model.fit(rows, validation_data=rows, epochs=2, verbose=0).history
+    assert len(history["val_loss"]) == 2
+    assert model.evaluate(rows, verbose=0)["loss"] == pytest.approx(history["val_loss"][1])
+    assert model.predict(rows, verbose=0)["watch"].shape == (300,)

@@ -2,9 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tfmoe.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.data.pipeline import batched, mixed
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.schema import Binary, Categorical, MultiCategorical, Numeric, Regression, Schema
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Regression
 
 tf = pytest.importorskip("tensorflow")
 

@@ -12,19 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfmoe.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.data.hashing import HASH_KEY, hash_buckets
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.statistics import RANK_ERROR
-from tfmoe.schema import (
-    Binary,
-    Categorical,
-    MultiCategorical,
-    Multiclass,
-    Numeric,
-    Regression,
-    Schema,
-    Sequence,
-)
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Multiclass, Regression
 
 _CLICK = [Binary("click")]
 
@@ -665,7 +658,9 @@ package = types.ModuleType("tfmoe")
 package.__path__ = [sys.argv[2]]
 sys.modules["tfmoe"] = package
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.schema import Binary, Categorical, MultiCategorical, Numeric, Schema
+from tfmoe.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary
 
 columns = [Numeric("a"), Categorical("c"), MultiCategorical("l")]
 prep = Preprocessor(Schema(columns, [Binary("click")])).fit(sys.argv[1])

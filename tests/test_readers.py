@@ -6,18 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tfmoe.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.readers import open_source
-from tfmoe.schema import (
-    Binary,
-    Categorical,
-    MultiCategorical,
-    Multiclass,
-    Numeric,
-    Regression,
-    Schema,
-    Sequence,
-)
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Multiclass, Regression
 
 _NUM_ROWS = 3000
 _SCHEMA = Schema(

@@ -1,6 +1,7 @@
 """tfmoe: multi-task recommender models on mixtures of experts, in Keras 3."""
 
 from tfmoe import data, optimizers
+from tfmoe.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.embedding import Embedding
 from tfmoe.encoder import Encoder
@@ -10,16 +11,8 @@ from tfmoe.gates import DSelectKGate, MLPRouter, SoftmaxGate, TopKGate
 from tfmoe.metrics import AUC
 from tfmoe.mixtures import MMoE, OMoE, SharedBottom
 from tfmoe.model import MultiTaskModel
-from tfmoe.schema import (
-    Binary,
-    Categorical,
-    MultiCategorical,
-    Multiclass,
-    Numeric,
-    Regression,
-    Schema,
-    Sequence,
-)
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Multiclass, Regression
 from tfmoe.towers import Towers
 
 __version__ = "0.1.0"

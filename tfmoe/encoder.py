@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
+from tfmoe.columns import PADDING_ID, Categorical, MultiCategorical
 from tfmoe.embedding import Embedding
 from tfmoe.initializers import member_initializer
-from tfmoe.schema import PADDING_ID, Categorical, MultiCategorical, Schema
+from tfmoe.schema import Schema
 
 
 @keras.saving.register_keras_serializable("tfmoe")

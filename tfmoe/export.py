@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfmoe.columns import Numeric
 from tfmoe.raw_inputs import RawInputs, is_text, request, signature
-from tfmoe.schema import Numeric
 
 _NUM_CHECKED = 256
 _TOLERANCE = 1e-5

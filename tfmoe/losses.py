@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe.metrics import AUC, WeightedMean
-from tfmoe.schema import Binary, Multiclass
+from tfmoe.tasks import Binary, Multiclass
 
 
 def binary_cross_entropy(labels, logits):

@@ -10,12 +10,14 @@ import numpy as np
 from keras import ops
 
 from tfmoe import recipe
+from tfmoe.columns import MultiCategorical
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.encoder import Encoder
+from tfmoe.evaluation import exact_aucs
 from tfmoe.losses import Objective
-from tfmoe.metrics import exact_auc
 from tfmoe.optimizers import Adam
-from tfmoe.schema import Binary, MultiCategorical, Multiclass, Schema
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Multiclass
 from tfmoe.towers import Towers
 
 # Set while a training or test step runs: the model then returns all of `Forward`, for
@@ -380,52 +382,13 @@ class MultiTaskModel(keras.Model):
         with _quiet_end(x):
             logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
         if exact and not in_fit:
-            logs.update(self._exact_aucs(x, y, sample_weight, kwargs))
+            objectives = self._objectives.value.values()
+            names = [
+                o.task.name for o in objectives if o.own_metrics and isinstance(o.task, Binary)
+            ]
+            with _quiet_end(x):
+                logs.update(exact_aucs(self, names, x, y, sample_weight, **kwargs))
         return logs if return_dict else list(logs.values())
-
-    def _exact_aucs(self, x, y, sample_weight, kwargs):
-        names = [
-            name
-            for name, objective in self._objectives.value.items()
-            if isinstance(objective.task, Binary) and objective.own_metrics
-        ]
-        if not names:
-            return {}
-        if y is None:
-            return self._exact_aucs_of_batches(x, names, kwargs.get("steps"))
-        size = kwargs.get("batch_size")
-        scores = super().predict(x, batch_size=size, verbose=0)
-        y = y if isinstance(y, dict) else {names[0]: y}
-        aucs = {}
-        for name in names:
-            if name in y:
-                weights = sample_weight
-                if isinstance(sample_weight, dict):
-                    weights = sample_weight.get(name)
-                aucs[f"{name}_auc"] = exact_auc(y[name], scores[name], weights)
-        return aucs
-
-    def _exact_aucs_of_batches(self, batches, names, steps):
-        columns = {name: ([], [], []) for name in names}
-        for step, batch in enumerate(batches):
-            if steps is not None and step >= steps:
-                break
-            x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-            scores = self.predict_on_batch(x)
-            y = y if isinstance(y, dict) else {names[0]: y}
-            for name in names:
-                if name not in y:
-                    continue
-                own = weights.get(name) if isinstance(weights, dict) else weights
-                labels = np.asarray(y[name])
-                own = np.ones(len(labels)) if own is None else np.asarray(own)
-                for values, value in zip(columns[name], (labels, scores[name], own), strict=True):
-                    values.append(value)
-        return {
-            f"{name}_auc": exact_auc(*(np.concatenate(values) for values in parts))
-            for name, parts in columns.items()
-            if parts[0]
-        }
 
     def predict(self, x, batch_size=None, **kwargs):
         """As in Keras; `x` may also be a DataFrame of raw rows.

@@ -7,8 +7,7 @@ padded to a common length with the same.
 
 import numpy as np
 
-from tfmoe.data.hashing import HASH_KEY
-from tfmoe.schema import (
+from tfmoe.columns import (
     FIRST_ID,
     MISSING_ID,
     MISSING_INT,
@@ -19,6 +18,7 @@ from tfmoe.schema import (
     MultiCategorical,
     Numeric,
 )
+from tfmoe.data.hashing import HASH_KEY
 
 
 def is_text(preprocessor, column):

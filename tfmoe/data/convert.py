@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfmoe.schema import MISSING_INT
+from tfmoe.columns import MISSING_INT
 
 _REMEDY = {
     "numbers": "Convert the column, or declare it Categorical.",

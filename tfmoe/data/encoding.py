@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from tfmoe.columns import FIRST_ID, MISSING_ID, MISSING_STRING, PADDING_ID
 from tfmoe.data import convert
-from tfmoe.schema import FIRST_ID, MISSING_ID, MISSING_STRING, PADDING_ID
 
 _LARGEST_FEATURE = 100.0
 _LARGEST_FLOAT = 3e38

@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfmoe.columns import FIRST_ID, MultiCategorical, Numeric
 from tfmoe.data import convert
 from tfmoe.data.encoding import NumericFit, log_transform
 from tfmoe.data.labels import label_values
 from tfmoe.data.rows import categorical, required_columns
 from tfmoe.data.statistics import Moments, Quantiles
 from tfmoe.data.vocabulary import Counts, HashTable, Vocabulary
-from tfmoe.schema import FIRST_ID, MultiCategorical, Multiclass, Numeric
+from tfmoe.tasks import Multiclass
 
 
 def tables(schema):

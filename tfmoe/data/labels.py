@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfmoe.data import convert
-from tfmoe.schema import Binary, Multiclass, Regression
+from tfmoe.tasks import Binary, Multiclass, Regression
 
 _LARGEST_FLOAT = 3.4e38
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tfmoe.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.data.synthetic import Split
-from tfmoe.schema import Binary, Categorical, MultiCategorical, Numeric, Regression, Schema
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Regression
 
 _HOME = "https://files.grouplens.org/datasets/movielens/"
 

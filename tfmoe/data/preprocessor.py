@@ -5,46 +5,47 @@ from numbers import Integral
 
 import numpy as np
 
+from tfmoe.columns import Numeric
 from tfmoe.data import storage
 from tfmoe.data.fitting import Fitted, Statistics, unfitted_columns
 from tfmoe.data.pipeline import Epochs, ahead, as_dataset, check_rows, held_rows, raw_chunks
 from tfmoe.data.readers import open_source
 from tfmoe.data.rows import RowEncoder
 from tfmoe.data.statistics import RANK_ERROR
-from tfmoe.schema import Numeric, Schema
+from tfmoe.schema import Schema
 
 
 class Preprocessor:
     """Turns raw rows into what a model reads: ids, floats, labels, weights.
 
-    `fit` reads a table once and keeps vocabularies, moments and quantiles; `dataset` and
-    `arrays` encode rows with them. Ids are 0 padding, 1 missing, 2 unknown, then the
-    vocabulary by falling count (ties by value). The rules for each kind of column are
-    in `tfmoe.schema` and, to the bit, in `tfmoe.data.encoding`.
+       `fit` reads a table once and keeps vocabularies, moments and quantiles; `dataset` and
+       `arrays` encode rows with them. Ids are 0 padding, 1 missing, 2 unknown, then the
+       vocabulary by falling count (ties by value). The rules for each kind of column are
+       in `tfmoe.columns` and, to the bit, in `tfmoe.data.encoding`.
 
-    A source of rows is a DataFrame; a dict of arrays of equal length; a path or glob, or
-    a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
-    `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
-    of them. Files are read in chunks and never held as a whole.
+       A source of rows is a DataFrame; a dict of arrays of equal length; a path or glob, or
+       a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
+       `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
+       of them. Files are read in chunks and never held as a whole.
 
-    A schema in which every categorical column hashes, every `Numeric` has
-    `transform="none"` and every list column a `max_length` can be used without `fit`.
+       A schema in which every categorical column hashes, every `Numeric` has
+       `transform="none"` and every list column a `max_length` can be used without `fit`.
 
-    Args:
-        schema: `Schema`.
-        max_distinct: int >= 1. Of a column with more distinct values only this many of
-            the most frequent are counted; a warning says so. Memory is bounded by it, and
-            rare values may then be missed: see `tfmoe.data.vocabulary.Counts`.
+       Args:
+           schema: `Schema`.
+           max_distinct: int >= 1. Of a column with more distinct values only this many of
+               the most frequent are counted; a warning says so. Memory is bounded by it, and
+               rare values may then be missed: see `tfmoe.data.vocabulary.Counts`.
 
-    Example:
+       Example:
 
     >>> import pandas as pd
-    >>> from tfmoe.schema import Binary, Categorical, Numeric, Schema
+    >>> from tfmoe import Binary, Categorical, Numeric, Schema
     >>> rows = pd.DataFrame({"age": [20.0, 40.0], "city": ["Rome", None], "click": [0, 1]})
-    >>> prep = Preprocessor(Schema([Numeric("age"), Categorical("city")], [Binary("click")]))
-    >>> features, labels, weights = prep.fit(rows).arrays(rows)
-    >>> features["age"].tolist(), features["city"].tolist(), labels["click"].tolist()
-    ([-1.0, 1.0], [3, 1], [0.0, 1.0])
+       >>> prep = Preprocessor(Schema([Numeric("age"), Categorical("city")], [Binary("click")]))
+       >>> features, labels, weights = prep.fit(rows).arrays(rows)
+       >>> features["age"].tolist(), features["city"].tolist(), labels["click"].tolist()
+       ([-1.0, 1.0], [3, 1], [0.0, 1.0])
     """
 
     #: Error of the fitted quantiles' ranks, as a share of the rows, with 99 % confidence.

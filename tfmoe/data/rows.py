@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfmoe.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.data.convert import to_floats
 from tfmoe.data.encoding import (
     TextCache,
@@ -18,7 +19,7 @@ from tfmoe.data.encoding import (
     weight_values,
 )
 from tfmoe.data.labels import label_values
-from tfmoe.schema import Binary, Categorical, MultiCategorical, Multiclass, Numeric
+from tfmoe.tasks import Binary, Multiclass
 
 
 def required_columns(schema, names, dtypes, labels, weights):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tfmoe.schema import Binary, Categorical, MultiCategorical, Numeric, Regression, Schema
+from tfmoe.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema import Schema
+from tfmoe.tasks import Binary, Regression
 
 _GENRES = (
     "Action", "Adventure", "Animation", "Comedy", "Crime", "Documentary",

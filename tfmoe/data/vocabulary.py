@@ -8,9 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfmoe.columns import FIRST_ID, MISSING_ID, MISSING_INT, MISSING_STRING, UNKNOWN_ID
 from tfmoe.data.convert import decimals
 from tfmoe.data.hashing import hash_buckets
-from tfmoe.schema import FIRST_ID, MISSING_ID, MISSING_INT, MISSING_STRING, UNKNOWN_ID
 
 _BUFFER = 1_000_000
 

@@ -1,0 +1,33 @@
+"""What the fields of a schema must be, with errors that say so."""
+
+import re
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+
+
+def check_choice(owner, field, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"{owner} takes `{field}` from {list(choices)}. Received {field}={value!r}."
+        )
+
+
+def check_at_least(owner, field, value, least, optional=True):
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"{owner} needs `{field}` to be an integer of at least {least}"
+            f"{' or None' if optional else ''}. Received {field}={value!r}."
+        )
+
+
+def check_name(owner, name):
+    if not isinstance(name, str) or not NAME.match(name):
+        raise ValueError(
+            f"{owner} needs a name of letters, digits and underscores that starts with "
+            "a letter, because it becomes an argument of the served model. "
+            f"Received name={name!r}. If the table's own name is different, choose a "
+            f"plain one and give the table's as `source`: {owner}('capital_gain', "
+            "source='capital-gain')."
+        )
