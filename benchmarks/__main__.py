@@ -8,6 +8,7 @@ from benchmarks import results
 
 # Each module has `run(quick)`, which returns rows, and `headline(rows)`.
 BENCHMARKS = {
+    "conflict": "benchmarks.conflict",
     "demo": "benchmarks.demo",
     "pipeline": "benchmarks.pipeline",
     "step": "benchmarks.step",

@@ -8,7 +8,8 @@ class ProgressLine(keras.callbacks.Callback):
     """One line for a whole training: epoch, batches, time, losses.
 
     Keras's own bar prints every metric of every task in every epoch; with several
-    tasks that is many lines.
+    tasks that is many lines. `with line.progress: model.fit(...)` gives the terminal back
+    also when `fit` fails.
 
     Args:
         title: str, in front of the bar.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -30,8 +31,9 @@ class _Fails:
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
-            console.print(f"[bold red]Error:[/] {error}", markup=True, highlight=False)
+        if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+            # Escaped, for an error may quote brackets.
+            console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(1) from error
 
 
@@ -172,18 +174,24 @@ def train(
         recipe = _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units)
         model = tfmoe.MultiTaskModel(prep, recipe)
         model.compile(tfmoe.optimizers.Adam(learning_rate))
-        callbacks = [ProgressLine("training", console)]
-        if valid:
-            callbacks.append(keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True))
-        history = model.fit(
-            prep.dataset(data, batch_size=batch_size, shuffle=True, seed=seed),
-            validation_data=prep.dataset(valid, batch_size=batch_size) if valid else None,
-            epochs=epochs,
-            callbacks=callbacks,
-            verbose=0,
-        ).history
+        line = ProgressLine("training", console)
+        best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+        watched = prep.dataset(valid, batch_size=batch_size) if valid else None
+        with line.progress:
+            history = model.fit(
+                prep.dataset(data, batch_size=batch_size, shuffle=True, seed=seed),
+                validation_data=watched,
+                epochs=epochs,
+                callbacks=[line, best] if valid else [line],
+                verbose=0,
+            ).history
         model.save(out)
-        console.print(_metrics({name: values[-1] for name, values in history.items()}))
+        if valid:
+            # Those of the epoch whose weights are kept, which need not be the last.
+            console.print(_metrics(model.evaluate(watched, verbose=0), "on the validation table"))
+        else:
+            last = {name: values[-1] for name, values in history.items()}
+            console.print(_metrics(last, "in the last epoch"))
         console.print(f"Wrote {out}")
 
 
@@ -212,8 +220,8 @@ def _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units):
     return kind(num_experts=num_experts, hidden_units=units, gate=gates[gate]())
 
 
-def _metrics(values):
-    table = Table("metric", "value")
+def _metrics(values, title=None):
+    table = Table("metric", "value", title=title)
     for name, value in sorted(values.items()):
         table.add_row(name, f"{float(value):.5f}")
     return table

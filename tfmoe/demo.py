@@ -71,7 +71,7 @@ class _Speed(keras.callbacks.Callback):
         self.seconds.append(self.stop - self.start)
 
 
-def run(split, mixtures, epochs, batch_size, seed=0, console=None):
+def run(split, mixtures, epochs, batch_size, seed=0, console=None, jit_compile="auto"):
     """Fits the preprocessor, then trains and measures a model for each mixture.
 
     The weights kept are those of the epoch with the lowest validation loss; the test
@@ -84,6 +84,7 @@ def run(split, mixtures, epochs, batch_size, seed=0, console=None):
         batch_size: int >= 1.
         seed: int.
         console: `rich.console.Console` for progress, or None.
+        jit_compile: see `MultiTaskModel.compile`.
 
     Yields:
         `Trained`, one for each model.
@@ -95,11 +96,18 @@ def run(split, mixtures, epochs, batch_size, seed=0, console=None):
     for name, mixture in mixtures.items():
         keras.utils.set_random_seed(seed)
         model = MultiTaskModel(preprocessor, mixture)
-        model.compile("adam")
+        model.compile("adam", jit_compile=jit_compile)
         speed = _Speed()
         best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
-        callbacks = [ProgressLine(f"{name:<12}", console), best, speed]
-        model.fit(train, validation_data=valid, epochs=epochs, callbacks=callbacks, verbose=0)
+        line = ProgressLine(f"{name:<12}", console)
+        with line.progress:
+            model.fit(
+                train,
+                validation_data=valid,
+                epochs=epochs,
+                callbacks=[line, best, speed],
+                verbose=0,
+            )
         scores = model.evaluate(test, verbose=0)
         uses = gate_use(model, split.test)
         # The first epoch compiles.

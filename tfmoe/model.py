@@ -350,12 +350,16 @@ class MultiTaskModel(keras.Model):
 
     def _encoded(self, x, labels):
         """DataFrames are encoded; anything else is what Keras takes."""
-        if hasattr(x, "columns") and hasattr(x, "iloc"):
+        if _is_frame(x):
             return self.preprocessor.arrays(x, labels=labels)
         return x
 
     def fit(self, x=None, y=None, sample_weight=None, validation_data=None, **kwargs):
-        """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows."""
+        """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows.
+
+        `sample_weight` is the third argument, so that `fit(*preprocessor.arrays(rows))`
+        does what it says; all others are given by name.
+        """
         x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
         validation_data = self._encoded(validation_data, labels=True)
         if hasattr(x, "element_spec"):
@@ -369,6 +373,8 @@ class MultiTaskModel(keras.Model):
     def evaluate(self, x=None, y=None, sample_weight=None, exact=True, return_dict=True, **kwargs):
         """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
 
+        A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
+
         Args:
             x, y, sample_weight: see `keras.Model.evaluate`.
             exact: bool; take the AUC of binary tasks from a second pass that sorts all
@@ -376,6 +382,8 @@ class MultiTaskModel(keras.Model):
             return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
             **kwargs: see `keras.Model.evaluate`.
         """
+        if _is_frame(x):
+            kwargs["batch_size"] = kwargs.get("batch_size") or 4096
         x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
         # `fit` validates through here, once an epoch.
         in_fit = kwargs.get("_use_cached_eval_dataset", False)
@@ -393,11 +401,13 @@ class MultiTaskModel(keras.Model):
     def predict(self, x, batch_size=None, **kwargs):
         """As in Keras; `x` may also be a DataFrame of raw rows.
 
+        A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
+
         Returns:
             Dict by task of NumPy arrays, one entry a row.
         """
-        if hasattr(x, "columns") and batch_size is None:
-            batch_size = 4096
+        if _is_frame(x):
+            batch_size = batch_size or 4096
         x = self._encoded(x, labels=False)
         with _quiet_end(x):
             return super().predict(x, batch_size=batch_size, **kwargs)
@@ -437,6 +447,10 @@ class _Untracked:
 
     def __init__(self, value):
         self.value = value
+
+
+def _is_frame(x):
+    return hasattr(x, "columns") and hasattr(x, "iloc")
 
 
 @contextlib.contextmanager
