@@ -71,7 +71,7 @@ class _Speed(keras.callbacks.Callback):
         self.seconds.append(self.stop - self.start)
 
 
-def run(split, mixtures, epochs, batch_size, seed=0, console=None, jit_compile="auto"):
+def run(split, mixtures, epochs, batch_size, seed=0, console=None):
     """Fits the preprocessor, then trains and measures a model for each mixture.
 
     The weights kept are those of the epoch with the lowest validation loss; the test
@@ -84,7 +84,6 @@ def run(split, mixtures, epochs, batch_size, seed=0, console=None, jit_compile="
         batch_size: int >= 1.
         seed: int.
         console: `rich.console.Console` for progress, or None.
-        jit_compile: see `MultiTaskModel.compile`.
 
     Yields:
         `Trained`, one for each model.
@@ -96,7 +95,7 @@ def run(split, mixtures, epochs, batch_size, seed=0, console=None, jit_compile="
     for name, mixture in mixtures.items():
         keras.utils.set_random_seed(seed)
         model = MultiTaskModel(preprocessor, mixture)
-        model.compile("adam", jit_compile=jit_compile)
+        model.compile("adam")
         speed = _Speed()
         best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
         line = ProgressLine(f"{name:<12}", console)
