@@ -33,6 +33,7 @@ setup(
         "pandas>=2.2",
         "pyarrow>=17",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "datasketches>=5.0",
         "rich>=13.7",
         "typer>=0.12",

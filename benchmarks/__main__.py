@@ -10,7 +10,10 @@ from benchmarks import results
 BENCHMARKS = {
     "conflict": "benchmarks.conflict",
     "demo": "benchmarks.demo",
+    "extract": "benchmarks.extract",
     "pipeline": "benchmarks.pipeline",
+    "selectors": "benchmarks.selectors",
+    "sparse": "benchmarks.sparse",
     "step": "benchmarks.step",
 }
 

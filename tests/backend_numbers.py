@@ -6,6 +6,7 @@ and writes them to FILE (npz).
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ def layers():
         found[f"softmax_{name}"] = tfmoe.SoftmaxGate(2, 5, router=router), x
         found[f"top_k_{name}"] = tfmoe.TopKGate(2, 5, router=router), x
         found[f"dselect_k_{name}"] = tfmoe.DSelectKGate(2, 5, router=router, **selectors), x
+        found[f"gumbel_{name}"] = tfmoe.GumbelGate(2, 5, 2, 0.5, router=router), x
+        found[f"gumbel_soft_{name}"] = tfmoe.GumbelGate(2, 5, None, 0.5, router=router), x
+        found[f"sparsemax_{name}"] = tfmoe.SparsemaxGate(2, 5, router=router), x
+        found[f"entmax_{name}"] = tfmoe.EntmaxGate(2, 5, router=router), x
+        found[f"relu_{name}"] = tfmoe.ReLUGate(2, 5, router=router), x
     gate, units = tfmoe.DSelectKGate(**selectors), {"hidden_units": (6, 4), "layer_norm": True}
     schema = tfmoe.Schema(
         [
@@ -46,6 +52,8 @@ def layers():
     )
     features = {"age": x[:, 0], "city": IDS[:, 0], "cities": IDS, "visits": IDS}
     return found | {
+        **_trees(x, selectors),
+        "balance": (tfmoe.TopKGate(2, 5, balance=balance()), x),
         "penalty": (tfmoe.DSelectKGate(2, 5, reachability="penalty", **selectors), x),
         "experts": (tfmoe.Experts(3, **units), x),
         "own_experts": (tfmoe.Experts(3, **units), matrix(4, 3, 5)),
@@ -56,6 +64,61 @@ def layers():
         "embedding": (tfmoe.Embedding(5, 3), IDS),
         "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
     }
+
+
+def balance():
+    import tfmoe
+
+    usage = (tfmoe.ImportanceLoss, tfmoe.LoadLoss, tfmoe.SwitchLoss)
+    return [*(kind(per_task=p) for kind in usage for p in (False, True)), tfmoe.ZLoss()]
+
+
+def _trees(x, selectors):
+    """Of the gates with state of their own, some steps in."""
+    import tfmoe
+
+    ids = {"inputs": x, "ids": np.array([7, -1, 0, 2**30], "int32")}
+    soft, hard = (tfmoe.LearnedPermutation(4, (0.5, 0.1)) for _ in range(2))
+    weights = np.abs(matrix(4, 2, 5))
+    for layer in (soft, hard):
+        layer(weights)
+        set_weights(layer)
+        layer.steps.assign(2)
+    hard.harden()
+    balanced = tfmoe.BalancedTopKGate(2, 5, rate=0.5)
+    balanced(x)
+    set_weights(balanced)
+    balanced(x, training=True)
+    return {
+        "comet": (tfmoe.CometGate(2, 5, **selectors), x),
+        "comet_plus": (tfmoe.CometGate(2, 5, permutation=soft, **selectors), x),
+        "permutation": (soft, weights),
+        "hard_permutation": (hard, weights),
+        "balanced": (balanced, x),
+        "hash": (tfmoe.HashGate(2, 5, per_task=True, seed=2**31), ids),
+    }
+
+
+def sparse_steps():
+    """Losses and weights after some steps in which only the selected experts run."""
+    import keras
+
+    import tfmoe
+
+    results = {}
+    for name, gate in {"top_k": tfmoe.TopKGate(), "dselect_k": tfmoe.DSelectKGate()}.items():
+        mixture = tfmoe.MMoE(2, 12, (6, 4), gate, dispatch="sparse")
+        symbol = keras.Input((5,))
+        model = keras.Model(symbol, mixture(symbol))
+        set_weights(mixture)
+        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=compiles())
+        x, y = matrix(90, 5), matrix(90, 2, 4, seed=1)
+        history = model.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+        results[f"sparse_{name}_loss"] = np.array(history["loss"])
+        for i, weight in enumerate(mixture.trainable_weights):
+            results[f"sparse_{name}_{i}"] = keras.ops.convert_to_numpy(weight)
+        results[f"sparse_{name}_predict"] = model.predict(x, verbose=0)
+    return results
 
 
 def compiles():
@@ -78,6 +141,26 @@ def adam_step():
     model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=compiles())
     model.fit(IDS, np.arange(4.0, dtype="float32"), batch_size=4, verbose=0)
     return keras.ops.convert_to_numpy(layer.embeddings)
+
+
+def gate_steps():
+    """Gates' weights after a step along the gradient, ReLU's coefficient among them."""
+    import keras
+
+    import tfmoe
+
+    results = {}
+    gates = [kind(2, 5) for kind in (tfmoe.SparsemaxGate, tfmoe.EntmaxGate, tfmoe.ReLUGate)]
+    for gate in (tfmoe.TopKGate(2, 5, balance=balance()), *gates):
+        symbol = keras.Input((5,))
+        model = keras.Model(symbol, gate(symbol))
+        set_weights(gate)
+        model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=compiles())
+        model.fit(matrix(4, 5), matrix(4, 2, 5, seed=1), batch_size=4, verbose=0)
+        for weight in gate.weights:
+            numbers = keras.ops.convert_to_numpy(weight)
+            results[f"step_{type(gate).__name__}_{weight.name}"] = numbers
+    return results
 
 
 def table(rows=96):
@@ -114,7 +197,8 @@ def trained_model():
         [tfmoe.Binary("click"), tfmoe.Regression("spend", where="click")],
     )
     prep = tfmoe.Preprocessor(schema).fit(table(), progress=False)
-    gate = tfmoe.DSelectKGate(entropy_reg=0.01)
+    decay = keras.optimizers.schedules.PolynomialDecay(0.02, 4, 0.0)
+    gate = tfmoe.DSelectKGate(entropy_reg=decay)
     model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(None, 3, (8, 4), gate), tower_units=(4,))
     set_weights(model)
     model.compile(keras.optimizers.Adam(0.02), jit_compile=compiles())
@@ -148,17 +232,25 @@ def all_numbers():
 
     results = {}
     for name, (layer, inputs) in layers().items():
-        layer(inputs)
+        # A gate that needs ids has them beside its inputs.
+        call = (
+            partial(layer, **inputs)
+            if getattr(layer, "needs_ids", False)
+            else partial(layer, inputs)
+        )
+        call()
         set_weights(layer)
-        outputs = {"": layer(inputs)}
-        if "entropy_reg" in layer.get_config() or hasattr(layer, "gate"):
-            outputs["trained"] = layer(inputs, training=True)
+        outputs = {"": call()}
+        config = layer.get_config()
+        if "entropy_reg" in config or config.get("balance") or hasattr(layer, "gate"):
+            outputs["trained"] = call(training=True)
             outputs["losses"] = sum(layer.losses) if layer.losses else 0.0
         for part, values in outputs.items():
             for i, value in enumerate(tree.flatten(values)):
                 results[f"{name}_{part}_{i}"] = ops.convert_to_numpy(value)
     results["auc"] = ops.convert_to_numpy(auc())
     results["adam_step"] = adam_step()
+    results |= gate_steps() | sparse_steps()
     keras.utils.set_random_seed(0)
     return results | trained_model()
 

@@ -9,23 +9,32 @@ import tensorflow as tf
 from keras import ops, tree
 
 
-def check_layer(make, inputs, exempt=(), keeps_float32=False, aux=False):
+def check_layer(make, inputs, exempt=(), keeps_float32=False, aux=False, defaults=()):
     """Raises AssertionError unless the layer keeps its promises.
 
     Args:
         make: makes the layer, with no argument of its constructor at the default, and
             takes `dtype` and `name`.
         inputs: array, or dict of arrays, whose first axis is the batch; at least four
-            rows.
+            rows. See `called`.
         exempt: names of weights that need no gradient.
         keeps_float32: bool; the layer's outputs are float32 under half precision too.
         aux: bool; the layer can be called with `return_aux`.
+        defaults: names of arguments that another case sets.
     """
-    check_case_leaves_no_default(make)
+    check_case_leaves_no_default(make, defaults)
     check_config(make, inputs)
     check_gradients(make, inputs, exempt)
     check_half_precision(make, inputs, keeps_float32)
     check_static_shapes(make, inputs, aux)
+
+
+def called(layer, inputs, **options):
+    """Calls it; a dict of the call's own arguments is passed as these."""
+    names = set(inspect.signature(layer.call).parameters)
+    if isinstance(inputs, dict) and set(inputs) <= names:
+        return layer(**inputs, **options)
+    return layer(inputs, **options)
 
 
 def arguments(layer):
@@ -41,7 +50,7 @@ def as_json(layer):
     return json.dumps(saved, sort_keys=True)
 
 
-def check_case_leaves_no_default(make):
+def check_case_leaves_no_default(make, defaults):
     """A key dropped from a config is only missed if its value is not the default."""
     layer = make()
     config = json.loads(json.dumps(layer.get_config()))
@@ -50,7 +59,7 @@ def check_case_leaves_no_default(make):
         assert name in config, f"{type(layer).__name__}.get_config() lacks {name!r}."
     required = {n: config[n] for n, d in given.items() if d is inspect.Parameter.empty}
     default = type(layer).from_config(required).get_config()
-    for name in set(given) - set(required):
+    for name in set(given) - set(required) - set(defaults):
         assert config[name] != json.loads(json.dumps(default[name])), (
             f"The case of {type(layer).__name__} leaves {name!r} at its default."
         )
@@ -59,12 +68,12 @@ def check_case_leaves_no_default(make):
 def check_config(make, inputs):
     layer = make()
     before = as_json(layer)
-    layer(inputs)
+    called(layer, inputs)
     assert as_json(layer) == before, "Building changed the config."
     rebuilt = keras.saving.deserialize_keras_object(json.loads(before))
     assert type(rebuilt) is type(layer)
     assert as_json(rebuilt) == before, "A layer from the config has another config."
-    rebuilt(inputs)
+    called(rebuilt, inputs)
     shapes = [(w.path, tuple(w.shape)) for w in layer.weights]
     assert [(w.path, tuple(w.shape)) for w in rebuilt.weights] == shapes
 
@@ -75,10 +84,10 @@ def floats(outputs):
 
 def check_gradients(make, inputs, exempt):
     layer = make()
-    layer(inputs)
+    called(layer, inputs)
     rng = np.random.default_rng(0)
     with tf.GradientTape() as tape:
-        outputs = floats(layer(inputs, **training(layer)))
+        outputs = floats(called(layer, inputs, **training(layer)))
         # Random coefficients: where rows sum to 1 a plain sum has no gradient.
         loss = sum(ops.sum(o * rng.normal(size=o.shape).astype("float32")) for o in outputs)
     weights = [w for w in layer.trainable_weights if w.name not in exempt]
@@ -98,7 +107,7 @@ def check_half_precision(make, inputs, keeps_float32):
     for policy in ("mixed_float16", "mixed_bfloat16"):
         layer = make(dtype=policy)
         compute = "float32" if keeps_float32 else layer.compute_dtype
-        for outputs in (layer(inputs), layer(inputs, **training(layer))):
+        for outputs in (called(layer, inputs), called(layer, inputs, **training(layer))):
             for output in floats(outputs):
                 assert keras.backend.standardize_dtype(output.dtype) == compute
                 assert np.isfinite(ops.convert_to_numpy(ops.cast(output, "float32"))).all()
@@ -114,11 +123,11 @@ def check_static_shapes(make, inputs, aux):
     for policy in ("float32", "mixed_bfloat16"):
         for options in [{}, {"return_aux": True}] if aux else [{}]:
             layer = make(dtype=policy)
-            real = layer(inputs, **options)
+            real = called(layer, inputs, **options)
             symbols = tree.map_structure(
                 lambda x: keras.KerasTensor(x.shape, dtype=x.dtype.name), inputs
             )
-            symbolic = layer(symbols, **options)
+            symbolic = called(layer, symbols, **options)
             assert shapes(symbolic) == shapes(real), (shapes(symbolic), shapes(real))
             tree.assert_same_structure(symbolic, real)
 
@@ -131,7 +140,7 @@ def functional(layer, inputs):
 
     named = isinstance(inputs, dict)
     symbols = {n: symbol(x, n) for n, x in inputs.items()} if named else symbol(inputs)
-    return keras.Model(symbols, layer(symbols))
+    return keras.Model(symbols, called(layer, symbols))
 
 
 def check_saving(make, inputs, folder):

@@ -103,6 +103,55 @@ def reachability_loss(selectors):
     return total / len(selectors)
 
 
+def groups(values, per_task):
+    """`(b, t, e)` to lists of rows that are balanced together: all, or one a task."""
+    tasks = range(values.shape[1])
+    if per_task:
+        return [[example[t] for example in values] for t in tasks]
+    return [[example[t] for example in values for t in tasks]]
+
+
+def squared_variation(usage):
+    mean = sum(usage) / len(usage)
+    return sum((u - mean) ** 2 for u in usage) / len(usage) / mean**2
+
+
+def importance_loss(weights, per_task=False):
+    found = [squared_variation(sum(rows)) for rows in groups(weights, per_task)]
+    return sum(found) / len(found)
+
+
+def load_loss(logits, spread, k, per_task=False):
+    """`logits`, `spread` `(b, t, e)`."""
+    found = []
+    both = zip(groups(logits, per_task), groups(spread, per_task), strict=True)
+    for rows, spreads in both:
+        load = np.zeros(logits.shape[-1])
+        for row, sigma in zip(rows, spreads, strict=True):
+            for e in range(len(row)):
+                others = sorted((row[i] for i in range(len(row)) if i != e), reverse=True)
+                distance = (row[e] - others[k - 1]) / sigma[e]
+                load[e] += 0.5 * (1 + math.erf(distance / math.sqrt(2)))
+        found.append(squared_variation(load))
+    return sum(found) / len(found)
+
+
+def switch_loss(weights, probabilities, per_task=False):
+    found = []
+    both = zip(groups(weights, per_task), groups(probabilities, per_task), strict=True)
+    for rows, full in both:
+        e = len(rows[0])
+        chosen = [sum(row[i] > 0 for row in rows) for i in range(e)]
+        mean = [sum(row[i] for row in full) / len(full) for i in range(e)]
+        found.append(e * sum(c / sum(chosen) * p for c, p in zip(chosen, mean, strict=True)))
+    return sum(found) / len(found)
+
+
+def z_loss(logits):
+    rows = logits.reshape(-1, logits.shape[-1])
+    return sum(math.log(sum(math.exp(score) for score in row)) ** 2 for row in rows) / len(rows)
+
+
 def relu(h):
     return np.maximum(h, 0)
 
@@ -216,3 +265,127 @@ def absolute_errors(labels, predictions):
 def huber_losses(labels, predictions):
     errors = absolute_errors(labels, predictions)
     return [0.5 * e * e if e <= 1 else e - 0.5 for e in errors]
+
+
+# Sparse gates: sparsemax, entmax, ReLU.
+
+
+def entmax(scores, alpha):
+    """Scores of one row `(e,)`: alpha-entmax, its threshold by bisection; 2 is sparsemax."""
+    scaled = [(alpha - 1) * score for score in scores]
+    low, high = max(scaled) - 1, max(scaled)
+    for _ in range(100):
+        tau = (low + high) / 2
+        if sum(max(z - tau, 0) ** (1 / (alpha - 1)) for z in scaled) > 1:
+            low = tau
+        else:
+            high = tau
+    return np.array([max(z - low, 0) ** (1 / (alpha - 1)) for z in scaled])
+
+
+def relu_gate_loss(weights, k, coefficients):
+    """Weights `(b, t, e)`, a coefficient a task."""
+    num_examples, num_tasks, num_experts = weights.shape
+    total = 0.0
+    for t in range(num_tasks):
+        for e in range(num_experts):
+            busy = sum(weights[b, t, e] > 0 for b in range(num_examples))
+            frequency = busy * num_experts / (k * num_examples)
+            total += coefficients[t] * frequency * weights[:, t, e].sum() / num_examples
+    return total
+
+
+def relu_gate_coefficients(weights, k, coefficients):
+    """What they are after a step with these weights."""
+    moved = []
+    for t, coefficient in enumerate(coefficients):
+        active = sum(np.count_nonzero(row[t]) for row in weights)
+        wanted = k * len(weights)
+        moved.append(coefficient * (1.2 if active > wanted else 1 / 1.2 if active < wanted else 1))
+    return np.array(moved)
+
+
+# Gates with trees, a permutation, a hash, a levelling bias.
+
+
+def comet_trees(splits, gamma):
+    """Scores of one row's splits `(k, e - 1)`: probability of each leaf `(k, e)`.
+
+    From each leaf up to the root: the parent of node i is (i - 1) // 2, and i is its left
+    child if i is odd.
+    """
+    num_trees, num_experts = len(splits), splits.shape[1] + 1
+    reached = np.ones((num_trees, num_experts))
+    for j in range(num_trees):
+        for i in range(num_experts):
+            node = num_experts - 1 + i
+            while node > 0:
+                parent = (node - 1) // 2
+                left = smooth_step(splits[j, parent], gamma)
+                reached[j, i] *= left if node % 2 else 1 - left
+                node = parent
+    return reached
+
+
+def comet_row(splits, leaves, gamma):
+    """One row of weights `(e,)` from `splits` `(k, e - 1)` and `leaves` `(k, e)`."""
+    reached = comet_trees(splits, gamma)
+    weights = np.zeros(leaves.shape[1])
+    for p, a in zip(reached, leaves, strict=True):
+        for i in range(len(weights)):
+            weights[i] += math.exp(a[i]) * p[i]
+    return weights / weights.sum()
+
+
+def sinkhorn(log_weights, temperatures):
+    """Columns, then rows, normalised at each temperature in turn; shifts carried over."""
+    size = len(log_weights)
+    rows, columns = [0.0] * size, [0.0] * size
+
+    def free(values, temperature):
+        top = max(values)
+        total = sum(math.exp((value - top) / temperature) for value in values)
+        return top + temperature * math.log(total)
+
+    for t in temperatures:
+        for j in range(size):
+            columns[j] = -free([log_weights[i, j] + rows[i] for i in range(size)], t)
+        for i in range(size):
+            rows[i] = -free([log_weights[i, j] + columns[j] for j in range(size)], t)
+    shifted = log_weights + np.array(rows)[:, None] + np.array(columns)
+    return np.exp(shifted / temperatures[-1])
+
+
+def murmur_finalizer(x):
+    """32 bits to 32 bits."""
+    x ^= x >> 16
+    x = x * 0x85EBCA6B % 2**32
+    x ^= x >> 13
+    x = x * 0xC2B2AE35 % 2**32
+    return x ^ x >> 16
+
+
+def hash_expert(value, num_experts, seed, task):
+    """Expert of an id, as the task hashes it."""
+    salt = murmur_finalizer((seed + 0x9E3779B9 * task) % 2**32)
+    return murmur_finalizer(value % 2**32 ^ salt) % 2**31 % num_experts
+
+
+def balanced_top_k_gate(scores, bias, k):
+    """One row's scores and bias `(e,)`: weights `(e,)`."""
+    affinity = [1 / (1 + math.exp(-score)) for score in scores]
+    chosen = sorted(range(len(scores)), key=lambda i: -(affinity[i] + bias[i]))[:k]
+    weights = np.zeros(len(scores))
+    for i in chosen:
+        weights[i] = affinity[i] / sum(affinity[j] for j in chosen)
+    return weights
+
+
+def balanced_bias(weights, bias, rate):
+    """Bias `(t, e)` after a step with weights `(b, t, e)`."""
+    moved = np.array(bias)
+    for t in range(weights.shape[1]):
+        load = [np.count_nonzero(weights[:, t, e]) for e in range(weights.shape[2])]
+        for e in range(len(load)):
+            moved[t, e] += rate * np.sign(sum(load) / len(load) - load[e])
+    return moved

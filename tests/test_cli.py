@@ -1,5 +1,7 @@
 import json
+import re
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tests import tables
-from tfmoe import demo
+from tfmoe import cli, demo
 from tfmoe.cli import app
 
 runner = CliRunner()
@@ -36,6 +38,7 @@ def model(folder):
         *("train", folder / "rows.csv", "--schema", folder / "schema.yaml"),
         *("--valid", folder / "rows.csv", "--out", folder / "model.keras", "--epochs", 2),
         *("--gate", "dselect-k", "--num-experts", 3, "--hidden-units", "8,4"),
+        *("--history", folder / "gates.csv"),
     )
     assert done.exit_code == 0, done.output
     assert "on the validation table" in done.output
@@ -70,6 +73,47 @@ def test_export_writes_a_version(folder, model):
     done = run("export", model, folder / "serving")
     assert done.exit_code == 0, done.output
     assert (folder / "serving" / "1" / "saved_model.pb").exists()
+
+
+def test_extract_writes_a_model_of_one_task(folder, model):
+    out = folder / "rating.keras"
+    arguments = ("extract", model, "--task", "rating", "--data", folder / "rows.csv")
+    done = run(*arguments, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"Parameters: [\d,]+ of [\d,]+", done.output)
+    df = pd.read_csv(folder / "rows.csv")
+    whole, extracted = (
+        keras.saving.load_model(path).predict(df, verbose=0) for path in (model, out)
+    )
+    assert list(extracted) == ["rating"]
+    np.testing.assert_allclose(extracted["rating"], whole["rating"], rtol=1e-5)
+    again = run(*arguments, "--out", out)
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+
+
+def test_report_writes_pictures_and_numbers(folder, model):
+    arguments = ("report", model, folder / "rows.csv", "--out", folder / "report")
+    done = run(*arguments, "--history", folder / "gates.csv")
+    assert done.exit_code == 0, done.output
+    assert "experts used" in done.output
+    found = {path.name for path in (folder / "report").iterdir()}
+    assert found == {"gate.png", "gate_curves.png", "gate_history.png", "gates.csv"}
+    history = pd.read_csv(folder / "gates.csv")
+    assert set(history["epoch"]) == {1, 2}
+    again = run(*arguments)
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+
+
+@pytest.mark.parametrize(
+    "gate", ["balanced-top-k", "comet", "entmax", "gumbel", "relu", "sparsemax"]
+)
+def test_every_gate_has_a_name(gate):
+    mixture = cli._mixture("mmoe", gate, 4, 3, "8")
+    mixture.num_tasks = 2
+    assert mixture(np.ones((1, 5))).shape == (1, 2, 8)
+    assert mixture.gate.num_nonzeros in (3, None)
 
 
 @pytest.mark.parametrize(

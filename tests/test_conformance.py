@@ -11,6 +11,8 @@ import pytest
 import tfmoe
 
 UNIFORM = keras.initializers.RandomUniform(-0.5, 0.5, seed=3)
+PERMUTATION = partial(tfmoe.LearnedPermutation, 40, (0.5, 0.1), (25, 50), 0.01)
+DECAY = keras.optimizers.schedules.ExponentialDecay(2.0, 10, 0.9)
 STACK = {
     "hidden_units": (5, 4),
     "activation": "gelu",
@@ -62,7 +64,9 @@ FEATURES = {
 
 
 def _case(kind, *arguments, inputs=None, **keywords):
-    options = {key: keywords.pop(key) for key in ("aux", "keeps_float32") if key in keywords}
+    options = {
+        key: keywords.pop(key) for key in ("aux", "keeps_float32", "defaults") if key in keywords
+    }
     inputs = _matrix(4, 5) if inputs is None else inputs
     return Case(partial(kind, *arguments, **keywords), inputs, options)
 
@@ -72,20 +76,48 @@ def _gates():
         _case(tfmoe.SoftmaxGate, 2, 3, 2.0, "static", UNIFORM, aux=True),
         _case(tfmoe.TopKGate, 2, 4, 3, True, "static", UNIFORM, 7, aux=True),
         _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, "static", "penalty", aux=True),
+        _case(tfmoe.GumbelGate, 2, 4, 2, DECAY, "static", UNIFORM, 7, aux=True),
+        _case(tfmoe.SparsemaxGate, 2, 4, "static", UNIFORM, aux=True),
+        _case(tfmoe.EntmaxGate, 2, 4, "static", UNIFORM, aux=True),
+        _case(tfmoe.ReLUGate, 2, 4, 3, 0.5, "static", UNIFORM, aux=True),
+        _case(tfmoe.CometGate, 2, 5, 3, 2.0, DECAY, "static", PERMUTATION(), aux=True),
+        _case(tfmoe.BalancedTopKGate, 2, 4, 3, 0.1, "static", UNIFORM, aux=True),
     ]
     routed = [
         _case(tfmoe.SoftmaxGate, 2, 3, 2.0, _router(), UNIFORM, aux=True),
         _case(tfmoe.TopKGate, 2, 4, 3, True, _router(), UNIFORM, 7, aux=True),
         _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, _router(), "penalty", aux=True),
+        _case(tfmoe.GumbelGate, 2, 4, 2, DECAY, _router(), UNIFORM, 7, aux=True),
+        _case(tfmoe.SparsemaxGate, 2, 4, _router(), UNIFORM, aux=True),
+        _case(tfmoe.EntmaxGate, 2, 4, _router(), UNIFORM, aux=True),
+        _case(tfmoe.ReLUGate, 2, 4, 3, 0.5, _router(), UNIFORM, aux=True),
+        _case(tfmoe.CometGate, 2, 5, 3, 2.0, DECAY, _router(), PERMUTATION(), aux=True),
+        _case(tfmoe.BalancedTopKGate, 2, 4, 3, 0.1, _router(), UNIFORM, aux=True),
     ]
-    return [*static, *routed]
+    hashed = {"inputs": _matrix(4, 5), "ids": _ids(9, 4)}
+    return [
+        *static,
+        *routed,
+        _case(tfmoe.HashGate, 2, 4, "user", True, 7, inputs=hashed, aux=True),
+    ]
 
 
 def _mixtures():
     gate = tfmoe.DSelectKGate(num_nonzeros=3, gamma=2.0, router=_router())
+    top_k = tfmoe.TopKGate(router="static")
+    sparse = {"dispatch": "sparse", "aux": True, "defaults": ["experts"], **STACK}
+    # As configs, for each mixture needs layers of its own.
+    as_config = keras.saving.serialize_keras_object
+    dense = as_config(keras.layers.Dense(4, "tanh", kernel_initializer=UNIFORM))
+    flat = as_config(keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)]))
+    ready = {"dispatch": "dense", "aux": True, **STACK}
+    images = _matrix(4, 2, 3)
     return [
-        _case(tfmoe.MMoE, 2, 5, gate=gate, **STACK, aux=True),
-        _case(tfmoe.OMoE, 2, 5, gate=tfmoe.TopKGate(router="static"), **STACK, aux=True),
+        _case(tfmoe.MMoE, 2, 5, gate=gate, **sparse),
+        _case(tfmoe.MMoE, 2, 5, gate=tfmoe.TopKGate(), **sparse),
+        _case(tfmoe.OMoE, 2, 5, gate=top_k, **sparse),
+        _case(tfmoe.MMoE, 2, 3, gate=gate, experts=[dense] * 3, **ready),
+        _case(tfmoe.OMoE, 2, 2, gate=top_k, experts=[flat] * 2, **ready, inputs=images),
         _case(tfmoe.SharedBottom, 2, **STACK, aux=True),
     ]
 
@@ -94,6 +126,7 @@ CASES = [
     *_gates(),
     *_mixtures(),
     _case(tfmoe.MLPRouter, (6, 3), "tanh", UNIFORM),
+    Case(PERMUTATION, _matrix(4, 3, 5), {"keeps_float32": True}),
     _case(tfmoe.Experts, 3, **STACK),
     _case(tfmoe.Experts, 20, **STACK),
     _case(tfmoe.Experts, 3, **STACK, inputs=_matrix(4, 3, 5)),

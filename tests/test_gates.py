@@ -1,3 +1,4 @@
+import json
 import re
 
 import keras
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import tfmoe
+from tfmoe.gates.base import Gate
 from tfmoe.ops import expert_codes, smooth_step
 
 FEATURES, TASKS = 4, 3
@@ -134,7 +136,7 @@ def test_dselect_k_matches_reference(num_experts, k, gamma, reachability):
     kernel, bias = (parts(w, sizes) for w in set_randomly(routed, scale=0.15 * gamma))
     dense = [[(kernel[t][part], bias[t][part]) for t in range(TASKS)] for part in range(len(sizes))]
     expected = reference.dselect_k_per_example(inputs(), *dense, num_experts, gamma, fold)
-    np.testing.assert_allclose(routed(inputs()), expected, atol=1e-5)
+    np.testing.assert_allclose(routed(inputs()), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.01, 1.0, 10.0])
@@ -210,6 +212,56 @@ def test_penalty_of_a_lost_selector_is_finite():
     gate.head.scores.assign([[9.0, 9.0, 9.0, 0.0]])  # 111 is nobody's code
     assert auxiliary_loss(gate, inputs()) == pytest.approx(1e6)
     assert not np.any(gate(inputs()))
+
+
+@pytest.mark.parametrize(
+    ("bits", "fold", "penalty"),
+    [
+        ((9, -9, 9), 1.0, 1.0),  # 101 is nobody's code: folded to 1, or lost
+        ((0, -9, 9), 1.0, 0.0),  # 001 and 101 are both 1 with folding
+        ((0, -9, -9), 0.0, 0.0),  # 000 and 100 are 0 and 4
+        ((-9, 0.1, 9), 0.0, 0.0),
+    ],
+)
+def test_a_selector_has_converged_once_it_names_one_expert(bits, fold, penalty):
+    for reachability, expected in (("fold", fold), ("penalty", penalty)):
+        options = {"router": "static", "reachability": reachability}
+        gate = tfmoe.DSelectKGate(2, 5, 2, **options)
+        gate.build((None, FEATURES))
+        decided, alphas = (-9, -9, -9), (0.3, 0.1)
+        gate.head.scores.assign([[*bits, *decided, *alphas, *decided, *decided, *alphas]])
+        scores = gate(inputs(), return_aux=True)[1]["scores"]
+        assert gate.converged(scores).numpy().tolist() == [[(expected + 1) / 2, 1.0]]
+
+
+@given(
+    num_experts=st.integers(2, 20),
+    k=st.integers(1, 4),
+    router=st.sampled_from(["linear", "static"]),
+    reachability=st.sampled_from(["fold", "penalty"]),
+    scale=st.sampled_from([0.1, 1.0, 10.0]),
+    seed=st.integers(0, 1000),
+)
+def test_a_converged_row_is_sparse_and_stands_still(
+    num_experts, k, router, reachability, scale, seed
+):
+    options = {"router": router, "reachability": reachability}
+    gate = tfmoe.DSelectKGate(2, num_experts, k, **options)
+    gate.build((None, FEATURES))
+    set_randomly(gate, scale, seed)
+    bits = k * (num_experts - 1).bit_length()
+    scores = tf.constant(gate(inputs(seed=seed), return_aux=True)[1]["scores"])
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        _, weights = gate.select(scores, training=False)
+        loss = ops.sum(weights * np.random.default_rng(1).normal(size=num_experts))
+    moves = np.any(tape.gradient(loss, scores).numpy()[..., :bits] != 0, axis=-1)
+    share = gate.converged(scores).numpy()
+    assert share.shape == weights.shape[:2]
+    done = share == 1
+    assert not moves[done].any()
+    assert (np.count_nonzero(weights.numpy()[done] > 1e-6, axis=-1) <= k).all()
+    assert (np.round(share * k, 4) % 1 == 0).all()
 
 
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=8), st.sampled_from([0.01, 1.0, 10.0]))
@@ -318,6 +370,32 @@ def test_gradients_match_finite_differences(kind, num_experts, router):
     assert slope == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("router", ["linear", "static"])
+@pytest.mark.parametrize("reachability", ["fold", "penalty"])
+def test_gradients_of_dselect_ks_losses_match_finite_differences(reachability, router):
+    gate = tfmoe.DSelectKGate(
+        2, 5, 2, entropy_reg=0.3, router=router, reachability=reachability, dtype="float64"
+    )
+    gate.build((None, FEATURES))
+    values = set_randomly(gate, scale=0.1)
+    x = inputs().astype("float64")
+    along = [np.random.default_rng(2).normal(size=v.shape) for v in values]
+
+    def loss(step=0.0):
+        for weight, value, direction in zip(gate.weights, values, along, strict=True):
+            weight.assign(value + step * direction)
+        gate(x, training=True)
+        return sum(gate.losses)
+
+    with tf.GradientTape() as tape:
+        total = loss()
+    gradients = tape.gradient(total, [w.value for w in gate.weights])
+    slope = sum(np.sum(g.numpy() * d) for g, d in zip(gradients, along, strict=True))
+    expected = (float(loss(1e-6)) - float(loss(-1e-6))) / 2e-6
+    assert abs(expected) > 1e-3
+    assert slope == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_saturated_bit_gets_a_gradient_of_exactly_zero():
     gate = tfmoe.DSelectKGate(1, 4, 1, router="static")
     gate.build((None, FEATURES))
@@ -372,6 +450,70 @@ def test_a_built_gate_is_a_recipe_too():
     assert [len(g.weights) for g in (gate, mixture.gate, again)] == [3, 3, 3]
 
 
+GATES = [getattr(tfmoe, name) for name in tfmoe.__all__]
+GATES = [kind for kind in GATES if isinstance(kind, type) and issubclass(kind, Gate)]
+# Which learns nothing and so takes neither a router nor a balance loss.
+LEARNED = [kind for kind in GATES if kind is not tfmoe.HashGate]
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_every_gate_takes_the_arguments_of_all_gates(kind):
+    given = {"kept": [4, 1, 0], "num_choices": 6, "balance": [tfmoe.ImportanceLoss(0.3, True)]}
+    gate = kind(2, 3, **given)
+    saved = json.loads(json.dumps(keras.saving.serialize_keras_object(gate)))
+    again = keras.saving.deserialize_keras_object(saved)
+    for one in (gate, again):
+        assert one.kept == (4, 1, 0)
+        assert one.num_choices == 6
+        assert [loss.__dict__ for loss in one.balance] == [{"weight": 0.3, "per_task": True}]
+    assert again.get_config() == gate.get_config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (tfmoe.HashGate, {}),
+        *((kind, {"router": r}) for kind in LEARNED for r in ("linear", "static")),
+    ],
+)
+def test_a_gate_that_kept_some_experts_gives_them_the_weights_of_the_whole(kind, given):
+    kept, x, ids = [5, 0, 3], inputs(20), np.arange(20)
+    whole = kind(TASKS, 7, **given)
+    part = kind(TASKS, 3, kept=kept, num_choices=7, **given)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(part))
+    assert (again.kept, again.num_choices) == (tuple(kept), 7)
+    for gate in (whole, part):
+        gate.build(x.shape)
+    rng = np.random.default_rng(0)
+    for weight in whole.trainable_weights:
+        weight.assign(rng.normal(scale=0.3, size=weight.shape))
+    part.set_weights(whole.get_weights())
+    (all_weights, all_of), (weights, record) = (
+        g(x, ids=ids, return_aux=True) for g in (whole, part)
+    )
+    np.testing.assert_array_equal(weights, all_weights.numpy()[..., kept])
+    np.testing.assert_array_equal(record["scores"], all_of["scores"])
+    for name in ("probabilities", "weights"):
+        np.testing.assert_array_equal(record[name], all_of[name].numpy()[..., kept])
+
+
+@pytest.mark.parametrize(
+    ("given", "received"),
+    [
+        ({"kept": [0, 5], "num_choices": 5}, r"kept=\[0, 5\] with num_choices=5"),
+        ({"kept": [1, 1], "num_choices": 5}, r"kept=\[1, 1\]"),
+        ({"kept": [], "num_choices": 5}, r"kept=\[\]"),
+        ({"kept": [0, 1]}, "Received num_choices=None"),
+        ({"num_choices": 5}, r"kept=\[\] with num_choices=5"),
+    ],
+)
+def test_kept_experts_are_checked(given, received):
+    with pytest.raises(ValueError, match=received):
+        tfmoe.SoftmaxGate(2, 2, **given)
+    with pytest.raises(ValueError, match=r"each expert in `kept`.*kept=\[0\] with num_experts=3"):
+        tfmoe.SoftmaxGate(2, 3, kept=[0], num_choices=5).build((None, FEATURES))
+
+
 @each_kind
 def test_gate_says_what_is_wrong(kind):
     name = kind.__name__
@@ -396,7 +538,7 @@ def test_gate_says_what_is_wrong(kind):
         (lambda: tfmoe.TopKGate(num_nonzeros=1.5), "integer.*Received num_nonzeros=1.5"),
         (lambda: tfmoe.DSelectKGate(num_nonzeros=0), "at least 1. Received num_nonzeros=0"),
         (lambda: tfmoe.DSelectKGate(gamma=0), "above 0. Received gamma=0. Values"),
-        (lambda: tfmoe.DSelectKGate(entropy_reg=-1), "at least 0. Received entropy_reg=-1"),
+        (lambda: tfmoe.DSelectKGate(entropy_reg=-1), "at least 0, or.*Received entropy_reg=-1"),
         (lambda: tfmoe.DSelectKGate(reachability="x"), '"fold" or "penalty". Received reach'),
         (lambda: tfmoe.MLPRouter(()), r'Received hidden_units=\(\).*use router="linear"'),
         (lambda: tfmoe.MLPRouter((4, 0)), "at least 1. Received hidden_units=0"),

@@ -117,7 +117,7 @@ def test_a_functional_model_trains_on_a_mixture():
     ("make", "message"),
     [
         (lambda: tfmoe.MMoE(0), "MMoE needs `num_tasks`.*Received num_tasks=0"),
-        (lambda: tfmoe.OMoE(num_experts=1), "OMoE needs `num_experts`.*at least 2.*=1"),
+        (lambda: tfmoe.OMoE(num_experts=0), "OMoE needs `num_experts`.*at least 1.*=0"),
         (lambda: tfmoe.MMoE(gate="softmax"), "tfmoe's gates.*Received gate='softmax'"),
         (lambda: tfmoe.MMoE(dropout=2.0), "below 1. Received dropout=2.0"),
         (lambda: tfmoe.SharedBottom(-1), "SharedBottom needs `num_tasks`.*num_tasks=-1"),
@@ -137,3 +137,54 @@ def test_a_functional_model_trains_on_a_mixture():
 def test_arguments_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def ready(units=4, num=3, **options):
+    return [keras.layers.Dense(units, "tanh", **options) for _ in range(num)]
+
+
+def test_ready_layers_are_experts():
+    layers = ready()
+    mixture = tfmoe.MMoE(TASKS, gate=tfmoe.SoftmaxGate(), experts=layers)
+    outputs, (record,) = mixture(inputs(), return_aux=True)
+    stacked = np.stack([layer(inputs()) for layer in layers], axis=1)
+    expected = reference.mixture(stacked, np.array(record["weights"]))
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    assert mixture.num_experts == 3
+
+
+def test_frozen_experts_stay_as_they_are():
+    layers = ready()
+    layers[0].trainable = False
+    symbol = keras.Input((FEATURES,))
+    model = keras.Model(symbol, tfmoe.MMoE(TASKS, experts=layers)(symbol))
+    before = [layer.kernel.numpy().copy() for layer in layers]
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(inputs(), np.ones((6, TASKS, 4)), verbose=0)
+    moved = [np.any(a != layer.kernel) for a, layer in zip(before, layers, strict=True)]
+    assert moved == [False, True, True]
+
+
+def test_ready_experts_take_images_and_the_gate_sees_them_flat():
+    images = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype("float32")
+    layers = [
+        keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(4)])
+        for _ in range(3)
+    ]
+    mixture = tfmoe.MMoE(TASKS, gate=tfmoe.TopKGate(), experts=layers)
+    assert mixture(images).shape == (5, TASKS, 4)
+    assert mixture.gate.head.kernel.shape == (36, TASKS * 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ready()[:1] * 2, "different Keras layers, one an expert"),
+        (lambda: [len, max], "different Keras layers, one an expert"),
+        (lambda: [*ready(4, 1), *ready(5, 1)], r"to \[\(6, 4\), \(6, 5\)\]"),
+        (lambda: [keras.layers.Reshape((1, 5)) for _ in range(2)], r"to \[\(6, 1, 5\), "),
+    ],
+)
+def test_ready_experts_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        tfmoe.MMoE(TASKS, experts=make())(inputs())

@@ -11,13 +11,14 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_python_examples_run(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 5
     monkeypatch.chdir(tmp_path)
     # Fewer rows, for time.
     small = partial(tfmoe.data.synthetic_ratings, num_rows=5000)
     monkeypatch.setattr(tfmoe.data, "synthetic_ratings", small)
+    names = {}  # each block goes on where the last one ended
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "serving" / "ranker" / "1" / "saved_model.pb").exists()
     assert (tmp_path / "model.keras").exists()
 

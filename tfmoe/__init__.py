@@ -1,13 +1,34 @@
 """tfmoe: multi-task recommender models on mixtures of experts, in Keras 3."""
 
 from tfmoe import data, optimizers
+from tfmoe.callbacks import GateReport
 from tfmoe.columns import Categorical, MultiCategorical, Numeric, Sequence
+from tfmoe.compact import CompactExperts
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.embedding import Embedding
 from tfmoe.encoder import Encoder
 from tfmoe.experts import Experts
 from tfmoe.export import export
-from tfmoe.gates import DSelectKGate, MLPRouter, SoftmaxGate, TopKGate
+from tfmoe.extract import extract
+from tfmoe.gates import (
+    BalancedTopKGate,
+    CometGate,
+    DSelectKGate,
+    EntmaxGate,
+    GumbelGate,
+    HardenPermutations,
+    HashGate,
+    ImportanceLoss,
+    LearnedPermutation,
+    LoadLoss,
+    MLPRouter,
+    ReLUGate,
+    SoftmaxGate,
+    SparsemaxGate,
+    SwitchLoss,
+    TopKGate,
+    ZLoss,
+)
 from tfmoe.metrics import AUC
 from tfmoe.mixtures import MMoE, OMoE, SharedBottom
 from tfmoe.model import MultiTaskModel
@@ -19,12 +40,23 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AUC",
+    "BalancedTopKGate",
     "Binary",
     "Categorical",
+    "CometGate",
+    "CompactExperts",
     "DSelectKGate",
     "Embedding",
     "Encoder",
+    "EntmaxGate",
     "Experts",
+    "GateReport",
+    "GumbelGate",
+    "HardenPermutations",
+    "HashGate",
+    "ImportanceLoss",
+    "LearnedPermutation",
+    "LoadLoss",
     "MLPRouter",
     "MMoE",
     "MultiCategorical",
@@ -33,14 +65,19 @@ __all__ = [
     "Numeric",
     "OMoE",
     "Preprocessor",
+    "ReLUGate",
     "Regression",
     "Schema",
     "Sequence",
     "SharedBottom",
     "SoftmaxGate",
+    "SparsemaxGate",
+    "SwitchLoss",
     "TopKGate",
     "Towers",
+    "ZLoss",
     "data",
     "export",
+    "extract",
     "optimizers",
 ]

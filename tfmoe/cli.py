@@ -1,7 +1,8 @@
-"""The command line: `tfmoe demo | schema | train | evaluate | predict | export`."""
+"""The command line: `tfmoe demo | schema | train | evaluate | predict | report | ...`."""
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -152,13 +153,25 @@ def train(
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.keras"),
     valid: Annotated[str | None, typer.Option(help="Validation table; picks the epoch.")] = None,
     mixture: Annotated[str, typer.Option(help="mmoe, omoe or shared-bottom.")] = "mmoe",
-    gate: Annotated[str, typer.Option(help="softmax, top-k or dselect-k.")] = "softmax",
+    gate: Annotated[
+        str,
+        typer.Option(
+            help="softmax, top-k, balanced-top-k, dselect-k, comet, gumbel, relu, sparsemax "
+            "or entmax."
+        ),
+    ] = "softmax",
     num_experts: Annotated[int, typer.Option(min=2)] = 8,
-    num_nonzeros: Annotated[int, typer.Option(min=1, help="For top-k and dselect-k.")] = 2,
+    num_nonzeros: Annotated[
+        int, typer.Option(min=1, help="Experts a task selects, for gates that take a number.")
+    ] = 2,
     hidden_units: Annotated[str, typer.Option(help="Units of an expert's layers.")] = "256,128",
     epochs: Annotated[int, typer.Option(min=1)] = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 4096,
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-3,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Where to write what the gates select after each epoch, .csv."),
+    ] = None,
     seed: int = 0,
 ):
     """Fits a preprocessor and trains a model on a table."""
@@ -166,9 +179,11 @@ def train(
         import keras
 
         import tfmoe
-        from tfmoe.callbacks import ProgressLine
+        from tfmoe.callbacks import GateReport, ProgressLine
 
         _must_be_new(out)
+        if history is not None:
+            _must_be_new(history)
         keras.utils.set_random_seed(seed)
         prep = tfmoe.Preprocessor(tfmoe.Schema.load(schema)).fit(data)
         recipe = _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units)
@@ -177,12 +192,16 @@ def train(
         line = ProgressLine("training", console)
         best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
         watched = prep.dataset(valid, batch_size=batch_size) if valid else None
+        callbacks = [line, best] if valid else [line]
+        if history is not None:
+            gates = GateReport(valid or data, console=False)
+            callbacks.append(gates)
         with line.progress:
-            history = model.fit(
+            fitted = model.fit(
                 prep.dataset(data, batch_size=batch_size, shuffle=True, seed=seed),
                 validation_data=watched,
                 epochs=epochs,
-                callbacks=[line, best] if valid else [line],
+                callbacks=callbacks,
                 verbose=0,
             ).history
         model.save(out)
@@ -190,18 +209,30 @@ def train(
             # Those of the epoch whose weights are kept, which need not be the last.
             console.print(_metrics(model.evaluate(watched, verbose=0), "on the validation table"))
         else:
-            last = {name: values[-1] for name, values in history.items()}
+            last = {name: values[-1] for name, values in fitted.items()}
             console.print(_metrics(last, "in the last epoch"))
         console.print(f"Wrote {out}")
+        if history is not None:
+            gates.frame.to_csv(history, index=False)
+            console.print(f"Wrote {history}")
 
 
 def _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units):
     import tfmoe
 
-    gates = {
+    counted = {
+        "top-k": tfmoe.TopKGate,
+        "balanced-top-k": tfmoe.BalancedTopKGate,
+        "dselect-k": tfmoe.DSelectKGate,
+        "comet": tfmoe.CometGate,
+        "gumbel": tfmoe.GumbelGate,
+        "relu": tfmoe.ReLUGate,
+    }
+    gates = {name: partial(kind, num_nonzeros=num_nonzeros) for name, kind in counted.items()}
+    gates |= {
         "softmax": tfmoe.SoftmaxGate,
-        "top-k": lambda: tfmoe.TopKGate(num_nonzeros=num_nonzeros),
-        "dselect-k": lambda: tfmoe.DSelectKGate(num_nonzeros=num_nonzeros),
+        "sparsemax": tfmoe.SparsemaxGate,
+        "entmax": tfmoe.EntmaxGate,
     }
     if gate not in gates or mixture not in ("mmoe", "omoe", "shared-bottom"):
         raise ValueError(
@@ -283,6 +314,61 @@ def export_model(
 
         version = export(_load(model), path)
         console.print(f"Wrote {version}, which predicts what the model predicts.")
+
+
+@app.command("extract")
+def extract_model(
+    model: ModelFile,
+    task: Annotated[list[str], typer.Option(help="A task to keep; repeat for each.")],
+    out: Annotated[Path, typer.Option(help="Where to write the model, .keras.")],
+    data: Annotated[
+        str | None, typer.Option(help="Table to find the used experts on, and the change.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, help="Mean weight up to which an expert is dropped.")
+    ] = 0.0,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest change of a prediction.")] = 1e-6,
+):
+    """Writes a model of some tasks, with only the experts that these use."""
+    with _Fails():
+        from tfmoe.extract import extract
+
+        _must_be_new(out)
+        loaded = _load(model)
+        rows = None if data is None else loaded.preprocessor.arrays(data, labels=False)
+        extracted = extract(loaded, task, threshold, rows, tolerance)
+        extracted.save(out)
+        done = extracted.extraction
+        if done.experts:
+            console.print(f"Experts kept: {', '.join(map(str, done.experts))}")
+        console.print(f"Parameters: {done.num_parameters:,} of {done.num_parameters_before:,}")
+        if done.largest_change is not None:
+            console.print(f"Largest change of a prediction: {done.largest_change:.3g}")
+        console.print(f"Wrote {out}")
+
+
+@app.command()
+def report(
+    model: ModelFile,
+    data: DataFiles,
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be new.")],
+    history: Annotated[
+        Path | None,
+        typer.Option(help="What `tfmoe train --history` or `GateReport.frame.to_csv` wrote."),
+    ] = None,
+):
+    """Shows which experts each task uses: tables, pictures, numbers."""
+    with _Fails():
+        import pandas as pd
+
+        from tfmoe.report import use_table, write_report
+
+        epochs = None if history is None else pd.read_csv(history)
+        for use in write_report(_load(model), data, out, epochs):
+            console.print(use_table(use, use.gate))
+            for warning in use.warnings:
+                console.print(f"[yellow]{escape(warning)}[/]")
+        console.print(f"Wrote {', '.join(sorted(str(path) for path in out.iterdir()))}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import dispatch, recipe
 from tfmoe.initializers import PerMember
 from tfmoe.ops import add_bias
 
@@ -28,10 +28,14 @@ class Experts(keras.layers.Layer):
     Call arguments:
         inputs: float tensor `(b, f)`, the same for all experts, or `(b, e, f)`, one
             for each.
+        chosen: int tensor `(b, k)`, only these experts of each row, each at most once,
+            with `num_experts` where a row has fewer than k; or `(k,)`, the same for all
+            rows. Only for inputs `(b, f)`. None means all experts.
         training: bool, for the dropout.
 
     Returns:
-        Float tensor `(b, e, u)`.
+        Float tensor `(b, e, u)`, or `(b, k, u)` of the chosen (anything finite where a
+        row has fewer).
 
     Raises:
         ValueError: if a count is too small, `dropout` is outside [0, 1), or the input
@@ -101,45 +105,75 @@ class Experts(keras.layers.Layer):
     def _add_vectors(self, name, units, initializer):
         return self.add_weight(name=name, shape=(self.num_experts, units), initializer=initializer)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, chosen=None, training=False):
         layers = list(zip(self.kernels, self.biases, *self._norms(), strict=True))
-        if is_unrolled(self.num_experts):
-            layers = [[ops.unstack(w, self.num_experts) for w in weights] for weights in layers]
-            outputs = [
-                self._network(hidden, [[w[e] for w in weights] for weights in layers], training)
-                for e, hidden in enumerate(apart(inputs, self.num_experts))
-            ]
-            return ops.stack(outputs, axis=1)
-        # All at once, experts first; what has no axis for examples gets one.
-        layers = [[kernel, *(w[:, None] for w in rest)] for kernel, *rest in layers]
-        hidden = inputs[None] if len(inputs.shape) == 2 else ops.transpose(inputs, (1, 0, 2))
-        return ops.transpose(self._network(hidden, layers, training), (1, 0, 2))
+        if chosen is None:
+            return self._all(inputs, layers, self.num_experts, training)
+        if len(chosen.shape) == 2:
+            return self._dispatched(inputs, layers, chosen, training)
+        layers = [[ops.take(w, chosen, axis=0) for w in weights] for weights in layers]
+        return self._all(inputs, layers, chosen.shape[0], training)
 
     def _norms(self):
         return (self.scales, self.offsets) if self.layer_norm else ()
 
-    def _network(self, hidden, layers, training):
-        """All layers, of one expert or of all at once.
+    def _all(self, inputs, layers, num, training):
+        """Every row through `num` experts, whose weights are `layers`."""
+        if is_unrolled(num):
+            layers = [[ops.unstack(w, num) for w in weights] for weights in layers]
+            outputs = []
+            for e, hidden in enumerate(apart(inputs, num)):
+                for i, weights in enumerate(layers):
+                    kernel, *rest = (w[e] for w in weights)
+                    hidden = self._finish(i, ops.matmul(hidden, kernel), *rest, training=training)
+                outputs.append(hidden)
+            return ops.stack(outputs, axis=1)
+        # All at once, experts first; what has no axis for examples gets one.
+        hidden = inputs[None] if len(inputs.shape) == 2 else ops.transpose(inputs, (1, 0, 2))
+        for i, (kernel, *rest) in enumerate(layers):
+            rest = [w[:, None] for w in rest]
+            hidden = self._finish(i, ops.matmul(hidden, kernel), *rest, training=training)
+        return ops.transpose(hidden, (1, 0, 2))
+
+    def _dispatched(self, inputs, layers, chosen, training):
+        """Every row through its own experts."""
+        plan = dispatch.plan(chosen, self.num_experts)
+        parts = dispatch.spread(inputs, plan, self.num_experts)
+        for i, (kernel, *rest) in enumerate(layers):
+            own, later = dispatch.grouped_matmul(*parts, kernel, plan)
+            own_rest = [w[:, None] for w in rest]
+            later_rest = [ops.take(w, plan.experts, axis=0)[:, None] for w in rest]
+            parts = [
+                self._finish(i, own, *own_rest, training=training),
+                self._finish(i, later, *later_rest, training=training),
+            ]
+        return dispatch.collect(*parts, plan)
+
+    def _finish(self, i, hidden, bias, *norm, training):
+        """What follows the matmul of layer `i`.
 
         Args:
-            hidden: `(b, f)`, or `(1 or e, b, f)`.
-            layers: for each its kernel, bias and, with layer norm, scale and offset:
-                `(f, u)` and `(u,)`, or `(e, f, u)` and `(e, 1, u)`.
+            i: int.
+            hidden: `(b, u)`, or `(e, b, u)` with `e` experts or blocks.
+            bias: `(u,)` or `(e, 1, u)`; so are the scale and offset of `norm`, if any.
             training: bool.
         """
-        for i, (kernel, bias, *norm) in enumerate(layers):
-            hidden = ops.matmul(hidden, kernel)
-            hidden = add_bias(hidden, bias) if len(bias.shape) == 1 else hidden + bias
-            if norm:
-                hidden = normalize(hidden) * norm[0] + norm[1]
-            hidden = self.activation(hidden)
-            if self.dropout:
-                hidden = self.dropouts[i](hidden, training=training)
+        hidden = add_bias(hidden, bias) if len(bias.shape) == 1 else hidden + bias
+        if norm:
+            hidden = normalize(hidden) * norm[0] + norm[1]
+        hidden = self.activation(hidden)
+        if self.dropout:
+            hidden = self.dropouts[i](hidden, training=training)
         return hidden
 
     def compute_output_shape(self, input_shape):
         units = self.hidden_units[-1] if self.hidden_units else input_shape[-1]
         return (input_shape[0], self.num_experts, units)
+
+    def compute_output_spec(self, inputs, chosen=None, training=False):
+        batch, num, units = self.compute_output_shape(inputs.shape)
+        num = num if chosen is None else chosen.shape[-1]
+        return keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
 
     def get_config(self):
         return {
@@ -151,6 +185,57 @@ class Experts(keras.layers.Layer):
             "layer_norm": self.layer_norm,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class GivenExperts(keras.layers.Layer):
+    """Ready layers side by side, as experts.
+
+    Args:
+        layers: sequence of Keras layers `(b, ...) -> (b, u)`, used as they are: weights,
+            `trainable` and all.
+
+    Call arguments:
+        inputs: tensor `(b, ...)`.
+
+    Returns:
+        Tensor `(b, e, u)`.
+    """
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        layers = [recipe.given(layer) for layer in layers]
+        strangers = [layer for layer in layers if not isinstance(layer, keras.layers.Layer)]
+        if strangers or len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError(
+                f"`experts` are different Keras layers, one an expert. Received experts={layers!r}."
+            )
+        self.layers = layers
+        # As they came: a layer's config says more once it is built.
+        self._layer_configs = [recipe.config_of(layer) for layer in layers]
+
+    def build(self, input_shape):
+        for layer in self.layers:
+            if not layer.built:
+                layer.build(input_shape)
+        shapes = [tuple(layer.compute_output_shape(input_shape)) for layer in self.layers]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+            raise ValueError(
+                "`experts` map the input to (batch, units), with the same units each. "
+                f"Received experts that map {tuple(input_shape)} to {shapes}."
+            )
+
+    def call(self, inputs):
+        # Layers keep the precision they were made with.
+        outputs = [ops.cast(layer(inputs), self.compute_dtype) for layer in self.layers]
+        return ops.stack(outputs, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, units = self.layers[0].compute_output_shape(input_shape)
+        return (batch, len(self.layers), units)
+
+    def get_config(self):
+        return {**super().get_config(), "layers": self._layer_configs}
 
 
 def is_unrolled(num):

@@ -124,7 +124,7 @@ class MultiTaskModel(keras.Model):
                 f"tfmoe.MMoE(num_experts=8). Received mixture={mixture!r}."
             )
         dtype = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
-        config = recipe.config_of(mixture)
+        config, original = recipe.config_of(mixture), mixture
         encoder = Encoder(schema, sizes, dtype=dtype, name="tfmoe_encoder")
         # Layers are named so that no column's input can have the same name.
         mixture = recipe.filled(
@@ -136,7 +136,10 @@ class MultiTaskModel(keras.Model):
         )
         head = _Outputs(schema.tasks, dtype="float32", name="tfmoe_outputs")
         inputs = _inputs(schema, preprocessor.lengths)
-        predictions, _ = head(towers(mixture(encoder(inputs))))
+        hidden = mixture(encoder(inputs), **_ids(schema, mixture, inputs))
+        if hasattr(mixture, "adopt"):
+            mixture.adopt(original)
+        predictions, _ = head(towers(hidden))
         super().__init__(inputs=inputs, outputs=predictions, **kwargs)
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.schema = schema
@@ -181,7 +184,8 @@ class MultiTaskModel(keras.Model):
         encoded = self.encoder(
             {column.name: features[column.name] for column in self.schema.columns}
         )
-        hidden, aux = self.mixture(encoded, training=training, return_aux=True)
+        ids = _ids(self.schema, self.mixture, features)
+        hidden, aux = self.mixture(encoded, **ids, training=training, return_aux=True)
         predictions, logits = self.head(self.towers(hidden, training=training))
         return Forward(predictions, logits, aux)
 
@@ -225,9 +229,9 @@ class MultiTaskModel(keras.Model):
                 task's own. Row weights and missing labels count for them too.
             jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used if
                 it was measured to pay: the model draws no random numbers in training
-                (no dropout, no noisy gate), looks up at most 256 embedding values a
-                row, has no embedding table above 100,000 rows, and runs on one device;
-                elsewhere as Keras decides.
+                (no dropout, no noisy gate), computes all experts, looks up at most 256
+                embedding values a row, has no embedding table above 100,000 rows, and
+                runs on one device; elsewhere as Keras decides.
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
@@ -283,6 +287,9 @@ class MultiTaskModel(keras.Model):
             for owner, columns in self.encoder.groups.items()
             for column in columns
         )
+        # Sparse compute is faster where shapes may depend on data.
+        if getattr(self.mixture, "computes_sparsely", False):
+            return False
         supported = all(layer.supports_jit for layer in layers)
         return supported and not random and looked_up <= MOST_LOOKED_UP
 
@@ -471,6 +478,20 @@ def _unpacked(x, y, sample_weight):
     if isinstance(x, tuple) and y is None and len(x) == 3:
         return x
     return x, y, sample_weight
+
+
+def _ids(schema, mixture, features):
+    """What a mixture's call wants of a column's ids, if anything."""
+    name = getattr(mixture, "id_column", None)
+    if name is None:
+        return {}
+    plain = [c.name for c in schema.columns if c.embeds and not isinstance(c, MultiCategorical)]
+    if name not in plain:
+        raise ValueError(
+            f"A gate hashes the ids of one Categorical column, of {plain}. Received "
+            f"column={name!r}."
+        )
+    return {"ids": features[name]}
 
 
 def _inputs(schema, lengths):

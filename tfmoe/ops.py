@@ -8,12 +8,13 @@ def smooth_step(t, gamma):
     """The cubic that rises smoothly from 0 at `-gamma / 2` to 1 at `gamma / 2`.
 
     Computed from the clipped ratio, so that it has no branch, no NaN gradient and no
-    overflow in half precision. Outside the interval its gradient is exactly 0.
+    overflow in half precision, and in a form whose rounding never leaves [0, 1]. Outside
+    the interval its gradient is exactly 0.
 
     Source: Hazimeh et al., 2021, https://arxiv.org/abs/2106.03760, eq. 1.
     """
-    u = ops.clip(t / gamma, -0.5, 0.5)
-    return 0.5 + 1.5 * u - 2.0 * u * u * u
+    v = ops.clip(t / gamma, -0.5, 0.5) + 0.5
+    return v * v * (3 - 2 * v)
 
 
 def num_bits(num_experts):

@@ -1,7 +1,5 @@
 """Arguments that are layers are recipes: their holder keeps a copy of its own."""
 
-import copy
-
 import keras
 
 
@@ -33,7 +31,7 @@ def filled(config, owner, name=None, **values):
     Raises:
         ValueError: if the recipe already says something else.
     """
-    config = copy.deepcopy(config)
+    config = _plain(config)
     for argument, value in values.items():
         stated = config["config"].get(argument)
         if stated is not None and stated != value:
@@ -45,6 +43,17 @@ def filled(config, owner, name=None, **values):
     if name is not None:
         config["config"]["name"] = name
     return keras.saving.deserialize_keras_object(config)
+
+
+def _plain(config):
+    """A copy of plain dicts and lists. Keras wraps those that a layer holds in ones that
+    know the layer, which `copy.deepcopy` would copy as well.
+    """
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_plain(value) for value in config]
+    return config
 
 
 def check_counts(owner, optional=False, **counts):

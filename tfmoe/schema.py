@@ -144,6 +144,41 @@ class Schema:
         names = {other.name: other.raw for other in self.tasks}
         return names.get(task.where, task.where)
 
+    def select(self, tasks):
+        """The schema of the same table with some of the tasks, in their old order.
+
+        A `where` that names a task left out names that task's raw column instead: the
+        label spaces stay what they were.
+
+        Args:
+            tasks: sequence of task names.
+
+        Raises:
+            ValueError: if one is unknown, there are none, or such a raw column has the
+                name of another task that stays.
+        """
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not names or not set(names) <= set(self.task_names):
+            raise ValueError(
+                f"Tasks are chosen by name, at least one of {list(self.task_names)}. Received "
+                f"tasks={tasks!r}."
+            )
+        kept = {task.name: task for task in self.tasks if task.name in names}
+        return dataclasses.replace(self, tasks=[self._apart(t, kept) for t in kept.values()])
+
+    def _apart(self, task, kept):
+        """The task, its `where` without a task that is not `kept`."""
+        raw = self.where_source(task)
+        if task.where in kept or raw == task.where:
+            return task
+        if raw in kept:
+            raise ValueError(
+                f"Without task {task.where!r}, task {task.name!r} is limited by the raw column "
+                f"{raw!r}, which must not have the name of another task. Received "
+                f"tasks={list(kept)}. Keep {task.where!r} too."
+            )
+        return dataclasses.replace(task, where=raw)
+
     def to_dict(self):
         given = {
             "columns": [_to_dict(column) for column in self.columns],

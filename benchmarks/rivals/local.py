@@ -32,7 +32,7 @@ def build(sizes):
     return contestants
 
 
-def tfmoe_model(sizes):
+def tfmoe_model(sizes, **options):
     # Hashed columns need no fitting; three ids of a table are no buckets.
     buckets = sizes.num_values - FIRST_ID
     schema = tfmoe.Schema(
@@ -40,7 +40,7 @@ def tfmoe_model(sizes):
         + [tfmoe.Numeric(name, transform="none") for name in sizes.numeric],
         [tfmoe.Binary(name) for name in sizes.tasks],
     )
-    mixture = tfmoe.MMoE(num_experts=sizes.num_experts, hidden_units=sizes.expert_units)
+    mixture = tfmoe.MMoE(None, sizes.num_experts, sizes.expert_units, **options)
     return tfmoe.MultiTaskModel(schema, mixture, tower_units=sizes.tower_units)
 
 

@@ -1,5 +1,6 @@
 """What one pass over the rows collects, and what is made of it."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,6 +137,13 @@ class Statistics:
             self.labels[task.name] = seen + np.bincount(classes, minlength=task.num_outputs)
         else:
             self.labels[task.name] = seen.merge(Moments.of(labels))
+
+    def select(self, schema):
+        """The same statistics under a schema with fewer tasks; shares what both hold."""
+        selected = copy.copy(self)
+        selected.schema = schema
+        selected.labels = {name: self.labels[name] for name in schema.task_names}
+        return selected
 
     def merge(self, other):
         """The statistics of both parts' rows; neither is changed.

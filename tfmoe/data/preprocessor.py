@@ -1,6 +1,7 @@
 """The Preprocessor: fits a table once and encodes rows for training and serving."""
 
 import contextlib
+import dataclasses
 from numbers import Integral
 
 import numpy as np
@@ -126,6 +127,20 @@ class Preprocessor:
         merged = Preprocessor(self.schema, max(self.max_distinct, other.max_distinct))
         merged._set(self._statistics.merge(other._statistics))
         return merged
+
+    def select(self, tasks):
+        """A new Preprocessor of the same columns with some of the tasks, fitted alike.
+
+        Args:
+            tasks: sequence of task names; see `Schema.select`.
+        """
+        selected = Preprocessor(self.schema.select(tasks), self.max_distinct)
+        names = selected.schema.task_names
+        means = {name: self._ready().label_means[name] for name in names}
+        selected._fitted = dataclasses.replace(self._ready(), label_means=means)
+        if self._statistics is not None:
+            selected._statistics = self._statistics.select(selected.schema)
+        return selected
 
     def dataset(
         self,

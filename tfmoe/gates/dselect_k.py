@@ -6,6 +6,7 @@ from keras import ops
 from tfmoe import recipe
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
+from tfmoe.gates.schedules import number_or_schedule, schedule_config
 from tfmoe.ops import entropy, expert_codes, num_bits, shares, smooth_step
 
 
@@ -24,16 +25,22 @@ class DSelectKGate(Gate):
     the row has at most k non-zeros. Before that, a row may have more. A bit that has
     reached 0 or 1 gets no gradient any more.
 
+    How far it is shows in two numbers a task: how many experts have a weight above 1e-6,
+    which falls to k or less, and `converged`, the share of selectors that name one
+    expert, which rises to 1. With a static router the selection then stands still, and
+    only the shares `softmax(alpha)` still learn; otherwise it is so for this example,
+    until others that are undecided move the router's weights.
+
     Args:
-        num_tasks, num_experts, router: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
         num_nonzeros: int >= 1, the number k of selectors. Selectors may coincide, so k
             may exceed the number of experts.
         gamma: float > 0. Smaller values select sooner.
         entropy_reg: float >= 0, weight of the sum over tasks and selectors of the
-            batch's mean entropy of `r`, added to the loss in training. It drives the
-            bits to 0 or 1. The authors' layer sums over the batch instead: a value
-            tuned there is multiplied by the batch size here, unless the router is
-            static.
+            batch's mean entropy of `r`, added to the loss in training; or a schedule of
+            keras.optimizers.schedules over the training steps. It drives the bits to 0
+            or 1. The authors' layer sums over the batch instead: a value tuned there is
+            multiplied by the batch size here, unless the router is static.
         reachability: what becomes of the codes that name no expert when `num_experts`
             is no power of two. `"fold"` gives each to an expert whose code ends alike,
             so that rows always sum to 1 and no selector can get lost. `"penalty"` is
@@ -51,7 +58,7 @@ class DSelectKGate(Gate):
 
     Raises:
         ValueError: if a count is too small, `gamma` is not above 0, `entropy_reg` is
-            negative, or `reachability` is unknown.
+            negative or no schedule, or `reachability` is unknown.
 
     Example:
 
@@ -60,7 +67,8 @@ class DSelectKGate(Gate):
     [[1.0, 1.0]]
 
     Source: Hazimeh et al., 2021, https://arxiv.org/abs/2106.03760, eq. 1 to 8.
-    Differs from the authors' layer in the folding and in means over the batch.
+    Differs from the authors' layer in the folding, in means over the batch and in
+    schedules.
     """
 
     def __init__(
@@ -81,11 +89,6 @@ class DSelectKGate(Gate):
                 "DSelectKGate's smooth step has the width `gamma`, which must be above "
                 f"0. Received gamma={gamma}. Values from 0.01 to 10 are usual."
             )
-        if not entropy_reg >= 0:
-            raise ValueError(
-                "DSelectKGate's `entropy_reg` weighs a loss and must be at least 0. "
-                f"Received entropy_reg={entropy_reg}."
-            )
         if reachability not in ("fold", "penalty"):
             raise ValueError(
                 'DSelectKGate takes `reachability` "fold" or "penalty". Received '
@@ -93,30 +96,48 @@ class DSelectKGate(Gate):
             )
         self.num_nonzeros = num_nonzeros
         self.gamma = gamma
-        self.entropy_reg = entropy_reg
+        self.entropy_reg = number_or_schedule("DSelectKGate", "entropy_reg", entropy_reg, least=0)
         self.reachability = reachability
 
     def score_parts(self):
         # Near 0 the smooth step is steepest, so every bit starts undecided.
         bit = keras.initializers.RandomUniform(-self.gamma / 100, self.gamma / 100)
         alpha = keras.initializers.RandomUniform(-0.05, 0.05)
-        bits = self.num_nonzeros * num_bits(self.num_experts)
+        bits = self.num_nonzeros * num_bits(self.num_choices)
         return [Scores(bits, bit, bit, bit), Scores(self.num_nonzeros, alpha, "zeros", alpha)]
 
     def select(self, scores, training):
-        k, m = self.num_nonzeros, num_bits(self.num_experts)
-        z = ops.reshape(scores[..., : k * m], (-1, self.num_tasks, k, m))
         fold = self.reachability == "fold"
-        selectors = expert_codes(smooth_step(z, self.gamma), self.num_experts, fold)
+        selectors = expert_codes(self._bits(scores), self.num_choices, fold)
         if training:
             self._add_losses(selectors)
-        weights = ops.einsum("btk,btke->bte", shares(scores[..., k * m :]), selectors)
+        alpha = scores[..., -self.num_nonzeros :]
+        weights = ops.einsum("btk,btke->bte", shares(alpha), selectors)
         return weights, weights
+
+    def scheduled(self):
+        return ["entropy_reg"]
+
+    def converged(self, scores):
+        # With folding an expert may have two codes: the bit that tells them apart may stay
+        # undecided, and gets no gradient once the others have decided. Without, all of the
+        # codes count, those that name nobody too: a selector stuck on one has decided.
+        bits = self._bits(scores)
+        num_leaves = self.num_choices if self.reachability == "fold" else 2 ** bits.shape[-1]
+        reached = ops.count_nonzero(expert_codes(bits, num_leaves), axis=-1)
+        return ops.mean(ops.cast(reached == 1, scores.dtype), axis=-1)
+
+    def _bits(self, scores):
+        """Scores `(b, t, s)` to the probability of each bit `(b, t, k, m)`."""
+        k, m = self.num_nonzeros, num_bits(self.num_choices)
+        z = ops.reshape(scores[..., : k * m], (-1, self.num_tasks, k, m))
+        return smooth_step(z, self.gamma)
 
     def _add_losses(self, selectors):
         if self.entropy_reg:
-            self.add_loss(self.entropy_reg * ops.sum(ops.mean(entropy(selectors), axis=0)))
-        if self.reachability == "penalty" and self.num_experts != 2 ** num_bits(self.num_experts):
+            total = ops.sum(ops.mean(entropy(selectors), axis=0))
+            self.add_loss(ops.multiply(self.now(self.entropy_reg), total))
+        if self.reachability == "penalty" and self.num_choices != 2 ** num_bits(self.num_choices):
             reachable = ops.maximum(ops.sum(selectors, axis=-1), 1e-6)
             self.add_loss(ops.sum(ops.mean(1 / reachable, axis=0)))
 
@@ -125,6 +146,6 @@ class DSelectKGate(Gate):
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,
             "gamma": self.gamma,
-            "entropy_reg": self.entropy_reg,
+            "entropy_reg": schedule_config(self.entropy_reg),
             "reachability": self.reachability,
         }

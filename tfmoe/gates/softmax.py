@@ -19,7 +19,7 @@ class SoftmaxGate(Gate):
     however many tasks there are.
 
     Args:
-        num_tasks, num_experts, router: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
         temperature: float > 0. Below 1 sharpens the weights, above 1 flattens
             them.
         kernel_initializer: Keras initializer.
@@ -44,6 +44,8 @@ class SoftmaxGate(Gate):
     Differs from it in `temperature` (the paper has T = 1) and in the static router.
     """
 
+    selects = False
+
     def __init__(
         self,
         num_tasks=None,
@@ -65,11 +67,14 @@ class SoftmaxGate(Gate):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def score_parts(self):
-        return [Scores(self.num_experts, self.kernel_initializer, None, "random_uniform")]
+        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
 
     def select(self, scores, training):
         weights = ops.softmax(scores / self.temperature, axis=-1)
         return weights, weights
+
+    def logits(self, scores):
+        return scores
 
     def get_config(self):
         return {

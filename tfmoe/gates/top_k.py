@@ -23,7 +23,7 @@ class TopKGate(Gate):
     always 1, so the scores get no gradient at all and the choice is never learned.
 
     Args:
-        num_tasks, num_experts, router: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
             fewer.
         noisy: bool; add learned noise in training. It doubles the scores.
@@ -51,6 +51,8 @@ class TopKGate(Gate):
     Differs from it in `noisy=False` by default.
     """
 
+    always_sparse = True
+
     def __init__(
         self,
         num_tasks=None,
@@ -71,24 +73,29 @@ class TopKGate(Gate):
         self.seed_generator = keras.random.SeedGenerator(seed) if noisy else None
 
     def score_parts(self):
-        part = Scores(self.num_experts, self.kernel_initializer, None, "random_uniform")
+        part = Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")
         if not self.noisy:
             return [part]
         # The noise starts at softplus(0) = 0.69 for every expert.
-        return [part, Scores(self.num_experts, "zeros", None, "zeros")]
+        return [part, Scores(self.num_choices, "zeros", None, "zeros")]
 
     def select(self, scores, training):
-        clean = scores[..., : self.num_experts]
+        clean = scores[..., : self.num_choices]
         if self.noisy and training:
-            spread = ops.softplus(scores[..., self.num_experts :])
             noise = keras.random.normal(
                 ops.shape(clean), dtype=clean.dtype, seed=self.seed_generator
             )
-            clean = clean + noise * spread
-        values, chosen = ops.top_k(clean, min(self.num_nonzeros, self.num_experts))
-        one_hot = ops.one_hot(chosen, self.num_experts, dtype=clean.dtype)
+            clean = clean + noise * self.spread(scores)
+        values, chosen = ops.top_k(clean, min(self.num_nonzeros, self.num_choices))
+        one_hot = ops.one_hot(chosen, self.num_choices, dtype=clean.dtype)
         weights = ops.einsum("btk,btke->bte", shares(values), one_hot)
         return ops.softmax(clean, axis=-1), weights
+
+    def logits(self, scores):
+        return scores[..., : self.num_choices]
+
+    def spread(self, scores):
+        return ops.softplus(scores[..., self.num_choices :]) if self.noisy else None
 
     def get_config(self):
         return {

@@ -1,10 +1,13 @@
 """Shared experts, weighed by a gate a task or by one gate for all."""
 
+import math
+
 import keras
 from keras import ops
 
 from tfmoe import recipe
-from tfmoe.experts import Experts
+from tfmoe.dispatch import pays, shapes_follow_data
+from tfmoe.experts import Experts, GivenExperts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.ops import mix
@@ -28,9 +31,21 @@ class MMoE(keras.layers.Layer):
             `SoftmaxGate()`. It is a recipe: the mixture's own copy is `mixture.gate`.
         activation, dropout, layer_norm, kernel_initializer: of the experts, see
             `Experts`.
+        dispatch: `"dense"` computes all experts for every row, `"sparse"` only those
+            that some task of a row selects, none of them dropped. `"auto"` is sparse
+            where a gate selects so few that it was measured to be faster. Gates that
+            are not bound to their number of experts, as DSelect-k before it has
+            converged, are dense until all rows of a batch keep to it (and always where
+            XLA compiles for a batch of any size). The outputs are the same up to
+            rounding.
+        experts: sequence of Keras layers `(b, ...) -> (b, u)`, trainable or not, used
+            as experts in place of perceptrons and computed densely; the number of
+            experts is theirs, and the arguments of perceptrons have no effect. Inputs
+            may then have any shape, and the gate sees them flattened.
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        ids: int tensor `(b,)`, for a `HashGate`.
         training: bool.
         return_aux: bool; if True, also return the gates' records.
 
@@ -60,12 +75,16 @@ class MMoE(keras.layers.Layer):
         dropout=0.0,
         layer_norm=False,
         kernel_initializer="glorot_uniform",
+        dispatch="auto",
+        experts=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         name = type(self).__name__
+        if experts is not None:
+            num_experts = len(experts)
         recipe.check_counts(
-            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, 2)
+            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, 1)
         )
         gate = SoftmaxGate() if gate is None else recipe.given(gate)
         if not isinstance(gate, Gate):
@@ -73,9 +92,21 @@ class MMoE(keras.layers.Layer):
                 f"{name} takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "
                 f"DSelectKGate(num_nonzeros=2). Received gate={gate!r}."
             )
+        if dispatch not in ("auto", "dense", "sparse"):
+            raise ValueError(
+                f'{name} takes `dispatch` "auto", "dense" or "sparse". Received '
+                f"dispatch={dispatch!r}."
+            )
+        if dispatch == "sparse" and (experts is not None or not gate.selects):
+            raise ValueError(
+                f"{name} computes only selected experts if the gate selects and the experts "
+                f"are its own perceptrons. Received dispatch='sparse' with gate={gate!r} and "
+                f"experts={experts!r}. Use dispatch='auto', or a gate such as TopKGate()."
+            )
         self.num_tasks = num_tasks
         self.num_experts = num_experts
-        self.experts = Experts(
+        self.dispatch = dispatch
+        perceptrons = Experts(
             num_experts,
             hidden_units,
             activation,
@@ -85,6 +116,10 @@ class MMoE(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="experts",
         )
+        self._perceptrons_config = perceptrons.get_config()
+        self.experts = perceptrons
+        if experts is not None:
+            self.experts = GivenExperts(experts, dtype=self.dtype_policy, name="experts")
         self._gate_config = recipe.config_of(gate)
         self.gate = None
 
@@ -93,8 +128,20 @@ class MMoE(keras.layers.Layer):
         """How many tasks the gate tells apart."""
         return self.num_tasks
 
+    @property
+    def id_column(self):
+        """Name of the column whose ids `call` wants, or None."""
+        return self._gate_config["config"].get("column")
+
     def build(self, input_shape):
         recipe.check_known(self, "num_tasks")
+        if len(input_shape) != 2 and not isinstance(self.experts, GivenExperts):
+            # Experts would take a third axis for one input an expert.
+            raise ValueError(
+                f"{type(self).__name__} takes inputs of shape (batch, features). Received "
+                f"shape {tuple(input_shape)}. For other shapes give the experts yourself: "
+                "experts=[...]."
+            )
         self.gate = recipe.filled(
             self._gate_config,
             type(self).__name__,
@@ -102,24 +149,100 @@ class MMoE(keras.layers.Layer):
             num_tasks=self.num_gates,
             num_experts=self.num_experts,
         )
-        self.gate.build(input_shape)
         self.experts.build(input_shape)
+        self.gate.build((input_shape[0], math.prod(input_shape[1:])))
 
-    def call(self, inputs, training=False, return_aux=False):
-        weights, record = self.gate(inputs, training=training, return_aux=True)
-        outputs = mix(self.experts(inputs, training=training), weights)
+    def adopt(self, original):
+        """Takes over the weights of ready experts from the mixture it was copied from."""
+        if isinstance(original.experts, GivenExperts):
+            for ours, theirs in zip(self.experts.layers, original.experts.layers, strict=True):
+                if theirs.built:
+                    ours.set_weights(theirs.get_weights())
+
+    @property
+    def computes_sparsely(self):
+        """Whether training may compute only the selected experts."""
+        return self._most_chosen(training=True) is not None
+
+    def call(self, inputs, ids=None, training=False, return_aux=False):
+        seen = inputs
+        if len(inputs.shape) > 2:
+            seen = ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
+        weights, record = self.gate(seen, ids=ids, training=training, return_aux=True)
+        outputs = self._mixed(inputs, weights, record["weights"], training)
         if self.num_gates != self.num_tasks:
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, [record]) if return_aux else outputs
 
+    def compute_output_spec(self, inputs, ids=None, training=False, return_aux=False):
+        batch, _, units = self.experts.compute_output_shape(inputs.shape)
+        shape = (batch, self.num_tasks, units)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        seen = keras.KerasTensor((batch, math.prod(inputs.shape[1:])), dtype=inputs.dtype)
+        _, record = self.gate.compute_output_spec(seen, ids=ids, return_aux=True)
+        return (outputs, [record]) if return_aux else outputs
+
+    def _mixed(self, inputs, weights, exact, training):
+        """`(b, t, u)`, from all experts or from those that have a weight.
+
+        Args:
+            inputs: `(b, f)`.
+            weights: `(b, t, e)` or `(1, t, e)`.
+            exact: the same in float32, in which small weights are no zeros.
+            training: bool.
+        """
+
+        def dense():
+            return mix(self.experts(inputs, training=training), weights)
+
+        most = self._most_chosen(training)
+        if most is None:
+            return dense()
+        used = ops.any(exact != 0, axis=1)
+
+        def sparse():
+            # Used experts come first; where a row has fewer, unused ones fill it up.
+            marks, chosen = ops.top_k(ops.cast(used, "float32"), most)
+            if weights.shape[0] == 1:
+                outputs = self.experts(inputs, chosen=chosen[0], training=training)
+            else:
+                absent = ops.where(marks > 0, chosen, self.num_experts)
+                outputs = self.experts(inputs, chosen=absent, training=training)
+            taken = ops.take_along_axis(weights, chosen[:, None], axis=-1)
+            return mix(outputs, taken * ops.cast(marks[:, None], taken.dtype))
+
+        if self.gate.always_sparse:
+            return sparse()
+        if inputs.shape[0] is None and not shapes_follow_data():
+            # XLA cannot compile the gradient of a choice between shapes that are only
+            # known when it runs.
+            return dense()
+        return ops.cond(ops.max(ops.sum(ops.cast(used, "int32"), -1)) <= most, sparse, dense)
+
+    def _most_chosen(self, training):
+        """The most experts of a row of which only they are computed; None for all."""
+        gate, num = self.gate, self.num_experts
+        if self.dispatch == "dense" or not gate.selects or isinstance(self.experts, GivenExperts):
+            return None
+        if training and gate.trains_unselected:
+            return None
+        most = gate.num_nonzeros * self.num_gates if gate.num_nonzeros else num // 4
+        most = max(1, min(most, num))
+        if self.dispatch == "sparse":
+            return most
+        return most if pays(most, num, gate.always_sparse) else None
+
     def get_config(self):
-        config = self.experts.get_config()
-        shared = ("num_experts", "hidden_units", "activation", "dropout", "layer_norm")
+        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
+        given = isinstance(self.experts, GivenExperts)
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
+            "num_experts": self.num_experts,
             "gate": self._gate_config,
-            **{name: config[name] for name in (*shared, "kernel_initializer")},
+            **{name: self._perceptrons_config[name] for name in shared},
+            "dispatch": self.dispatch,
+            "experts": self.experts.get_config()["layers"] if given else None,
         }
 
 
@@ -131,7 +254,7 @@ class OMoE(MMoE):
 
     Args:
         num_tasks, num_experts, hidden_units, gate, activation, dropout, layer_norm,
-            kernel_initializer: see `MMoE`.
+            kernel_initializer, dispatch, experts: see `MMoE`.
 
     Call arguments, returns, errors: see `MMoE`; the record's tensors have one task.
 

@@ -1,0 +1,336 @@
+"""What a model's gates select, in numbers."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops, tree
+
+from tfmoe.gates.base import Gate
+from tfmoe.model import MultiTaskModel
+
+# A weight up to this counts as none.
+USED = 1e-6
+# Above this share of every task's weight, a gate has collapsed on one expert.
+COLLAPSED = 0.95
+# Above this correlation two experts are one.
+ALIKE = 0.99
+
+
+class GateUse(NamedTuple):
+    """What one gate does on some rows.
+
+    Attributes:
+        gate: str, its name.
+        tasks: tuple of str; one, "all tasks", where a gate serves all of them.
+        experts: tuple of int. Those of a gate that was cut keep their numbers.
+        mean_weight: `(t, e)`, mean weight of each expert for each task.
+        share_used: `(t, e)`, share of the rows in which the weight is above 1e-6.
+        num_used: `(t,)`, mean number of experts with such a weight in a row.
+        entropy: `(t,)`, mean entropy of a row's weights, in nats: from 0, one expert,
+            to `log(e)`, all alike.
+        effective_experts: `(t,)`, `exp` of the entropy of the mean weights: over how
+            many experts a task spreads, all rows together.
+        converged: `(t,)`, mean share of a row's selectors that have decided; None for a
+            gate that has none.
+        similarity: `(e, e)`, correlation of experts' outputs; None where it was not
+            measured.
+        warnings: tuple of str: collapse, dead experts, duplicate experts.
+    """
+
+    gate: str
+    tasks: tuple
+    experts: tuple
+    mean_weight: np.ndarray
+    share_used: np.ndarray
+    num_used: np.ndarray
+    entropy: np.ndarray
+    effective_experts: np.ndarray
+    converged: np.ndarray | None
+    similarity: np.ndarray | None
+    warnings: tuple
+
+    def frame(self):
+        """A DataFrame with a row for each task and expert.
+
+        What belongs to a task stands in all of its rows; `nearest` is the expert's
+        highest correlation with another expert.
+        """
+        shape = self.mean_weight.shape
+        nearest = converged = np.nan
+        if self.similarity is not None:
+            others = self.similarity - 2 * np.eye(shape[1])
+            nearest = np.broadcast_to(others.max(axis=1), shape).ravel()
+        if self.converged is not None:
+            converged = np.repeat(self.converged, shape[1])
+        return pd.DataFrame(
+            {
+                "gate": self.gate,
+                "task": np.repeat(self.tasks, shape[1]),
+                "expert": np.tile(self.experts, shape[0]),
+                "mean_weight": self.mean_weight.ravel(),
+                "share_used": self.share_used.ravel(),
+                "num_used": np.repeat(self.num_used, shape[1]),
+                "entropy": np.repeat(self.entropy, shape[1]),
+                "effective_experts": np.repeat(self.effective_experts, shape[1]),
+                "converged": converged,
+                "nearest": nearest,
+            }
+        )
+
+
+def gate_use(model, source, similarity=True, batch_size=1024):
+    """Runs rows through a model's gates.
+
+    Nothing is compiled, no random number is drawn, and the model stays as it is.
+
+    Args:
+        model: `MultiTaskModel`, or a Functional Keras model with mixtures such as
+            `MMoE` among its `layers`, each called once.
+        source: for a `MultiTaskModel` a DataFrame or files of raw rows; for any model
+            what it is fitted on, labels or not: arrays, or a `tf.data.Dataset` of
+            batches.
+        similarity: bool; whether to compare the experts' outputs too, by Pearson's
+            correlation over all rows and units, each unit about its own mean.
+        batch_size: int >= 1, rows of a batch, for arrays and raw rows.
+
+    Returns:
+        List of `GateUse`, one for each gate; empty if the model has none.
+
+    Experts are compared by correlation rather than by CKA (Kornblith et al., 2019,
+    https://arxiv.org/abs/1905.00414), for which experts that are rotations of each
+    other are the same: the weights of a gate cannot swap those. An expert with constant
+    outputs resembles no other.
+    """
+    mixtures, run = _runner(model)
+    if not mixtures:
+        return []
+    gates = [gates_of(mixture) for mixture in mixtures]
+    sums = [[_Sums(gate) for gate in ours] for ours in gates]
+    outputs = [_Correlations() for _ in mixtures]
+    for features in _batches(model, source, batch_size):
+        for i, (inputs, records) in enumerate(run(features)):
+            for one, record in zip(sums[i], records, strict=True):
+                one.add(record)
+            if similarity and hasattr(mixtures[i], "experts"):
+                outputs[i].add(_numpy(mixtures[i].experts(inputs)))
+    return [
+        one.result(
+            _name(mixture, one.gate, len(mixtures)), _task_names(model, mixture, one.gate), matrix
+        )
+        for mixture, ours, matrix in zip(mixtures, sums, (o.result() for o in outputs), strict=True)
+        for one in ours
+    ]
+
+
+def gates_of(mixture):
+    """The gates inside a mixture, in the order of its records."""
+    return [layer for layer in mixture._flatten_layers() if isinstance(layer, Gate)]
+
+
+def sample(model, source, num_rows):
+    """At most `num_rows` rows of `source` as features, always the same.
+
+    Drawn from all rows; of a dataset, which may be long, the first.
+    """
+    if hasattr(source, "as_numpy_iterator"):
+        parts = []
+        for features in _batches(model, source, num_rows):
+            parts.append(features)
+            if sum(map(_length, parts)) >= num_rows:
+                break
+        features = tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+        return tree.map_structure(lambda array: array[:num_rows], features)
+    features = _features(model, source)
+    rows = np.random.default_rng(0).permutation(_length(features))[:num_rows]
+    return tree.map_structure(lambda array: np.asarray(array)[rows], features)
+
+
+def _batches(model, source, batch_size):
+    """Features, some rows at a time."""
+    if hasattr(source, "as_numpy_iterator"):
+        for batch in source.as_numpy_iterator():
+            yield batch[0] if isinstance(batch, tuple) else batch
+        return
+    features = _features(model, source)
+    for start in range(0, _length(features), batch_size):
+        rows = slice(start, start + batch_size)
+        yield tree.map_structure(lambda array, rows=rows: array[rows], features)
+
+
+def _features(model, source):
+    if isinstance(source, tuple):
+        return source[0]
+    if isinstance(model, MultiTaskModel) and not isinstance(source, dict):
+        return model.preprocessor.arrays(source, labels=False)
+    return source
+
+
+def _length(features):
+    return len(tree.flatten(features)[0])
+
+
+def _runner(model):
+    """A model's mixtures, and what maps features to each one's input and records."""
+    if isinstance(model, MultiTaskModel):
+        mixtures = [model.mixture] if gates_of(model.mixture) else []
+        names = [column.name for column in model.schema.columns]
+
+        def run(features):
+            encoded = model.encoder({name: features[name] for name in names})
+            return [(encoded, model.run(features).aux)]
+
+        return mixtures, run
+    mixtures = [
+        layer
+        for layer in model.layers
+        if not isinstance(layer, Gate | keras.Model) and gates_of(layer)
+    ]
+    if not mixtures:
+        return [], None
+    try:
+        inputs = [mixture.input for mixture in mixtures]
+        # Named, so that the layers a user makes later get the names they would have had.
+        before = keras.Model(model.input, inputs, name="before_mixtures")
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            "Gates are read from a MultiTaskModel, or a Functional Keras model that calls each "
+            f"mixture once. Received model={model.name!r} of type {type(model).__name__}. Make "
+            "it with keras.Model(inputs, outputs)."
+        ) from error
+
+    def run(features):
+        # Keras returns a list of one output without its list.
+        inputs = tree.flatten(before(tree.map_structure(ops.convert_to_tensor, features)))
+        return [(x, m(x, return_aux=True)[1]) for x, m in zip(inputs, mixtures, strict=True)]
+
+    return mixtures, run
+
+
+def _name(mixture, gate, num_mixtures):
+    return gate.name if num_mixtures == 1 else f"{mixture.name}/{gate.name}"
+
+
+def _task_names(model, mixture, gate):
+    if isinstance(model, MultiTaskModel):
+        names = tuple(model.schema.task_names)
+    else:
+        names = tuple(f"task {t}" for t in range(mixture.num_tasks))
+    return names if len(names) == gate.num_tasks else ("all tasks",)
+
+
+def _numpy(tensor):
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
+
+
+def _shares(weights):
+    """Weights need not sum to 1, and may all be 0."""
+    total = weights.sum(axis=-1, keepdims=True)
+    return weights / np.where(total > 0, total, 1)
+
+
+def _entropy(weights):
+    """Over the last axis, in nats; 0 where all weights are 0."""
+    shares = _shares(weights)
+    return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1)
+
+
+class _Sums:
+    """What adds up over batches, of one gate."""
+
+    def __init__(self, gate):
+        self.gate = gate
+        self.rows = 0
+        self.weights = self.used = self.entropy = self.converged = 0.0
+
+    def add(self, record):
+        # One row stands for all with a static router.
+        weights = _numpy(record["weights"])
+        self.rows += len(weights)
+        self.weights = self.weights + weights.sum(axis=0, dtype="float64")
+        self.used = self.used + (weights > USED).sum(axis=0)
+        self.entropy = self.entropy + _entropy(weights).sum(axis=0, dtype="float64")
+        converged = self.gate.converged(record["scores"])
+        self.converged = None if converged is None else self.converged + _numpy(converged).sum(0)
+
+    def result(self, name, tasks, similarity):
+        gate, mean_weight, share_used = self.gate, self.weights / self.rows, self.used / self.rows
+        experts = tuple(range(gate.num_experts)) if gate.kept is None else tuple(gate.kept)
+        # A static gate that may select one expert has nothing to spread.
+        may_collapse = gate.router == "static" and gate.num_nonzeros == 1
+        warnings = [] if may_collapse else _collapse(experts, mean_weight)
+        warnings += _dead(experts, share_used)
+        warnings += [] if similarity is None else _duplicates(experts, similarity)
+        return GateUse(
+            gate=name,
+            tasks=tasks,
+            experts=experts,
+            mean_weight=mean_weight,
+            share_used=share_used,
+            num_used=share_used.sum(axis=1),
+            entropy=self.entropy / self.rows,
+            effective_experts=np.exp(_entropy(mean_weight)),
+            converged=None if self.converged is None else self.converged / self.rows,
+            similarity=similarity,
+            warnings=tuple(warnings),
+        )
+
+
+class _Correlations:
+    """Pearson's correlation of experts' outputs, added up over batches."""
+
+    def __init__(self):
+        self.rows = 0
+
+    def add(self, outputs):
+        outputs = outputs.astype("float64").swapaxes(0, 1)
+        if not self.rows:
+            self.sums = self.products = 0.0
+        self.rows += outputs.shape[1]
+        self.sums = self.sums + outputs.sum(axis=1)
+        flat = outputs.reshape(len(outputs), -1)
+        self.products = self.products + flat @ flat.T
+
+    def result(self):
+        if not self.rows:
+            return None
+        covariance = self.products - self.sums @ self.sums.T / self.rows
+        variance = np.diag(covariance)
+        # What rounding leaves of a constant is no variance.
+        constant = variance <= 1e-10 * np.diag(self.products)
+        spread = np.sqrt(np.where(constant, np.inf, variance))
+        return covariance / np.outer(spread, spread)
+
+
+def _collapse(experts, mean_weight):
+    for expert, shares in zip(experts, _shares(mean_weight).T, strict=True):
+        if len(experts) > 1 and (shares > COLLAPSED).all():
+            return [
+                f"Collapse: every task puts more than {COLLAPSED:.0%} of its weight on expert "
+                f"{expert}. A balance loss or another seed may spread it."
+            ]
+    return []
+
+
+def _dead(experts, share_used):
+    dead = [str(experts[e]) for e in np.flatnonzero((share_used == 0).all(axis=0))]
+    if not dead:
+        return []
+    return [f"Dead experts: on these rows no task uses {_listed(dead)}, so they learn nothing."]
+
+
+def _duplicates(experts, similarity):
+    alike = zip(*np.nonzero(np.triu(similarity > ALIKE, 1)), strict=True)
+    pairs = [f"{experts[i]} and {experts[j]}" for i, j in alike]
+    if not pairs:
+        return []
+    return [
+        f"Duplicate experts: the outputs of {_listed(pairs)} correlate above {ALIKE}. One of "
+        "them would do."
+    ]
+
+
+def _listed(words, most=8):
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

@@ -1,0 +1,119 @@
+"""Top-k whose load is levelled by a bias instead of a loss."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.gates.base import Gate
+from tfmoe.gates.routers import Scores
+from tfmoe.ops import shares
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class BalancedTopKGate(Gate):
+    r"""Keeps the `num_nonzeros` experts highest in affinity plus a levelling bias.
+
+    With `s = sigmoid(inputs @ W_t)` and a bias `c` of each task and expert:
+
+        chosen: the k experts with the largest s + c
+        weights[b, t, e] = s[e] / sum of s over the chosen, 0 for all others
+
+    The bias decides who is chosen, never with which weight, and gets no gradient. After
+    each training step it moves by `rate`: up for experts that fewer of the batch's
+    examples chose than the mean, down for the others. So every task comes to use all
+    experts evenly, without a loss that pulls at the weights.
+
+    With a static router all examples choose alike, and the bias makes a task's choice wander
+    through the experts for as long as it trains.
+
+    Args:
+        num_tasks, num_experts, router: see `Gate`.
+        num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
+            fewer.
+        rate: float >= 0, by how much the bias moves in a step.
+        kernel_initializer: Keras initializer.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`.
+        training: bool; the bias moves in training only.
+
+    Returns:
+        Float tensor `(b, t, e)` with `min(k, e)` non-zeros in a row, which sum to 1. With a
+        static router `(1, t, e)`. In the record, `probabilities` are `s` over its sum.
+
+    Raises:
+        ValueError: if a count is too small, or `rate` is negative.
+
+    Example:
+
+    >>> gate = BalancedTopKGate(num_tasks=1, num_experts=4, num_nonzeros=2)
+    >>> int(np.count_nonzero(gate(np.ones((1, 3)))))
+    2
+
+    Source: DeepSeek-AI, 2024, section 2.1.2, https://arxiv.org/abs/2412.19437. Differs from it
+    in that load is counted for each task.
+    """
+
+    always_sparse = True
+
+    def __init__(
+        self,
+        num_tasks=None,
+        num_experts=None,
+        num_nonzeros=2,
+        rate=0.001,
+        router="linear",
+        kernel_initializer="lecun_normal",
+        **kwargs,
+    ):
+        super().__init__(num_tasks, num_experts, router, **kwargs)
+        recipe.check_counts("BalancedTopKGate", num_nonzeros=(num_nonzeros, 1))
+        if not rate >= 0:
+            raise ValueError(
+                "BalancedTopKGate moves its bias by `rate` a step, which must be at least "
+                f"0. Received rate={rate}. A usual value is 0.001."
+            )
+        self.num_nonzeros = num_nonzeros
+        self.rate = rate
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def score_parts(self):
+        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # Half precision would round the small moves away.
+        self.bias = self.add_weight(
+            name="bias",
+            shape=(self.num_tasks, self.num_choices),
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def select(self, scores, training):
+        k = min(self.num_nonzeros, self.num_choices)
+        _, chosen = ops.top_k(ops.sigmoid(scores) + ops.cast(self.bias, scores.dtype), k)
+        one_hot = ops.one_hot(chosen, self.num_choices, dtype=scores.dtype)
+        if training:
+            load = ops.sum(one_hot, axis=(0, 2))
+            mean = ops.mean(load, axis=-1, keepdims=True)
+            self.bias.assign_add(ops.cast(self.rate * ops.sign(mean - load), self.bias.dtype))
+        # In logarithms, because all affinities of a row may underflow.
+        logs = ops.log_sigmoid(scores)
+        values = ops.take_along_axis(logs, chosen, axis=-1)
+        weights = ops.einsum("btk,btke->bte", shares(values), one_hot)
+        return shares(logs), weights
+
+    def logits(self, scores):
+        return scores
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_nonzeros": self.num_nonzeros,
+            "rate": self.rate,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,166 @@
+"""COMET: soft trees whose leaves are the experts."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.gates.base import Gate
+from tfmoe.gates.permutation import LearnedPermutation
+from tfmoe.gates.routers import Scores
+from tfmoe.gates.schedules import number_or_schedule, schedule_config
+from tfmoe.ops import entropy, smooth_step
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class CometGate(Gate):
+    r"""Selects at most `num_nonzeros` experts a task, by trees that gradients can train.
+
+    Each of k binary trees has a leaf for every expert, in heap order: nodes `2i + 1` and
+    `2i + 2` lie below node `i`, and the last `e` of the `2e - 1` nodes are the leaves. A
+    node goes left with probability `S(z)`, with the smooth step `S` of width `gamma`. So
+    tree `j` reaches expert `i` with the product `p[j, i]` along the path, and with scores
+    `a` of the leaves
+
+        weights[b, t, i] = sum_j exp(a[j, i]) p[j, i] / sum_jl exp(a[j, l]) p[j, l]
+
+    `S` reaches 0 and 1 exactly, so once all splits on a tree's path have, it names one
+    expert, and the row has at most k non-zeros. Before that, a row may have more. A split
+    that has reached 0 or 1 gets no gradient any more. Unlike `DSelectKGate`'s, the trees
+    weigh experts by scores of their own, and are the authors' for every number of
+    experts.
+
+    Args:
+        num_tasks, num_experts, router: see `Gate`.
+        num_nonzeros: int >= 1, the number k of trees. Trees may coincide.
+        gamma: float > 0. Smaller values select sooner.
+        entropy_reg: float >= 0, or one of `keras.optimizers.schedules` over the training
+            steps: weight of the sum over tasks and trees of the batch's mean entropy of
+            `p`, added to the loss in training. It drives the splits to 0 or 1.
+        permutation: a `LearnedPermutation`, or None. It changes which expert stands at
+            which leaf, for all tasks and trees alike ("COMET+").
+
+    Call arguments:
+        inputs: float tensor `(b, f)`.
+        training: bool; the losses are added in training only.
+
+    Returns:
+        Float tensor `(b, t, e)`; non-negative, each row sums to 1 over `e`. With a static
+        router `(1, t, e)`.
+
+    Raises:
+        ValueError: if a count is too small, `gamma` is not above 0, `entropy_reg` is
+            negative, or `permutation` is no `LearnedPermutation`.
+
+    Example:
+
+    >>> gate = CometGate(num_tasks=2, num_experts=5, num_nonzeros=2)
+    >>> gate(np.ones((1, 3))).numpy().sum(axis=-1).round(4).tolist()
+    [[1.0, 1.0]]
+
+    Source: Ibrahim et al., 2023, https://arxiv.org/abs/2306.02824. Differs from the
+    authors' code in the sum of the entropies over tasks, in leaf scores whose bias starts
+    at 0, and in that a leaf with `p` below 1e-30 counts as not reached.
+    """
+
+    def __init__(
+        self,
+        num_tasks=None,
+        num_experts=None,
+        num_nonzeros=2,
+        gamma=1.0,
+        entropy_reg=0.0,
+        router="linear",
+        permutation=None,
+        **kwargs,
+    ):
+        super().__init__(num_tasks, num_experts, router, **kwargs)
+        recipe.check_counts("CometGate", num_nonzeros=(num_nonzeros, 1))
+        if not gamma > 0:
+            raise ValueError(
+                "CometGate's smooth step has the width `gamma`, which must be above 0. "
+                f"Received gamma={gamma}. Values from 0.01 to 10 are usual."
+            )
+        permutation = recipe.given(permutation)
+        if permutation is not None and not isinstance(permutation, LearnedPermutation):
+            raise ValueError(
+                "CometGate takes as `permutation` a LearnedPermutation(num_steps), or None. "
+                f"Received permutation={permutation!r}."
+            )
+        self.num_nonzeros = num_nonzeros
+        self.gamma = gamma
+        self.entropy_reg = number_or_schedule("CometGate", "entropy_reg", entropy_reg, 0)
+        self._permutation_config = self.permutation = None
+        if permutation is not None:
+            self._permutation_config = recipe.config_of(permutation)
+            self.permutation = recipe.filled(
+                self._permutation_config, "CometGate", name="permutation"
+            )
+
+    def score_parts(self):
+        # Near 0 the smooth step is steepest, so every split starts undecided.
+        split = keras.initializers.RandomUniform(-self.gamma / 100, self.gamma / 100)
+        leaf = keras.initializers.RandomUniform(-0.05, 0.05)
+        splits = self.num_nonzeros * (self.num_choices - 1)
+        leaves = self.num_nonzeros * self.num_choices
+        return [Scores(splits, split, split, split), Scores(leaves, leaf, "zeros", leaf)]
+
+    def scheduled(self):
+        return ["entropy_reg"]
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if self.permutation is not None:
+            self.permutation.build((None, self.num_tasks, self.num_choices))
+
+    def select(self, scores, training):
+        k, e = self.num_nonzeros, self.num_choices
+        reached = self._trees(scores)
+        entropy_reg = self.now(self.entropy_reg)
+        if training and self.entropy_reg != 0:
+            self.add_loss(entropy_reg * ops.sum(ops.mean(entropy(reached), axis=0)))
+        leaves = ops.reshape(scores[..., k * (e - 1) :], (-1, self.num_tasks, k * e))
+        reached = ops.reshape(reached, (-1, self.num_tasks, k * e))
+        # Neither the logarithm of 0 nor its gradient may be computed, even to be masked:
+        # hence the inner 1. Below the threshold 1 / p would overflow.
+        alive = reached > 1e-30
+        logits = leaves + ops.log(ops.where(alive, reached, 1.0))
+        shares = ops.softmax(ops.where(alive, logits, -float("inf")), axis=-1)
+        weights = ops.sum(ops.reshape(shares, (-1, self.num_tasks, k, e)), axis=2)
+        if self.permutation is not None:
+            weights = self.permutation(weights, training=training)
+        return weights, weights
+
+    def _trees(self, scores):
+        """Probabilities `(b, t, k, e)` with which each tree reaches each leaf."""
+        k, e = self.num_nonzeros, self.num_choices
+        splits = ops.reshape(scores[..., : k * (e - 1)], (-1, self.num_tasks, k, e - 1))
+        left = smooth_step(splits, self.gamma)
+        level = ops.ones_like(left[..., :1])
+        first, passed = 0, []
+        # Level by level: of a level's nodes the first ones split, the others are leaves,
+        # and only the last two levels have leaves.
+        while first < e - 1:
+            inner = min(level.shape[-1], e - 1 - first)
+            go = left[..., first : first + inner]
+            nodes, leaves = level[..., :inner], level[..., inner:]
+            below = ops.stack([nodes * go, nodes * (1 - go)], axis=-1)
+            level = ops.reshape(below, (-1, self.num_tasks, k, 2 * inner))
+            first += inner
+            passed.append(leaves)
+        return ops.concatenate([passed[-1], level], axis=-1)
+
+    def converged(self, scores):
+        named = ops.max(self._trees(scores), axis=-1) >= 1
+        share = ops.mean(ops.cast(named, scores.dtype), axis=-1)
+        if self.permutation is None:
+            return share
+        return share * ops.cast(self.permutation.is_hard(), scores.dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_nonzeros": self.num_nonzeros,
+            "gamma": self.gamma,
+            "entropy_reg": schedule_config(self.entropy_reg),
+            "permutation": self._permutation_config,
+        }

@@ -1,0 +1,132 @@
+"""A gate without weights: an id's hash names its expert."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.gates.base import Gate
+from tfmoe.gates.routers import Scores
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class HashGate(Gate):
+    r"""Gives each id one expert, at random but for good.
+
+        weights[b, t, e] = 1 if hash(ids[b]) mod num_experts is e else 0
+
+    Nothing is learned: what a trained gate gains over it is what routing by content is
+    worth. All rows with a missing or unknown value share one id, and so one expert.
+
+    Args:
+        num_tasks, num_experts: see `Gate`.
+        column: str or None, the categorical column whose ids a model passes on as
+            `ids`.
+        per_task: bool; whether each task hashes in a way of its own, so that an id may
+            get another expert for each.
+        seed: int >= 0; another seed gives other experts.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`, not looked at.
+        ids: int tensor `(b,)`.
+
+    Returns:
+        Float tensor `(b, t, e)` with a single 1 in a row. In the record, `scores` and
+        `probabilities` are the same.
+
+    Raises:
+        ValueError: if a count is too small, `column` is no name, `seed` is negative,
+            `router` or `balance` is given, or `ids` are missing or no vector of integers.
+
+    Example:
+
+    >>> gate = HashGate(num_tasks=1, num_experts=4)
+    >>> gate(np.ones((6, 3)), ids=np.arange(6)).numpy()[:, 0].argmax(axis=-1).tolist()
+    [0, 3, 2, 3, 1, 1]
+
+    Source: Roller et al., 2021, https://arxiv.org/abs/2106.04426. The hash is the finalizer
+    of MurmurHash3 with 32 bits, so neighbouring ids get unrelated experts.
+    """
+
+    num_nonzeros = 1
+    always_sparse = True
+    needs_ids = True
+
+    def __init__(
+        self, num_tasks=None, num_experts=None, column=None, per_task=False, seed=0, **kwargs
+    ):
+        for name in ("router", "balance"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"HashGate learns nothing, so it takes no `{name}`. Received "
+                    f"{name}={kwargs[name]!r}. Leave it out."
+                )
+        super().__init__(num_tasks, num_experts, **kwargs)
+        if column is not None and not (isinstance(column, str) and column):
+            raise ValueError(
+                "HashGate takes as `column` the name of a categorical column, or None. "
+                f"Received column={column!r}."
+            )
+        recipe.check_counts("HashGate", seed=(seed, 0))
+        self.column, self.per_task, self.seed = column, per_task, seed
+
+    def score_parts(self):
+        return [Scores(self.num_choices, None, None, None)]
+
+    def make_head(self, input_shape):
+        """Nothing is learned."""
+
+    def scores(self, inputs, ids):
+        exact = keras.backend.result_type(self.compute_dtype, "float32")
+        return ops.one_hot(self._experts(self._checked(ids)), self.num_choices, dtype=exact)
+
+    def select(self, scores, training):
+        return scores, scores
+
+    def compute_output_spec(self, inputs, ids=None, training=False, return_aux=False):
+        if ids is None:
+            self._checked(ids)
+        return super().compute_output_spec(inputs, ids, training, return_aux)
+
+    def _checked(self, ids):
+        if ids is None:
+            column = f"column {self.column!r}" if self.column else "a categorical column"
+            raise ValueError(
+                f"HashGate routes by the ids of {column}. Received ids=None. Call it with "
+                "`ids`, or name the column in `HashGate(column=...)` inside a MultiTaskModel."
+            )
+        ids = ops.convert_to_tensor(ids)
+        if len(ids.shape) != 1 or "int" not in keras.backend.standardize_dtype(ids.dtype):
+            raise ValueError(
+                "HashGate takes `ids` as integers of shape (batch,). Received ids of shape "
+                f"{tuple(ids.shape)} and type {keras.backend.standardize_dtype(ids.dtype)}."
+            )
+        return ops.cast(ids, "int32")
+
+    def _experts(self, ids):
+        """Int tensor `(b, t)`."""
+        ways = self.num_tasks if self.per_task else 1
+        salts = [_signed(self.seed + 0x9E3779B9 * way) for way in range(ways)]
+        salts = _hashed(ops.convert_to_tensor([salts], dtype="int32"))
+        # Without the sign, which the remainder of a negative number depends on.
+        hashes = ops.bitwise_and(_hashed(ops.bitwise_xor(ids[:, None], salts)), 0x7FFFFFFF)
+        chosen = ops.mod(hashes, self.num_choices)
+        return chosen if self.per_task else ops.repeat(chosen, self.num_tasks, axis=1)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["router"]
+        return {**config, "column": self.column, "per_task": self.per_task, "seed": self.seed}
+
+
+def _signed(value):
+    """The int32 with the lowest 32 bits of an integer."""
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def _hashed(x):
+    """The 32-bit finalizer of MurmurHash3, on int32, which all backends multiply alike."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        # The mask takes away the sign that a shift of a negative number draws in.
+        x = ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, shift), 2 ** (32 - shift) - 1))
+        x = x * _signed(factor)
+    return x

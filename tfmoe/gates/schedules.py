@@ -1,0 +1,53 @@
+"""Numbers that change during training, given as Keras's schedules: plain data."""
+
+import keras
+
+from tfmoe import recipe
+
+
+def is_schedule(value):
+    return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def number_or_schedule(name, argument, value, least, above=False):
+    """The argument as a number or a Keras schedule.
+
+    Args:
+        name: str, the gate's class.
+        argument: str, the argument's name.
+        value: number, Keras schedule, or a schedule's config.
+        least: float; a number must be at least this.
+        above: bool; a number must be above it.
+
+    Raises:
+        ValueError: if it is anything else, or a schedule of whole numbers.
+    """
+    value = recipe.given(value)
+    if is_schedule(value):
+        _check_floats(name, argument, value)
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (value > least if above else value >= least):
+        raise ValueError(
+            f"{name} takes `{argument}` as a number {'above' if above else 'of at least'} "
+            f"{least}, or as one of keras.optimizers.schedules over the training steps. "
+            f"Received {argument}={value!r}."
+        )
+    return value
+
+
+def schedule_config(value):
+    """For `get_config`."""
+    return keras.saving.serialize_keras_object(value) if is_schedule(value) else value
+
+
+def _check_floats(name, argument, schedule):
+    """Keras takes the type of a schedule's first value for all: from 0 to 0.5 stays at 0."""
+    config = schedule.get_config()
+    values = [config.get("initial_learning_rate", 0.0), *config.get("values", [])]
+    if any(isinstance(value, int) for value in values):
+        raise ValueError(
+            f"{name} takes as `{argument}` schedules whose values are written as floats, for "
+            f"Keras rounds the others to the type of the first. Received {argument}="
+            f"{type(schedule).__name__} with {values}. Write 0.0 for 0."
+        )
