@@ -6,6 +6,7 @@ Zipf's law. The models are those of the `step` benchmark with 64 experts, in tra
 in prediction, once with all experts computed and once with the selected ones.
 """
 
+import itertools
 import re
 import time
 from dataclasses import replace
@@ -61,14 +62,15 @@ def layer_rows(all_units, all_experts, batch, rounds, seconds):
                         "routing": routing,
                         "jit": str(jit),
                         **_ratio(taken, base),
-                        "auto": "" if way != "sparse" else _rule(num),
+                        "auto": _rule(num, units) if way == "sparse" else "",
                     }
                 )
     return rows
 
 
-def _rule(num):
-    return "sparse" if dispatch.pays(CHOSEN, num, certain=True) else "dense"
+def _rule(num, units):
+    num_weights = sum(a * b for a, b in itertools.pairwise((INPUTS, *units)))
+    return "sparse" if dispatch.pays(CHOSEN, num, num_weights, certain=True) else "dense"
 
 
 def route(batch, num_experts, routing):
@@ -110,6 +112,7 @@ def _rounds(turns, rounds, seconds):
     times = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
+            turn()  # the contestant before may have left the caches and the memory to it
             count, start = 0, time.perf_counter()
             while count == 0 or time.perf_counter() - start < seconds:
                 turn()

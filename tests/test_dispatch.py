@@ -198,9 +198,9 @@ def spied(mixture, x, training=False):
 @pytest.mark.parametrize(
     ("gate", "num_experts", "training", "asked"),
     [
-        (tfmoe.TopKGate(), 12, False, [(50, 6)]),
-        (tfmoe.TopKGate(), 11, False, [None]),  # 3 tasks of 2 experts: too many of 11
-        (tfmoe.TopKGate(router="static"), 12, True, [(6,)]),
+        (tfmoe.TopKGate(), 24, False, [(50, 6)]),
+        (tfmoe.TopKGate(), 23, False, [None]),  # 3 tasks of 2 experts: too many of 23
+        (tfmoe.TopKGate(router="static"), 24, True, [(6,)]),
         (tfmoe.SoftmaxGate(), 64, False, [None]),
         (tfmoe.DSelectKGate(gamma=1e-4), 24, True, [(50, 6)]),  # all rows have decided
         (tfmoe.DSelectKGate(gamma=9.0), 24, True, [None]),  # not all have
@@ -214,7 +214,14 @@ def test_auto_is_sparse_where_it_pays(gate, num_experts, training, asked):
     mixture.build((None, FEATURES))
     mixture.gate.head.weights[0].assign(2 * matrix(*mixture.gate.head.weights[0].shape))
     assert spied(mixture, matrix(50, FEATURES), training) == asked
-    assert mixture.computes_sparsely == (asked != [None] or num_experts == 24) or not training
+
+
+def test_large_experts_pay_sooner():
+    large, small = 128 * 256 + 256 * 128, 128 * 32 + 32 * 16
+    assert dispatch.pays(2, 4, large, certain=True)
+    assert not dispatch.pays(2, 4, small, certain=True)
+    assert dispatch.pays(2, 8, small, certain=True)
+    assert not dispatch.pays(2, 7, large, certain=False)
 
 
 def test_no_row_depends_on_its_batch_mates():

@@ -230,7 +230,8 @@ class MMoE(keras.layers.Layer):
         most = max(1, min(most, num))
         if self.dispatch == "sparse":
             return most
-        return most if pays(most, num, gate.always_sparse) else None
+        num_weights = sum(math.prod(kernel.shape[1:]) for kernel in self.experts.kernels)
+        return most if pays(most, num, num_weights, gate.always_sparse) else None
 
     def get_config(self):
         shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
