@@ -24,7 +24,7 @@ BATCH, INPUTS, CHOSEN = 4096, 128, 2
 # Experts of the size, and small ones, whose matmuls cost less than their layout.
 UNITS = {"256-128": (256, 128), "32-16": (32, 16)}
 EXPERTS = (4, 8, 16, 64, 256)
-ROUNDS, SECONDS = 15, 0.05
+ROUNDS, SECONDS = 9, 0.05
 MODEL = replace(Sizes(), num_experts=64, num_batches=4)
 QUICK_MODEL = Sizes(3, 100, 4, 2, 8, (8, 4), (4,), 2, 32, 2)
 

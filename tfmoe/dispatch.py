@@ -174,19 +174,30 @@ def spread(inputs, plan, num_experts):
         some row.
     """
 
-    def back(upstream, slots, present):
-        # A gather, where that of a gather would be a slow scatter.
-        parts = ops.take(upstream, slots, axis=0)
-        return ops.sum(ops.where(present[..., None], parts, ops.zeros_like(parts)), axis=1)
+    def split(inputs, rows):
+        own = num_experts * plan.span
+        features = inputs.shape[-1]
+        return (
+            ops.reshape(ops.take(inputs, rows[:own], axis=0), (num_experts, plan.span, features)),
+            ops.reshape(ops.take(inputs, rows[own:], axis=0), (-1, plan.block, features)),
+        )
 
     rows = plan.pairs // plan.slots.shape[1]
-    slots = _gather(inputs, rows, back, plan.slots, plan.present)
-    features = inputs.shape[-1]
-    own = num_experts * plan.span
-    return (
-        ops.reshape(slots[:own], (num_experts, plan.span, features)),
-        ops.reshape(slots[own:], (-1, plan.block, features)),
-    )
+    if keras.backend.backend() == "torch":
+        return split(inputs, rows)
+
+    # What a gradient needs is an argument too, for JAX.
+    @ops.custom_gradient
+    def spread_rows(inputs, rows, slots, present):
+        def gradient(*upstreams):
+            # A gather, where that of a gather would be a slow scatter.
+            parts = ops.take(_joined(*keras.tree.flatten(upstreams)), slots, axis=0)
+            parts = ops.where(present[..., None], parts, ops.zeros_like(parts))
+            return ops.sum(parts, axis=1), None, None, None
+
+        return split(inputs, rows), gradient
+
+    return spread_rows(inputs, rows, plan.slots, plan.present)
 
 
 def collect(own, later, plan):
@@ -197,30 +208,36 @@ def collect(own, later, plan):
         later: `(n, block, u)`.
         plan: `Plan`.
     """
-    units = own.shape[-1]
-    slots = ops.concatenate([ops.reshape(part, (-1, units)) for part in (own, later)])
-
-    def back(upstream, pairs, live):
-        parts = ops.take(ops.reshape(upstream, (-1, units)), pairs, axis=0)
-        return ops.where(live[:, None], parts, ops.zeros_like(parts))
-
-    return _gather(slots, plan.slots, back, plan.pairs, plan.live)
-
-
-def _gather(values, index, back, *needed):
-    """`values[index]`, whose gradient is `back(upstream, *needed)`."""
     if keras.backend.backend() == "torch":
-        return ops.take(values, index, axis=0)
+        return ops.take(_joined(own, later), plan.slots, axis=0)
 
-    # What the gradient needs is an argument too, for JAX.
     @ops.custom_gradient
-    def gather(values, index, *needed):
+    def collect_pairs(own, later, slots, pairs, live):
         def gradient(upstream):
-            return (back(upstream, *needed), None, *(None for _ in needed))
+            upstream = ops.reshape(upstream, (-1, own.shape[-1]))
+            num = ops.shape(own)[0] * ops.shape(own)[1]
 
-        return ops.take(values, index, axis=0), gradient
+            def part(shape, pairs, live):
+                values = ops.take(upstream, pairs, axis=0)
+                values = ops.where(live[:, None], values, ops.zeros_like(values))
+                return ops.reshape(values, shape)
 
-    return gather(values, index, *needed)
+            return (
+                part(ops.shape(own), pairs[:num], live[:num]),
+                part(ops.shape(later), pairs[num:], live[num:]),
+                None,
+                None,
+                None,
+            )
+
+        return ops.take(_joined(own, later), slots, axis=0), gradient
+
+    return collect_pairs(own, later, plan.slots, plan.pairs, plan.live)
+
+
+def _joined(own, later):
+    """All slots, `(slots, u)`."""
+    return ops.concatenate([ops.reshape(part, (-1, part.shape[-1])) for part in (own, later)])
 
 
 def grouped_matmul(own, later, kernel, plan):
