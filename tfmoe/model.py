@@ -18,7 +18,7 @@ from tfmoe.losses import Objective
 from tfmoe.optimizers import Adam
 from tfmoe.schema import Schema
 from tfmoe.tasks import Binary, Multiclass
-from tfmoe.towers import Towers
+from tfmoe.towers import Outputs, Towers
 
 # Set while a training or test step runs: the model then returns all of `Forward`, for
 # losses need more than the public output. A context variable, because replicas of one
@@ -44,26 +44,6 @@ class Forward(NamedTuple):
     predictions: dict
     logits: dict
     aux: list
-
-
-class _Outputs(keras.layers.Layer):
-    """Towers' logits to `(predictions, logits)`, dicts by task."""
-
-    def __init__(self, tasks, **kwargs):
-        super().__init__(**kwargs)
-        self.tasks = tasks
-
-    def call(self, logits):
-        predictions, named = {}, {}
-        for task, values in zip(self.tasks, logits, strict=True):
-            if isinstance(task, Multiclass):
-                predictions[task.name] = ops.softmax(values, axis=-1)
-            else:
-                values = values[:, 0]
-                binary = isinstance(task, Binary)
-                predictions[task.name] = ops.sigmoid(values) if binary else values
-            named[task.name] = values
-        return predictions, named
 
 
 class _Sizes(NamedTuple):
@@ -134,7 +114,7 @@ class MultiTaskModel(keras.Model):
         towers = Towers(
             outputs, tower_units, dropout=tower_dropout, dtype=dtype, name="tfmoe_towers"
         )
-        head = _Outputs(schema.tasks, dtype="float32", name="tfmoe_outputs")
+        head = Outputs(schema.tasks, dtype="float32", name="tfmoe_outputs")
         inputs = _inputs(schema, preprocessor.lengths)
         hidden = mixture(encoder(inputs), **_ids(schema, mixture, inputs))
         if hasattr(mixture, "adopt"):

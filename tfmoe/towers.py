@@ -6,6 +6,7 @@ from keras import ops
 from tfmoe import recipe
 from tfmoe.experts import Experts, stacked_dense
 from tfmoe.initializers import PerMember
+from tfmoe.tasks import Binary, Multiclass
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -92,3 +93,23 @@ class Towers(keras.layers.Layer):
             "num_outputs": list(self.num_outputs),
             **{name: config[name] for name in shared},
         }
+
+
+class Outputs(keras.layers.Layer):
+    """Towers' logits to `(predictions, logits)`, dicts by task."""
+
+    def __init__(self, tasks, **kwargs):
+        super().__init__(**kwargs)
+        self.tasks = tasks
+
+    def call(self, logits):
+        predictions, named = {}, {}
+        for task, values in zip(self.tasks, logits, strict=True):
+            if isinstance(task, Multiclass):
+                predictions[task.name] = ops.softmax(values, axis=-1)
+            else:
+                values = values[:, 0]
+                binary = isinstance(task, Binary)
+                predictions[task.name] = ops.sigmoid(values) if binary else values
+            named[task.name] = values
+        return predictions, named
