@@ -72,7 +72,7 @@ def shapes_follow_data():
     if backend != "tensorflow":
         return backend == "torch"
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
+    from tensorflow.python.ops import control_flow_util  # said nowhere public
 
     graph = tf.compat.v1.get_default_graph()
     return not control_flow_util.GraphOrParentsInXlaContext(graph)
