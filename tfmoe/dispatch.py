@@ -142,7 +142,8 @@ def _sizes(counts, num, num_experts):
     if not shapes_follow_data():
         # Room for balanced routing in the spans, but a few rows, at inference, are
         # cheaper in blocks alone: spans read every kernel.
-        span = _choose(num >= num_experts, -(-10 * num // (8 * num_experts)), 0)
+        eighths = _choose(many, 9, 10)  # of the mean; few pairs scatter more around it
+        span = _choose(num >= num_experts, -(-eighths * num // (8 * num_experts)), 0)
         block = _choose(many, 128, 32)
         # What is in blocks has filled a span before, if that is the longer of the two.
         spare = _choose(num < num_experts, num, num_experts)
