@@ -5,6 +5,7 @@ import reference
 from test_experts import networks, shake
 
 import tfmoe
+from tfmoe import recipe
 from tfmoe.ops import mix
 
 FEATURES, TASKS, EXPERTS = 5, 3, 4
@@ -89,6 +90,24 @@ def test_a_gate_is_a_recipe():
         assert mixture.gate.num_nonzeros == 3
     assert mixtures[0].gate is not mixtures[1].gate
     assert (gate.num_tasks, gate.num_experts, gate.built) == (None, None, False)
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwoHolders(keras.layers.Layer):
+    """Takes two recipes from one object, as two short-lived ones of one address would be."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        gate = tfmoe.DSelectKGate(num_nonzeros=3)
+        self.recipes = [recipe.config_of(gate), recipe.config_of(gate)]
+
+
+def test_recipes_are_not_taken_for_one_object_in_loading(tmp_path):
+    model = keras.Sequential([keras.Input((FEATURES,)), TwoHolders()])
+    model.save(tmp_path / "model.keras")
+    recipes = keras.saving.load_model(tmp_path / "model.keras").layers[0].recipes
+    assert [set(one) for one in recipes] == [set(model.layers[0].recipes[0])] * 2
+    assert "shared_object_id" not in recipes[0]
 
 
 def test_a_gates_losses_reach_the_model():

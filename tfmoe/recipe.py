@@ -5,7 +5,7 @@ import keras
 
 def config_of(layer):
     """What `get_config` of the holder stores for a layer given as an argument."""
-    config = keras.saving.serialize_keras_object(layer)
+    config = _plain(keras.saving.serialize_keras_object(layer))
     # A layer that was called before notes its input's shape here; the holder's copy is
     # built by the holder.
     config.pop("build_config", None)
@@ -48,9 +48,15 @@ def filled(config, owner, name=None, **values):
 def _plain(config):
     """A copy of plain dicts and lists. Keras wraps those that a layer holds in ones that
     know the layer, which `copy.deepcopy` would copy as well.
+
+    Its marks of sharing are left out: while a file is loaded Keras tells objects by their
+    address, and recipes that are gone by then leave theirs to the next one, which would
+    be taken for the same object.
     """
     if isinstance(config, dict):
-        return {key: _plain(value) for key, value in config.items()}
+        return {
+            key: _plain(value) for key, value in config.items() if key != "shared_object_id"
+        }
     if isinstance(config, list | tuple):
         return [_plain(value) for value in config]
     return config
