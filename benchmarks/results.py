@@ -15,6 +15,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = ROOT / "benchmarks" / "pictures"
 READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 _SECTION = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -35,7 +36,7 @@ def provenance(command):
 
     changes = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
     return {
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "commit": commit(),
         "dirty": bool(changes),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -47,6 +48,11 @@ def provenance(command):
         "cores": os.cpu_count(),
         "command": command,
     }
+
+
+def commit():
+    """The commit that is checked out, or None."""
+    return _git("rev-parse", "--short=12", "HEAD")
 
 
 def _git(*arguments):
@@ -128,8 +134,12 @@ def _section(name):
 
 
 def _cells(rows):
-    """Header and body as text; a column for every key that any row has."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    """Header and body as text; a column for every key that any row has.
+
+    Lists are for pictures and have no column.
+    """
+    keys = [key for row in rows for key in row if not isinstance(row[key], list)]
+    keys = list(dict.fromkeys(keys))
     return keys, [[_text(row.get(key)) for key in keys] for row in rows]
 
 

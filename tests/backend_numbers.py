@@ -53,6 +53,7 @@ def layers():
     features = {"age": x[:, 0], "city": IDS[:, 0], "cities": IDS, "visits": IDS}
     return found | {
         **_trees(x, selectors),
+        **_one_task(x),
         "balance": (tfmoe.TopKGate(2, 5, balance=balance()), x),
         "penalty": (tfmoe.DSelectKGate(2, 5, reachability="penalty", **selectors), x),
         "experts": (tfmoe.Experts(3, **units), x),
@@ -63,7 +64,14 @@ def layers():
         "towers": (tfmoe.Towers((1, 3), **units), matrix(4, 2, 5)),
         "embedding": (tfmoe.Embedding(5, 3), IDS),
         "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
+        "encoder_tokens": (tfmoe.Encoder(schema, {"city": 5}, tokens=4), features),
+        "mod_squad": (tfmoe.ModSquad(2, 5, 1, 4, pooling="last"), token_rows(4, 5)),
     }
+
+
+def token_rows(rows, size):
+    """Tokens of rows of different lengths, and their mask."""
+    return matrix(rows, 4, size), np.arange(4) < 1 + np.arange(rows)[:, None] % 4
 
 
 def balance():
@@ -99,6 +107,24 @@ def _trees(x, selectors):
     }
 
 
+def _one_task(x):
+    """Gates whose rows have one task each."""
+    import tfmoe
+
+    rows = {"inputs": x, "task": np.array([4, 0, 4, 2], "int32")}
+    mlp, low_rank = (tfmoe.TaskRouter(3, (6,), kind) for kind in ("mlp", "low_rank"))
+    return {
+        "task_linear": (tfmoe.TopKGate(5, 4, balance=balance()), rows),
+        "task_few": (
+            tfmoe.DSelectKGate(2, 4, entropy_reg=0.1),
+            {**rows, "task": rows["task"] // 4},
+        ),
+        "task_hash": (tfmoe.HashGate(5, 4, per_task=True), {**rows, "ids": rows["task"]}),
+        "task_aware": (tfmoe.TaskAwareGate(5, 4, router=mlp), rows),
+        "task_aware_low_rank": (tfmoe.TaskAwareGate(5, 4, router=low_rank), x),
+    }
+
+
 def sparse_steps():
     """Losses and weights after some steps in which only the selected experts run."""
     import keras
@@ -119,6 +145,26 @@ def sparse_steps():
             results[f"sparse_{name}_{i}"] = keras.ops.convert_to_numpy(weight)
         results[f"sparse_{name}_predict"] = model.predict(x, verbose=0)
     return results
+
+
+def squad_steps():
+    """The same of a transformer of experts, where rows have one task each."""
+    import keras
+
+    import tfmoe
+
+    gate = tfmoe.TopKGate(num_nonzeros=2, usage_decay=0.9)
+    mixture = tfmoe.ModSquad(3, 5, 1, 12, gate, causal=True, dispatch="sparse")
+    tokens, present = token_rows(24, 5)
+    symbols = keras.Input((4, 5)), keras.Input((4,), dtype="bool"), keras.Input((), dtype="int32")
+    model = keras.Model(symbols, mixture(symbols[:2], task=symbols[2]))
+    set_weights(mixture)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=compiles())
+    x, y = [tokens, present, np.arange(24, dtype="int32") % 3], matrix(24, 1, 5, seed=1)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    return {
+        f"squad_{i}": keras.ops.convert_to_numpy(weight) for i, weight in enumerate(mixture.weights)
+    }
 
 
 def compiles():
@@ -160,6 +206,29 @@ def gate_steps():
         for weight in gate.weights:
             numbers = keras.ops.convert_to_numpy(weight)
             results[f"step_{type(gate).__name__}_{weight.name}"] = numbers
+    return results | task_steps()
+
+
+def task_steps():
+    """The same where rows have one task each, usage among the weights."""
+    import keras
+
+    import tfmoe
+
+    results, task = {}, np.array([4, 0, 4, 2] * 3, "int32")
+    for name, gate in {
+        "top_k": tfmoe.TopKGate(5, 4, balance=balance(), usage_decay=0.9),
+        "aware": tfmoe.TaskAwareGate(5, 4, router=tfmoe.TaskRouter(3, (6,))),
+    }.items():
+        symbols = keras.Input((5,)), keras.Input((), dtype="int32")
+        model = keras.Model(symbols, gate(symbols[0], task=symbols[1]))
+        set_weights(gate)
+        model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=compiles())
+        y = matrix(12, 1, 4, seed=1)
+        model.fit([matrix(12, 5), task], y, batch_size=4, shuffle=False, verbose=0)
+        for weight in gate.weights:
+            numbers = keras.ops.convert_to_numpy(weight)
+            results[f"task_step_{name}_{weight.name}"] = numbers
     return results
 
 
@@ -232,12 +301,9 @@ def all_numbers():
 
     results = {}
     for name, (layer, inputs) in layers().items():
-        # A gate that needs ids has them beside its inputs.
-        call = (
-            partial(layer, **inputs)
-            if getattr(layer, "needs_ids", False)
-            else partial(layer, inputs)
-        )
+        # A gate's ids and tasks stand beside its inputs.
+        beside = isinstance(inputs, dict) and "inputs" in inputs
+        call = partial(layer, **inputs) if beside else partial(layer, inputs)
         call()
         set_weights(layer)
         outputs = {"": call()}
@@ -250,7 +316,7 @@ def all_numbers():
                 results[f"{name}_{part}_{i}"] = ops.convert_to_numpy(value)
     results["auc"] = ops.convert_to_numpy(auc())
     results["adam_step"] = adam_step()
-    results |= gate_steps() | sparse_steps()
+    results |= gate_steps() | sparse_steps() | squad_steps()
     keras.utils.set_random_seed(0)
     return results | trained_model()
 

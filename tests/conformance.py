@@ -15,8 +15,8 @@ def check_layer(make, inputs, exempt=(), keeps_float32=False, aux=False, default
     Args:
         make: makes the layer, with no argument of its constructor at the default, and
             takes `dtype` and `name`.
-        inputs: array, or dict of arrays, whose first axis is the batch; at least four
-            rows. See `called`.
+        inputs: array, or dict or tuple of arrays, whose first axis is the batch; at least
+            four rows. See `called`.
         exempt: names of weights that need no gradient.
         keeps_float32: bool; the layer's outputs are float32 under half precision too.
         aux: bool; the layer can be called with `return_aux`.
@@ -135,11 +135,13 @@ def check_static_shapes(make, inputs, aux):
 def functional(layer, inputs):
     """A model of this one layer, of any batch size."""
 
-    def symbol(x, name=None):
+    def symbols_of(x, name=None):
+        if isinstance(x, tuple):
+            return tuple(symbols_of(part) for part in x)
         return keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
 
     named = isinstance(inputs, dict)
-    symbols = {n: symbol(x, n) for n, x in inputs.items()} if named else symbol(inputs)
+    symbols = {n: symbols_of(x, n) for n, x in inputs.items()} if named else symbols_of(inputs)
     return keras.Model(symbols, called(layer, symbols))
 
 
@@ -157,7 +159,10 @@ def check_saving(make, inputs, folder):
     for size in (1, 4):
         batch = tree.map_structure(lambda x, size=size: x[:size], inputs)
         expected = model(batch)
-        tree.map_structure(np.testing.assert_array_equal, reloaded(batch), expected)
+        # Keras reloads a tuple of outputs as a list.
+        tree.map_structure(
+            np.testing.assert_array_equal, tree.flatten(reloaded(batch)), tree.flatten(expected)
+        )
         tree.map_structure(
             lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6),
             tree.flatten(served.serve(tree.map_structure(tf.constant, batch))),

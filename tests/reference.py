@@ -389,3 +389,110 @@ def balanced_bias(weights, bias, rate):
         for e in range(len(load)):
             moved[t, e] += rate * np.sign(sum(load) / len(load) - load[e])
     return moved
+
+
+# Attention of experts.
+
+
+def layer_norm(x, scale, offset):
+    """One token `(d,)`."""
+    return (x - x.mean()) / math.sqrt(x.var() + 1e-3) * scale + offset
+
+
+def gelu(h):
+    return np.array([x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in h])
+
+
+def attention_head(tokens, present, query, key, value, causal):
+    """One head over the tokens `(c, d)` of one example: `(c, h)`."""
+    heads = []
+    for i, token in enumerate(tokens):
+        seen = [j for j in range(len(tokens)) if present[j] and not (causal and j > i)]
+        logits = [token @ query @ (tokens[j] @ key) / math.sqrt(query.shape[1]) for j in seen]
+        shares = softmax(np.array(logits))
+        heads.append(sum(s * (tokens[j] @ value) for s, j in zip(shares, seen, strict=True)))
+    return np.array(heads)
+
+
+def moe_attention(tokens, present, weights, parts, causal):
+    """Tokens `(b, c, d)`, weights `(b, c, e)`, parts `(queries, outputs, key, value)`."""
+    queries, outputs, key, value = parts
+    result = np.zeros(tokens.shape)
+    for b, example in enumerate(tokens):
+        for e, (query, output) in enumerate(zip(queries, outputs, strict=True)):
+            head = attention_head(example, present[b], query, key, value, causal)
+            for i in range(len(example)):
+                result[b, i] += weights[b, i, e] * head[i] @ output
+    return result
+
+
+# One task a row: routers that know the task, task-aware gates, usage.
+
+
+def task_router_mlp(inputs, embeddings, layers, head, activation=relu):
+    """Concatenates each example and task: scores `(b, t, s)`."""
+    return np.array(
+        [
+            [network(np.concatenate([x, e]), layers, activation) @ head for e in embeddings]
+            for x in inputs
+        ]
+    )
+
+
+def task_router_low_rank(inputs, embeddings, shared, down, up):
+    """One matrix a task, `shared + down diag(e) up`: scores `(b, t, s)`."""
+    matrices = [shared + down @ np.diag(e) @ up for e in embeddings]
+    return np.array([[x @ matrix for matrix in matrices] for x in inputs])
+
+
+def task_aware_gate(scores, k, renormalize):
+    """Scores of one row `(e,)`: probabilities of the `k` best, 0 elsewhere."""
+    probabilities = softmax(scores)
+    chosen = sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
+    total = sum(probabilities[i] for i in chosen) if renormalize else 1.0
+    return np.array([p / total if i in chosen else 0.0 for i, p in enumerate(probabilities)])
+
+
+def usage(steps, num_tasks, decay):
+    """Steps of `(weights, task)`, weights `(b, 1, e)`: `(t, e)`, weighed by age."""
+    averages = []
+    for t in range(num_tasks):
+        shares = [np.mean(w[task == t, 0] > 0, axis=0) for w, task in steps if t in task]
+        ages = [decay**i for i in reversed(range(len(shares)))]
+        total = sum(age * share for age, share in zip(ages, shares, strict=True))
+        averages.append(total / sum(ages) if shares else np.full(steps[0][0].shape[-1], np.nan))
+    return np.array(averages)
+
+
+# Experts matched to tasks.
+
+
+def mutual_information(joint, prior="counts"):
+    """Of a table `(t, e)` of any sum, in nats."""
+    joint = np.asarray(joint, "float64")
+    if prior == "uniform":
+        joint = np.array([row / row.sum() if row.sum() else row for row in joint])
+    joint = joint / joint.sum()
+    total = 0.0
+    for t in range(joint.shape[0]):
+        for e in range(joint.shape[1]):
+            if joint[t, e]:
+                independent = joint[t].sum() * joint[:, e].sum()
+                total += joint[t, e] * np.log(joint[t, e] / independent)
+    return total
+
+
+def task_expert_sums(probabilities, labels, num_tasks, task=None, present=None):
+    """Each task's labelled rows' probabilities, `(t, e)`; several record rows a label."""
+    joint = np.zeros((num_tasks, probabilities.shape[-1]))
+    num = max(len(probabilities), len(labels))
+    for i in range(num):
+        row = i * len(labels) // num
+        shares = probabilities[i if len(probabilities) > 1 else 0]
+        counts = 1.0 if present is None else present[i]
+        for t in range(num_tasks):
+            if task is None:
+                joint[t] += counts * labels[row, t] * shares[t]
+            elif task[i] == t:
+                joint[t] += counts * labels[row] * shares[0]
+    return joint

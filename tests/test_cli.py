@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tests import tables
-from tfmoe import cli, demo
+from tfmoe import demo
+from tfmoe.by_name import mixture_by_name
 from tfmoe.cli import app
 
 runner = CliRunner()
@@ -107,10 +108,10 @@ def test_report_writes_pictures_and_numbers(folder, model):
 
 
 @pytest.mark.parametrize(
-    "gate", ["balanced-top-k", "comet", "entmax", "gumbel", "relu", "sparsemax"]
+    "gate", ["balanced-top-k", "comet", "entmax", "gumbel", "relu", "sparsemax", "task-aware"]
 )
 def test_every_gate_has_a_name(gate):
-    mixture = cli._mixture("mmoe", gate, 4, 3, "8")
+    mixture = mixture_by_name("mmoe", gate, 4, 3, "8")
     mixture.num_tasks = 2
     assert mixture(np.ones((1, 5))).shape == (1, 2, 8)
     assert mixture.gate.num_nonzeros in (3, None)
@@ -140,6 +141,39 @@ def test_train_rejects_what_it_does_not_know(folder, model):
     done = run(*arguments, "--hidden-units", "8-4", "--out", folder / "other.keras")
     assert "--hidden-units 8-4" in done.output
     assert not (folder / "other.keras").exists()
+
+
+def test_rows_of_one_task_each_all_the_way(tmp_path):
+    df = tables.rows()[["user_id", "age", "device", "watch"]]
+    df["market"] = np.where(df["user_id"] % 3 == 0, "de", "7")
+    df.to_csv(tmp_path / "rows.csv", index=False)
+    rows, schema, model = (tmp_path / name for name in ("rows.csv", "schema.yaml", "m.keras"))
+    proposed = ("schema", rows, "--label", "watch", "--task-column", "market", "--out", schema)
+    two_labels = (*proposed[:-1], tmp_path / "other.yaml", "--label", "age")
+    done = run(*proposed)
+    assert done.exit_code == 0, done.output
+    read = tfmoe.Schema.load(schema)
+    assert (read.task_names, read.task_keys) == (("market_7", "de"), ("7", "de"))
+    assert {task.raw for task in read.tasks} == {"watch"}
+    assert "--task-column market with 2 labels" in run(*two_labels).output
+    options = ("--gate", "task-aware", "--num-experts", 4, "--hidden-units", "4", "--epochs", 1)
+    done = run("train", rows, "--schema", schema, "--out", model, *options)
+    assert done.exit_code == 0, done.output
+    assert "market_7_auc" in done.output
+    out = ("--task", "de", "--by", "usage", "--threshold", 0.1, "--out", tmp_path / "de.keras")
+    done = run("extract", model, *out)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"Experts kept: \d", done.output)
+    df[df["market"] == "de"].to_csv(tmp_path / "de.csv", index=False)
+    done = run("predict", tmp_path / "de.keras", tmp_path / "de.csv", "--out", tmp_path / "p.csv")
+    assert done.exit_code == 0, done.output
+    assert list(pd.read_csv(tmp_path / "p.csv")) == ["score"]
+
+
+def test_mod_squad_has_a_name():
+    mixture = mixture_by_name("mod-squad", None, 4, 3, "16,8")
+    assert (mixture.dim, mixture.blocks[0].num_experts) == (8, 4)
+    assert mixture.blocks[0].num_chosen == 3
 
 
 def test_demo_leaves_everything_behind(tmp_path, monkeypatch):

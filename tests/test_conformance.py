@@ -31,6 +31,7 @@ SCHEMA = tfmoe.Schema(
     ],
     tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend")],
 )
+SIZES = {"city": 9, "tags": 6, "income": 7}
 
 
 class Case(NamedTuple):
@@ -95,9 +96,21 @@ def _gates():
         _case(tfmoe.BalancedTopKGate, 2, 4, 3, 0.1, _router(), UNIFORM, aux=True),
     ]
     hashed = {"inputs": _matrix(4, 5), "ids": _ids(9, 4)}
+    one_task = {"inputs": _matrix(4, 5), "task": np.array([2, 0, 1, 2], "int32")}
+    by_task = [
+        _case(tfmoe.TaskAwareGate, 3, 4, 3, router, True, UNIFORM, inputs=x, aux=True)
+        for router in (
+            tfmoe.TaskRouter(3, (6, 3), "mlp", "tanh", UNIFORM, UNIFORM),
+            tfmoe.TaskRouter(3, (), "low_rank", "tanh", UNIFORM, UNIFORM),
+        )
+        for x in (one_task, _matrix(4, 5))
+    ]
     return [
         *static,
         *routed,
+        *by_task,
+        # Enough tasks for each row's own router to be computed alone.
+        _case(tfmoe.TaskAwareGate, 5, 4, 3, "linear", True, UNIFORM, inputs=one_task, aux=True),
         _case(tfmoe.HashGate, 2, 4, "user", True, 7, inputs=hashed, aux=True),
     ]
 
@@ -122,24 +135,46 @@ def _mixtures():
     ]
 
 
+def _transformers():
+    tokens, present = _matrix(6, 5, 6), np.arange(5) < np.array([5, 4, 5, 3, 5, 2])[:, None]
+    task = np.array([0, 1, 1, 0, 1, 0], "int32")
+    gate = tfmoe.TopKGate(num_nonzeros=3, usage_decay=0.8)
+    shared = {"gate": gate, "mlp_ratio": 2.0, "causal": True, "dropout": 0.25, "aux": True}
+    block = {"tokens": tokens, "present": present, "task": task}
+    one = {"inputs": (tokens, present), "task": task}
+    kept = [[0, 1, 3, 4], [4, 3, 2, 1]]
+    return [
+        _case(tfmoe.ModSquadBlock, 2, 5, dispatch="dense", kept=kept, inputs=block, **shared),
+        *(
+            _case(tfmoe.ModSquad, 2, 6, 1, 5, **shared, **more, pooling="last", kept=kept)
+            for more in (
+                {"dispatch": "sparse", "inputs": one},
+                {"dispatch": "dense", "inputs": (tokens, present)},
+            )
+        ),
+    ]
+
+
 CASES = [
     *_gates(),
     *_mixtures(),
+    *_transformers(),
     _case(tfmoe.MLPRouter, (6, 3), "tanh", UNIFORM),
     Case(PERMUTATION, _matrix(4, 3, 5), {"keeps_float32": True}),
-    _case(tfmoe.Experts, 3, **STACK),
-    _case(tfmoe.Experts, 20, **STACK),
-    _case(tfmoe.Experts, 3, **STACK, inputs=_matrix(4, 3, 5)),
+    _case(tfmoe.Experts, 3, **STACK, last_activation="tanh"),
+    _case(tfmoe.Experts, 20, **STACK, last_activation="tanh"),
+    _case(tfmoe.Experts, 3, **STACK, last_activation="tanh", inputs=_matrix(4, 3, 5)),
     _case(tfmoe.Towers, (1, 3), **STACK, inputs=_matrix(4, 2, 5), keeps_float32=True),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
-    _case(tfmoe.Encoder, SCHEMA, {"city": 9, "tags": 6, "income": 7}, UNIFORM, inputs=FEATURES),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens"]),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES),
 ]
 
 
 def _name(case):
     routers = [a for a in case.make.args if a == "static" or isinstance(a, tfmoe.MLPRouter)]
     parts = [case.make.func, *map(type, routers)]
-    return "-".join([part.__name__ for part in parts] + [str(np.ndim(case.inputs))])
+    return "-".join([part.__name__ for part in parts] + [str(getattr(case.inputs, "ndim", 0))])
 
 
 each_case = pytest.mark.parametrize("case", CASES, ids=_name)

@@ -110,6 +110,72 @@ def test_lists_of_any_length_in_a_functional_model():
         np.testing.assert_allclose(served(features), expected(layer), atol=1e-6)
 
 
+def expected_tokens(layer):
+    """Tokens of `FEATURES`, and the mask; `visits` has three values at most."""
+    vectors = expected(layer)
+    ends = np.cumsum([1, DIM, DIM, 2, DIM, 1, DIM])
+    parts = dict(zip([c.name for c in SHARED], np.split(vectors, ends[:-1], axis=1), strict=True))
+    history = layer.tables["city"].embeddings.numpy()[FEATURES["visits"]]
+    columns = [n for n in parts if n != "visits"]
+    parts |= {f"visits_{i}": history[:, i] for i in range(3)}
+    tokens = []
+    for name in (*columns, "visits_0", "visits_1", "visits_2"):
+        column, _, place = name.partition("_")
+        token = parts[name] @ layer.maps[column].numpy() + layer.biases[column].numpy()
+        tokens.append(token + layer.positions["visits"].numpy()[int(place)] if place else token)
+    mask = np.ones((2, 9), bool)
+    mask[0, 7:] = False
+    return np.stack(tokens, axis=1), mask
+
+
+def test_tokens_match_reference():
+    layer = encoder(*SHARED, sizes=SIZES, tokens=4)
+    symbols = {
+        name: keras.Input((None,) if x.ndim == 2 else (), dtype=x.dtype.name, name=name)
+        for name, x in FEATURES.items()
+    }
+    tokens, mask = layer(symbols)
+    assert (tokens.shape, mask.shape) == ((None, None, 4), (None, None))
+    model = keras.Model(symbols, (tokens, mask))
+    tokens, mask = expected_tokens(layer)
+    longer = {**FEATURES, "visits": np.pad(FEATURES["visits"], [(0, 0), (0, 2)])}
+    for features in (FEATURES, longer):
+        got, present = model(features)
+        np.testing.assert_allclose(got[:, :9], tokens, atol=1e-5)
+        np.testing.assert_array_equal(present[:, :9], mask)
+        assert not np.any(present[:, 9:])
+
+
+def test_histories_alone_are_tokens():
+    layer = encoder(tfmoe.Sequence("city", dim=DIM), tokens=4)
+    tokens, mask = layer({"city": np.array([[1, 5, 0]], "int32")})
+    assert tokens.shape == (1, 3, 4)
+    assert mask.numpy().tolist() == [[True, True, False]]
+
+
+def test_tokens_start_apart_and_at_the_scale_of_their_fan_in():
+    layer = encoder(
+        tfmoe.Sequence("visits", share="city", max_length=3),
+        tfmoe.Categorical("city", dim=400),
+        tfmoe.Numeric("age"),
+        embeddings_initializer=keras.initializers.RandomUniform(-1, 1, seed=3),
+        tokens=200,
+    )
+    layer.build({"visits": (None, 3), "city": (None,), "age": (None,)})
+    assert np.std(layer.maps["city"]) == pytest.approx(400**-0.5, rel=0.1)
+    assert np.std(layer.maps["age"]) == pytest.approx(1, rel=0.2)
+    vectors = [*layer.biases.values(), *layer.positions["visits"].numpy()]
+    for i, vector in enumerate(vectors):
+        for other in vectors[:i]:
+            assert abs(np.corrcoef(vector, other)[0, 1]) < 0.5
+
+
+def test_tokens_of_a_history_of_any_length_are_refused():
+    layer = encoder(tfmoe.Sequence("city", max_length=None), tokens=4)
+    with pytest.raises(ValueError, match="Received 'city' of any length, with max_length=None"):
+        layer({"city": keras.Input((None,), dtype="int32")})
+
+
 @pytest.mark.parametrize("seed", [None, 3])
 def test_tables_never_start_alike(seed):
     initializer = keras.initializers.RandomUniform(-1, 1, seed=seed)

@@ -52,6 +52,19 @@ def test_experts_without_layers_pass_their_own_inputs(num_experts):
     np.testing.assert_array_equal(tfmoe.Experts(num_experts, ())(x), x)
 
 
+@pytest.mark.parametrize("num_experts", [EXPERTS, MANY])
+def test_the_last_layer_may_end_otherwise(num_experts):
+    layer = tfmoe.Experts(num_experts, (6, 4), last_activation="linear")
+    layer.build((None, FEATURES))
+    shake(layer)
+    x = inputs(4, FEATURES)
+    hidden = np.maximum(np.einsum("bf,efu->beu", x, layer.kernels[0]) + layer.biases[0], 0)
+    expected = np.einsum("beu,euv->bev", hidden, layer.kernels[1]) + layer.biases[1]
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-5)
+    chosen = np.array([[0, 2]] * 4)
+    np.testing.assert_allclose(layer(x, chosen=chosen), expected[:, [0, 2]], rtol=1e-4, atol=1e-5)
+
+
 def stacked_kernels(layer):
     """Every expert's kernel of every layer, as flat arrays."""
     return [kernel.ravel() for stack in layer.kernels for kernel in stack.numpy()]

@@ -12,6 +12,7 @@ from keras import ops
 
 import tfmoe
 from tfmoe.gates.base import Gate
+from tfmoe.gates.rows import Rows
 from tfmoe.ops import expert_codes, smooth_step
 
 FEATURES, TASKS = 4, 3
@@ -253,7 +254,7 @@ def test_a_converged_row_is_sparse_and_stands_still(
     scores = tf.constant(gate(inputs(seed=seed), return_aux=True)[1]["scores"])
     with tf.GradientTape() as tape:
         tape.watch(scores)
-        _, weights = gate.select(scores, training=False)
+        _, weights = gate.select(scores, Rows(2), training=False)
         loss = ops.sum(weights * np.random.default_rng(1).normal(size=num_experts))
     moves = np.any(tape.gradient(loss, scores).numpy()[..., :bits] != 0, axis=-1)
     share = gate.converged(scores).numpy()
@@ -459,12 +460,13 @@ LEARNED = [kind for kind in GATES if kind is not tfmoe.HashGate]
 @pytest.mark.parametrize("kind", LEARNED)
 def test_every_gate_takes_the_arguments_of_all_gates(kind):
     given = {"kept": [4, 1, 0], "num_choices": 6, "balance": [tfmoe.ImportanceLoss(0.3, True)]}
-    gate = kind(2, 3, **given)
+    gate = kind(2, 3, **given, usage_decay=0.9)
     saved = json.loads(json.dumps(keras.saving.serialize_keras_object(gate)))
     again = keras.saving.deserialize_keras_object(saved)
     for one in (gate, again):
         assert one.kept == (4, 1, 0)
         assert one.num_choices == 6
+        assert one.usage_decay == 0.9
         assert [loss.__dict__ for loss in one.balance] == [{"weight": 0.3, "per_task": True}]
     assert again.get_config() == gate.get_config()
 

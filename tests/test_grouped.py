@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfmoe.data.grouped import GroupedTasks, grouped_tasks, selection_scores
+from tfmoe.data.grouped import (
+    GroupedTasks,
+    add_unrelated,
+    grouped_tasks,
+    selection_scores,
+    task_rows,
+)
 
 
 def world_of(groups, weights):
@@ -88,3 +94,64 @@ def test_extremes():
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         grouped_tasks(**arguments)
+
+
+def test_unrelated_tasks_leave_the_others_as_they_are():
+    world = grouped_tasks(num_tasks=4, num_experts=6, experts_per_group=3, num_rows=400)
+    one, three = (add_unrelated(world, num, noise=0.5, seed=3) for num in (1, 3))
+    for part, few, many in zip(world[:3], one[:3], three[:3], strict=True):
+        np.testing.assert_array_equal(few[0], part[0])
+        np.testing.assert_array_equal(many[1][:, :4], part[1])
+        np.testing.assert_array_equal(many[1][:, :5], few[1])
+        assert many[1].dtype == np.float32
+    assert three.groups.tolist() == [0, 0, 1, 1, 2, 3, 4]
+    assert three.weights.shape == (7, 9)
+    np.testing.assert_array_equal(three.weights[:4, :6], world.weights)
+    assert np.argwhere(three.weights[4:]).tolist() == [[0, 6], [1, 7], [2, 8]]
+    y = np.concatenate([part[1] for part in three[:3]])[:, 4:]
+    np.testing.assert_allclose(y.var(axis=0), 1.25, rtol=0.2)
+    assert np.abs(np.corrcoef(y.T) - np.eye(3)).max() < 0.9
+    assert not np.allclose(y, np.concatenate([p[1] for p in add_unrelated(world, 3)[:3]])[:, 4:])
+
+
+def test_rows_of_one_task_are_those_of_the_world():
+    world = grouped_tasks(num_tasks=3, num_experts=3, experts_per_group=1, num_rows=200)
+    split = task_rows(world, (2, 160, 40), num_test_rows=20, seed=5)
+    assert split.schema.task_column == "task"
+    assert split.schema.task_names == ("task_0", "task_1", "task_2")
+    counts = [part["task"].value_counts().to_dict() for part in (split.train, split.test)]
+    assert counts == [{"task_0": 2, "task_1": 160, "task_2": 40}, dict.fromkeys(counts[1], 20)]
+    for part, (x, y) in zip((split.train, split.valid, split.test), world[:3], strict=True):
+        known = {tuple(row): labels for row, labels in zip(x, y, strict=True)}
+        for row in part.itertuples(index=False):
+            assert row.label == known[row[:10]][int(row.task.removeprefix("task_"))]
+        assert not part.duplicated().any()
+    columns = [column.name for column in split.schema.columns]
+    assert list(split.train) == [*columns, "task", "label"]
+
+
+def test_fewer_rows_are_the_first_of_more():
+    world = grouped_tasks(num_tasks=2, num_experts=2, experts_per_group=1, num_rows=100)
+    few, many = (task_rows(world, num, 5, seed=1).train for num in (3, 7))
+    for name in ("task_0", "task_1"):
+        assert few[few["task"] == name].values.tolist() == (
+            many[many["task"] == name].values[:3].tolist()
+        )
+    tasks = [many[many["task"] == name]["x_0"].tolist() for name in ("task_0", "task_1")]
+    assert tasks[0] != tasks[1]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "message"),
+    [
+        (81, "all 80 rows of the world's part. Received num_rows=81, num_test_rows=10"),
+        ((0, 1), "between 1 and"),
+        ((1, 2, 3), r"one for each of 2 tasks. Received num_rows=\(1, 2, 3\)"),
+    ],
+)
+def test_rows_are_checked(num_rows, message):
+    world = grouped_tasks(num_tasks=2, num_experts=2, experts_per_group=1, num_rows=100)
+    with pytest.raises(ValueError, match=message):
+        task_rows(world, num_rows, num_test_rows=10)
+    with pytest.raises(ValueError, match=r"0\. Received num_tasks=-1"):
+        add_unrelated(world, -1)

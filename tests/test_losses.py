@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfmoe
-from tfmoe.losses import Objective
+from tfmoe.objectives import Objective
 
 ROWS, CLASSES = 12, 4
 CLICK = tfmoe.Binary("click")

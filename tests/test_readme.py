@@ -11,7 +11,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_python_examples_run(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     monkeypatch.chdir(tmp_path)
     # Fewer rows, for time.
     small = partial(tfmoe.data.synthetic_ratings, num_rows=5000)

@@ -33,22 +33,30 @@ FULL = Schema(
     ],
     weight_column="w",
 )
+# The same of the other regime, where each row belongs to one task.
+SPLIT = Schema(
+    columns=[Categorical("market_id", source="market"), Numeric("age")],
+    tasks=[Binary("de", source="click", key=7), Regression("fr", source="stars", key="f r")],
+    task_column="market",
+)
 
 
-def test_json_and_yaml_round_trips(tmp_path):
-    assert Schema.from_json(FULL.to_json()) == FULL
+@pytest.mark.parametrize("schema", [FULL, SPLIT])
+def test_json_and_yaml_round_trips(tmp_path, schema):
+    assert Schema.from_json(schema.to_json()) == schema
     for name in ("schema.json", "schema.yaml"):
-        FULL.save(tmp_path / name)
-        assert Schema.load(tmp_path / name) == FULL
+        schema.save(tmp_path / name)
+        assert Schema.load(tmp_path / name) == schema
         with pytest.raises(FileExistsError):
-            FULL.save(tmp_path / name)
+            schema.save(tmp_path / name)
 
 
 def test_every_field_reaches_the_file():
-    written = json.loads(FULL.to_json())
-    names = {key for part in written["columns"] + written["tasks"] for key in part}
+    written = [json.loads(schema.to_json()) for schema in (FULL, SPLIT)]
+    names = {key for one in written for part in one["columns"] + one["tasks"] for key in part}
     kinds = {type(part) for part in (*FULL.columns, *FULL.tasks)}
     assert names == {f.name for kind in kinds for f in dataclasses.fields(kind)} | {"kind"}
+    assert {name for one in written for name in one} == {f.name for f in dataclasses.fields(FULL)}
 
 
 def test_schema_is_frozen_and_equal_by_value():

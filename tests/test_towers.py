@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 from test_experts import networks, shake
 
 import tfmoe
@@ -30,6 +31,39 @@ def test_towers_match_reference(num_outputs, hidden_units, layer_norm):
     assert [tuple(o.shape) for o in outputs] == [(4, size) for size in num_outputs]
     for got, want in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("hidden_units", [(), (6,), (6, 4)])
+@pytest.mark.parametrize("num_outputs", [OUTPUTS, 6 * OUTPUTS], ids=len)
+def test_a_row_of_one_task_gets_its_own_tower(num_outputs, hidden_units, layer_norm, jit_compile):
+    layer = tfmoe.Towers(num_outputs, hidden_units, layer_norm=layer_norm)
+    layer.build((None, 1, UNITS))
+    shake(layer)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(40, 1, UNITS)).astype("float32")
+    task = rng.integers(len(num_outputs) - 1, size=40)  # the last one has no rows
+    upstream = rng.normal(size=(40, 3)).astype("float32")
+    upstream *= np.arange(3) < np.array(num_outputs)[task][:, None]
+
+    @tf.function(jit_compile=jit_compile)
+    def run(own):
+        with tf.GradientTape() as tape:
+            tape.watch(x_tensor := tf.constant(x))
+            if own:
+                outputs = layer(x_tensor, task=tf.constant(task))
+            else:
+                logits = layer(tf.repeat(x_tensor, len(num_outputs), axis=1))
+                padded = [tf.pad(one, [[0, 0], [0, 3 - one.shape[1]]]) for one in logits]
+                outputs = tf.gather(tf.stack(padded, axis=1), task, axis=1, batch_dims=1)
+            loss = tf.reduce_sum(tf.where(upstream != 0, outputs * upstream, 0.0))
+        weights = [weight.value for weight in layer.trainable_weights]
+        return tf.where(upstream != 0, outputs, 0.0), tape.gradient(loss, [x_tensor, *weights])
+
+    got, expected = run(True), run(False)
+    for one, other in zip(tf.nest.flatten(got), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_tasks_never_start_alike():
@@ -66,7 +100,7 @@ def test_logits_keep_their_digits_in_half_precision():
         (lambda: tfmoe.Towers((1, 0)), "at least 1. Received num_outputs=0"),
         (lambda: tfmoe.Towers(2), r"sequence of integers. Received num_outputs=2.*\(2,\)"),
         (lambda: tfmoe.Towers((1,), (0,)), "Received hidden_units=0"),
-        (lambda: tfmoe.Towers((1,))(inputs()), r"with 1 tasks. Received shape \(4, 3, 5\)"),
+        (lambda: tfmoe.Towers((1,))(inputs()), r"of each row. Received shape \(4, 3, 5\)"),
         (lambda: tfmoe.Towers((1,))(inputs()[:, 0]), r"Received shape \(4, 5\)"),
     ],
 )

@@ -4,6 +4,7 @@ from tfmoe import data, optimizers
 from tfmoe.callbacks import GateReport
 from tfmoe.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.compact import CompactExperts
+from tfmoe.data.mixer import TaskMixer
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.embedding import Embedding
 from tfmoe.encoder import Encoder
@@ -26,12 +27,15 @@ from tfmoe.gates import (
     SoftmaxGate,
     SparsemaxGate,
     SwitchLoss,
+    TaskAwareGate,
+    TaskRouter,
     TopKGate,
     ZLoss,
 )
 from tfmoe.metrics import AUC
-from tfmoe.mixtures import MMoE, OMoE, SharedBottom
+from tfmoe.mixtures import MMoE, ModSquad, ModSquadBlock, OMoE, SharedBottom
 from tfmoe.model import MultiTaskModel
+from tfmoe.mutual_information import MutualInformationLoss
 from tfmoe.schema import Schema
 from tfmoe.tasks import Binary, Multiclass, Regression
 from tfmoe.towers import Towers
@@ -59,9 +63,12 @@ __all__ = [
     "LoadLoss",
     "MLPRouter",
     "MMoE",
+    "ModSquad",
+    "ModSquadBlock",
     "MultiCategorical",
     "MultiTaskModel",
     "Multiclass",
+    "MutualInformationLoss",
     "Numeric",
     "OMoE",
     "Preprocessor",
@@ -73,6 +80,9 @@ __all__ = [
     "SoftmaxGate",
     "SparsemaxGate",
     "SwitchLoss",
+    "TaskAwareGate",
+    "TaskMixer",
+    "TaskRouter",
     "TopKGate",
     "Towers",
     "ZLoss",

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 from keras import tree
 from rich.console import Console
@@ -178,7 +179,9 @@ def _write_events(use, writer, step):
         for name, values in numbers.items():
             if values is not None:
                 for task, value in zip(use.tasks, values, strict=True):
-                    write(f"{use.gate} {name}/{task}", tf.constant(value, "float32"), "scalars")
+                    if not np.isnan(value):  # NaN where a task has no rows
+                        tag = f"{use.gate} {name}/{task}"
+                        write(tag, tf.constant(value, "float32"), "scalars")
         png = heat_map_png(use)
         # Width and height stand at a fixed place in a PNG file.
         sizes = [str(int.from_bytes(png[i : i + 4], "big")) for i in (16, 20)]

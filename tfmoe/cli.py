@@ -2,7 +2,6 @@
 
 import json
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -118,14 +117,48 @@ def schema(
     out: Annotated[Path, typer.Option(help="Where to write it, .yaml or .json.")] = Path(
         "schema.yaml"
     ),
+    task_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that names each row's task, if rows have one; --label is theirs."
+        ),
+    ] = None,
 ):
     """Proposes a schema file for a table, to be read and edited."""
     with _Fails():
         from tfmoe.schema import Schema
 
         _must_be_new(out)
-        Schema.infer(_head(data), label).save(out)
+        head = _head(data)
+        if task_column is None:
+            proposed = Schema.infer(head, label)
+        else:
+            proposed = _one_task_a_row(head, label, task_column)
+        proposed.save(out)
         console.print(f"Proposed {out}. Read it before you train: is every column of its kind?")
+
+
+def _one_task_a_row(df, label, task_column):
+    """A schema with a task for each value of the column, all of one label."""
+    import dataclasses
+    import re
+
+    from tfmoe.checks import NAME
+    from tfmoe.schema import Schema
+
+    if len(label) != 1 or task_column not in df.columns:
+        raise ValueError(
+            "With --task-column, a column of the table, the rows of all tasks have one --label. "
+            f"Received --task-column {task_column} with {len(label)} labels. Write other "
+            "schemas by hand."
+        )
+    whole = Schema.infer(df.drop(columns=task_column), label)
+    tasks = []
+    for value in sorted(df[task_column].dropna().unique().tolist()):
+        name = re.sub(r"[^A-Za-z0-9_]", "_", f"{task_column}_{value}")
+        named = {"name": value} if NAME.match(str(value)) else {"name": name, "key": value}
+        tasks.append(dataclasses.replace(whole.tasks[0], **named, source=label[0]))
+    return dataclasses.replace(whole, tasks=tasks, task_column=task_column)
 
 
 def _head(data):
@@ -152,19 +185,21 @@ def train(
     schema: Annotated[Path, typer.Option(help="Schema file, .yaml or .json.")],
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.keras"),
     valid: Annotated[str | None, typer.Option(help="Validation table; picks the epoch.")] = None,
-    mixture: Annotated[str, typer.Option(help="mmoe, omoe or shared-bottom.")] = "mmoe",
+    mixture: Annotated[str, typer.Option(help="mmoe, omoe, mod-squad or shared-bottom.")] = "mmoe",
     gate: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="softmax, top-k, balanced-top-k, dselect-k, comet, gumbel, relu, sparsemax "
-            "or entmax."
+            help="softmax, top-k, task-aware, balanced-top-k, dselect-k, comet, gumbel, relu, "
+            "sparsemax or entmax; by default softmax, and for mod-squad top-k."
         ),
-    ] = "softmax",
+    ] = None,
     num_experts: Annotated[int, typer.Option(min=2)] = 8,
     num_nonzeros: Annotated[
         int, typer.Option(min=1, help="Experts a task selects, for gates that take a number.")
     ] = 2,
-    hidden_units: Annotated[str, typer.Option(help="Units of an expert's layers.")] = "256,128",
+    hidden_units: Annotated[
+        str, typer.Option(help="Units of an expert's layers; of mod-squad a token's size.")
+    ] = "256,128",
     epochs: Annotated[int, typer.Option(min=1)] = 5,
     batch_size: Annotated[int, typer.Option(min=1)] = 4096,
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-3,
@@ -179,6 +214,7 @@ def train(
         import keras
 
         import tfmoe
+        from tfmoe.by_name import mixture_by_name
         from tfmoe.callbacks import GateReport, ProgressLine
 
         _must_be_new(out)
@@ -186,7 +222,7 @@ def train(
             _must_be_new(history)
         keras.utils.set_random_seed(seed)
         prep = tfmoe.Preprocessor(tfmoe.Schema.load(schema)).fit(data)
-        recipe = _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units)
+        recipe = mixture_by_name(mixture, gate, num_experts, num_nonzeros, hidden_units)
         model = tfmoe.MultiTaskModel(prep, recipe)
         model.compile(tfmoe.optimizers.Adam(learning_rate))
         line = ProgressLine("training", console)
@@ -215,40 +251,6 @@ def train(
         if history is not None:
             gates.frame.to_csv(history, index=False)
             console.print(f"Wrote {history}")
-
-
-def _mixture(mixture, gate, num_experts, num_nonzeros, hidden_units):
-    import tfmoe
-
-    counted = {
-        "top-k": tfmoe.TopKGate,
-        "balanced-top-k": tfmoe.BalancedTopKGate,
-        "dselect-k": tfmoe.DSelectKGate,
-        "comet": tfmoe.CometGate,
-        "gumbel": tfmoe.GumbelGate,
-        "relu": tfmoe.ReLUGate,
-    }
-    gates = {name: partial(kind, num_nonzeros=num_nonzeros) for name, kind in counted.items()}
-    gates |= {
-        "softmax": tfmoe.SoftmaxGate,
-        "sparsemax": tfmoe.SparsemaxGate,
-        "entmax": tfmoe.EntmaxGate,
-    }
-    if gate not in gates or mixture not in ("mmoe", "omoe", "shared-bottom"):
-        raise ValueError(
-            "Choose --mixture from mmoe, omoe, shared-bottom and --gate from "
-            f"{', '.join(gates)}. Received --mixture {mixture} --gate {gate}."
-        )
-    if not all(units.strip().isdigit() for units in hidden_units.split(",")):
-        raise ValueError(
-            "--hidden-units takes integers with commas between them, such as 256,128. "
-            f"Received --hidden-units {hidden_units}."
-        )
-    units = tuple(int(units) for units in hidden_units.split(","))
-    if mixture == "shared-bottom":
-        return tfmoe.SharedBottom(hidden_units=units)
-    kind = tfmoe.MMoE if mixture == "mmoe" else tfmoe.OMoE
-    return kind(num_experts=num_experts, hidden_units=units, gate=gates[gate]())
 
 
 def _metrics(values, title=None):
@@ -288,11 +290,13 @@ def predict(
         loaded = _load(model)
         rows = loaded.preprocessor.dataset(data, batch_size=batch_size, labels=False)
         columns = {}
+        # Not of `score`, for each task may have classes of its own.
+        named = {task.name: getattr(task, "classes", None) for task in loaded.schema.tasks}
         for task, values in loaded.predict(rows, verbose=0).items():
             if values.ndim == 1:
                 columns[task] = values
                 continue
-            classes = next(t.classes for t in loaded.schema.tasks if t.name == task)
+            classes = named.get(task)
             for c in range(values.shape[1]):
                 columns[f"{task}_{classes[c] if classes else c}"] = values[:, c]
         predictions = pd.DataFrame(columns)
@@ -325,9 +329,12 @@ def extract_model(
         str | None, typer.Option(help="Table to find the used experts on, and the change.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0, help="Mean weight up to which an expert is dropped.")
+        float, typer.Option(min=0, help="Mean weight, or usage, up to which an expert is dropped.")
     ] = 0.0,
     tolerance: Annotated[float, typer.Option(min=0, help="Largest change of a prediction.")] = 1e-6,
+    by: Annotated[
+        str, typer.Option(help="weight, or usage: what training selected, without a table.")
+    ] = "weight",
 ):
     """Writes a model of some tasks, with only the experts that these use."""
     with _Fails():
@@ -336,11 +343,14 @@ def extract_model(
         _must_be_new(out)
         loaded = _load(model)
         rows = None if data is None else loaded.preprocessor.arrays(data, labels=False)
-        extracted = extract(loaded, task, threshold, rows, tolerance)
+        extracted = extract(loaded, task, threshold, rows, tolerance, by)
         extracted.save(out)
         done = extracted.extraction
-        if done.experts:
-            console.print(f"Experts kept: {', '.join(map(str, done.experts))}")
+        kept = done.experts if isinstance(done.experts, dict) else {"": done.experts}
+        for gate, experts in kept.items():
+            if experts:
+                of = f" of {gate}" if gate else ""
+                console.print(f"Experts kept{of}: {', '.join(map(str, experts))}")
         console.print(f"Parameters: {done.num_parameters:,} of {done.num_parameters_before:,}")
         if done.largest_change is not None:
             console.print(f"Largest change of a prediction: {done.largest_change:.3g}")

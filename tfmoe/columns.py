@@ -178,8 +178,9 @@ class Sequence(MultiCategorical):
     """An ordered history, oldest first: the films a user saw, the pages of a visit.
 
     Like `MultiCategorical`, but of a long cell the LAST `max_length` values are kept
-    (missing values at its end do not count).
-    The order is not used yet: the values are pooled.
+    (missing values at its end do not count). A model whose mixture takes tokens, such as
+    `ModSquad`, sees every value at its place; for other mixtures the values are pooled and
+    their order does not count.
 
     Args:
         name, source, dim, dtype, min_count, max_size, hash_buckets, share, separator,

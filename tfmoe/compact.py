@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfmoe.experts import GivenExperts
-from tfmoe.extract import blank_row, cut_mixture
+from tfmoe.extract import blank_rows, cut_mixture
 from tfmoe.gate_use import gate_use
 from tfmoe.mixtures import MMoE
 from tfmoe.model import MultiTaskModel
@@ -76,7 +76,7 @@ class CompactExperts(keras.callbacks.Callback):
                 "Which experts a gate uses that sees the example, only rows can tell. Received "
                 "data=None. Pass some, such as the validation rows."
             )
-        if gate_use(self.model, blank_row(self.model), similarity=False)[0].converged is None:
+        if gate_use(self.model, blank_rows(self.model), similarity=False)[0].converged is None:
             raise ValueError(
                 "CompactExperts waits until a gate's selectors have decided. Received a "
                 f"{type(gate).__name__}, which has none. Use DSelectKGate, or tfmoe.extract "
@@ -101,7 +101,7 @@ class CompactExperts(keras.callbacks.Callback):
 
     def _use(self):
         static = self.model.mixture.gate.router == "static"
-        data = blank_row(self.model) if static else self.data
+        data = blank_rows(self.model) if static else self.data
         return gate_use(self.model, data, similarity=False)[0]
 
 
@@ -120,7 +120,7 @@ def _compact(model, experts):
         for variable in (weight, *states):
             _resize(variable, ops.convert_to_numpy(variable)[experts])
         _rename(optimizer, keys, _keys(optimizer, weight))
-    config = cut_mixture(mixture, experts)
+    config = cut_mixture(mixture, [experts])
     gate, gate_config = mixture.gate, config["config"]["gate"]
     gate.kept = tuple(gate_config["config"]["kept"])
     gate._num_choices = gate_config["config"]["num_choices"]

@@ -10,7 +10,7 @@ def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, ste
     """AUC of binary tasks from all scores, sorted.
 
     Args:
-        model: Keras model that returns a dict by task.
+        model: `MultiTaskModel`.
         names: the tasks.
         x, y, sample_weight, batch_size, steps: as for `keras.Model.evaluate`. Labels and
             weights may be dicts by task; NaN labels are missing.
@@ -24,17 +24,11 @@ def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, ste
         scored = _scored_batches(model, x, steps)
     else:
         size = batch_size or 32
-        scored = [(y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
+        scored = [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
     columns = {name: ([], [], []) for name in names}
-    for labels, weights, scores in scored:
-        labels = labels if isinstance(labels, dict) else {names[0]: labels}
-        for name in names:
-            if name not in labels:
-                continue
-            own = weights.get(name) if isinstance(weights, dict) else weights
-            own = np.ones(len(scores[name])) if own is None else np.asarray(own)
-            row = (np.asarray(labels[name]), scores[name], own)
-            for values, value in zip(columns[name], row, strict=True):
+    for features, labels, weights, scores in scored:
+        for name, row in _by_task(model.schema, features, labels, weights, scores):
+            for values, value in zip(columns.get(name, ()), row, strict=False):
                 values.append(value.reshape(-1))
     return {
         f"{name}_auc": exact_auc(*map(np.concatenate, parts))
@@ -43,9 +37,25 @@ def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, ste
     }
 
 
+def _by_task(schema, features, labels, weights, scores):
+    """For each task with labels: its name, and its labels, scores and weights."""
+    outputs = schema.output_names
+    labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
+    for output in set(outputs) & set(labels):
+        own = weights.get(output) if isinstance(weights, dict) else weights
+        own = np.ones(len(scores[output])) if own is None else np.asarray(own)
+        row = (np.asarray(labels[output]), scores[output], own)
+        if not schema.task_column:
+            yield output, row
+            continue
+        task = np.asarray(features[schema.task_column])
+        for index, name in enumerate(schema.task_names):
+            yield name, tuple(values[task == index] for values in row)
+
+
 def _scored_batches(model, batches, steps):
     for step, batch in enumerate(batches):
         if steps is not None and step >= steps:
             return
         x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        yield labels, weights, model.predict_on_batch(x)
+        yield x, labels, weights, model.predict_on_batch(x)

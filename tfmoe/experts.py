@@ -24,6 +24,8 @@ class Experts(keras.layers.Layer):
         layer_norm: bool; normalise each expert's units before the activation.
         kernel_initializer: Keras initializer. Each expert draws alone, at the scale of
             its own fan-in, also under a seed of the user's.
+        last_activation: Keras activation of the last layer, or None for the same as after
+            the others.
 
     Call arguments:
         inputs: float tensor `(b, f)`, the same for all experts, or `(b, e, f)`, one
@@ -55,6 +57,7 @@ class Experts(keras.layers.Layer):
         dropout=0.0,
         layer_norm=False,
         kernel_initializer="glorot_uniform",
+        last_activation=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -70,6 +73,9 @@ class Experts(keras.layers.Layer):
         self.dropout = dropout
         self.layer_norm = layer_norm
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.last_activation = None
+        if last_activation is not None:
+            self.last_activation = keras.activations.get(last_activation)
 
     def build(self, input_shape):
         if len(input_shape) not in (2, 3) or (
@@ -106,16 +112,20 @@ class Experts(keras.layers.Layer):
         return self.add_weight(name=name, shape=(self.num_experts, units), initializer=initializer)
 
     def call(self, inputs, chosen=None, training=False):
-        layers = list(zip(self.kernels, self.biases, *self._norms(), strict=True))
+        if chosen is not None and len(chosen.shape) == 2:
+            plan = dispatch.plan(chosen, self.num_experts)
+            parts = dispatch.spread(inputs, plan, self.num_experts)
+            return dispatch.collect(*self.through(parts, plan, training), plan)
+        layers = self._weights_by_layer()
         if chosen is None:
             return self._all(inputs, layers, self.num_experts, training)
-        if len(chosen.shape) == 2:
-            return self._dispatched(inputs, layers, chosen, training)
         layers = [[ops.take(w, chosen, axis=0) for w in weights] for weights in layers]
         return self._all(inputs, layers, chosen.shape[0], training)
 
-    def _norms(self):
-        return (self.scales, self.offsets) if self.layer_norm else ()
+    def _weights_by_layer(self):
+        """A list of the layers' weights: kernel, bias, and those of the norm."""
+        norms = (self.scales, self.offsets) if self.layer_norm else ()
+        return list(zip(self.kernels, self.biases, *norms, strict=True))
 
     def _all(self, inputs, layers, num, training):
         """Every row through `num` experts, whose weights are `layers`."""
@@ -135,11 +145,18 @@ class Experts(keras.layers.Layer):
             hidden = self._finish(i, ops.matmul(hidden, kernel), *rest, training=training)
         return ops.transpose(hidden, (1, 0, 2))
 
-    def _dispatched(self, inputs, layers, chosen, training):
-        """Every row through its own experts."""
-        plan = dispatch.plan(chosen, self.num_experts)
-        parts = dispatch.spread(inputs, plan, self.num_experts)
-        for i, (kernel, *rest) in enumerate(layers):
+    def through(self, parts, plan, training=False):
+        """Slots of pairs through the layers of their experts.
+
+        Args:
+            parts: pair of tensors, as `dispatch.spread` lays them out.
+            plan: `dispatch.Plan`.
+            training: bool.
+
+        Returns:
+            Pair of tensors, `(e, span, u)` and `(n, block, u)`.
+        """
+        for i, (kernel, *rest) in enumerate(self._weights_by_layer()):
             own, later = dispatch.grouped_matmul(*parts, kernel, plan)
             own_rest = [w[:, None] for w in rest]
             later_rest = [ops.take(w, plan.experts, axis=0)[:, None] for w in rest]
@@ -147,7 +164,7 @@ class Experts(keras.layers.Layer):
                 self._finish(i, own, *own_rest, training=training),
                 self._finish(i, later, *later_rest, training=training),
             ]
-        return dispatch.collect(*parts, plan)
+        return parts
 
     def _finish(self, i, hidden, bias, *norm, training):
         """What follows the matmul of layer `i`.
@@ -161,7 +178,9 @@ class Experts(keras.layers.Layer):
         hidden = add_bias(hidden, bias) if len(bias.shape) == 1 else hidden + bias
         if norm:
             hidden = normalize(hidden) * norm[0] + norm[1]
-        hidden = self.activation(hidden)
+        is_last = i == len(self.hidden_units) - 1
+        activation = self.last_activation if is_last and self.last_activation else self.activation
+        hidden = activation(hidden)
         if self.dropout:
             hidden = self.dropouts[i](hidden, training=training)
         return hidden
@@ -184,6 +203,8 @@ class Experts(keras.layers.Layer):
             "dropout": self.dropout,
             "layer_norm": self.layer_norm,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "last_activation": self.last_activation
+            and keras.activations.serialize(self.last_activation),
         }
 
 

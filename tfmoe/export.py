@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfmoe.columns import Numeric
-from tfmoe.raw_inputs import RawInputs, is_text, request, signature
+from tfmoe.raw_inputs import NO_TASK, RawInputs, is_text, request, signature
 
 _NUM_CHECKED = 256
 _TOLERANCE = 1e-5
@@ -24,6 +24,13 @@ def export(model, path):
     `(b,)` for a category, `(b, any)` for a list, padded like missing. It returns one
     float32 tensor a task, by name: `(b,)`, or `(b, c)` for a multiclass task. It loads
     where there is TensorFlow and no tfmoe.
+
+    With a `task_column`, `serving_default` takes by its name also the key of each row's
+    task, a string (also if keys are integers), and returns `score` alone: `(b,)`, or
+    `(b, c)` with the most classes of a task, 0 for those that a task lacks. It is NaN for
+    an unknown or empty key. A second signature, `all_tasks`, takes the columns without
+    the task and returns the scores of all tasks by name, as above; it runs the model on
+    every row for every task, at as many times the cost and memory.
 
     Before the version appears, the written graph is compared with the model on 256 raw
     rows made from the vocabularies, with unknown and missing values among them.
@@ -66,34 +73,86 @@ def _write(model, folder):
     import tensorflow as tf
 
     raw_inputs = RawInputs(model.preprocessor)
-
-    @tf.function(input_signature=[signature(model.preprocessor)])
-    def serve(raw):
-        return model(raw_inputs(raw), training=False)
-
     module = tf.Module()
     module.tables = raw_inputs.tables
     module.weights = [variable.value for variable in model.variables]
-    module.serve = serve
-    tf.saved_model.save(
-        module, str(folder), signatures={"serving_default": serve.get_concrete_function()}
-    )
+    module.serve = _serving_default(model, raw_inputs)
+    signatures = {"serving_default": module.serve.get_concrete_function()}
+    if model.schema.task_column:
+        module.serve_all = _all_tasks(model, raw_inputs)
+        signatures["all_tasks"] = module.serve_all.get_concrete_function()
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _serving_default(model, raw_inputs):
+    import tensorflow as tf
+
+    name = model.schema.task_column
+
+    @tf.function(input_signature=[signature(model.preprocessor)])
+    def serve(raw):
+        features = raw_inputs(raw)
+        if not name:
+            return model(features, training=False)
+        known = features[name] != NO_TASK
+        features[name] = tf.where(known, features[name], 0)
+        score = model(features, training=False)["score"]
+        known = tf.reshape(known, [-1] + [1] * (score.shape.rank - 1))
+        return {"score": tf.where(known, score, np.float32(np.nan))}
+
+    return serve
+
+
+def _all_tasks(model, raw_inputs):
+    import tensorflow as tf
+
+    schema = model.schema
+
+    @tf.function(input_signature=[signature(model.preprocessor, task=False)])
+    def serve(raw):
+        features = raw_inputs(raw)
+        num_tasks, num_rows = len(schema.tasks), tf.shape(features[schema.columns[0].name])[0]
+        # All rows of the first task, then of the second.
+        repeated = {n: tf.concat([values] * num_tasks, axis=0) for n, values in features.items()}
+        repeated[schema.task_column] = tf.repeat(tf.range(num_tasks), num_rows)
+        scores = tf.split(model(repeated, training=False)["score"], num_tasks)
+        return _by_task(schema, scores)
+
+    return serve
+
+
+def _by_task(schema, scores):
+    """The tasks' scores by name, of several classes only the task's own."""
+    tasks = zip(schema.tasks, scores, strict=True)
+    return {t.name: one if one.ndim == 1 else one[:, : t.num_outputs] for t, one in tasks}
 
 
 def _check(model, folder, rows):
     import tensorflow as tf
 
-    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    answers = served(**tensors(model.preprocessor, rows))
-    expected = model.predict(rows, verbose=0)
-    for task, values in expected.items():
+    preprocessor, schema = model.preprocessor, model.schema
+    served = tf.saved_model.load(str(folder)).signatures
+    answers = served["serving_default"](**tensors(preprocessor, rows))
+    _compare(answers, model.predict(rows, verbose=0), len(rows))
+    if not schema.task_column:
+        return
+    features, num_tasks = preprocessor.arrays(rows, labels=False), len(schema.tasks)
+    repeated = {name: np.concatenate([values] * num_tasks) for name, values in features.items()}
+    repeated[schema.task_column] = np.repeat(np.arange(num_tasks, dtype="int32"), len(rows))
+    expected = model.predict(repeated, batch_size=4096, verbose=0)["score"]
+    answers = served["all_tasks"](**tensors(preprocessor, rows, task=False))
+    _compare(answers, _by_task(schema, np.split(expected, num_tasks)), len(rows))
+
+
+def _compare(answers, expected, num_rows):
+    for name, values in expected.items():
         # Relative to the predictions' size, for a regression may be in any unit.
         size = max(1.0, float(np.abs(values).max()))
-        gap = float(np.abs(answers[task].numpy() - values).max()) / size
+        gap = float(np.abs(answers[name].numpy() - values).max()) / size
         if not gap <= _TOLERANCE:
             raise RuntimeError(
                 f"The exported graph must predict what the model predicts. Received a "
-                f"difference of {gap:.2g} for task {task!r} on {len(rows)} raw rows. Nothing "
+                f"difference of {gap:.2g} for {name!r} on {num_rows} raw rows. Nothing "
                 "was written; please report this with the schema."
             )
 
@@ -111,12 +170,18 @@ def _publish(draft, path):
         return target
 
 
-def tensors(preprocessor, df):
-    """Raw rows as the keyword arguments of the loaded signature."""
+def tensors(preprocessor, df, task=True):
+    """Raw rows as the keyword arguments of a loaded signature.
+
+    Args:
+        preprocessor: `Preprocessor`.
+        df: DataFrame with the schema's raw columns.
+        task: False for the signature `all_tasks`, True for `serving_default`.
+    """
     import tensorflow as tf
 
-    specs = signature(preprocessor)
-    arrays = request(preprocessor, df)
+    specs = signature(preprocessor, task)
+    arrays = request(preprocessor, df, task)
     return {name: tf.constant(values, specs[name].dtype) for name, values in arrays.items()}
 
 
@@ -124,7 +189,8 @@ def sample_rows(preprocessor, num_rows, seed=0):
     """Raw rows made from what was fitted, unknown and missing values among them.
 
     Returns:
-        DataFrame of the schema's raw columns; its first rows have no missing value.
+        DataFrame of the schema's raw columns; its first rows have no missing value. The
+        task column holds known keys only, for other rows belong to no task.
     """
     import pandas as pd
 
@@ -138,7 +204,21 @@ def sample_rows(preprocessor, num_rows, seed=0):
         columns[column.raw] = pd.Series(
             cells, dtype="float64" if isinstance(column, Numeric) else object
         )
+    if preprocessor.schema.task_column:
+        columns |= _sample_tasks(preprocessor, num_rows, generator)
     return pd.DataFrame(columns)
+
+
+def _sample_tasks(preprocessor, num_rows, generator):
+    """The task column; where inputs read it too, it is what they expect."""
+    import pandas as pd
+
+    schema = preprocessor.schema
+    keys = generator.choice(np.array(schema.task_keys, object), num_rows)
+    readers = [column for column in schema.columns if column.raw == schema.task_column]
+    if any(not is_text(preprocessor, column) for column in readers):
+        keys = [int(key) for key in keys]
+    return {schema.task_column: pd.Series(keys, dtype=object)}
 
 
 def _sample_numbers(column, fit, num_rows, generator):

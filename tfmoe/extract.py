@@ -6,9 +6,9 @@ import numpy as np
 from keras import ops
 
 from tfmoe import recipe
-from tfmoe.experts import GivenExperts
-from tfmoe.gate_use import gate_use
-from tfmoe.mixtures import MMoE, SharedBottom
+from tfmoe.copying import copy_mixture, copy_weights
+from tfmoe.gate_use import batches, gate_name, gate_use, gates_of
+from tfmoe.mixtures import MMoE, ModSquad, SharedBottom
 from tfmoe.model import MultiTaskModel
 
 
@@ -17,29 +17,32 @@ class Extraction(NamedTuple):
 
     Attributes:
         experts: tuple of int, the experts that stayed, by their numbers in the model that
-            was trained; `()` for a mixture without a gate.
+            was trained; `()` for a mixture without a gate. Where several gates have experts
+            of their own, as in `ModSquad`, a dict of such tuples by the gates' names, which
+            are those that `gate_use` gives.
         num_parameters: int, of the extracted model.
         num_parameters_before: int.
         largest_change: float, the largest change of a prediction on the rows given, see
-            `extract`; None without rows.
+            `extract`; None without rows: it is not known then.
     """
 
-    experts: tuple
+    experts: tuple | dict
     num_parameters: int
     num_parameters_before: int
     largest_change: float | None
 
 
-def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6):
+def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight"):
     """Makes a standalone model of some of a model's tasks.
 
-    It has their towers, their rows of the gate, and the experts whose mean weight for one
-    of them is above `threshold`. The gate emits for these experts what the whole gate
-    does: nothing is renormalised over the rest. Label columns that only the other tasks
-    needed are no longer read. The experts and the gate read all input columns, so all
+    It has their towers, their part of the gates, and the experts that one of them uses. A
+    gate emits for these experts what the whole gate does: nothing is renormalised over the
+    rest. Label columns that only the other tasks needed are no longer read; a `task_column`
+    is, also for a single task. The experts and the gates read all input columns, so all
     columns and embedding tables stay, and so does the whole of a shared bottom.
 
-    How exact it is depends on how the experts are found:
+    `by="weight"` keeps the experts whose mean weight for a task is above `threshold`. How
+    exact it is depends on how they are found:
 
     - A static gate's weights are known. What is dropped at threshold 0 has weight 0 for
       every row, so predictions are the same up to rounding.
@@ -50,28 +53,40 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6):
     - A threshold above 0 drops weights above 0. The change is measured on `data`, and past
       `tolerance` nothing is returned.
 
+    `by="usage"` keeps, for each gate, the experts that more than `threshold` of a task's
+    rows selected in late training, and at least the task's `num_nonzeros` most used. It
+    asks what the gate has noted (`usage_decay=0.95`) and needs no rows; but what training
+    did not select, other rows may. With `data` the change is measured, and past
+    `tolerance` nothing is returned if an expert was dropped. Without it nobody has looked:
+    `largest_change` is None, and all that is known is that predictions are the same up to
+    rounding on rows where every gate selects experts that stayed.
+
     The result is a `MultiTaskModel` like any other, not compiled; it can be fitted, saved,
     exported and extracted from again. The model given stays as it is.
 
     Args:
-        model: `MultiTaskModel` on `MMoE`, `OMoE` or `SharedBottom`.
+        model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom` or `ModSquad`.
         tasks: sequence of task names. They keep the schema's order.
-        threshold: float >= 0, mean weight up to which an expert is dropped: 0.02 means 2 %
-            of a task's output.
+        threshold: float >= 0, up to which an expert is dropped: 0.02 means 2 % of a task's
+            output, or of its rows.
         data: rows to find the experts and to measure the change on: a DataFrame of raw
-            rows, features as `Preprocessor.arrays` makes them, or a dataset.
+            rows, features as `Preprocessor.arrays` makes them, or a dataset. Of rows of one
+            task each, only those of `tasks` count, or all where one gate serves all tasks.
         tolerance: float >= 0, the largest change of a prediction that is allowed where
             weights above 0 were dropped, divided by the largest prediction of the task, if
             that is above 1.
+        by: `"weight"` or `"usage"`.
 
     Returns:
         `MultiTaskModel`; its `extraction` says what was done (see `Extraction`), until it
         is saved.
 
     Raises:
-        ValueError: if a task is unknown, the mixture is of another kind, an argument is out
-            of range, no expert is above `threshold`, weights above 0 would be dropped
-            without `data`, or predictions change by more than `tolerance`.
+        ValueError: if a task is unknown, the mixture is of another kind, tasks were added
+            with `add_task`, an argument is out of range, no expert is above `threshold`,
+            weights above 0 would be dropped without `data`, predictions change by more than
+            `tolerance`, or it is not known what a task uses: `data` has no rows of it, or
+            the gate kept no usage.
 
     Example:
 
@@ -80,14 +95,21 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6):
     >>> model = tfmoe.MultiTaskModel(schema, tfmoe.MMoE(num_experts=4, hidden_units=(8,)))
     >>> extract(model, ["buy"]).schema.task_names
     ('buy',)
+
+    Source for `by="usage"`: Chen et al., 2023, https://arxiv.org/abs/2212.08066. Differs
+    from it in that the gates still choose among all experts, so that those that stay are
+    never given the weight of those that went.
     """
-    _check(model, threshold, tolerance)
+    _check(model, threshold, tolerance, by)
     preprocessor = model.preprocessor.select(tasks)
     names = preprocessor.schema.task_names
     rows = [model.schema.task_names.index(name) for name in names]
-    experts, exact = None, True
-    if isinstance(model.mixture, MMoE):
-        experts, exact = _used_experts(model, rows, threshold, data)
+    gates = gates_of(model.mixture)
+    if by == "usage":
+        experts = [_used(gate, names, rows, threshold) for gate in gates]
+        exact = all(len(e) == gate.num_experts for e, gate in zip(experts, gates, strict=True))
+    else:
+        experts, exact = _weighty(model, gates, names, rows, threshold, data)
     extracted = MultiTaskModel(
         preprocessor,
         cut_mixture(model.mixture, experts),
@@ -95,60 +117,101 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6):
         tower_dropout=model.tower_dropout,
         dtype=model.encoder.dtype_policy,
     )
-    _copy_model(model, extracted, rows, experts)
-    if experts is not None:
-        _check_gate(model, extracted, rows, experts)
-    change = None if data is None else _largest_change(model, extracted, data)
-    if not exact and not change <= tolerance:
+    copy_weights(model.encoder, extracted.encoder)
+    copy_weights(model.towers, extracted.towers, rows)
+    copy_mixture(model.mixture, extracted.mixture, rows, experts)
+    if gates:
+        _check_gate(model, extracted, rows, experts[0])
+    change = None if data is None else _largest_change(model, extracted, rows, data)
+    if not exact and change is not None and not change <= tolerance:
         raise ValueError(
             "Dropping experts of weight above 0 must not change a prediction by more than "
             f"`tolerance`. Received threshold={threshold}, which changes one by {change:.3g}, "
             f"with tolerance={tolerance}. Lower the threshold, or raise the tolerance and "
             "fine-tune the extracted model."
         )
-    numbers = () if experts is None else tuple(_numbers(model.mixture.gate)[e] for e in experts)
     extracted.extraction = Extraction(
-        numbers, extracted.count_params(), model.count_params(), change
+        _kept(model.mixture, gates, experts), extracted.count_params(), model.count_params(), change
     )
     return extracted
 
 
-def _check(model, threshold, tolerance):
-    if not isinstance(model, MultiTaskModel) or not isinstance(model.mixture, MMoE | SharedBottom):
-        mixture = getattr(model, "mixture", None)
+def _check(model, threshold, tolerance, by):
+    mixture = getattr(model, "mixture", None)
+    known = isinstance(mixture, MMoE | SharedBottom | ModSquad)
+    if not isinstance(model, MultiTaskModel) or not known:
         raise ValueError(
-            "extract takes a MultiTaskModel on MMoE, OMoE or SharedBottom. Received "
+            "extract takes a MultiTaskModel on MMoE, OMoE, SharedBottom or ModSquad. Received "
             f"model={model!r} on {type(mixture).__name__}. Train such a model."
+        )
+    if model.num_added:
+        names = list(model.schema.task_names[-model.num_added :])
+        raise ValueError(
+            "extract takes models whose tasks were trained together. Received one to which "
+            f"add_task has added {names}. Extract from the model it was added to, or serve the "
+            "whole."
         )
     for name, value in (("threshold", threshold), ("tolerance", tolerance)):
         if not value >= 0:
             raise ValueError(
                 f"extract takes `{name}` as a number of at least 0. Received {name}={value!r}."
             )
+    if by not in ("weight", "usage"):
+        raise ValueError(f'extract takes `by` "weight" or "usage". Received by={by!r}.')
 
 
-def _used_experts(model, rows, threshold, data):
-    """Indices of the experts that stay, and whether what is dropped has no weight at all."""
-    gate = model.mixture.gate
-    if gate.router != "static" and data is None:
+def _used(gate, names, rows, threshold):
+    """Indices of the experts that some task of `rows` used in training."""
+    if gate.usage is None:
+        raise ValueError(
+            'by="usage" asks a gate what training selected, which it notes if told to. Received '
+            f"a {type(gate).__name__} with usage_decay=None. Build it with usage_decay=0.95 and "
+            'train it, or use by="weight".'
+        )
+    usage = gate.usage if len(gate.usage) == 1 else gate.usage[rows]
+    unseen = np.isnan(usage).any(axis=1)
+    if unseen.any():
+        raise ValueError(
+            'by="usage" asks what training selected for each task. Received tasks without rows '
+            f"in it: {[n for n, no in zip(names, unseen, strict=False) if no]}. Train them, or "
+            'use by="weight" with `data`.'
+        )
+    most = np.argsort(-usage, axis=1, kind="stable")[:, : gate.num_nonzeros or 1]
+    stays = (usage > threshold).any(axis=0)
+    stays[most.ravel()] = True
+    return np.flatnonzero(stays).tolist()
+
+
+def _weighty(model, gates, names, rows, threshold, data):
+    """For each gate the indices of the experts that stay; whether the others have no weight."""
+    static = all(gate.router == "static" for gate in gates)
+    if not static and data is None:
         if threshold > 0:
             raise ValueError(
                 "Which experts a gate uses that sees the example, only rows can tell. Received "
                 f"threshold={threshold} and data=None. Pass `data`, or threshold=0 to keep all "
                 "experts."
             )
-        return list(range(gate.num_experts)), True
-    rows_seen = blank_row(model) if gate.router == "static" else data
-    use = gate_use(model, rows_seen, similarity=False)[0]
-    mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
-    largest = mean_weight.max(axis=0)
-    experts = np.flatnonzero(largest > threshold).tolist()
-    lost = largest[largest <= threshold].max(initial=0)
-    if not experts:
-        raise ValueError(
-            "At least one expert's weight must be above `threshold`. Received "
-            f"threshold={threshold}; the largest mean weight is {largest.max():.3g}. Lower it."
-        )
+        return [list(range(gate.num_experts)) for gate in gates], True
+    experts, lost = [], 0.0
+    uses = gate_use(model, blank_rows(model) if static else data, similarity=False)
+    for use in uses:
+        mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
+        unseen = np.isnan(mean_weight).any(axis=1)
+        if unseen.any():
+            raise ValueError(
+                "Which experts a task uses, only its own rows can tell. Received `data` without "
+                f"rows of {[n for n, no in zip(names, unseen, strict=False) if no]}. Add some."
+            )
+        largest = mean_weight.max(axis=0)
+        experts.append(np.flatnonzero(largest > threshold).tolist())
+        lost = max(lost, largest[largest <= threshold].max(initial=0))
+        if not experts[-1]:
+            raise ValueError(
+                "At least one expert's weight must be above `threshold`. Received "
+                f"threshold={threshold}; the largest mean weight is {largest.max():.3g}. "
+                "Lower it."
+            )
     if lost > 0 and data is None:
         raise ValueError(
             "Dropping experts of weight above 0 changes predictions, and only rows can tell by "
@@ -158,141 +221,86 @@ def _used_experts(model, rows, threshold, data):
     return experts, lost == 0
 
 
-def blank_row(model):
-    """Features of one row, for a gate that does not look at them."""
-    return {
-        name: np.zeros((1, *symbol.shape[1:]), symbol.dtype) for name, symbol in model.input.items()
+def blank_rows(model):
+    """Features for gates that do not look at them: one row, or one for each row's task."""
+    column = model.schema.task_column
+    num = 1 if column is None else len(model.schema.tasks)
+    # Not 0, which is padding.
+    features = {
+        name: np.ones((num, *symbol.shape[1:]), symbol.dtype)
+        for name, symbol in model.input.items()
     }
+    return features if column is None else {**features, column: np.arange(num, dtype="int32")}
 
 
-def _numbers(gate):
-    """A gate's experts by their numbers among those it chooses from."""
-    return list(range(gate.num_experts)) if gate.kept is None else list(gate.kept)
+def _numbers(gate, experts):
+    """Some of a gate's experts by their numbers among those it chooses from."""
+    return [e if gate.kept is None else gate.kept[e] for e in experts]
+
+
+def _kept(mixture, gates, experts):
+    """What `Extraction.experts` says."""
+    kept = [tuple(_numbers(*pair)) for pair in zip(gates, experts, strict=True)]
+    if len(gates) > 1:
+        names = [gate_name(mixture, gate) for gate in gates]
+        return dict(zip(names, kept, strict=True))
+    return kept[0] if kept else ()
 
 
 def cut_mixture(mixture, experts):
     """A mixture's recipe, for any number of tasks, with some of its experts.
 
     Args:
-        mixture: `MMoE`, `OMoE` or `SharedBottom`.
-        experts: list of int, indices of the experts that stay; None if it has no gate.
+        mixture: `MMoE`, `OMoE`, `SharedBottom` or `ModSquad`.
+        experts: list with a list of int for each gate, indices of the experts that stay.
     """
     config = recipe.config_of(mixture)
     inner = config["config"]
     inner["num_tasks"] = None
-    if experts is None:
+    gates = gates_of(mixture)
+    if not gates:
         return config
-    inner["num_experts"] = len(experts)
-    if inner["experts"] is not None:
-        inner["experts"] = [inner["experts"][e] for e in experts]
-    gate, gate_config = mixture.gate, inner["gate"]["config"]
     # The mixture fills in the counts, also where the recipe had stated them.
+    gate_config = inner["gate"]["config"]
     gate_config.update(num_tasks=None, num_experts=None)
-    if len(experts) < gate.num_experts:
-        numbers = _numbers(gate)
-        kept = [numbers[e] for e in experts]
-        gate_config.update(kept=kept, num_choices=gate.num_choices)
+    kept = [_numbers(*pair) for pair in zip(gates, experts, strict=True)]
+    is_cut = any(len(e) < gate.num_choices for e, gate in zip(kept, gates, strict=True))
+    if isinstance(mixture, ModSquad):
+        inner["kept"] = kept if is_cut else None
+        return config
+    inner["num_experts"] = len(experts[0])
+    if inner["experts"] is not None:
+        inner["experts"] = [inner["experts"][e] for e in experts[0]]
+    if is_cut:
+        gate_config.update(kept=kept[0], num_choices=gates[0].num_choices)
     return config
 
 
-def _copy_model(model, extracted, rows, experts):
-    old, new = model.mixture, extracted.mixture
-    _copy_weights(model.encoder, extracted.encoder)
-    _copy_weights(model.towers, extracted.towers, rows)
-    if isinstance(old, SharedBottom):
-        _copy_weights(old, new)
-        return
-    if isinstance(old.experts, GivenExperts):
-        for e, layer in zip(experts, new.experts.layers, strict=True):
-            _copy_weights(old.experts.layers[e], layer)
-    else:
-        _copy_weights(old.experts, new.experts, experts)
-    if old.num_gates == 1:
-        _copy_weights(old.gate, new.gate)
-    else:
-        _copy_gate(old.gate, new.gate, rows)
-
-
-def _copy_weights(old, new, members=None):
-    """Copies a layer's weights; of stacked ones those of some members of the stack.
-
-    Args:
-        members: list of int, indices of the first axis; None to copy whole weights.
-    """
-    for target, values in _paired(old, new):
-        if members is not None:
-            values = values[members]
-        # A tower's kernel is as wide as the widest task needs.
-        target.assign(values[tuple(slice(n) for n in target.shape)])
-
-
-def _paired(old, new):
-    """Weights of a layer that is to be filled, each with the values of its model."""
-    for source, target in zip(old.weights, new.weights, strict=True):
-        if source.name != target.name:
-            raise ValueError(
-                f"extract copies the weights of a layer in their order. Received {old.name!r} "
-                f"with {source.name!r} where its copy has {target.name!r}. Please report this."
-            )
-        yield target, ops.convert_to_numpy(source)
-
-
-def _copy_gate(old, new, rows):
-    """Copies a gate's weights, of those that belong to tasks the `rows`.
-
-    All but the scores either have nothing to do with tasks, and keep their shape, or have
-    one axis for them.
-    """
-    num_old, num_new = old.num_tasks, new.num_tasks
-    # A gate that computes its weights without scores has no head.
-    scores = {id(weight) for weight in new.head.weights} if hasattr(new, "head") else ()
-    for target, values in _paired(old, new):
-        if id(target) in scores:
-            # A task's scores lie side by side, `(f, t * s)`.
-            apart = values.reshape(*values.shape[:-1], num_old, -1)[..., rows, :]
-            target.assign(apart.reshape(target.shape))
-            continue
-        changed = [
-            axis
-            for axis, sizes in enumerate(zip(values.shape, target.shape, strict=True))
-            if sizes[0] != sizes[1]
-        ]
-        if changed:
-            axis = changed[0]
-            if len(changed) > 1 or (values.shape[axis], target.shape[axis]) != (num_old, num_new):
-                raise ValueError(
-                    "extract copies a gate's weights that have one axis for tasks, or none. "
-                    f"Received {type(old).__name__}'s {target.name!r} of shape {values.shape}, "
-                    f"which for {num_new} of {num_old} tasks has shape {tuple(target.shape)}. "
-                    "Please report this."
-                )
-            values = values.take(rows, axis=axis)
-        target.assign(values)
-
-
 def _check_gate(model, extracted, rows, experts):
-    """Raises ValueError unless the new gate emits what the old one does.
+    """Raises ValueError unless the first new gate emits what the old one does.
 
-    A gate may depend on a task's or an expert's place otherwise than by its weights.
+    A gate may depend on a task's or an expert's place otherwise than by its weights. A
+    mixture's gates are of one kind, and what the others see hangs on the first.
     """
-    features = _random_rows(model, 64)
-    before, after = (
-        ops.convert_to_numpy(one.run(features).aux[0]["weights"]) for one in (model, extracted)
-    )
-    before = before[:, rows if before.shape[1] > 1 else [0]][:, :, experts]
-    differ = ~np.isclose(before, after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))
+    features = _random_rows(model, rows, 64)
+    both = ((model, features), (extracted, _for_extracted(model, rows, features)))
+    before, after = (ops.convert_to_numpy(one.run(x).aux[0]["weights"]) for one, x in both)
+    if model.schema.task_column is None and before.shape[1] > 1:
+        before = before[:, rows]
+    differ = ~np.isclose(before[:, :, experts], after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))
     # Scores that tie up to rounding may be chosen otherwise in a row or two.
     if differ.mean() > 0.05:
         raise ValueError(
             "The gate of an extracted model must emit what the whole gate does. Received "
-            f"{type(model.mixture.gate).__name__}, which on {differ.sum()} of 64 random rows "
-            f"does not for the tasks {list(extracted.schema.task_names)}. Its choice depends on "
-            "a task's place among the others: extract all tasks, or the first ones."
+            f"{type(gates_of(model.mixture)[0]).__name__}, which on {differ.sum()} of "
+            f"{len(differ)} random rows does not for the tasks "
+            f"{list(extracted.schema.task_names)}. Its choice depends on a task's place among "
+            "the others: extract all tasks, or the first ones."
         )
 
 
-def _random_rows(model, num_rows):
-    """Features that mean nothing, with valid ids."""
+def _random_rows(model, rows, num_rows):
+    """Features that mean nothing, with valid ids and, if rows have one, tasks of `rows`."""
     generator = np.random.default_rng(0)
     sizes = {
         column.name: model.encoder.table_sizes[owner]
@@ -302,18 +310,45 @@ def _random_rows(model, num_rows):
     features = {}
     for name, symbol in model.input.items():
         shape = (num_rows, *symbol.shape[1:])
-        drawn = name in sizes and generator.integers(sizes[name], size=shape)
-        values = drawn if name in sizes else generator.normal(size=shape)
+        if name == model.schema.task_column:
+            values = generator.choice(rows, size=shape)
+        elif name in sizes:
+            values = generator.integers(sizes[name], size=shape)
+        else:
+            values = generator.normal(size=shape)
         features[name] = values.astype(symbol.dtype)
     return features
 
 
-def _largest_change(model, extracted, data):
+def _for_extracted(model, rows, features):
+    """Features of the whole model for the extracted one; rows of other tasks get its first."""
+    column = model.schema.task_column
+    if column is None:
+        return features
+    places = np.zeros(len(model.schema.tasks), "int32")
+    places[rows] = range(len(rows))
+    return {**features, column: places[np.asarray(features[column])]}
+
+
+def _largest_change(model, extracted, rows, data):
     """The largest change of a prediction, relative to a task's largest if above 1."""
-    before, after = (one.predict(data, batch_size=4096, verbose=0) for one in (model, extracted))
-    changes = [
-        np.abs(values - before[name]).max() / max(1.0, np.abs(before[name]).max())
-        for name, values in after.items()
-    ]
-    # Not `max`, which may pass over a NaN.
-    return float(np.max(changes))
+    names = extracted.schema.task_names
+    changes, largest = np.zeros(len(names)), np.ones(len(names))
+    for features in batches(model, data, 1024):
+        before = _predictions(model, features)
+        after = _predictions(extracted, _for_extracted(model, rows, features))
+        for i, name in enumerate(names):
+            key, ours = name, slice(None)
+            if model.schema.task_column is not None:
+                key, ours = "score", np.asarray(features[model.schema.task_column]) == rows[i]
+            new = after[key][ours]
+            # Classes that only tasks left out have are padding.
+            old = before[key][ours][..., : new.shape[-1]] if new.ndim > 1 else before[key][ours]
+            # Not `max`, which may pass over a NaN.
+            changes[i] = np.maximum(changes[i], np.abs(new - old).max(initial=0))
+            largest[i] = np.maximum(largest[i], np.abs(old).max(initial=0))
+    return float(np.max(changes / largest))
+
+
+def _predictions(model, features):
+    return {name: ops.convert_to_numpy(x) for name, x in model.run(features).predictions.items()}

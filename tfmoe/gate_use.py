@@ -25,6 +25,7 @@ class GateUse(NamedTuple):
         gate: str, its name.
         tasks: tuple of str; one, "all tasks", where a gate serves all of them.
         experts: tuple of int. Those of a gate that was cut keep their numbers.
+            What follows has NaN for a task that none of the rows belongs to.
         mean_weight: `(t, e)`, mean weight of each expert for each task.
         share_used: `(t, e)`, share of the rows in which the weight is above 1e-6.
         num_used: `(t,)`, mean number of experts with such a weight in a row.
@@ -34,6 +35,8 @@ class GateUse(NamedTuple):
             many experts a task spreads, all rows together.
         converged: `(t,)`, mean share of a row's selectors that have decided; None for a
             gate that has none.
+        usage: `(t, e)`, share of a task's rows of late training that selected the expert:
+            the gate's `usage`; None for a gate that does not keep it.
         similarity: `(e, e)`, correlation of experts' outputs; None where it was not
             measured.
         warnings: tuple of str: collapse, dead experts, duplicate experts.
@@ -48,6 +51,7 @@ class GateUse(NamedTuple):
     entropy: np.ndarray
     effective_experts: np.ndarray
     converged: np.ndarray | None
+    usage: np.ndarray | None
     similarity: np.ndarray | None
     warnings: tuple
 
@@ -58,12 +62,14 @@ class GateUse(NamedTuple):
         highest correlation with another expert.
         """
         shape = self.mean_weight.shape
-        nearest = converged = np.nan
+        nearest = converged = usage = np.nan
         if self.similarity is not None:
             others = self.similarity - 2 * np.eye(shape[1])
             nearest = np.broadcast_to(others.max(axis=1), shape).ravel()
         if self.converged is not None:
             converged = np.repeat(self.converged, shape[1])
+        if self.usage is not None:
+            usage = self.usage.ravel()
         return pd.DataFrame(
             {
                 "gate": self.gate,
@@ -75,6 +81,7 @@ class GateUse(NamedTuple):
                 "entropy": np.repeat(self.entropy, shape[1]),
                 "effective_experts": np.repeat(self.effective_experts, shape[1]),
                 "converged": converged,
+                "usage": usage,
                 "nearest": nearest,
             }
         )
@@ -83,7 +90,9 @@ class GateUse(NamedTuple):
 def gate_use(model, source, similarity=True, batch_size=1024):
     """Runs rows through a model's gates.
 
-    Nothing is compiled, no random number is drawn, and the model stays as it is.
+    Nothing is compiled, no random number is drawn, and the model stays as it is. Where each
+    row belongs to one task, it counts for that task. In a mixture of tokens each token is a
+    row, and padding is none.
 
     Args:
         model: `MultiTaskModel`, or a Functional Keras model with mixtures such as
@@ -91,8 +100,9 @@ def gate_use(model, source, similarity=True, batch_size=1024):
         source: for a `MultiTaskModel` a DataFrame or files of raw rows; for any model
             what it is fitted on, labels or not: arrays, or a `tf.data.Dataset` of
             batches.
-        similarity: bool; whether to compare the experts' outputs too, by Pearson's
-            correlation over all rows and units, each unit about its own mean.
+        similarity: bool; whether to compare the experts' outputs too, where a mixture has
+            experts that see whole rows: by Pearson's correlation over all rows and units,
+            each unit about its own mean.
         batch_size: int >= 1, rows of a batch, for arrays and raw rows.
 
     Returns:
@@ -109,24 +119,39 @@ def gate_use(model, source, similarity=True, batch_size=1024):
     gates = [gates_of(mixture) for mixture in mixtures]
     sums = [[_Sums(gate) for gate in ours] for ours in gates]
     outputs = [_Correlations() for _ in mixtures]
-    for features in _batches(model, source, batch_size):
+    for features in batches(model, source, batch_size):
         for i, (inputs, records) in enumerate(run(features)):
             for one, record in zip(sums[i], records, strict=True):
                 one.add(record)
             if similarity and hasattr(mixtures[i], "experts"):
                 outputs[i].add(_numpy(mixtures[i].experts(inputs)))
+
+    def name(mixture, gate):
+        own = gate_name(mixture, gate)
+        return own if len(mixtures) == 1 else f"{mixture.name}/{own}"
+
     return [
-        one.result(
-            _name(mixture, one.gate, len(mixtures)), _task_names(model, mixture, one.gate), matrix
-        )
+        one.result(name(mixture, one.gate), _task_names(model, mixture, one.gate), matrix)
         for mixture, ours, matrix in zip(mixtures, sums, (o.result() for o in outputs), strict=True)
         for one in ours
     ]
 
 
 def gates_of(mixture):
-    """The gates inside a mixture, in the order of its records."""
-    return [layer for layer in mixture._flatten_layers() if isinstance(layer, Gate)]
+    """The gates inside a mixture, in the order of its records; not those inside of gates."""
+    if hasattr(mixture, "gates"):
+        return list(mixture.gates)
+    found = []
+    for layer in mixture._layers:
+        found += [layer] if isinstance(layer, Gate) else gates_of(layer)
+    return found
+
+
+def gate_name(mixture, gate):
+    """A gate's name, with the way to it where a mixture has several."""
+    if len(gates_of(mixture)) == 1:
+        return gate.name
+    return gate.path.removeprefix(f"{mixture.path}/")
 
 
 def sample(model, source, num_rows):
@@ -136,7 +161,7 @@ def sample(model, source, num_rows):
     """
     if hasattr(source, "as_numpy_iterator"):
         parts = []
-        for features in _batches(model, source, num_rows):
+        for features in batches(model, source, num_rows):
             parts.append(features)
             if sum(map(_length, parts)) >= num_rows:
                 break
@@ -147,7 +172,7 @@ def sample(model, source, num_rows):
     return tree.map_structure(lambda array: np.asarray(array)[rows], features)
 
 
-def _batches(model, source, batch_size):
+def batches(model, source, batch_size):
     """Features, some rows at a time."""
     if hasattr(source, "as_numpy_iterator"):
         for batch in source.as_numpy_iterator():
@@ -190,10 +215,11 @@ def _runner(model):
     if not mixtures:
         return [], None
     try:
-        inputs = [mixture.input for mixture in mixtures]
+        calls = [_call(mixture) for mixture in mixtures]
         # Named, so that the layers a user makes later get the names they would have had.
-        before = keras.Model(model.input, inputs, name="before_mixtures")
-    except (AttributeError, ValueError) as error:
+        symbols = {id(x): x for x in tree.flatten(calls) if isinstance(x, keras.KerasTensor)}
+        before = keras.Model(model.input, list(symbols.values()), name="before_mixtures")
+    except ValueError as error:
         raise ValueError(
             "Gates are read from a MultiTaskModel, or a Functional Keras model that calls each "
             f"mixture once. Received model={model.name!r} of type {type(model).__name__}. Make "
@@ -201,15 +227,28 @@ def _runner(model):
         ) from error
 
     def run(features):
+        outputs = before(tree.map_structure(ops.convert_to_tensor, features))
         # Keras returns a list of one output without its list.
-        inputs = tree.flatten(before(tree.map_structure(ops.convert_to_tensor, features)))
-        return [(x, m(x, return_aux=True)[1]) for x, m in zip(inputs, mixtures, strict=True)]
+        values = dict(zip(symbols, tree.flatten(outputs), strict=True))
+        found = []
+        for mixture, call in zip(mixtures, calls, strict=True):
+            args, kwargs = tree.map_structure(lambda x: values.get(id(x), x), call)
+            kwargs = {**kwargs, "training": False, "return_aux": True}
+            inputs = args[0] if args else kwargs["inputs"]
+            found.append((inputs, mixture(*args, **kwargs)[1]))
+        return found
 
     return mixtures, run
 
 
-def _name(mixture, gate, num_mixtures):
-    return gate.name if num_mixtures == 1 else f"{mixture.name}/{gate.name}"
+def _call(mixture):
+    """The positional and the named arguments a mixture was called with.
+
+    Raises:
+        ValueError: if it was not called once.
+    """
+    (node,) = mixture._inbound_nodes
+    return list(node.arguments.args), dict(node.arguments.kwargs)
 
 
 def _task_names(model, mixture, gate):
@@ -241,26 +280,34 @@ class _Sums:
 
     def __init__(self, gate):
         self.gate = gate
-        self.rows = 0
+        self.rows = np.zeros(gate.num_tasks)
         self.weights = self.used = self.entropy = self.converged = 0.0
 
     def add(self, record):
         # One row stands for all with a static router.
         weights = _numpy(record["weights"])
-        self.rows += len(weights)
-        self.weights = self.weights + weights.sum(axis=0, dtype="float64")
-        self.used = self.used + (weights > USED).sum(axis=0)
-        self.entropy = self.entropy + _entropy(weights).sum(axis=0, dtype="float64")
+        counts = _counts(record, len(weights), self.gate.num_tasks)
+        self.rows += counts.sum(axis=0)
+        self.weights = self.weights + _by_task(counts, weights)
+        self.used = self.used + _by_task(counts, weights > USED)
+        self.entropy = self.entropy + _by_task(counts, _entropy(weights))
         converged = self.gate.converged(record["scores"])
-        self.converged = None if converged is None else self.converged + _numpy(converged).sum(0)
+        self.converged = (
+            None if converged is None else self.converged + _by_task(counts, _numpy(converged))
+        )
+
+    def mean(self, sums):
+        rows = np.where(self.rows > 0, self.rows, np.nan)
+        return sums / rows.reshape(-1, *[1] * (sums.ndim - 1))
 
     def result(self, name, tasks, similarity):
-        gate, mean_weight, share_used = self.gate, self.weights / self.rows, self.used / self.rows
+        gate, mean_weight, share_used = self.gate, self.mean(self.weights), self.mean(self.used)
         experts = tuple(range(gate.num_experts)) if gate.kept is None else tuple(gate.kept)
+        seen = self.rows > 0
         # A static gate that may select one expert has nothing to spread.
         may_collapse = gate.router == "static" and gate.num_nonzeros == 1
-        warnings = [] if may_collapse else _collapse(experts, mean_weight)
-        warnings += _dead(experts, share_used)
+        warnings = [] if may_collapse else _collapse(experts, mean_weight[seen])
+        warnings += _dead(experts, share_used[seen]) if seen.any() else []
         warnings += [] if similarity is None else _duplicates(experts, similarity)
         return GateUse(
             gate=name,
@@ -269,12 +316,28 @@ class _Sums:
             mean_weight=mean_weight,
             share_used=share_used,
             num_used=share_used.sum(axis=1),
-            entropy=self.entropy / self.rows,
+            entropy=self.mean(self.entropy),
             effective_experts=np.exp(_entropy(mean_weight)),
-            converged=None if self.converged is None else self.converged / self.rows,
+            converged=None if self.converged is None else self.mean(self.converged),
+            usage=gate.usage,
             similarity=similarity,
             warnings=tuple(warnings),
         )
+
+
+def _counts(record, num_rows, num_tasks):
+    """Array `(b, t)`: 1 where a row counts for a task, else 0."""
+    counts = np.ones((num_rows, num_tasks))
+    if "task" in record:
+        counts = np.eye(num_tasks)[ops.convert_to_numpy(record["task"])]
+    return counts * _numpy(record["present"])[:, None] if "present" in record else counts
+
+
+def _by_task(counts, values):
+    """Sums over the rows of each task, `(t, ...)`, of `values` `(b, t, ...)` or `(b, 1, ...)`."""
+    if values.shape[1] == 1:
+        return np.tensordot(counts, values[:, 0], (0, 0))
+    return np.einsum("bt,bt...->t...", counts, values)
 
 
 class _Correlations:
@@ -305,7 +368,7 @@ class _Correlations:
 
 def _collapse(experts, mean_weight):
     for expert, shares in zip(experts, _shares(mean_weight).T, strict=True):
-        if len(experts) > 1 and (shares > COLLAPSED).all():
+        if len(experts) > 1 and len(shares) and (shares > COLLAPSED).all():
             return [
                 f"Collapse: every task puts more than {COLLAPSED:.0%} of its weight on expert "
                 f"{expert}. A balance loss or another seed may spread it."
@@ -315,9 +378,8 @@ def _collapse(experts, mean_weight):
 
 def _dead(experts, share_used):
     dead = [str(experts[e]) for e in np.flatnonzero((share_used == 0).all(axis=0))]
-    if not dead:
-        return []
-    return [f"Dead experts: on these rows no task uses {_listed(dead)}, so they learn nothing."]
+    text = f"Dead experts: on these rows no task uses {_listed(dead)}, so they learn nothing."
+    return [text] if dead else []
 
 
 def _duplicates(experts, similarity):

@@ -1,9 +1,10 @@
-"""Each task's loss and metrics, over the rows that have its label."""
+"""Losses and metrics of each kind of task, row by row."""
+
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from tfmoe.metrics import AUC, WeightedMean
 from tfmoe.tasks import Binary, Multiclass
 
 
@@ -46,92 +47,80 @@ def masked_mean(values, weights):
     return ops.sum(weights * values) / ops.where(total > 0, total, ops.ones_like(total))
 
 
-class Objective:
-    """What one task asks for: its loss, the loss's weight, its metrics.
+def present(labels, row_weights):
+    """Labels with the missing ones replaced, and their weights, both `(b,)`.
 
-    A NaN label is missing: it is replaced and weighed 0, in the loss and in every
-    metric, so that nothing of its row reaches either, nor a gradient.
+    A NaN label is missing: it is replaced and weighed 0, in the loss and in every metric,
+    so that nothing of its row reaches either, nor a gradient.
+    """
+    labels = ops.reshape(ops.cast(labels, "float32"), (-1,))
+    missing = ops.isnan(labels)
+    weights = ops.cast(ops.logical_not(missing), "float32")
+    if row_weights is not None:
+        weights = weights * ops.reshape(ops.cast(row_weights, "float32"), (-1,))
+    return ops.where(missing, ops.zeros_like(labels), labels), weights
 
-    Args:
-        task: `Task` of the schema.
-        loss: Keras loss, its name, or None for the task's own.
-        weight: float, or None for the task's own.
-        metrics: list of Keras metrics or their names, or None for the task's own.
+
+class MetricOfRows(NamedTuple):
+    """A metric that is a mean over rows, or the AUC, whose `function` is None.
+
+    Attributes:
+        name: str, what follows the task's name.
+        function: maps labels and outputs to `(b,)`.
+        root: bool; whether it is the square root of the mean.
     """
 
-    def __init__(self, task, loss=None, weight=None, metrics=None):
-        self.task = task
-        self.weight = float(task.weight if weight is None else weight)
-        self.loss = None if loss is None else keras.losses.get(loss)
-        self.tracker = WeightedMean(lambda _, loss: loss, f"{task.name}_loss")
-        self.own_metrics = metrics is None
-        if self.own_metrics:
-            self.metrics = self._default_metrics()
-        else:
-            self.metrics = [self._named(metric) for metric in metrics]
+    name: str
+    function: object
+    root: bool = False
 
-    def _default_metrics(self):
-        name = self.task.name
-        if isinstance(self.task, Binary):
-            log_loss = WeightedMean(binary_cross_entropy, f"{name}_log_loss")
-            return [AUC(from_logits=True, name=f"{name}_auc"), log_loss]
-        if isinstance(self.task, Multiclass):
-            log_loss = WeightedMean(categorical_cross_entropy, f"{name}_log_loss")
-            return [WeightedMean(hit, f"{name}_accuracy"), log_loss]
-        return [
-            WeightedMean(squared_error, f"{name}_rmse", root=True),
-            WeightedMean(absolute_error, f"{name}_mae"),
-        ]
 
-    def _named(self, metric):
-        """A copy of a user's metric, named by the task."""
-        if metric in ("accuracy", "acc"):
-            kinds = {Binary: "BinaryAccuracy", Multiclass: "SparseCategoricalAccuracy"}
-            metric = getattr(keras.metrics, kinds.get(type(self.task), "Accuracy"))("accuracy")
-        metric = keras.metrics.get(metric)
-        if not isinstance(metric, keras.metrics.Metric):
-            metric = keras.metrics.MeanMetricWrapper(metric, metric.__name__)
-        config = {**metric.get_config(), "name": f"{self.task.name}_{metric.name}"}
-        return type(metric).from_config(config)
+def own_metrics(task):
+    """The `MetricOfRows` that a kind of task has by itself."""
+    if isinstance(task, Binary):
+        return [MetricOfRows("auc", None), MetricOfRows("log_loss", binary_cross_entropy)]
+    if isinstance(task, Multiclass):
+        return [MetricOfRows("accuracy", hit), MetricOfRows("log_loss", categorical_cross_entropy)]
+    return [
+        MetricOfRows("rmse", squared_error, root=True),
+        MetricOfRows("mae", absolute_error),
+    ]
 
-    def present(self, labels, row_weights):
-        """Labels with the missing ones replaced, and their weights, both `(b,)`."""
-        labels = ops.reshape(ops.cast(labels, "float32"), (-1,))
-        missing = ops.isnan(labels)
-        weights = ops.cast(ops.logical_not(missing), "float32")
-        if row_weights is not None:
-            weights = weights * ops.reshape(ops.cast(row_weights, "float32"), (-1,))
-        return ops.where(missing, ops.zeros_like(labels), labels), weights
 
-    def rows(self, labels, logits, predictions):
-        """The loss of each row `(b,)`; labels without NaN."""
-        if self.loss is not None:
-            # Keras losses average over the last axis, so rows need one.
-            if len(predictions.shape) == 1:
-                predictions = predictions[:, None]
-            function = getattr(self.loss, "call", self.loss)
-            return ops.reshape(function(labels[:, None], predictions), (-1,))
-        if isinstance(self.task, Binary):
-            return binary_cross_entropy(labels, logits)
-        if isinstance(self.task, Multiclass):
-            return categorical_cross_entropy(labels, logits)
-        return _REGRESSION[self.task.loss](labels, predictions)
+def outputs_for_metrics(task, logits, predictions):
+    """What the task's own metrics take."""
+    return logits if isinstance(task, Binary | Multiclass) else predictions
 
-    def compute(self, labels, row_weights, logits, predictions):
-        """The task's loss over the batch, a scalar, not yet times its weight."""
-        labels, weights = self.present(labels, row_weights)
-        loss = masked_mean(self.rows(labels, logits, predictions), weights)
-        self.tracker.update_state(None, loss, ops.sum(weights))
-        return loss
 
-    def update_metrics(self, labels, row_weights, logits, predictions):
-        labels, weights = self.present(labels, row_weights)
-        if self.own_metrics:
-            outputs = logits if isinstance(self.task, Binary | Multiclass) else predictions
-            for metric in self.metrics:
-                metric.update_state(labels, outputs, weights)
-            return
+def metric_of(task, metric):
+    """A copy of a user's metric, or of one that Keras knows by name, named by the task."""
+    if metric in ("accuracy", "acc"):
+        kinds = {Binary: "BinaryAccuracy", Multiclass: "SparseCategoricalAccuracy"}
+        metric = getattr(keras.metrics, kinds.get(type(task), "Accuracy"))("accuracy")
+    metric = keras.metrics.get(metric)
+    if not isinstance(metric, keras.metrics.Metric):
+        metric = keras.metrics.MeanMetricWrapper(metric, metric.__name__)
+    config = {**metric.get_config(), "name": f"{task.name}_{metric.name}"}
+    return type(metric).from_config(config)
+
+
+def row_losses(task, loss, labels, logits, predictions):
+    """The loss of each row `(b,)`.
+
+    Args:
+        task: `Task`.
+        loss: Keras loss or function, or None for the task's own.
+        labels: `(b,)` without NaN.
+        logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
+    """
+    if loss is not None:
+        # Keras losses average over the last axis, so rows need one.
         if len(predictions.shape) == 1:
             predictions = predictions[:, None]
-        for metric in self.metrics:
-            metric.update_state(labels[:, None], predictions, sample_weight=weights)
+        function = getattr(loss, "call", loss)
+        return ops.reshape(function(labels[:, None], predictions), (-1,))
+    if isinstance(task, Binary):
+        return binary_cross_entropy(labels, logits)
+    if isinstance(task, Multiclass):
+        return categorical_cross_entropy(labels, logits)
+    return _REGRESSION[task.loss](labels, predictions)

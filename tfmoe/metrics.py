@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-NUM_BINS, LIMIT = 65_536, 20.0
-_SIDE = 256  # NUM_BINS = _SIDE ** 2
+SIDE, LIMIT = 256, 20.0
+NUM_BINS = SIDE**2
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -54,24 +54,37 @@ class AUC(keras.metrics.Metric):
             weights = ops.ones_like(y_true)
         else:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        position = (logits + LIMIT) * (NUM_BINS / (2 * LIMIT))
-        bins = ops.cast(ops.clip(position, 0, NUM_BINS - 1), "int32")
-        bins = bins + NUM_BINS * ops.cast(y_true > 0.5, "int32")
+        bins = _bins(y_true, logits, SIDE)
         self.counts.assign_add(ops.segment_sum(weights, bins, 2 * NUM_BINS))
 
     def result(self):
-        # Negatives below each bin: those of its row of bins, then those of the rows
-        # before. Sums of 256 sums keep float32's digits. (A product with a triangle of
-        # ones would not, where a GPU rounds the factors.)
-        counts = ops.reshape(self.counts, (2, _SIDE, _SIDE))
-        negatives, positives = counts[0], counts[1]
-        same_row = ops.sum(positives * (ops.cumsum(negatives, axis=1) - negatives / 2))
-        negative_rows, positive_rows = ops.sum(negatives, axis=1), ops.sum(positives, axis=1)
-        rows_before = ops.sum(positive_rows * (ops.cumsum(negative_rows) - negative_rows))
-        return (same_row + rows_before) / (ops.sum(negative_rows) * ops.sum(positive_rows))
+        return _areas(self.counts, SIDE)[0]
 
     def get_config(self):
         return {**super().get_config(), "from_logits": self.from_logits}
+
+
+def _bins(labels, logits, side):
+    """The bin of each row `(b,)` of `side ** 2`: negatives first, then positives."""
+    num = side**2
+    position = (logits + LIMIT) * (num / (2 * LIMIT))
+    bins = ops.cast(ops.clip(position, 0, num - 1), "int32")
+    return bins + num * ops.cast(labels > 0.5, "int32")
+
+
+def _areas(counts, side):
+    """AUC `(n,)` from counts of `n` times `2 * side ** 2` bins."""
+    # Negatives below each bin: those of its row of bins, then those of the rows
+    # before. Sums of few sums keep float32's digits. (A product with a triangle of
+    # ones would not, where a GPU rounds the factors.)
+    counts = ops.reshape(counts, (-1, 2, side, side))
+    negatives, positives = counts[:, 0], counts[:, 1]
+    same_row = ops.sum(positives * (ops.cumsum(negatives, axis=2) - negatives / 2), axis=(1, 2))
+    negative_rows, positive_rows = ops.sum(negatives, axis=2), ops.sum(positives, axis=2)
+    rows_before = ops.cumsum(negative_rows, axis=1) - negative_rows
+    rows_before = ops.sum(positive_rows * rows_before, axis=1)
+    pairs = ops.sum(negative_rows, axis=1) * ops.sum(positive_rows, axis=1)
+    return (same_row + rows_before) / pairs
 
 
 class WeightedMean(keras.metrics.Metric):
@@ -97,6 +110,88 @@ class WeightedMean(keras.metrics.Metric):
     def result(self):
         mean = self.total / ops.convert_to_tensor(self.weight)
         return ops.sqrt(mean) if self.root else mean
+
+
+class ByTask(keras.metrics.Metric):
+    """A metric of rows of one task each; its result is a dict with an entry a task.
+
+    Args:
+        names: list of str, what each task's entry is called.
+        tasks: sequence of int, the tasks that are measured, in the same order. Rows of
+            others do not count.
+        name: str.
+    """
+
+    def __init__(self, names, tasks, name, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.names = list(names)
+        # The place of each task among those measured; one more for all others.
+        self._places = np.full(max(tasks) + 2, len(self.names), "int32")
+        self._places[list(tasks)] = np.arange(len(self.names))
+
+    def places(self, task):
+        """Where rows of a task count `(b,)`; `len(names)` for those that do not."""
+        return ops.take(ops.array(self._places), ops.minimum(task, len(self._places) - 1))
+
+    def named(self, values):
+        return {name: values[i] for i, name in enumerate(self.names)}
+
+
+class MeanByTask(ByTask):
+    """Each task's mean of `function(y_true, y_pred)` over its rows; NaN without any.
+
+    Args:
+        function: maps `(b,)` labels and outputs to `(b,)` values; None for the labels.
+        names, tasks: see `ByTask`.
+        root: bool; if True, the square root of the mean.
+    """
+
+    def __init__(self, function, names, tasks, root=False, **kwargs):
+        super().__init__(names, tasks, name=f"mean_by_task_{names[0]}", **kwargs)
+        self.function, self.root = function, root
+        self.total = self.add_variable((len(self.names),), "zeros", name="total")
+        self.weight = self.add_variable((len(self.names),), "zeros", name="weight")
+
+    def update_state(self, y_true, y_pred, sample_weight, task):
+        values = y_true if self.function is None else self.function(y_true, y_pred)
+        values = ops.cast(values, "float32")
+        places, num = self.places(task), len(self.names)
+        # A row of another task may be infinite under this function.
+        values = ops.where(places < num, values, ops.zeros_like(values)) * sample_weight
+        self.total.assign_add(ops.segment_sum(values, places, num + 1)[:num])
+        self.weight.assign_add(ops.segment_sum(sample_weight, places, num + 1)[:num])
+
+    def result(self):
+        means = self.total / ops.convert_to_tensor(self.weight)
+        return self.named(ops.sqrt(means) if self.root else means)
+
+
+class AUCByTask(ByTask):
+    """Each binary task's area under the ROC curve, from bins of the logit, see `AUC`.
+
+    A step writes all bins, so many tasks have fewer each: 65,536 up to 4 tasks, 16,384 up
+    to 16, 4,096 beyond.
+
+    Args:
+        names, tasks: see `ByTask`.
+    """
+
+    def __init__(self, names, tasks, **kwargs):
+        super().__init__(names, tasks, name=f"auc_by_task_{names[0]}", **kwargs)
+        num = len(self.names)
+        self.side = SIDE if num <= 4 else SIDE // 2 if num <= 16 else SIDE // 4
+        self.counts = self.add_variable((num * 2 * self.side**2,), "zeros", name="counts")
+
+    def update_state(self, y_true, y_pred, sample_weight, task):
+        places = self.places(task)
+        counted = places < len(self.names)
+        weights = ops.where(counted, sample_weight, ops.zeros_like(sample_weight))
+        bins = _bins(y_true, y_pred, self.side)
+        bins = bins + ops.where(counted, places, 0) * (2 * self.side**2)
+        self.counts.assign_add(ops.segment_sum(weights, bins, self.counts.shape[0]))
+
+    def result(self):
+        return self.named(_areas(self.counts, self.side))
 
 
 def exact_auc(labels, scores, weights=None):

@@ -9,16 +9,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmoe import recipe
-from tfmoe.columns import MultiCategorical
+from tfmoe import added, recipe
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.encoder import Encoder
 from tfmoe.evaluation import exact_aucs
-from tfmoe.losses import Objective
+from tfmoe.features import columns_of, ids_of, symbols, task_of
+from tfmoe.jit import jit_pays
+from tfmoe.mutual_information import tracker_of
+from tfmoe.objectives import AllLabels, OwnLabel
 from tfmoe.optimizers import Adam
 from tfmoe.schema import Schema
 from tfmoe.tasks import Binary, Multiclass
-from tfmoe.towers import Outputs, Towers
+from tfmoe.towers import Outputs, ScoreOutputs, towers_of
 
 # Set while a training or test step runs: the model then returns all of `Forward`, for
 # losses need more than the public output. A context variable, because replicas of one
@@ -26,16 +28,11 @@ from tfmoe.towers import Outputs, Towers
 _IN_STEP = contextvars.ContextVar("tfmoe_in_step", default=None)
 
 
-# Embedding values a row up to which XLA was measured to be faster on a CPU: 1.1 times at
-# 128, 0.9 times at 416.
-MOST_LOOKED_UP = 256
-
-
 class Forward(NamedTuple):
     """Everything one pass makes.
 
     Attributes:
-        predictions: dict by task: probabilities or numbers `(b,)`, or class
+        predictions: dict by output: probabilities or numbers `(b,)`, or class
             probabilities `(b, c)`.
         logits: the same before the last activation.
         aux: the mixture's list of gate records.
@@ -64,15 +61,22 @@ class MultiTaskModel(keras.Model):
     task. A missing label (NaN, no such column, outside the task's `where`) adds nothing
     to loss, gradients or metrics.
 
+    With a `task_column` in the schema each row belongs to one task: only that task's gate,
+    experts and tower are computed for it, and the one output is `score`. Losses and
+    metrics are still by task.
+
     Args:
         preprocessor: fitted `Preprocessor`; or a `Schema` of which every column can be
             used unfitted (hashed ids, numbers as they are).
-        mixture: `SharedBottom`, `OMoE`, `MMoE`, or any layer `(b, f) -> (b, t, u)` with
-            a constructor argument `num_tasks` and a call argument `return_aux`. It is a
-            recipe: the model's own copy, with `num_tasks` filled in, is `model.mixture`.
+        mixture: `SharedBottom`, `OMoE`, `MMoE`, `ModSquad`, or any layer
+            `(b, f) -> (b, t, u)` with a constructor argument `num_tasks` and a call
+            argument `return_aux` (and `task`, for rows of one task each). It is a recipe:
+            the model's own copy, with `num_tasks` filled in, is `model.mixture`.
         tower_units: sequence of int >= 1, hidden units of every task's tower; `()` for
             none.
         tower_dropout: float in [0, 1).
+        num_added: int, how many of the last tasks were added one by one; for `add_task`,
+            which makes such models.
 
     Call arguments:
         inputs: dict by column, as `Preprocessor.dataset` and `arrays` make it.
@@ -80,14 +84,23 @@ class MultiTaskModel(keras.Model):
 
     Returns:
         Dict by task: float32 `(b,)`, a probability for a binary task and a number for a
-        regression; `(b, c)` probabilities for a multiclass task.
+        regression; `(b, c)` probabilities for a multiclass task. With a task column
+        `{"score"}`, with as many classes as the task with most of them has.
 
     Raises:
         ValueError: if the preprocessor is not fitted but must be, or an argument is of
             the wrong kind.
     """
 
-    def __init__(self, preprocessor, mixture, tower_units=(64,), tower_dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        preprocessor,
+        mixture,
+        tower_units=(64,),
+        tower_dropout=0.0,
+        num_added=0,
+        **kwargs,
+    ):
         if isinstance(preprocessor, Schema):
             preprocessor = Preprocessor(preprocessor)
         if not isinstance(preprocessor, Preprocessor | _Sizes):
@@ -105,32 +118,46 @@ class MultiTaskModel(keras.Model):
             )
         dtype = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
         config, original = recipe.config_of(mixture), mixture
-        encoder = Encoder(schema, sizes, dtype=dtype, name="tfmoe_encoder")
+        tokens = mixture.dim if getattr(mixture, "takes", "flat") == "tokens" else None
+        encoder = Encoder(schema, sizes, tokens=tokens, dtype=dtype, name="tfmoe_encoder")
         # Layers are named so that no column's input can have the same name.
         mixture = recipe.filled(
             config, "MultiTaskModel", name="tfmoe_mixture", num_tasks=len(schema.tasks)
         )
         outputs = [task.num_outputs for task in schema.tasks]
-        towers = Towers(
-            outputs, tower_units, dropout=tower_dropout, dtype=dtype, name="tfmoe_towers"
+        towers = towers_of(
+            outputs,
+            num_added,
+            hidden_units=tower_units,
+            dropout=tower_dropout,
+            dtype=dtype,
+            name="tfmoe_towers",
         )
-        head = Outputs(schema.tasks, dtype="float32", name="tfmoe_outputs")
-        inputs = _inputs(schema, preprocessor.lengths)
-        hidden = mixture(encoder(inputs), **_ids(schema, mixture, inputs))
+        kind = ScoreOutputs if schema.task_column else Outputs
+        head = kind(schema.tasks, dtype="float32", name="tfmoe_outputs")
+        inputs = symbols(schema, preprocessor.lengths)
+        task = task_of(schema, inputs)
+        encoded = encoder(columns_of(schema, inputs))
+        hidden = mixture(encoded, **task, **ids_of(schema, mixture, inputs))
         if hasattr(mixture, "adopt"):
             mixture.adopt(original)
-        predictions, _ = head(towers(hidden))
+        predictions, _ = head(towers(hidden, **task), **task)
         super().__init__(inputs=inputs, outputs=predictions, **kwargs)
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.schema = schema
         self.tower_units = tuple(tower_units)
         self.tower_dropout = tower_dropout
+        self.num_added = num_added
         self._mixture_config = config
-        self._lengths = dict(preprocessor.lengths)
+        self.lengths = dict(preprocessor.lengths)
         self._fitted = _Untracked(None)
-        self._objectives = _Untracked({})
+        self._objectives = _Untracked(None)
         if isinstance(preprocessor, Preprocessor):
             self._fitted.value = preprocessor
+        if num_added:
+            encoder.trainable = False
+            mixture.freeze()
+        elif isinstance(preprocessor, Preprocessor):
             self._start_at_base_rates()
 
     @property
@@ -159,15 +186,57 @@ class MultiTaskModel(keras.Model):
                 bias[t, 0] = mean
         self.towers.bias.assign(bias)
 
+    def add_task(self, task, like=None, routing="own"):
+        """A new model with one more task, to be fitted on few rows of it.
+
+        All there is stays as it is, experts, embeddings, gates and towers: it is frozen,
+        and the old tasks' predictions are the same to the bit, also after training. Trained
+        are only the new task's tower and its part of the gate, variables of their own.
+
+        Args:
+            task: `Task`, whose rows have the `preprocessor` of the new model encode them.
+            like: sequence of names of related tasks that were trained together, or None
+                for all. The new task starts from the mean of their gates, and with the
+                tower of the first if that is of its kind.
+            routing: what is fitted of the gate: `"own"`, its embedding if the gate has a
+                `TaskRouter`, else its own scores' weights; `"mix"`, the weights of a convex
+                mix of the related tasks (of their embeddings with a `TaskRouter`, else of
+                their scores), which is fewest.
+
+        Returns:
+            `MultiTaskModel`, not compiled.
+
+        Raises:
+            ValueError: if the mixture is neither `MMoE`, `OMoE` nor `SharedBottom`, or an
+                argument is out of range.
+        """
+        related = added.places(self.schema, like, self.num_added)
+        first = self.schema.tasks[related[0]]
+        model = MultiTaskModel(
+            self.preprocessor.add_task(task),
+            added.extended_mixture(self.mixture, related, routing),
+            tower_units=self.tower_units,
+            tower_dropout=self.tower_dropout,
+            num_added=self.num_added + 1,
+            dtype=self.encoder.dtype_policy,
+        )
+        same_kind = type(first) is type(task) and first.num_outputs == task.num_outputs
+        added.copy_extended(self, model, related, same_kind)
+        return model
+
     def run(self, features, training=False):
         """One pass with everything losses and reports need; returns `Forward`."""
-        encoded = self.encoder(
-            {column.name: features[column.name] for column in self.schema.columns}
+        encoded = self.encoder(columns_of(self.schema, features))
+        task = task_of(self.schema, features)
+        hidden, aux = self.mixture(
+            encoded,
+            **task,
+            **ids_of(self.schema, self.mixture, features),
+            training=training,
+            return_aux=True,
         )
-        ids = _ids(self.schema, self.mixture, features)
-        hidden, aux = self.mixture(encoded, **ids, training=training, return_aux=True)
-        predictions, logits = self.head(self.towers(hidden, training=training))
-        return Forward(predictions, logits, aux)
+        logits = self.towers(hidden, **task, training=training)
+        return Forward(*self.head(logits, **task), aux)
 
     def call(self, inputs, training=None, mask=None):
         if _IN_STEP.get() is self:
@@ -197,6 +266,7 @@ class MultiTaskModel(keras.Model):
         loss_weights=None,
         metrics=None,
         jit_compile="auto",
+        aux_losses=None,
         **kwargs,
     ):
         """As in Keras, but losses, weights and metrics follow from the tasks.
@@ -212,6 +282,7 @@ class MultiTaskModel(keras.Model):
                 (no dropout, no noisy gate), computes all experts, looks up at most 256
                 embedding values a row, has no embedding table above 100,000 rows, and
                 runs on one device; elsewhere as Keras decides.
+            aux_losses: `MutualInformationLoss`, or a list with one, or None.
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
@@ -220,23 +291,24 @@ class MultiTaskModel(keras.Model):
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         for name, value in given.items():
             self._check_by_task(name, value)
+        if not isinstance(aux_losses, list | tuple):
+            aux_losses = [] if aux_losses is None else [aux_losses]
         self._compiled_with = _Untracked(
-            {"optimizer": optimizer, **given, "jit_compile": jit_compile, **kwargs}
+            {
+                "optimizer": optimizer,
+                **given,
+                "jit_compile": jit_compile,
+                "aux_losses": list(aux_losses),
+                **kwargs,
+            }
         )
-        objectives = {
-            task.name: Objective(
-                task,
-                (loss or {}).get(task.name),
-                (loss_weights or {}).get(task.name),
-                (metrics or {}).get(task.name),
-            )
-            for task in self.schema.tasks
-        }
-        self._objectives.value = objectives
+        kind = OwnLabel if self.schema.task_column else AllLabels
+        self._objectives.value = kind(self.schema, loss or {}, loss_weights or {}, metrics or {})
+        self._trackers = _Untracked([tracker_of(one, self.mixture) for one in aux_losses])
         if optimizer == "adam":
             optimizer = Adam()
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = self._jit_pays()
+            jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self._compiled_with.value["optimizer"] = self.optimizer
 
@@ -249,29 +321,6 @@ class MultiTaskModel(keras.Model):
                 f"compile takes `{name}` as a dict by task, of the tasks {names}. "
                 f"Received {name}={value!r}. Leave out the tasks that keep their own."
             )
-
-    def _jit_pays(self):
-        import tensorflow as tf
-
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return False
-        if tf.config.list_physical_devices("GPU"):
-            return "auto"
-        layers = list(self._flatten_layers())
-        generators = (getattr(layer, "seed_generator", None) for layer in layers)
-        # Random numbers under XLA on a CPU take many times longer than the rest.
-        random = any(isinstance(one, keras.random.SeedGenerator) for one in generators)
-        # So do the gradients of many look-ups, which it adds up on one core.
-        looked_up = sum(
-            self.encoder.tables[owner].dim * self._lengths.get(column.name, 1)
-            for owner, columns in self.encoder.groups.items()
-            for column in columns
-        )
-        # Sparse compute is faster where shapes may depend on data.
-        if getattr(self.mixture, "computes_sparsely", False):
-            return False
-        supported = all(layer.supports_jit for layer in layers)
-        return supported and not random and looked_up <= MOST_LOOKED_UP
 
     def get_compile_config(self):
         return {
@@ -287,21 +336,25 @@ class MultiTaskModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        total = 0.0
-        for objective, *row in self._rows(y, y_pred, sample_weight):
-            total = total + objective.weight * objective.compute(*row)
+        labels = self._labels(y)
+        task = task_of(self.schema, x)
+        total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)
         for loss in self.losses:
             total = total + ops.sum(ops.cast(loss, "float32"))
+        for tracker in self._trackers.value:
+            with_label = self._objectives.value.with_label(labels)
+            loss = tracker.add(y_pred.aux, with_label, training)
+            total = total + loss if training else total
         return total
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        for objective, *row in self._rows(y, y_pred, sample_weight):
-            objective.update_metrics(*row)
+        task = task_of(self.schema, x)
+        self._objectives.value.update_metrics(self._labels(y), sample_weight, y_pred, **task)
         return self.get_metrics_result()
 
-    def _rows(self, y, forward, sample_weight):
-        """For each task with labels: objective, labels, row weights, logits, predictions."""
-        names = self.schema.task_names
+    def _labels(self, y):
+        """Labels as a dict by output."""
+        names = self.schema.output_names
         if not isinstance(y, dict):
             if len(names) > 1:
                 raise ValueError(
@@ -315,25 +368,13 @@ class MultiTaskModel(keras.Model):
                 f"Labels are given by task, of the tasks {list(names)}. Received labels for "
                 f"{unknown}. Remove them, or add the tasks to the schema."
             )
-        for name in names:
-            if name in y:
-                weights = sample_weight
-                if isinstance(sample_weight, dict):
-                    weights = sample_weight.get(name)
-                yield (
-                    self._objectives.value[name],
-                    y[name],
-                    weights,
-                    forward.logits[name],
-                    forward.predictions[name],
-                )
+        return y
 
     @property
     def metrics(self):
-        own = []
-        for objective in self._objectives.value.values() if self.compiled else ():
-            own += [objective.tracker, *objective.metrics]
-        return [*super().metrics, *own]
+        if not self.compiled:
+            return super().metrics
+        return [*super().metrics, *self._objectives.value.metrics, *self._trackers.value]
 
     def _encoded(self, x, labels):
         """DataFrames are encoded; anything else is what Keras takes."""
@@ -377,10 +418,7 @@ class MultiTaskModel(keras.Model):
         with _quiet_end(x):
             logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
         if exact and not in_fit:
-            objectives = self._objectives.value.values()
-            names = [
-                o.task.name for o in objectives if o.own_metrics and isinstance(o.task, Binary)
-            ]
+            names = self._objectives.value.sorted_aucs
             with _quiet_end(x):
                 logs.update(exact_aucs(self, names, x, y, sample_weight, **kwargs))
         return logs if return_dict else list(logs.values())
@@ -406,10 +444,11 @@ class MultiTaskModel(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "schema": self.schema.to_dict(),
             "table_sizes": self.encoder.table_sizes,
-            "lengths": self._lengths,
+            "lengths": self.lengths,
             "mixture": self._mixture_config,
             "tower_units": list(self.tower_units),
             "tower_dropout": self.tower_dropout,
+            "num_added": self.num_added,
         }
 
     @classmethod
@@ -458,26 +497,3 @@ def _unpacked(x, y, sample_weight):
     if isinstance(x, tuple) and y is None and len(x) == 3:
         return x
     return x, y, sample_weight
-
-
-def _ids(schema, mixture, features):
-    """What a mixture's call wants of a column's ids, if anything."""
-    name = getattr(mixture, "id_column", None)
-    if name is None:
-        return {}
-    plain = [c.name for c in schema.columns if c.embeds and not isinstance(c, MultiCategorical)]
-    if name not in plain:
-        raise ValueError(
-            f"A gate hashes the ids of one Categorical column, of {plain}. Received "
-            f"column={name!r}."
-        )
-    return {"ids": features[name]}
-
-
-def _inputs(schema, lengths):
-    inputs = {}
-    for column in schema.columns:
-        shape = (lengths[column.name],) if isinstance(column, MultiCategorical) else ()
-        dtype = "int32" if column.embeds else "float32"
-        inputs[column.name] = keras.Input(shape=shape, dtype=dtype, name=column.name)
-    return inputs

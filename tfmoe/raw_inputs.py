@@ -2,7 +2,7 @@
 
 The rules are those of `tfmoe.data.encoding`. Where a table has None, a request has NaN
 for a number, `MISSING_INT` for an integer, the empty string for a string; lists are
-padded to a common length with the same.
+padded to a common length with the same. A row's task comes as its key's text.
 """
 
 import numpy as np
@@ -19,6 +19,8 @@ from tfmoe.columns import (
     Numeric,
 )
 from tfmoe.data.hashing import HASH_KEY
+
+NO_TASK = -1
 
 
 def is_text(preprocessor, column):
@@ -37,8 +39,13 @@ def is_padded(column):
     return isinstance(column, MultiCategorical) and column.separator is None
 
 
-def signature(preprocessor):
-    """Dict of `tf.TensorSpec` by column name: what a request holds."""
+def signature(preprocessor, task=True):
+    """Dict of `tf.TensorSpec` by column name: what a request holds.
+
+    Args:
+        preprocessor: `Preprocessor`.
+        task: whether a request names its rows' tasks, if the schema has a `task_column`.
+    """
     import tensorflow as tf
 
     specs = {}
@@ -48,15 +55,19 @@ def signature(preprocessor):
             dtype = tf.string
         shape = (None, None) if is_padded(column) else (None,)
         specs[column.name] = tf.TensorSpec(shape, dtype, name=column.name)
+    name = preprocessor.schema.task_column
+    if name and task:
+        specs[name] = tf.TensorSpec((None,), tf.string, name=name)
     return specs
 
 
-def request(preprocessor, df):
+def request(preprocessor, df, task=True):
     """Raw rows of a DataFrame as the arrays of a request.
 
     Args:
         preprocessor: `Preprocessor`.
         df: DataFrame with the schema's raw columns.
+        task: see `signature`.
 
     Returns:
         Dict by column name: float64, int64 or object (str) `(n,)`; `(n, longest)` for
@@ -72,6 +83,9 @@ def request(preprocessor, df):
             arrays[column.name] = _padded(cells, text)
         else:
             arrays[column.name] = _plain(cells, text)
+    name = preprocessor.schema.task_column
+    if name and task:
+        arrays[name] = _plain(df[name].tolist(), text=True)
     return arrays
 
 
@@ -87,6 +101,8 @@ def _plain(cells, text):
 
 
 def _as_text(cell):
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # pandas turns integers with gaps into floats
     return cell.decode() if isinstance(cell, bytes) else str(cell)
 
 
@@ -114,15 +130,32 @@ class RawInputs:
         for column in preprocessor.schema.columns:
             if isinstance(column, Categorical) and not self._buckets(column):
                 self._table(column)
+        if preprocessor.schema.task_column:
+            self.tables["_task"] = self._task_table()
 
     def __call__(self, raw):
-        """Dict of raw tensors by column name to dict of features by column name."""
-        return {
+        """Dict of raw tensors by column name to dict of features by column name.
+
+        The task is left out where `raw` lacks it, and `NO_TASK` where its key is unknown.
+        """
+        features = {
             column.name: self._numeric(column, raw[column.name])
             if isinstance(column, Numeric)
             else self._ids(column, raw[column.name])
             for column in self.preprocessor.schema.columns
         }
+        name = self.preprocessor.schema.task_column
+        if name in raw:
+            features[name] = self.tables["_task"].lookup(raw[name])
+        return features
+
+    def _task_table(self):
+        import tensorflow as tf
+
+        keys = self.preprocessor.schema.task_keys
+        places = tf.range(len(keys), dtype=tf.int32)
+        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(keys), places)
+        return tf.lookup.StaticHashTable(initializer, NO_TASK)
 
     def _buckets(self, column):
         return self.preprocessor.schema.column(column.table).hash_buckets

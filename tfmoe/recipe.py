@@ -54,9 +54,7 @@ def _plain(config):
     be taken for the same object.
     """
     if isinstance(config, dict):
-        return {
-            key: _plain(value) for key, value in config.items() if key != "shared_object_id"
-        }
+        return {key: _plain(value) for key, value in config.items() if key != "shared_object_id"}
     if isinstance(config, list | tuple):
         return [_plain(value) for value in config]
     return config

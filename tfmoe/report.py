@@ -27,6 +27,9 @@ def use_table(use, title):
             table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     table.add_column("largest mean weights", no_wrap=True, overflow="ellipsis")
     for t, task in enumerate(use.tasks[:MOST_ROWS]):
+        if np.isnan(use.num_used[t]):
+            table.add_row(task, *[""] * (len(table.columns) - 2), "no rows")
+            continue
         numbers = [f"{x[t]:.1f}" for x in (use.num_used, use.effective_experts)]
         numbers.append(f"{use.entropy[t]:.2f}")
         if use.converged is not None:
@@ -77,13 +80,14 @@ def draw_curves(use, path):
     axis = figure.subplots()
     total = np.maximum(use.mean_weight.sum(axis=1, keepdims=True), 1e-12)
     curves = np.cumsum(-np.sort(-use.mean_weight / total, axis=1), axis=1)
+    seen = ~np.isnan(use.num_used)
     ranks = range(1, num_experts + 1)
     if num_tasks <= MOST_COLORS:
         for task, curve in zip(use.tasks, curves, strict=True):
             axis.plot(ranks, curve, marker="o", markersize=3, label=task)
     else:
-        axis.plot(ranks, curves.T, color="tab:gray", linewidth=0.6, alpha=0.5)
-        axis.plot(ranks, np.median(curves, axis=0), linewidth=2.5, label="median task")
+        axis.plot(ranks, curves[seen].T, color="tab:gray", linewidth=0.6, alpha=0.5)
+        axis.plot(ranks, np.median(curves[seen], axis=0), linewidth=2.5, label="median task")
     axis.axhline(0.9, color="black", linewidth=0.8, linestyle=":")
     axis.set_xlabel("experts, each task's most used first")
     axis.set_ylabel("share of the mean weight")
@@ -200,7 +204,7 @@ def _heat_maps(uses, task_names):
     figure = _figure(1.6 + labels + sum(sizes) + 0.3 * len(sizes), height)
     axes = figure.subplots(1, len(uses), squeeze=False, width_ratios=sizes)[0]
     # With many experts each weight is small; weights all alike are still shown pale.
-    highest = max(max(4 / u.mean_weight.shape[1], u.mean_weight.max()) for u in uses.values())
+    highest = max(max(4 / u.mean_weight.shape[1], np.nanmax(u.mean_weight)) for u in uses.values())
     for axis, (title, use) in zip(axes, uses.items(), strict=True):
         # A gate for all tasks has one row.
         rows = np.broadcast_to(use.mean_weight, (len(task_names), use.mean_weight.shape[1]))

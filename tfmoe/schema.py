@@ -15,6 +15,9 @@ _KINDS = {
     for kind in (Numeric, Categorical, MultiCategorical, Sequence, Binary, Regression, Multiclass)
 }
 
+# Raw columns that are neither input nor label, in the order of Schema's arguments.
+_ROLES = ("weight_column", "task_column")
+
 
 def _to_dict(part):
     """A column's or task's kind and the fields that differ from their defaults."""
@@ -52,25 +55,38 @@ def _from_dict(given, base):
 class Schema:
     """The columns and tasks of a table. Frozen, and equal by value.
 
+    Without `task_column` every row has the labels of all tasks. With it each row belongs
+    to one task (a market, a domain, a scenario), which that raw column names by its name
+    or `Task.key`: the model gives each row the `score` of its own task. Several tasks may
+    then share a label column, by `source`.
+
     Args:
         columns: sequence of `Numeric`, `Categorical`, `MultiCategorical`, `Sequence`.
         tasks: sequence of `Binary`, `Regression`, `Multiclass`.
         weight_column: name of a raw column of row weights >= 0, or None. It weighs
             losses and metrics and is no input.
+        task_column: name of the raw column that says which task a row belongs to, or
+            None. An input that reads it too has another name, and this as its `source`.
 
     Raises:
         ValueError: if names repeat, a label is also an input, or `share` or `where`
-            names nothing usable.
+            names nothing usable; with `task_column`, if it has another use, keys repeat,
+            a `where` names a task, or some tasks are `Multiclass` and others not; without
+            it, if a task has a `key`.
 
     Example:
     >>> schema = Schema([Numeric("age")], [Binary("click")])
     >>> Schema.from_json(schema.to_json()) == schema
     True
+    >>> markets = [Binary("de", source="click"), Binary("fr", source="click")]
+    >>> Schema([Numeric("age")], markets, task_column="market").output_names
+    ('score',)
     """
 
     columns: tuple
     tasks: tuple
     weight_column: str | None = None
+    task_column: str | None = None
 
     def __post_init__(self):
         for field, base in (("columns", Column), ("tasks", Task)):
@@ -93,6 +109,7 @@ class Schema:
         self._check_labels()
         self._check_tables()
         self._check_label_spaces()
+        self._check_task_column()
 
     def _check_labels(self):
         inputs = {column.raw: column.name for column in self.columns}
@@ -131,9 +148,67 @@ class Schema:
                     f"are {sorted(binary)}."
                 )
 
+    def _check_task_column(self):
+        if self.task_column is None:
+            keyed = [task.name for task in self.tasks if task.key is not None]
+            if keyed:
+                raise ValueError(
+                    "A task's `key` is what its rows have in `task_column`. Received keys of "
+                    f"{keyed} with task_column=None. Name the column, or leave out the keys."
+                )
+            return
+        if not isinstance(self.task_column, str) or not NAME.match(self.task_column):
+            raise ValueError(
+                "A served model takes `task_column`: letters, digits, underscores, a letter first. "
+                f"Received task_column={self.task_column!r}. Rename the table's column."
+            )
+        taken = {task.raw: f"the label of task {task.name!r}" for task in self.tasks}
+        taken[self.weight_column] = "the `weight_column`"
+        taken |= {column.name: "the name of an input column" for column in self.columns}
+        if self.task_column in taken:
+            raise ValueError(
+                "`task_column` says which task a row belongs to and is nothing else. Received "
+                f"task_column={self.task_column!r}, which is {taken[self.task_column]}. An input "
+                "that reads it has another name, and it as `source`."
+            )
+        keys = self.task_keys
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise ValueError(
+                "With `task_column` each task needs a `key` (or a name) of its own, as text. "
+                f"Received {repeated} twice. Choose different ones."
+            )
+        limited = [task.name for task in self.tasks if task.where in self.task_names]
+        if limited:
+            raise ValueError(
+                "With `task_column` a row has one task's label, so `where` must be a raw column. "
+                f"Received tasks {limited} limited by another. Write that into a column."
+            )
+        multiclass = [task.name for task in self.tasks if isinstance(task, Multiclass)]
+        if 0 < len(multiclass) < len(self.tasks):
+            raise ValueError(
+                "With `task_column` all tasks share one output, so all or none are Multiclass. "
+                f"Received Multiclass {multiclass} among {list(self.task_names)}. Make two schemas."
+            )
+
     @property
     def task_names(self):
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def task_keys(self):
+        """What the task column holds in each task's rows, as text."""
+        return tuple(task.key_text for task in self.tasks)
+
+    @property
+    def output_names(self):
+        """Names of the labels and the model's outputs: the tasks', or `score` alone."""
+        return ("score",) if self.task_column else self.task_names
+
+    @property
+    def num_outputs(self):
+        """The largest `num_outputs` of the tasks."""
+        return max(task.num_outputs for task in self.tasks)
 
     def column(self, name):
         """The column of that name; KeyError if there is none."""
@@ -166,6 +241,10 @@ class Schema:
         kept = {task.name: task for task in self.tasks if task.name in names}
         return dataclasses.replace(self, tasks=[self._apart(t, kept) for t in kept.values()])
 
+    def add(self, task):
+        """The same schema with one more task, the last. Raises ValueError as the class."""
+        return dataclasses.replace(self, tasks=(*self.tasks, task))
+
     def _apart(self, task, kept):
         """The task, its `where` without a task that is not `kept`."""
         raw = self.where_source(task)
@@ -184,8 +263,9 @@ class Schema:
             "columns": [_to_dict(column) for column in self.columns],
             "tasks": [_to_dict(task) for task in self.tasks],
         }
-        if self.weight_column:
-            given["weight_column"] = self.weight_column
+        for field in _ROLES:
+            if getattr(self, field):
+                given[field] = getattr(self, field)
         return given
 
     @classmethod
@@ -194,15 +274,14 @@ class Schema:
             raise ValueError(
                 f"A schema is a mapping with `columns` and `tasks`. Received {given!r}."
             )
-        unknown = sorted(set(given) - {"columns", "tasks", "weight_column"})
+        known = ("columns", "tasks", *_ROLES)
+        unknown = sorted(set(given) - set(known))
         if unknown:
-            raise ValueError(
-                f"A schema has no field {unknown}. Known: columns, tasks, weight_column."
-            )
+            raise ValueError(f"A schema has no field {unknown}. Known: {', '.join(known)}.")
         return cls(
             [_from_dict(column, Column) for column in given["columns"]],
             [_from_dict(task, Task) for task in given["tasks"]],
-            given.get("weight_column"),
+            *map(given.get, _ROLES),
         )
 
     def to_json(self):

@@ -16,6 +16,8 @@ class Task:
         where: name of a binary task, or of a raw column of zeros and ones. Rows in
             which it is not 1 lie outside this task's label space: for this task their
             label counts as missing.
+        key: string or integer, the value of the schema's `task_column` in this task's
+            rows if it is not `name`. Compared as text: 7 and "7" are the same.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Task:
     source: str | None = None
     weight: float = 1.0
     where: str | None = None
+    key: str | int | None = None
 
     num_outputs = 1
 
@@ -33,11 +36,23 @@ class Task:
                 f"Task {self.name!r} needs a finite `weight` of at least 0. Received "
                 f"weight={self.weight!r}."
             )
+        text_or_whole = isinstance(self.key, str | int) and not isinstance(self.key, bool)
+        if self.key is not None and (not text_or_whole or self.key == ""):
+            raise ValueError(
+                f"Task {self.name!r} needs `key` to be the string or integer that its rows "
+                f"have in the task column. Received key={self.key!r}. Leave it out if that "
+                "is the task's name."
+            )
 
     @property
     def raw(self):
         """The label's column in the raw table."""
         return self.source or self.name
+
+    @property
+    def key_text(self):
+        """The value of the task column in the task's rows, as text."""
+        return self.name if self.key is None else str(self.key)
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Binary(Task):
     """Yes or no: labels 0 and 1, the prediction is a probability.
 
     Args:
-        name, source, weight, where: see `Task`.
+        name, source, weight, where, key: see `Task`.
 
     Loss: binary cross-entropy. Metrics: `auc`, `log_loss`.
     """
@@ -56,7 +71,7 @@ class Regression(Task):
     """A number. The prediction is in the label's units.
 
     Args:
-        name, source, weight, where: see `Task`.
+        name, source, weight, where, key: see `Task`.
         loss: `"mse"`, `"mae"` or `"huber"` (delta 1). Metrics: `rmse`, `mae`.
     """
 
@@ -75,7 +90,7 @@ class Multiclass(Task):
     Loss: categorical cross-entropy. Metrics: `accuracy`, `log_loss`.
 
     Args:
-        name, source, weight, where: see `Task`.
+        name, source, weight, where, key: see `Task`.
         num_classes: int >= 2, if the labels are the integers `0 .. num_classes - 1`.
         classes: sequence of the labels, if they are strings or other integers; the
             probabilities come in this order. Give exactly one of the two.

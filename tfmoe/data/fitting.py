@@ -1,6 +1,7 @@
 """What one pass over the rows collects, and what is made of it."""
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from tfmoe.columns import FIRST_ID, MultiCategorical, Numeric
 from tfmoe.data import convert
 from tfmoe.data.encoding import NumericFit, log_transform
-from tfmoe.data.labels import label_values
+from tfmoe.data.labels import TaskColumn, label_values
 from tfmoe.data.rows import categorical, required_columns
 from tfmoe.data.statistics import Moments, Quantiles
 from tfmoe.data.vocabulary import Counts, HashTable, Vocabulary
@@ -64,10 +65,7 @@ class Statistics:
                 self.quantiles[column.name] = Quantiles()
             elif isinstance(column, Numeric) and column.transform != "none":
                 self.moments[column.name] = Moments()
-        self.labels = {}
-        for task in schema.tasks:
-            classes = isinstance(task, Multiclass)
-            self.labels[task.name] = np.zeros(task.num_outputs, np.int64) if classes else Moments()
+        self.labels = {task.name: _no_labels(task) for task in schema.tasks}
 
     def required_columns(self, names):
         """The raw columns to read; see `rows.required_columns`."""
@@ -84,13 +82,25 @@ class Statistics:
                 self._add_values(column, array)
             elif column.transform != "none":
                 self._add_numbers(column, convert.to_floats(array, column.raw))
-        for task in self.schema.tasks:
-            if task.raw in chunk:
-                where = self.schema.where_source(task)
-                labels = label_values(chunk[task.raw], task, chunk.get(where), where)
-                self._add_labels(task, labels.astype(np.float64))
+        for task, labels in self._label_values(chunk):
+            self._add_labels(task, labels.astype(np.float64))
         self.num_rows += num_rows
         return num_rows
+
+    def _label_values(self, chunk):
+        """Yields each task and its labels."""
+        schema = self.schema
+        if schema.task_column:
+            column = TaskColumn(schema)
+            tasks = column.indices(chunk)
+            labels = column.labels(chunk, tasks)[np.argsort(tasks, kind="stable")]
+            ends = np.cumsum(np.bincount(tasks, minlength=len(schema.tasks)))
+            yield from zip(schema.tasks, np.split(labels, ends[:-1]), strict=True)
+            return
+        for task in schema.tasks:
+            if task.raw in chunk:
+                where = schema.where_source(task)
+                yield task, label_values(chunk[task.raw], task, chunk.get(where), where)
 
     def _resolve_dtypes(self, chunk):
         for owner in [name for name, dtype in self.dtypes.items() if dtype is None]:
@@ -138,12 +148,12 @@ class Statistics:
         else:
             self.labels[task.name] = seen.merge(Moments.of(labels))
 
-    def select(self, schema):
-        """The same statistics under a schema with fewer tasks; shares what both hold."""
-        selected = copy.copy(self)
-        selected.schema = schema
-        selected.labels = {name: self.labels[name] for name in schema.task_names}
-        return selected
+    def under(self, schema):
+        """The same statistics under a schema with other tasks; shares what both hold."""
+        other = copy.copy(self)
+        other.schema = schema
+        other.labels = {t.name: self.labels.get(t.name, _no_labels(t)) for t in schema.tasks}
+        return other
 
     def merge(self, other):
         """The statistics of both parts' rows; neither is changed.
@@ -176,6 +186,10 @@ class Statistics:
                 seen.merge(other.labels[name]) if moments else seen + other.labels[name]
             )
         return merged
+
+
+def _no_labels(task):
+    return np.zeros(task.num_outputs, np.int64) if isinstance(task, Multiclass) else Moments()
 
 
 def _all_whole(array):
@@ -255,6 +269,11 @@ class Fitted:
             statistics.longest,
             {name: _mean(seen) for name, seen in statistics.labels.items()},
         )
+
+    def under(self, schema):
+        """The same under a schema with other tasks; a new one has no labels yet."""
+        means = {t.name: self.label_means.get(t.name, _mean(_no_labels(t))) for t in schema.tasks}
+        return dataclasses.replace(self, label_means=means)
 
     @classmethod
     def build(cls, schema, num_rows, dtypes, vocabularies, numeric, longest, label_means):

@@ -3,6 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+
+from tfmoe.columns import Numeric
+from tfmoe.data.synthetic import Split
+from tfmoe.schema import Schema
+from tfmoe.tasks import Regression
 
 _HIDDEN = 8  # units of a true expert's hidden layer
 
@@ -106,12 +112,7 @@ def grouped_tasks(
         )
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(num_rows, num_features))
-    kernels = rng.normal(size=(num_experts, num_features, _HIDDEN)) / np.sqrt(num_features)
-    biases = rng.normal(size=(num_experts, 1, _HIDDEN))
-    heads = rng.normal(size=(num_experts, _HIDDEN, 1))
-    outputs = (np.maximum(x @ kernels + biases, 0) @ heads)[..., 0]  # (e, n)
-    outputs -= outputs.mean(axis=1, keepdims=True)
-    outputs /= outputs.std(axis=1, keepdims=True)
+    outputs = _experts(x, num_experts, rng)
 
     num_groups = num_experts // experts_per_group
     groups = np.arange(num_tasks) * num_groups // num_tasks
@@ -126,6 +127,119 @@ def grouped_tasks(
         np.split(x.astype("float32"), ends), np.split(y.astype("float32"), ends), strict=True
     )
     return GroupedTasks(*parts, groups, weights)
+
+
+def _experts(x, num, rng):
+    """Outputs `(e, n)` of new true experts, with mean 0 and variance 1 over the rows."""
+    num_features = x.shape[1]
+    kernels = rng.normal(size=(num, num_features, _HIDDEN)) / np.sqrt(num_features)
+    biases = rng.normal(size=(num, 1, _HIDDEN))
+    heads = rng.normal(size=(num, _HIDDEN, 1))
+    outputs = (np.maximum(x @ kernels + biases, 0) @ heads)[..., 0]
+    outputs -= outputs.mean(axis=1, keepdims=True)
+    return outputs / outputs.std(axis=1, keepdims=True)
+
+
+def add_unrelated(world, num_tasks, noise=0.1, seed=0):
+    """The same world with further tasks that have nothing to do with the others.
+
+    Each is one new true expert, which no other task has, and a group of its own. What
+    was there stays as it is.
+
+    Args:
+        world: `GroupedTasks`.
+        num_tasks: int >= 0, how many are added.
+        noise: float >= 0, standard deviation.
+        seed: int. The first of many new tasks are those of few.
+
+    Returns:
+        `GroupedTasks`, the new tasks and experts last.
+
+    Raises:
+        ValueError: if `num_tasks` is below 0.
+
+    Example:
+
+    >>> world = grouped_tasks(num_tasks=2, num_experts=4, experts_per_group=2, num_rows=100)
+    >>> add_unrelated(world, 2).groups.tolist()
+    [0, 1, 2, 3]
+    """
+    if num_tasks < 0:
+        raise ValueError(
+            f"add_unrelated adds `num_tasks` tasks, at least 0. Received num_tasks={num_tasks}."
+        )
+    parts = world[:3]
+    x = np.concatenate([part[0] for part in parts]).astype("float64")
+    y = np.zeros((len(x), num_tasks), "float32")
+    for t in range(num_tasks):
+        rng = np.random.default_rng([seed, t])
+        y[:, t] = _experts(x, 1, rng)[0] + noise * rng.normal(size=len(x))
+    ends = np.cumsum([len(part[0]) for part in parts])[:-1]
+    added = np.split(y, ends)
+    parts = [(old[0], np.hstack([old[1], new])) for old, new in zip(parts, added, strict=True)]
+    old_tasks, old_experts = world.weights.shape
+    weights = np.eye(old_tasks + num_tasks, old_experts + num_tasks, old_experts - old_tasks)
+    weights[:old_tasks] = 0
+    weights[:old_tasks, :old_experts] = world.weights
+    groups = np.concatenate([world.groups, world.groups.max() + 1 + np.arange(num_tasks)])
+    return GroupedTasks(*parts, groups, weights)
+
+
+def task_rows(world, num_rows=1000, num_test_rows=500, seed=0):
+    """A world's tasks as a table in which each row belongs to one task.
+
+    Each task has rows of its own, drawn at random: another task's may have the same
+    inputs.
+
+    Args:
+        world: `GroupedTasks`.
+        num_rows: int >= 1, or a sequence `(t,)` of them: each task's rows to train. With
+            the same seed the rows of a smaller number are the first of a larger.
+        num_test_rows: int >= 1, each task's rows to validate, and to test.
+        seed: int.
+
+    Returns:
+        A `Split`. Columns: `x_0`, `x_1`, ...; `task`, the name of the row's task, which
+        is `task_0`, `task_1`, ...; `label`. The schema has `task_column="task"`.
+
+    Raises:
+        ValueError: if a part of the world has fewer rows than a task is to get, or there
+            is not one number for each task.
+
+    Example:
+
+    >>> world = grouped_tasks(num_tasks=2, num_experts=2, experts_per_group=1, num_rows=100)
+    >>> task_rows(world, (80, 4), 10).train["task"].value_counts().tolist()
+    [80, 4]
+    """
+    num_tasks = len(world.groups)
+    counts = np.broadcast_to(num_rows, num_tasks) if np.ndim(num_rows) == 0 else num_rows
+    if len(counts) != num_tasks:
+        raise ValueError(
+            f"task_rows takes one number of rows, or one for each of {num_tasks} tasks. "
+            f"Received num_rows={num_rows!r}."
+        )
+    names = [f"task_{t}" for t in range(num_tasks)]
+    tables = []
+    wanted = (counts, [num_test_rows] * num_tasks, [num_test_rows] * num_tasks)
+    for index, ((x, y), sizes) in enumerate(zip(world[:3], wanted, strict=True)):
+        if not 1 <= min(sizes) <= max(sizes) <= len(x):
+            raise ValueError(
+                f"task_rows gives a task between 1 and all {len(x)} rows of the world's part. "
+                f"Received num_rows={num_rows!r}, num_test_rows={num_test_rows}. Make a world "
+                "of more rows."
+            )
+        chosen = [
+            np.random.default_rng([seed, index, t]).permutation(len(x))[:size]
+            for t, size in enumerate(sizes)
+        ]
+        table = pd.DataFrame({f"x_{i}": x[np.concatenate(chosen), i] for i in range(x.shape[1])})
+        table["task"] = np.repeat(np.array(names, object), sizes)
+        table["label"] = np.concatenate([y[rows, t] for t, rows in enumerate(chosen)])
+        tables.append(table)
+    columns = [Numeric(f"x_{i}", transform="none") for i in range(x.shape[1])]
+    tasks = [Regression(name, source="label") for name in names]
+    return Split(*tables, Schema(columns, tasks, task_column="task"))
 
 
 def selection_scores(selected, world):

@@ -4,7 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfmoe.columns import FIRST_ID
 from tfmoe.data import convert
+from tfmoe.data.encoding import TextCache, categorical_ids
+from tfmoe.data.vocabulary import Vocabulary
 from tfmoe.tasks import Binary, Multiclass, Regression
 
 _LARGEST_FLOAT = 3.4e38
@@ -77,3 +80,91 @@ def _bad_label(task, rule, value):
         f"The labels of task {task.name!r} ({type(task).__name__}) must be {rule}. Received "
         f"{task.raw}={value!r}. Correct the column, or declare another kind of task."
     )
+
+
+class TaskColumn:
+    """Rows of one task each: which task that is, and its label.
+
+    Tasks that read their labels alike (of one column, of one kind, within one label
+    space) are read together, so that many of them cost about what one costs.
+
+    Args:
+        schema: `Schema` with a `task_column`.
+    """
+
+    def __init__(self, schema):
+        self._schema = schema
+        self._keys = Vocabulary(pa.array(schema.task_keys, pa.large_string()))
+        self._cache = TextCache()
+        groups = {}
+        for index, task in enumerate(schema.tasks):
+            groups.setdefault(_reading(task), []).append(index)
+        self._groups = list(groups.values())
+        self._group_of = np.zeros(len(schema.tasks), np.int32)
+        for group, members in enumerate(self._groups):
+            self._group_of[members] = group
+
+    def indices(self, chunk):
+        """The tasks' places in the schema: int32 `(n,)`.
+
+        Args:
+            chunk: dict of raw column to Arrow array of n values.
+
+        Raises:
+            ValueError: if a row names none of the tasks.
+        """
+        name = self._schema.task_column
+        array = chunk[name]
+        ids = categorical_ids(array, name, self._keys, is_int=False, cache=self._cache)
+        stray = np.flatnonzero(ids < FIRST_ID)
+        if len(stray):
+            raise ValueError(
+                "Every row belongs to one task, which `task_column` names by one of the keys "
+                f"{list(self._schema.task_keys)}. Received {name}={array[stray[0]].as_py()!r} in "
+                f"row {stray[0]} of a chunk. Leave such rows out, or add the task to the schema "
+                "(`Schema.add`, `Preprocessor.add_task`)."
+            )
+        return ids - np.int32(FIRST_ID)
+
+    def labels(self, chunk, indices):
+        """Each row's label for its own task; other tasks' labels are not looked at.
+
+        Args:
+            chunk: as in `indices`. A task without label column is missing.
+            indices: int32 `(n,)`.
+
+        Returns:
+            float32 `(n,)`; see `label_values`.
+
+        Raises:
+            TypeError, ValueError: as `label_values`.
+        """
+        values = np.full(len(indices), np.nan, np.float32)
+        groups = self._group_of[indices]
+        for group, members in enumerate(self._groups):
+            rows = np.flatnonzero(groups == group)
+            task = self._schema.tasks[members[0]]
+            if task.raw not in chunk or not len(rows):
+                continue
+            try:
+                values[rows] = self._read(task, chunk, rows)
+            except ValueError:
+                # It named the first task of the group; the row's own is at fault.
+                for member in members:
+                    self._read(self._schema.tasks[member], chunk, rows[indices[rows] == member])
+                raise
+        return values
+
+    def _read(self, task, chunk, rows):
+        where = self._schema.where_source(task)
+        array, limits = chunk[task.raw], chunk.get(where)
+        if len(rows) < len(array):
+            array = array.take(pa.array(rows))
+            limits = None if limits is None else limits.take(pa.array(rows))
+        return label_values(array, task, limits, where)
+
+
+def _reading(task):
+    """What decides how a task's labels are read."""
+    classes = (task.num_classes, task.classes) if isinstance(task, Multiclass) else ()
+    return type(task), task.raw, task.where, *classes

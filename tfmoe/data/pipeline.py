@@ -3,9 +3,11 @@
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 
 import numpy as np
 
+from tfmoe.data.mixer import MixedOrder, TaskMixer
 from tfmoe.data.readers import CHUNK_ROWS
 
 SHUFFLE_ROWS = 1_000_000
@@ -17,6 +19,32 @@ def check_rows(num_rows):
         raise ValueError(
             "There must be rows to read. Received a source (or a worker's shard of it) with no "
             "rows. Check the files and filters, or use fewer shards."
+        )
+
+
+def check_dataset_arguments(schema, batch_size, shuffle, seed, shard, mixer):
+    """Raises what is wrong with the arguments of `Preprocessor.dataset`."""
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(
+                f"dataset needs `{name}` to be an integer of at least {least}. Received "
+                f"{name}={value!r}."
+            )
+    if not isinstance(shuffle, Integral) or shuffle < 0:
+        raise ValueError(
+            "dataset takes `shuffle` as True, False or the number of rows in the shuffle "
+            f"buffer. Received shuffle={shuffle!r}."
+        )
+    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise ValueError(
+            "dataset takes `shard` as (index, count) with 0 <= index < count. Received "
+            f"shard={shard!r}."
+        )
+    if mixer is not None and not (isinstance(mixer, TaskMixer) and schema.task_column):
+        raise ValueError(
+            "dataset takes a TaskMixer as `mixer`, for a schema with a `task_column`. Received "
+            f"mixer={mixer!r} with task_column={schema.task_column!r}. Where every row has the "
+            "labels of all tasks there is nothing to mix: use `Task.weight`."
         )
 
 
@@ -154,9 +182,10 @@ class Epochs:
         seed: int; the order follows from it and the epoch's number.
         shard: (index, count).
         drop_remainder: whether to leave out a last, smaller batch.
+        mixer: `TaskMixer` or None. With one, files too are encoded here and held.
     """
 
-    def __init__(self, encoder, source, batch_size, shuffle, seed, shard, drop_remainder):
+    def __init__(self, encoder, source, batch_size, shuffle, seed, shard, drop_remainder, mixer):
         self._encoder = encoder
         self._source = source
         self._batch_size = batch_size
@@ -165,8 +194,12 @@ class Epochs:
         self._shard = shard
         self._drop_remainder = drop_remainder
         self._epoch = 0
-        self._held = held_rows(encoder, source, shard) if source.held else None
-        if source.listed:
+        self._held = held_rows(encoder, source, shard) if source.held or mixer else None
+        self._mixed = None
+        if mixer:
+            # Workers draw apart from each other, or all would have the same task at once.
+            self._mixed = MixedOrder(mixer, encoder.tasks(self._held), [seed, shard[0]])
+        elif source.listed:
             # A missing column is told here rather than out of the middle of `model.fit`.
             encoder.required_columns(source.pieces()[0].names)
 
@@ -206,7 +239,11 @@ class Epochs:
 
     def _held_batches(self, rng):
         rows, size = self._held, self._batch_size
-        order = rng.permutation(len(rows)) if self._shuffle else None
+        order = None
+        if self._mixed:
+            order = self._mixed.next_epoch()
+        elif self._shuffle:
+            order = rng.permutation(len(rows))
         last = len(rows) - size + 1 if self._drop_remainder else len(rows)
         for start in range(0, last, size):
             stop = start + size

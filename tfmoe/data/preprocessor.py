@@ -1,15 +1,21 @@
 """The Preprocessor: fits a table once and encodes rows for training and serving."""
 
 import contextlib
-import dataclasses
-from numbers import Integral
 
 import numpy as np
 
 from tfmoe.columns import Numeric
 from tfmoe.data import storage
 from tfmoe.data.fitting import Fitted, Statistics, unfitted_columns
-from tfmoe.data.pipeline import Epochs, ahead, as_dataset, check_rows, held_rows, raw_chunks
+from tfmoe.data.pipeline import (
+    Epochs,
+    ahead,
+    as_dataset,
+    check_dataset_arguments,
+    check_rows,
+    held_rows,
+    raw_chunks,
+)
 from tfmoe.data.readers import open_source
 from tfmoe.data.rows import RowEncoder
 from tfmoe.data.statistics import RANK_ERROR
@@ -19,34 +25,34 @@ from tfmoe.schema import Schema
 class Preprocessor:
     """Turns raw rows into what a model reads: ids, floats, labels, weights.
 
-       `fit` reads a table once and keeps vocabularies, moments and quantiles; `dataset` and
-       `arrays` encode rows with them. Ids are 0 padding, 1 missing, 2 unknown, then the
-       vocabulary by falling count (ties by value). The rules for each kind of column are
-       in `tfmoe.columns` and, to the bit, in `tfmoe.data.encoding`.
+    `fit` reads a table once and keeps vocabularies, moments and quantiles; `dataset` and
+    `arrays` encode rows with them. Ids are 0 padding, 1 missing, 2 unknown, then the
+    vocabulary by falling count (ties by value). The rules for each kind of column are
+    in `tfmoe.columns` and, to the bit, in `tfmoe.data.encoding`.
 
-       A source of rows is a DataFrame; a dict of arrays of equal length; a path or glob, or
-       a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
-       `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
-       of them. Files are read in chunks and never held as a whole.
+    A source of rows is a DataFrame; a dict of arrays of equal length; a path or glob, or
+    a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
+    `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
+    of them. Files are read in chunks and never held as a whole.
 
-       A schema in which every categorical column hashes, every `Numeric` has
-       `transform="none"` and every list column a `max_length` can be used without `fit`.
+    A schema in which every categorical column hashes, every `Numeric` has
+    `transform="none"` and every list column a `max_length` can be used without `fit`.
 
-       Args:
-           schema: `Schema`.
-           max_distinct: int >= 1. Of a column with more distinct values only this many of
-               the most frequent are counted; a warning says so. Memory is bounded by it, and
-               rare values may then be missed: see `tfmoe.data.vocabulary.Counts`.
+    Args:
+        schema: `Schema`.
+        max_distinct: int >= 1. Of a column with more distinct values only this many of
+            the most frequent are counted; a warning says so. Memory is bounded by it, and
+            rare values may then be missed: see `tfmoe.data.vocabulary.Counts`.
 
-       Example:
+    Example:
 
     >>> import pandas as pd
     >>> from tfmoe import Binary, Categorical, Numeric, Schema
     >>> rows = pd.DataFrame({"age": [20.0, 40.0], "city": ["Rome", None], "click": [0, 1]})
-       >>> prep = Preprocessor(Schema([Numeric("age"), Categorical("city")], [Binary("click")]))
-       >>> features, labels, weights = prep.fit(rows).arrays(rows)
-       >>> features["age"].tolist(), features["city"].tolist(), labels["click"].tolist()
-       ([-1.0, 1.0], [3, 1], [0.0, 1.0])
+    >>> prep = Preprocessor(Schema([Numeric("age"), Categorical("city")], [Binary("click")]))
+    >>> features, labels, weights = prep.fit(rows).arrays(rows)
+    >>> features["age"].tolist(), features["city"].tolist(), labels["click"].tolist()
+    ([-1.0, 1.0], [3, 1], [0.0, 1.0])
     """
 
     #: Error of the fitted quantiles' ranks, as a share of the rows, with 99 % confidence.
@@ -82,8 +88,8 @@ class Preprocessor:
             The Preprocessor itself.
 
         Raises:
-            ValueError: if a column is missing, a label is none of its task's, or there
-                are no rows.
+            ValueError: if a column is missing, a label is none of its task's, a row
+                names no task of the schema, or there are no rows.
             TypeError: if a column does not hold what the schema says.
         """
         source = open_source(source)
@@ -134,13 +140,25 @@ class Preprocessor:
         Args:
             tasks: sequence of task names; see `Schema.select`.
         """
-        selected = Preprocessor(self.schema.select(tasks), self.max_distinct)
-        names = selected.schema.task_names
-        means = {name: self._ready().label_means[name] for name in names}
-        selected._fitted = dataclasses.replace(self._ready(), label_means=means)
+        return self._under(self.schema.select(tasks))
+
+    def add_task(self, task):
+        """A new Preprocessor of the same columns with one more task, fitted alike.
+
+        The task comes last. Its label mean is NaN: its labels have not been seen.
+
+        Args:
+            task: `Binary`, `Regression` or `Multiclass`; see `Schema.add`.
+        """
+        return self._under(self.schema.add(task))
+
+    def _under(self, schema):
+        """What was fitted, under a schema with other tasks."""
+        other = Preprocessor(schema, self.max_distinct)
+        other._fitted = self._ready().under(schema)
         if self._statistics is not None:
-            selected._statistics = self._statistics.select(selected.schema)
-        return selected
+            other._statistics = self._statistics.under(schema)
+        return other
 
     def dataset(
         self,
@@ -151,6 +169,7 @@ class Preprocessor:
         labels=True,
         shard=(0, 1),
         drop_remainder=False,
+        mixer=None,
     ):
         """A `tf.data.Dataset` of batches for `model.fit`.
 
@@ -170,17 +189,24 @@ class Preprocessor:
                 enough, else row groups, else every `count`-th row. The parts of all
                 workers are disjoint and complete.
             drop_remainder: whether to leave out a last, smaller batch.
+            mixer: `TaskMixer`, how often each task comes, or None for the rows as they
+                are. For schemas with a `task_column`. The source, files too, is then
+                encoded once and held in memory (4 bytes a value); an epoch has as many
+                rows as the source (or the shard, each worker mixing its own rows), in
+                random order whatever `shuffle` says.
 
         Returns:
             Dataset of `(features, labels, weights)`, or of features if `labels=False`.
             Features by column name: float32 `(b,)`, int32 `(b,)`, or int32 `(b, l)` for
             lists. Labels by task: float32 `(b,)` with NaN for missing. Weights by task:
-            float32 `(b,)`, the row's weight.
+            float32 `(b,)`, the row's weight. With a `task_column` the features have under
+            its name the place of the row's task in `schema.tasks`, int32 `(b,)`, and
+            labels and weights the one name `score`, for the row's own task.
 
         Raises:
             ValueError, TypeError: as `arrays`; for files when the dataset is read.
         """
-        _check_dataset_arguments(batch_size, shuffle, seed, shard)
+        check_dataset_arguments(self.schema, batch_size, shuffle, seed, shard, mixer)
         source = open_source(source)
         if source.once:
             raise ValueError(
@@ -189,7 +215,7 @@ class Preprocessor:
                 "dataset(lambda: frames())."
             )
         encoder = self._encoder(labels)
-        epochs = Epochs(encoder, source, batch_size, shuffle, seed, shard, drop_remainder)
+        epochs = Epochs(encoder, source, batch_size, shuffle, seed, shard, drop_remainder, mixer)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
 
     def arrays(self, source, labels=True):
@@ -205,8 +231,8 @@ class Preprocessor:
 
         Raises:
             ValueError: if a column is missing, there is no label column at all, a label
-                is none of its task's, a weight is missing or below 0, there are no rows,
-                or columns need `fit`.
+                is none of its task's, a row names no task of the schema, a weight is
+                missing or below 0, there are no rows, or columns need `fit`.
             TypeError: if a column does not hold what the schema says.
         """
         encoder = self._encoder(labels)
@@ -338,25 +364,6 @@ class Preprocessor:
 
 def _contiguous(arrays):
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-
-
-def _check_dataset_arguments(batch_size, shuffle, seed, shard):
-    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(
-                f"dataset needs `{name}` to be an integer of at least {least}. Received "
-                f"{name}={value!r}."
-            )
-    if not isinstance(shuffle, Integral) or shuffle < 0:
-        raise ValueError(
-            "dataset takes `shuffle` as True, False or the number of rows in the shuffle "
-            f"buffer. Received shuffle={shuffle!r}."
-        )
-    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
-        raise ValueError(
-            "dataset takes `shard` as (index, count) with 0 <= index < count. Received "
-            f"shard={shard!r}."
-        )
 
 
 @contextlib.contextmanager

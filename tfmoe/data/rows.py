@@ -1,8 +1,9 @@
 """Chunks of raw columns to packed rows, and packed rows to dicts by column name.
 
-A packed row is a record of 4-byte words: the features in the schema's order, then the
-labels, then the row's weight. One matrix holds ids and floats alike (floats by their
-bits), so shuffling and batching move whole rows at once.
+A packed row is a record of 4-byte words: the features in the schema's order, the row's
+task if the schema has a `task_column`, then the labels, then the row's weight. One matrix
+holds ids and floats alike (floats by their bits), so shuffling and batching move whole
+rows at once.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tfmoe.data.encoding import (
     numeric_feature,
     weight_values,
 )
-from tfmoe.data.labels import label_values
+from tfmoe.data.labels import TaskColumn, label_values
 from tfmoe.tasks import Binary, Multiclass
 
 
@@ -48,6 +49,8 @@ def required_columns(schema, names, dtypes, labels, weights):
             if isinstance(column, MultiCategorical):
                 kind = "list" if column.separator is None else "string"
             wanted.append((column.raw, kind, f"column {column.name!r}"))
+    if schema.task_column:
+        wanted.append((schema.task_column, "string", "`task_column`"))
     if weights and schema.weight_column:
         wanted.append((schema.weight_column, "float", "`weight_column`"))
     for task in schema.tasks if labels else ():
@@ -116,8 +119,12 @@ class RowEncoder:
         for column in schema.columns:
             floating = isinstance(column, Numeric) and not column.embeds
             self._features[column.name] = self._slot(fitted.lengths.get(column.name), floating)
+        self._tasks = None
+        if schema.task_column:
+            self._tasks = TaskColumn(schema)
+            self._features[schema.task_column] = self._slot(None, False)
         if labels:
-            self._labels = {task.name: self._slot(None, True) for task in schema.tasks}
+            self._labels = {name: self._slot(None, True) for name in schema.output_names}
             self._weight = self._slot(None, True)
 
     def _slot(self, width, floating):
@@ -156,9 +163,13 @@ class RowEncoder:
         floats = words.view(np.float32)
         for column in self.schema.columns:
             self._features[column.name].put(self._feature(column, chunk), words, floats)
+        tasks = None
+        if self._tasks:
+            tasks = self._tasks.indices(chunk)
+            self._features[self.schema.task_column].put(tasks, words, floats)
         if self.labels:
-            for task in self.schema.tasks:
-                self._labels[task.name].put(self._label(task, chunk), words, floats)
+            for name, values in self._label_values(chunk, tasks):
+                self._labels[name].put(values, words, floats)
             name = self.schema.weight_column
             weights = weight_values(chunk[name], name) if name else np.float32(1.0)
             self._weight.put(weights, words, floats)
@@ -177,11 +188,21 @@ class RowEncoder:
             return list_ids(array, column, table, is_int, length, cache)
         return categorical_ids(array, column.raw, table, is_int, cache)
 
-    def _label(self, task, chunk):
-        if task.raw not in chunk:
-            return np.float32(np.nan)
-        where = self.schema.where_source(task)
-        return label_values(chunk[task.raw], task, chunk.get(where), where)
+    def _label_values(self, chunk, tasks):
+        """Yields the name of each output and its labels."""
+        if self._tasks:
+            yield self.schema.output_names[0], self._tasks.labels(chunk, tasks)
+            return
+        for task in self.schema.tasks:
+            if task.raw in chunk:
+                where = self.schema.where_source(task)
+                yield task.name, label_values(chunk[task.raw], task, chunk.get(where), where)
+            else:
+                yield task.name, np.float32(np.nan)
+
+    def tasks(self, words):
+        """The tasks of packed rows, int32 `(n,)`, of a schema with a `task_column`."""
+        return self._features[self.schema.task_column].of(words, None)
 
     def unpack(self, words, floats):
         """Packed rows as dicts by name; `(features, labels, weights)`, or features only.

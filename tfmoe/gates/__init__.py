@@ -12,6 +12,8 @@ from tfmoe.gates.relu import ReLUGate
 from tfmoe.gates.routers import MLPRouter
 from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.gates.sparsemax import SparsemaxGate
+from tfmoe.gates.task_aware import TaskAwareGate
+from tfmoe.gates.task_router import TaskRouter
 from tfmoe.gates.top_k import TopKGate
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "SoftmaxGate",
     "SparsemaxGate",
     "SwitchLoss",
+    "TaskAwareGate",
+    "TaskRouter",
     "TopKGate",
     "ZLoss",
 ]

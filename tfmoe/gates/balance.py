@@ -3,12 +3,15 @@
 import keras
 from keras import ops
 
+from tfmoe.gates.rows import Rows
+
 
 class BalanceLoss:
     """A term of the loss that a gate adds in training.
 
     All are differentiable, take every row of the batch for every task, also rows without
-    a label, and do not change with the number of rows or tasks.
+    a label, and do not change with the number of rows or tasks. Where rows have one task
+    each, a row counts for its own, and tasks without rows in the batch do not count.
 
     Args:
         weight: float >= 0.
@@ -43,20 +46,28 @@ class UsageLoss(BalanceLoss):
 
     Args:
         weight: float >= 0.
-        per_task: bool. By default the tasks are pooled: all together they should use all
-            experts evenly, and each may have experts of its own. If True every task is
-            asked to use all experts evenly, and the loss is the mean over the tasks:
-            right where each row has one task and is routed within it; with a static
-            router it contradicts any selection.
+        per_task: bool or None. If False the tasks are pooled: all together they should use
+            all experts evenly, and each may have experts of its own. If True every task is
+            asked to use all experts evenly, and the loss is the mean over the tasks; with
+            a static router it contradicts any selection. None means True where each row
+            has one task, and False where each row has all.
     """
 
-    def __init__(self, weight, per_task=False):
+    def __init__(self, weight, per_task=None):
         super().__init__(weight)
         self.per_task = per_task
 
-    def groups(self, values):
-        """`(b, t, e)` to rows in groups that are balanced on their own: `(n, g, e)`."""
-        return values if self.per_task else ops.reshape(values, (-1, 1, values.shape[-1]))
+    def sums(self, gate, record, values):
+        """Sums `(g, e)` of values `(b, t, e)` over the rows of what is balanced together.
+
+        Returns:
+            Pair: the sums, and how many rows each is of, `(g, 1)`.
+        """
+        rows = _rows(gate, record)
+        found = rows.sums(values), rows.counts(values)
+        if self.per_task or (self.per_task is None and rows.task is not None):
+            return found
+        return tuple(ops.sum(sums, axis=0, keepdims=True) for sums in found)
 
     def get_config(self):
         return {**super().get_config(), "per_task": self.per_task}
@@ -74,8 +85,9 @@ class ImportanceLoss(UsageLoss):
 
     Args:
         weight: float >= 0.
-        per_task: bool; whether every task, rather than all together, should use the
-            experts evenly. True contradicts the selection of a static gate.
+        per_task: bool or None; whether every task, rather than all together, should use
+            the experts evenly. True contradicts the selection of a static gate. None means
+            True where each row has one task.
 
     Raises:
         ValueError: if `weight` is negative.
@@ -91,11 +103,11 @@ class ImportanceLoss(UsageLoss):
     Differs from it in pooling the tasks, of which the paper has one.
     """
 
-    def __init__(self, weight=0.1, per_task=False):
+    def __init__(self, weight=0.1, per_task=None):
         super().__init__(weight, per_task)
 
     def compute(self, gate, record):
-        return _squared_variation(ops.sum(self.groups(record["weights"]), axis=0))
+        return _squared_variation(*self.sums(gate, record, record["weights"]))
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -112,8 +124,9 @@ class LoadLoss(UsageLoss):
 
     Args:
         weight: float >= 0.
-        per_task: bool; whether every task, rather than all together, should use the
-            experts evenly. True contradicts the selection of a static gate.
+        per_task: bool or None; whether every task, rather than all together, should use
+            the experts evenly. True contradicts the selection of a static gate. None means
+            True where each row has one task.
         sigma: float > 0, the spread for gates that add no noise, in units of the logits:
             how far from the threshold a logit may be and still be drawn to it. A noisy
             `TopKGate` brings its own spread, which then learns from this loss too.
@@ -136,7 +149,7 @@ class LoadLoss(UsageLoss):
     the logits without noise, where the paper has them with the noise that was drawn.
     """
 
-    def __init__(self, weight=0.1, per_task=False, sigma=1.0):
+    def __init__(self, weight=0.1, per_task=None, sigma=1.0):
         super().__init__(weight, per_task)
         if not sigma > 0:
             raise ValueError(
@@ -164,7 +177,7 @@ class LoadLoss(UsageLoss):
         spread = self.sigma if spread is None else ops.maximum(spread, 1e-2)
         distance = (logits - threshold) / spread
         chosen = 0.5 * (1 + ops.erf(distance / 2**0.5))
-        return _squared_variation(ops.sum(self.groups(chosen), axis=0))
+        return _squared_variation(*self.sums(gate, record, chosen))
 
     def get_config(self):
         return {**super().get_config(), "sigma": self.sigma}
@@ -183,8 +196,9 @@ class SwitchLoss(UsageLoss):
 
     Args:
         weight: float >= 0.
-        per_task: bool; whether every task, rather than all together, should use the
-            experts evenly. True contradicts the selection of a static gate.
+        per_task: bool or None; whether every task, rather than all together, should use
+            the experts evenly. True contradicts the selection of a static gate. None means
+            True where each row has one task.
 
     Raises:
         ValueError: if `weight` is negative.
@@ -193,21 +207,22 @@ class SwitchLoss(UsageLoss):
 
     >>> gate = tfmoe.TopKGate(2, 4, balance=tfmoe.SwitchLoss(0.02))
     >>> gate.get_config()["balance"][0]["config"]
-    {'weight': 0.02, 'per_task': False}
+    {'weight': 0.02, 'per_task': None}
 
     Source: Fedus et al., 2021, https://arxiv.org/abs/2101.03961.
     Differs from it in k > 1 choices a row and in pooling the tasks.
     """
 
-    def __init__(self, weight=0.01, per_task=False):
+    def __init__(self, weight=0.01, per_task=None):
         super().__init__(weight, per_task)
 
     def compute(self, gate, record):
-        weights = self.groups(record["weights"])
-        chosen = ops.sum(ops.cast(weights > 0, weights.dtype), axis=0)
+        weights = record["weights"]
+        chosen, counts = self.sums(gate, record, ops.cast(weights > 0, weights.dtype))
         share = chosen / ops.maximum(ops.sum(chosen, axis=-1, keepdims=True), 1)
-        mean = ops.mean(self.groups(record["probabilities"]), axis=0)
-        return weights.shape[-1] * ops.mean(ops.sum(share * mean, axis=-1))
+        mean = self.sums(gate, record, record["probabilities"])[0] / ops.maximum(counts, 1)
+        even = _mean_of_groups(ops.sum(share * mean, axis=-1), counts)
+        return weights.shape[-1] * even
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -238,7 +253,12 @@ class ZLoss(BalanceLoss):
         super().__init__(weight)
 
     def compute(self, gate, record):
-        return ops.mean(ops.square(ops.logsumexp(_logits(self, gate, record), axis=-1)))
+        squares = ops.square(ops.logsumexp(_logits(self, gate, record), axis=-1))
+        return ops.mean(_rows(gate, record).mean(squares))
+
+
+def _rows(gate, record):
+    return Rows(gate.num_tasks, record.get("task"), record.get("present"))
 
 
 def _logits(loss, gate, record):
@@ -251,8 +271,14 @@ def _logits(loss, gate, record):
     return logits
 
 
-def _squared_variation(usage):
+def _squared_variation(usage, counts):
     """Mean over groups of the squared coefficient of variation of `(g, e)` over `e`."""
     # Divided before it is squared, and guarded: a gate may give no weight at all.
     mean = ops.maximum(ops.mean(usage, axis=-1, keepdims=True), 1e-6)
-    return ops.mean(ops.var(usage / mean, axis=-1))
+    return _mean_of_groups(ops.var(usage / mean, axis=-1), counts)
+
+
+def _mean_of_groups(values, counts):
+    """Mean of `(g,)` over the groups that have rows."""
+    there = ops.cast(counts[:, 0] > 0, values.dtype)
+    return ops.sum(values * there) / ops.maximum(ops.sum(there), 1)

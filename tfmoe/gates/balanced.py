@@ -21,13 +21,14 @@ class BalancedTopKGate(Gate):
     The bias decides who is chosen, never with which weight, and gets no gradient. After
     each training step it moves by `rate`: up for experts that fewer of the batch's
     examples chose than the mean, down for the others. So every task comes to use all
-    experts evenly, without a loss that pulls at the weights.
+    experts evenly, without a loss that pulls at the weights. Where rows have one task each,
+    only their task's bias moves.
 
     With a static router all examples choose alike, and the bias makes a task's choice wander
     through the experts for as long as it trains.
 
     Args:
-        num_tasks, num_experts, router: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
             fewer.
         rate: float >= 0, by how much the bias moves in a step.
@@ -35,6 +36,7 @@ class BalancedTopKGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         training: bool; the bias moves in training only.
 
     Returns:
@@ -93,12 +95,15 @@ class BalancedTopKGate(Gate):
             aggregation="mean",
         )
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         k = min(self.num_nonzeros, self.num_choices)
-        _, chosen = ops.top_k(ops.sigmoid(scores) + ops.cast(self.bias, scores.dtype), k)
+        bias = ops.cast(self.bias, scores.dtype)
+        if rows.task is not None:
+            bias = ops.take(bias, rows.task, axis=0)[:, None]
+        _, chosen = ops.top_k(ops.sigmoid(scores) + bias, k)
         one_hot = ops.one_hot(chosen, self.num_choices, dtype=scores.dtype)
         if training:
-            load = ops.sum(one_hot, axis=(0, 2))
+            load = rows.sums(ops.sum(one_hot, axis=2))
             mean = ops.mean(load, axis=-1, keepdims=True)
             self.bias.assign_add(ops.cast(self.rate * ops.sign(mean - load), self.bias.dtype))
         # In logarithms, because all affinities of a row may underflow.

@@ -1,12 +1,15 @@
-"""What all gates share: counts, the router, schedules, the records for losses and reports."""
+"""What all gates share: counts, the router, schedules, usage, and records of a call."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe import recipe
 from tfmoe.gates.balance import BalanceLoss
 from tfmoe.gates.routers import MLPRouter, ScoreHead
+from tfmoe.gates.rows import Rows
 from tfmoe.gates.schedules import is_schedule
+from tfmoe.gates.task_router import MixedHead, TaskHead, TaskRouter
 
 
 class Gate(keras.layers.Layer):
@@ -20,7 +23,8 @@ class Gate(keras.layers.Layer):
         num_experts: int >= 2, or None likewise.
         router: `"linear"` makes the scores from the input with one matmul for all
             tasks; `"static"` has one set of scores for all examples; an `MLPRouter`
-            puts a small network before the matmul.
+            puts a small network before the matmul; a `TaskRouter` is one router that is
+            told the task.
         balance: one balance loss or a sequence of them, such as `SwitchLoss()`, added
             to the loss in training.
         kept: sequence of int, or None. A gate that chooses among `num_choices` experts
@@ -28,17 +32,31 @@ class Gate(keras.layers.Layer):
             gives them, in this order, and `num_experts` is their number. `extract`
             makes such gates.
         num_choices: int, with `kept`: how many experts there were.
+        usage_decay: float between 0 and 1, or None. With it, weights that are not trained
+            keep for each task and expert the average, over training steps, of the share
+            of the task's rows that chose the expert; a step counts this factor less with
+            each later one that has rows of the task. See `usage`.
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)`, where each row has one task: its number, from 0. Only the
+            row's own router is computed then, and a gate of one task takes all rows for it.
+            None where each row has all tasks.
         ids: int tensor `(b,)`, for a gate that hashes; others do not look at it.
         training: bool.
         return_aux: bool; if True, also return a record of what losses and reports need.
+        present: float tensor `(b,)`, 0 for rows that do not count, such as padding, in the
+            gate's losses, its load and its usage, else 1; None if all count.
 
     Returns:
-        Float tensor `(b, t, e)`, or `(1, t, e)` with a static router. With
-        `return_aux` also a dict of float32 tensors: `scores` `(b, t, s)`,
-        `probabilities` `(b, t, e)` before anything was cut, and `weights` `(b, t, e)`.
+        Float tensor `(b, t, e)`, `(1, t, e)` with a static router, `(b, 1, e)` with `task`.
+        With `return_aux` also a dict of float32 tensors: `scores` `(b, t, s)`,
+        `probabilities` `(b, t, e)` before anything was cut, and `weights` `(b, t, e)`, with
+        the first two axes of the output; and `task` as int32 and `present`, if given.
+
+    Source of the usage: Chen et al., 2023, https://arxiv.org/abs/2212.08066, with a decay
+    of 0.95. Differs from the authors' code in shares instead of counts, in that tasks
+    without rows rest, and in the correction of the start.
     """
 
     # The most non-zeros in a row of one task once the gate has decided; None if unknown.
@@ -51,6 +69,8 @@ class Gate(keras.layers.Layer):
     trains_unselected = False
     # Whether `call` needs `ids`.
     needs_ids = False
+    # Of how many tasks a gate's one task is a convex mix, see `ExtendedGate`; None for most.
+    mix_of = None
 
     def __init__(
         self,
@@ -60,6 +80,7 @@ class Gate(keras.layers.Layer):
         balance=(),
         kept=None,
         num_choices=None,
+        usage_decay=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -71,9 +92,9 @@ class Gate(keras.layers.Layer):
         self.num_tasks, self.num_experts = num_tasks, num_experts
         self.kept, self._num_choices = _kept(name, kept, num_choices, num_experts)
         router = recipe.given(router)
-        if router not in ("linear", "static") and not isinstance(router, MLPRouter):
+        if router not in ("linear", "static") and not isinstance(router, MLPRouter | TaskRouter):
             raise ValueError(
-                f'{name} takes `router` "linear", "static" or an MLPRouter. '
+                f'{name} takes `router` "linear", "static", an MLPRouter or a TaskRouter. '
                 f"Received router={router!r}."
             )
         # Not through `self`: Keras would track the recipe's own weights, if it has any.
@@ -81,6 +102,8 @@ class Gate(keras.layers.Layer):
         if isinstance(router, MLPRouter):
             config = recipe.config_of(router)
             router = recipe.filled(config, name, name="router")
+        elif isinstance(router, TaskRouter):
+            config = recipe.config_of(router)
         self._router_config, self.router = config, router
         balance = balance if isinstance(balance, list | tuple) else (balance,)
         self.balance = tuple(recipe.given(loss) for loss in balance)
@@ -89,6 +112,12 @@ class Gate(keras.layers.Layer):
                 f"{name} takes as `balance` losses such as tfmoe.SwitchLoss(). "
                 f"Received balance={balance!r}."
             )
+        if usage_decay is not None and not 0 < usage_decay < 1:
+            raise ValueError(
+                f"{name}'s `usage_decay` weighs past steps and must be between 0 and 1, or None. "
+                f"Received usage_decay={usage_decay!r}. Try 0.95."
+            )
+        self.usage_decay = usage_decay
 
     @property
     def num_choices(self):
@@ -99,10 +128,11 @@ class Gate(keras.layers.Layer):
         """List of `Scores`: what the selector needs for one task."""
         raise NotImplementedError
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         """Scores `(b, t, s)` in float32 to `(probabilities, weights)`, each `(b, t, c)`.
 
-        `c` is `num_choices`.
+        `c` is `num_choices`. What belongs to a task is that of `rows.task`, if rows have
+        one task each; the second axis is then 1.
         """
         raise NotImplementedError
 
@@ -150,56 +180,136 @@ class Gate(keras.layers.Layer):
                 trainable=False,
                 aggregation="only_first_replica",
             )
+        if self.usage_decay is not None:
+            self._make_usage()
         self.make_head(input_shape)
 
     def make_head(self, input_shape):
         """Makes the weights from which `scores` come."""
-        if isinstance(self.router, MLPRouter):
-            self.router.build(input_shape)
-            input_shape = self.router.compute_output_shape(input_shape)
-        self.head = ScoreHead(
-            self.num_tasks,
-            self.score_parts(),
-            static=self.router == "static",
-            dtype=self.dtype_policy,
-            name="head",
-        )
+        given = {"dtype": self.dtype_policy, "name": "head"}
+        num_tasks = self.mix_of or self.num_tasks
+        if isinstance(self.router, TaskRouter):
+            self.head = TaskHead(self.router, num_tasks, self.score_parts(), **given)
+        else:
+            if isinstance(self.router, MLPRouter):
+                self.router.build(input_shape)
+                input_shape = self.router.compute_output_shape(input_shape)
+            static = self.router == "static"
+            self.head = ScoreHead(num_tasks, self.score_parts(), static=static, **given)
+        if self.mix_of:
+            self.head = MixedHead(self.head, **given)
         self.head.build(input_shape)
 
-    def scores(self, inputs, ids):
-        """What a call is given to scores `(b, t, s)` in float32."""
+    def scores(self, inputs, task, ids):
+        """What a call is given to scores `(b, t, s)` in float32, `(b, 1, s)` with `task`."""
         hidden = self.router(inputs) if isinstance(self.router, MLPRouter) else inputs
-        return self.head(hidden)
+        return self.head(hidden, task=task)
 
-    def call(self, inputs, ids=None, training=False, return_aux=False):
-        scores = self.scores(inputs, ids)
-        probabilities, weights = self.select(scores, training)
+    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, present=None):
+        if task is not None:
+            task = self._checked_task(task)
+        # A frozen gate draws no noise and moves no averages.
+        training = training and self.trainable
+        scores = self.scores(inputs, task, ids)
+        # One row stands for all with a static router, and always counts.
+        present = None if task is None and self.router == "static" else present
+        rows = Rows(self.num_tasks, task, present)
+        probabilities, weights = self.select(scores, rows, training)
         record = {"scores": scores, "probabilities": probabilities, "weights": weights}
+        if task is not None:
+            record["task"] = task
+        if present is not None:
+            record["present"] = ops.cast(present, scores.dtype)
         if training:
             for loss in self.balance:
                 self.add_loss(loss(self, record))
             if hasattr(self, "steps"):
                 self.steps.assign_add(1)
+            if self.usage_decay is not None:
+                self._move_usage(weights, rows)
         if self.kept is not None:
             for key in ("probabilities", "weights"):
                 record[key] = ops.take(record[key], self.kept, axis=-1)
         output = ops.cast(record["weights"], self.compute_dtype)
         return (output, record) if return_aux else output
 
-    def compute_output_spec(self, inputs, ids=None, training=False, return_aux=False):
-        batch = 1 if self.router == "static" else inputs.shape[0]
-        shape = (batch, self.num_tasks, self.num_experts)
+    def compute_output_spec(
+        self, inputs, task=None, ids=None, training=False, return_aux=False, present=None
+    ):
+        static = task is None and self.router == "static"
+        batch, num = 1 if static else inputs.shape[0], 1 if task is not None else self.num_tasks
+        shape = (batch, num, self.num_experts)
         output = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_aux:
             return output
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         num_scores = sum(part.size for part in self.score_parts())
         record = {
-            "scores": keras.KerasTensor((batch, self.num_tasks, num_scores), dtype=exact),
+            "scores": keras.KerasTensor((batch, num, num_scores), dtype=exact),
             "probabilities": keras.KerasTensor(shape, dtype=exact),
             "weights": keras.KerasTensor(shape, dtype=exact),
         }
+        if task is not None:
+            record["task"] = keras.KerasTensor((batch,), dtype="int32")
+        if present is not None and not static:
+            record["present"] = keras.KerasTensor((batch,), dtype=exact)
         return output, record
+
+    def _checked_task(self, task):
+        task = ops.convert_to_tensor(task)
+        if len(task.shape) != 1 or "int" not in keras.backend.standardize_dtype(task.dtype):
+            raise ValueError(
+                f"{type(self).__name__} takes `task` as integers of shape (batch,). Received "
+                f"task of shape {tuple(task.shape)} and type "
+                f"{keras.backend.standardize_dtype(task.dtype)}. Give the number of each row's "
+                "task, or None where each row has all tasks."
+            )
+        task = ops.cast(task, "int32")
+        return task if self.num_tasks > 1 else ops.zeros_like(task)
+
+    def _make_usage(self):
+        if not self.selects:
+            raise ValueError(
+                f"`usage_decay` averages how often an expert is chosen. Received usage_decay="
+                f"{self.usage_decay} for {type(self).__name__}, which gives all experts some "
+                "weight. Leave it out, or use a gate such as TopKGate()."
+            )
+
+        def average(name, size):
+            return self.add_weight(
+                name=name,
+                shape=(self.num_tasks, size),
+                dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                aggregation="mean",
+            )
+
+        self.usage_sums = average("usage_sums", self.num_choices)
+        # What the weights of all steps so far add up to, by which the sums are divided.
+        self.usage_total = average("usage_total", 1)
+
+    def _move_usage(self, weights, rows):
+        counts = rows.counts(weights)
+        chosen = rows.sums(ops.cast(weights > 0, weights.dtype)) / ops.maximum(counts, 1)
+        rate = (1 - self.usage_decay) * ops.cast(counts > 0, counts.dtype)
+        for variable, value in ((self.usage_sums, chosen), (self.usage_total, 1.0)):
+            step = rate * (value - ops.cast(variable, counts.dtype))
+            variable.assign_add(ops.cast(step, variable.dtype))
+
+    @property
+    def usage(self):
+        """How often experts were chosen in training, as an average over its steps.
+
+        NumPy array `(t, e)`, shares of each task's rows, NaN for tasks that had none yet.
+        None without `usage_decay`, or before the gate is built.
+        """
+        if self.usage_decay is None or not self.built:
+            return None
+        sums, total = (ops.convert_to_numpy(v) for v in (self.usage_sums, self.usage_total))
+        usage = np.where(total > 0, sums / np.where(total > 0, total, 1), np.nan)
+        return usage if self.kept is None else usage[:, list(self.kept)]
 
     def get_config(self):
         return {
@@ -210,6 +320,7 @@ class Gate(keras.layers.Layer):
             "balance": [keras.saving.serialize_keras_object(loss) for loss in self.balance],
             "kept": None if self.kept is None else list(self.kept),
             "num_choices": self._num_choices,
+            "usage_decay": self.usage_decay,
         }
 
 

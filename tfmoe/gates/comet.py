@@ -30,7 +30,7 @@ class CometGate(Gate):
     experts.
 
     Args:
-        num_tasks, num_experts, router: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, the number k of trees. Trees may coincide.
         gamma: float > 0. Smaller values select sooner.
         entropy_reg: float >= 0, or one of `keras.optimizers.schedules` over the training
@@ -41,6 +41,7 @@ class CometGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         training: bool; the losses are added in training only.
 
     Returns:
@@ -112,28 +113,28 @@ class CometGate(Gate):
         if self.permutation is not None:
             self.permutation.build((None, self.num_tasks, self.num_choices))
 
-    def select(self, scores, training):
-        k, e = self.num_nonzeros, self.num_choices
+    def select(self, scores, rows, training):
+        k, e, num = self.num_nonzeros, self.num_choices, scores.shape[1]
         reached = self._trees(scores)
         entropy_reg = self.now(self.entropy_reg)
         if training and self.entropy_reg != 0:
-            self.add_loss(entropy_reg * ops.sum(ops.mean(entropy(reached), axis=0)))
-        leaves = ops.reshape(scores[..., k * (e - 1) :], (-1, self.num_tasks, k * e))
-        reached = ops.reshape(reached, (-1, self.num_tasks, k * e))
+            self.add_loss(entropy_reg * ops.sum(rows.mean(entropy(reached))))
+        leaves = ops.reshape(scores[..., k * (e - 1) :], (-1, num, k * e))
+        reached = ops.reshape(reached, (-1, num, k * e))
         # Neither the logarithm of 0 nor its gradient may be computed, even to be masked:
         # hence the inner 1. Below the threshold 1 / p would overflow.
         alive = reached > 1e-30
         logits = leaves + ops.log(ops.where(alive, reached, 1.0))
         shares = ops.softmax(ops.where(alive, logits, -float("inf")), axis=-1)
-        weights = ops.sum(ops.reshape(shares, (-1, self.num_tasks, k, e)), axis=2)
+        weights = ops.sum(ops.reshape(shares, (-1, num, k, e)), axis=2)
         if self.permutation is not None:
             weights = self.permutation(weights, training=training)
         return weights, weights
 
     def _trees(self, scores):
         """Probabilities `(b, t, k, e)` with which each tree reaches each leaf."""
-        k, e = self.num_nonzeros, self.num_choices
-        splits = ops.reshape(scores[..., : k * (e - 1)], (-1, self.num_tasks, k, e - 1))
+        k, e, num = self.num_nonzeros, self.num_choices, scores.shape[1]
+        splits = ops.reshape(scores[..., : k * (e - 1)], (-1, num, k, e - 1))
         left = smooth_step(splits, self.gamma)
         level = ops.ones_like(left[..., :1])
         first, passed = 0, []
@@ -144,7 +145,7 @@ class CometGate(Gate):
             go = left[..., first : first + inner]
             nodes, leaves = level[..., :inner], level[..., inner:]
             below = ops.stack([nodes * go, nodes * (1 - go)], axis=-1)
-            level = ops.reshape(below, (-1, self.num_tasks, k, 2 * inner))
+            level = ops.reshape(below, (-1, num, k, 2 * inner))
             first += inner
             passed.append(leaves)
         return ops.concatenate([passed[-1], level], axis=-1)

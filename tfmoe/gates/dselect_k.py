@@ -32,7 +32,7 @@ class DSelectKGate(Gate):
     until others that are undecided move the router's weights.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, the number k of selectors. Selectors may coincide, so k
             may exceed the number of experts.
         gamma: float > 0. Smaller values select sooner.
@@ -50,6 +50,7 @@ class DSelectKGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         training: bool; the losses are added in training only.
 
     Returns:
@@ -106,11 +107,11 @@ class DSelectKGate(Gate):
         bits = self.num_nonzeros * num_bits(self.num_choices)
         return [Scores(bits, bit, bit, bit), Scores(self.num_nonzeros, alpha, "zeros", alpha)]
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         fold = self.reachability == "fold"
         selectors = expert_codes(self._bits(scores), self.num_choices, fold)
         if training:
-            self._add_losses(selectors)
+            self._add_losses(selectors, rows)
         alpha = scores[..., -self.num_nonzeros :]
         weights = ops.einsum("btk,btke->bte", shares(alpha), selectors)
         return weights, weights
@@ -130,16 +131,16 @@ class DSelectKGate(Gate):
     def _bits(self, scores):
         """Scores `(b, t, s)` to the probability of each bit `(b, t, k, m)`."""
         k, m = self.num_nonzeros, num_bits(self.num_choices)
-        z = ops.reshape(scores[..., : k * m], (-1, self.num_tasks, k, m))
+        z = ops.reshape(scores[..., : k * m], (-1, scores.shape[1], k, m))
         return smooth_step(z, self.gamma)
 
-    def _add_losses(self, selectors):
+    def _add_losses(self, selectors, rows):
         if self.entropy_reg:
-            total = ops.sum(ops.mean(entropy(selectors), axis=0))
+            total = ops.sum(rows.mean(entropy(selectors)))
             self.add_loss(ops.multiply(self.now(self.entropy_reg), total))
         if self.reachability == "penalty" and self.num_choices != 2 ** num_bits(self.num_choices):
             reachable = ops.maximum(ops.sum(selectors, axis=-1), 1e-6)
-            self.add_loss(ops.sum(ops.mean(1 / reachable, axis=0)))
+            self.add_loss(ops.sum(rows.mean(1 / reachable)))
 
     def get_config(self):
         return {

@@ -25,7 +25,7 @@ class GumbelGate(Gate):
     `num_nonzeros=1`, where the chosen expert's weight is always 1.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task (all of them if there are
             fewer), or None for the soft gate, whose weights are `soft`.
         temperature: float > 0, or one of keras.optimizers.schedules over the training
@@ -37,12 +37,13 @@ class GumbelGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         training: bool, for the noise.
 
     Returns:
         Float tensor `(b, t, e)` with `min(k, e)` non-zeros in a row, which sum to 1; all
         above 0 for the soft gate. With a static router `(1, t, e)`: one draw for all
-        examples of a batch.
+        examples of a batch, where they do not have one task each.
 
     Raises:
         ValueError: if a count is too small, or `temperature` is not above 0.
@@ -89,7 +90,7 @@ class GumbelGate(Gate):
     def scheduled(self):
         return ["temperature"]
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         if training:
             # Never 0, whose logarithm is infinite, nor so small that it is flushed to 0.
             uniform = keras.random.uniform(

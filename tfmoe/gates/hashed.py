@@ -27,6 +27,7 @@ class HashGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`, not looked at.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         ids: int tensor `(b,)`.
 
     Returns:
@@ -75,17 +76,17 @@ class HashGate(Gate):
     def make_head(self, input_shape):
         """Nothing is learned."""
 
-    def scores(self, inputs, ids):
+    def scores(self, inputs, task, ids):
         exact = keras.backend.result_type(self.compute_dtype, "float32")
-        return ops.one_hot(self._experts(self._checked(ids)), self.num_choices, dtype=exact)
+        return ops.one_hot(self._experts(self._checked(ids), task), self.num_choices, dtype=exact)
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         return scores, scores
 
-    def compute_output_spec(self, inputs, ids=None, training=False, return_aux=False):
+    def compute_output_spec(self, inputs, task=None, ids=None, **options):
         if ids is None:
             self._checked(ids)
-        return super().compute_output_spec(inputs, ids, training, return_aux)
+        return super().compute_output_spec(inputs, task, ids, **options)
 
     def _checked(self, ids):
         if ids is None:
@@ -102,15 +103,19 @@ class HashGate(Gate):
             )
         return ops.cast(ids, "int32")
 
-    def _experts(self, ids):
-        """Int tensor `(b, t)`."""
+    def _experts(self, ids, task):
+        """Int tensor `(b, t)`, or `(b, 1)` with `task`."""
         ways = self.num_tasks if self.per_task else 1
         salts = [_signed(self.seed + 0x9E3779B9 * way) for way in range(ways)]
         salts = _hashed(ops.convert_to_tensor([salts], dtype="int32"))
+        if task is not None and self.per_task:
+            salts = ops.take(salts[0], task, axis=0)[:, None]
         # Without the sign, which the remainder of a negative number depends on.
         hashes = ops.bitwise_and(_hashed(ops.bitwise_xor(ids[:, None], salts)), 0x7FFFFFFF)
         chosen = ops.mod(hashes, self.num_choices)
-        return chosen if self.per_task else ops.repeat(chosen, self.num_tasks, axis=1)
+        if self.per_task or task is not None:
+            return chosen
+        return ops.repeat(chosen, self.num_tasks, axis=1)
 
     def get_config(self):
         config = super().get_config()

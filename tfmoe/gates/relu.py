@@ -26,14 +26,15 @@ class ReLUGate(Gate):
     `f` gets no gradient. After each training call a task's `coefficient`, which starts
     at 1e-8, is multiplied by 1.2 if its rows had more than k non-zeros on average, and
     divided by 1.2 if they had fewer. It stays between 1e-8 and `max_coefficient`, so
-    count on about a hundred steps before it presses.
+    count on about a hundred steps before it presses. Where rows have one task each, a task
+    counts with its share of the rows, and without rows its coefficient rests.
 
     The number of non-zeros is a target on average, not a bound. A row does not sum to
     1: its weights have no upper limit, and all of them may be 0. An expert that is 0
     for all examples gets no gradient and does not come back by itself.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, the target k.
         max_coefficient: float >= 1e-8. Larger values come nearer to the target and
             overshoot it more, because the coefficient grows faster than scores fall;
@@ -44,6 +45,7 @@ class ReLUGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         training: bool; the loss is added, and the coefficient moves, in training only.
 
     Returns:
@@ -106,21 +108,25 @@ class ReLUGate(Gate):
             aggregation="mean",
         )
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         weights = ops.relu(scores)
         if training:
-            self._add_loss(weights)
+            self._add_loss(weights, rows)
         return weights, weights
 
-    def _add_loss(self, weights):
+    def _add_loss(self, weights, rows):
         active = ops.cast(weights > 0, weights.dtype)
-        share = ops.mean(active, axis=0)
-        load = share * (self.num_choices / self.num_nonzeros)
+        count = rows.counts(weights)
+        own = ops.maximum(count, 1)
+        load = rows.sums(active) / own * (self.num_choices / self.num_nonzeros)
         # A copy: the gradient needs the value from before it moves.
         coefficient = ops.copy(ops.cast(self.coefficient, weights.dtype))
-        self.add_loss(ops.sum(coefficient * ops.sum(load * ops.mean(weights, axis=0), axis=-1)))
+        pressure = ops.sum(load * rows.sums(weights), axis=-1)
+        # Where rows have one task each, a task's part counts as its rows' losses do.
+        total = own[:, 0] if rows.task is None else ops.maximum(ops.sum(count), 1)
+        self.add_loss(ops.sum(coefficient * pressure / total))
         # Counted before the mean: shares of a batch would add up to k only nearly.
-        excess = ops.mean(ops.sum(active, axis=-1), axis=0) - self.num_nonzeros
+        excess = ops.sum(rows.sums(active), axis=-1) - self.num_nonzeros * count[:, 0]
         moved = coefficient * ops.power(FACTOR, ops.sign(excess))
         self.coefficient.assign(ops.clip(moved, START, self.max_coefficient))
 

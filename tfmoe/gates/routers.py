@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import dispatch, recipe
 from tfmoe.initializers import member_initializer
 
 
@@ -41,6 +41,27 @@ def _side_by_side(parts, num_tasks, which):
     return draw
 
 
+def add_score_weights(layer, size, parts, num_tasks):
+    """Adds to a layer what makes scores: kernel `(size, t * s)`, bias `(t * s,)` or None."""
+    width = num_tasks * sum(part.size for part in parts)
+    # Two axes, not three: with `(f, t, s)` an initializer would count `f * t` inputs per
+    # output and start the gate too flat.
+    kernel = layer.add_weight(
+        name="kernel",
+        shape=(size, width),
+        initializer=_side_by_side(parts, num_tasks, "kernel"),
+    )
+    if all(part.bias is None for part in parts):
+        return kernel, None
+    draw = _side_by_side(parts, num_tasks, "bias")
+    bias = layer.add_weight(
+        name="bias",
+        shape=(width,),
+        initializer=lambda shape, dtype=None: draw((1, *shape), dtype)[0],
+    )
+    return kernel, bias
+
+
 class ScoreHead(keras.layers.Layer):
     """`(b, f)` to scores `(b, t, s)`: one matmul for all tasks, in float32.
 
@@ -51,6 +72,11 @@ class ScoreHead(keras.layers.Layer):
         num_tasks: int >= 1.
         parts: list of `Scores`.
         static: bool; if True there is no input and the scores are `(1, t, s)`.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`.
+        task: int32 `(b,)` or None; with it only the scores of each row's own task are
+            made, `(b, 1, s)`.
     """
 
     def __init__(self, num_tasks, parts, static=False, **kwargs):
@@ -68,31 +94,39 @@ class ScoreHead(keras.layers.Layer):
                 initializer=_side_by_side(self.parts, self.num_tasks, "static"),
             )
             return
-        # Two axes, not three: with `(f, t, s)` an initializer would count `f * t`
-        # inputs per output and start the gate too flat.
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(input_shape[-1], width),
-            initializer=_side_by_side(self.parts, self.num_tasks, "kernel"),
+        self.kernel, self.bias = add_score_weights(
+            self, input_shape[-1], self.parts, self.num_tasks
         )
-        self.bias = None
-        if any(part.bias is not None for part in self.parts):
-            draw = _side_by_side(self.parts, self.num_tasks, "bias")
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(width,),
-                initializer=lambda shape, dtype=None: draw((1, *shape), dtype)[0],
-            )
 
-    def call(self, inputs):
+    def call(self, inputs, task=None):
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         if self.static:
-            scores = ops.cast(self.scores, exact)
-        else:
-            scores = ops.matmul(ops.cast(inputs, exact), ops.cast(self.kernel, exact))
-            if self.bias is not None:
-                scores = scores + ops.cast(self.bias, exact)
+            return self._of_tasks(ops.cast(self.scores, exact), task)
+        inputs, kernel = ops.cast(inputs, exact), ops.cast(self.kernel, exact)
+        one = task is not None and self.num_tasks > 1
+        scores = self._own(inputs, kernel, task) if one else self._all(inputs, kernel)
+        return scores if self.bias is None else scores + self._of_tasks(self.bias, task)
+
+    def _all(self, inputs, kernel):
+        scores = ops.matmul(inputs, kernel)
         return ops.reshape(scores, (-1, self.num_tasks, self.num_scores))
+
+    def _own(self, inputs, kernel, task):
+        """Scores `(b, 1, s)` of each row's own task."""
+        num, features = self.num_tasks, kernel.shape[0]
+        if not dispatch.pays(1, num, features * self.num_scores, certain=True):
+            return ops.take_along_axis(self._all(inputs, kernel), task[:, None, None], axis=1)
+        kernels = ops.reshape(kernel, (features, num, self.num_scores))
+        plan = dispatch.plan(task[:, None], num)
+        own, later = dispatch.spread(inputs, plan, num)
+        products = dispatch.grouped_matmul(own, later, ops.transpose(kernels, (1, 0, 2)), plan)
+        return dispatch.collect(*products, plan)
+
+    def _of_tasks(self, values, task):
+        """What all examples share: `(1, t, s)`, or `(b, 1, s)` for the rows' tasks."""
+        exact = keras.backend.result_type(self.compute_dtype, "float32")
+        values = ops.reshape(ops.cast(values, exact), (self.num_tasks, self.num_scores))
+        return values[None] if task is None else ops.take(values, task, axis=0)[:, None]
 
 
 @keras.saving.register_keras_serializable("tfmoe")

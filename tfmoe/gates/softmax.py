@@ -26,6 +26,7 @@ class SoftmaxGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
 
     Returns:
         Float tensor `(b, t, e)`; non-negative, each row sums to 1 over `e`. With a
@@ -69,7 +70,7 @@ class SoftmaxGate(Gate):
     def score_parts(self):
         return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         weights = ops.softmax(scores / self.temperature, axis=-1)
         return weights, weights
 

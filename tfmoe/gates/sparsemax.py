@@ -19,11 +19,12 @@ class SparsemaxGate(Gate):
     non-zeros is up to the scores and has no bound. What is 0 gets no gradient.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         kernel_initializer: Keras initializer.
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
 
     Returns:
         Float tensor `(b, t, e)`; non-negative, each row sums to 1 over `e`. With a
@@ -55,7 +56,7 @@ class SparsemaxGate(Gate):
     def score_parts(self):
         return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         weights = above_threshold(within(scores, 1.0), lambda mean, spread, size: mean - 1 / size)
         return weights, weights
 

@@ -23,7 +23,7 @@ class TopKGate(Gate):
     always 1, so the scores get no gradient at all and the choice is never learned.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
+        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
             fewer.
         noisy: bool; add learned noise in training. It doubles the scores.
@@ -32,6 +32,7 @@ class TopKGate(Gate):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)` or None, the row's task; see `Gate`.
         training: bool, for the noise.
 
     Returns:
@@ -79,7 +80,7 @@ class TopKGate(Gate):
         # The noise starts at softplus(0) = 0.69 for every expert.
         return [part, Scores(self.num_choices, "zeros", None, "zeros")]
 
-    def select(self, scores, training):
+    def select(self, scores, rows, training):
         clean = scores[..., : self.num_choices]
         if self.noisy and training:
             noise = keras.random.normal(

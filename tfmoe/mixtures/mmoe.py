@@ -45,13 +45,14 @@ class MMoE(keras.layers.Layer):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)`, the task of each row, or None where a row has them all.
         ids: int tensor `(b,)`, for a `HashGate`.
         training: bool.
         return_aux: bool; if True, also return the gates' records.
 
     Returns:
-        Float tensor `(b, t, u)`; with `return_aux` also a list with one record for each
-        gate, see `Gate`.
+        Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` also a list
+        with one record for each gate, see `Gate`.
 
     Raises:
         ValueError: if a count is too small, or `gate` is no gate.
@@ -64,6 +65,8 @@ class MMoE(keras.layers.Layer):
 
     Source: Ma et al., 2018, eq. 6 to 8, https://doi.org/10.1145/3219819.3220007.
     """
+
+    takes = "flat"
 
     def __init__(
         self,
@@ -128,6 +131,17 @@ class MMoE(keras.layers.Layer):
         """How many tasks the gate tells apart."""
         return self.num_tasks
 
+    def freeze(self):
+        """Leaves only a gate's part for the newest task to be trained."""
+        self.experts.trainable = False
+        if self.num_gates != self.num_tasks or not hasattr(self.gate, "num_base"):
+            self.gate.trainable = False
+
+    @property
+    def gates(self):
+        """Its gates, in the order of the records."""
+        return [self.gate]
+
     @property
     def id_column(self):
         """Name of the column whose ids `call` wants, or None."""
@@ -159,27 +173,45 @@ class MMoE(keras.layers.Layer):
                 if theirs.built:
                     ours.set_weights(theirs.get_weights())
 
-    @property
-    def computes_sparsely(self):
-        """Whether training may compute only the selected experts."""
-        return self._most_chosen(training=True) is not None
+    def computes_sparsely(self, one_task=False):
+        """Whether training may compute only the selected experts.
 
-    def call(self, inputs, ids=None, training=False, return_aux=False):
+        Args:
+            one_task: bool; whether rows are of one task each.
+        """
+        return self._most_chosen(1 if one_task else self.num_gates, training=True) is not None
+
+    def call(self, inputs, task=None, ids=None, training=False, return_aux=False):
         seen = inputs
         if len(inputs.shape) > 2:
             seen = ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
-        weights, record = self.gate(seen, ids=ids, training=training, return_aux=True)
-        outputs = self._mixed(inputs, weights, record["weights"], training)
-        if self.num_gates != self.num_tasks:
+        weights, record = self.gate(
+            seen, task=self._told(task), ids=ids, training=training, return_aux=True
+        )
+        # Tasks added later are mixed apart, lest rounding move those there were before.
+        num_base = getattr(self.gate, "num_base", None) if task is None else None
+        parts = [slice(None)] if num_base is None else [slice(num_base), slice(num_base, None)]
+        outputs = [
+            self._mixed(inputs, weights[:, part], record["weights"][:, part], training)
+            for part in parts
+        ]
+        outputs = outputs[0] if num_base is None else ops.concatenate(outputs, axis=1)
+        if task is None and self.num_gates != self.num_tasks:
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, [record]) if return_aux else outputs
 
-    def compute_output_spec(self, inputs, ids=None, training=False, return_aux=False):
+    def _told(self, task):
+        """The row's task, for a gate that tells tasks apart."""
+        return task if self.num_gates == self.num_tasks else None
+
+    def compute_output_spec(self, inputs, task=None, ids=None, training=False, return_aux=False):
         batch, _, units = self.experts.compute_output_shape(inputs.shape)
-        shape = (batch, self.num_tasks, units)
+        shape = (batch, self.num_tasks if task is None else 1, units)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         seen = keras.KerasTensor((batch, math.prod(inputs.shape[1:])), dtype=inputs.dtype)
-        _, record = self.gate.compute_output_spec(seen, ids=ids, return_aux=True)
+        _, record = self.gate.compute_output_spec(
+            seen, task=self._told(task), ids=ids, return_aux=True
+        )
         return (outputs, [record]) if return_aux else outputs
 
     def _mixed(self, inputs, weights, exact, training):
@@ -195,7 +227,7 @@ class MMoE(keras.layers.Layer):
         def dense():
             return mix(self.experts(inputs, training=training), weights)
 
-        most = self._most_chosen(training)
+        most = self._most_chosen(weights.shape[1], training)
         if most is None:
             return dense()
         used = ops.any(exact != 0, axis=1)
@@ -219,14 +251,19 @@ class MMoE(keras.layers.Layer):
             return dense()
         return ops.cond(ops.max(ops.sum(ops.cast(used, "int32"), -1)) <= most, sparse, dense)
 
-    def _most_chosen(self, training):
-        """The most experts of a row of which only they are computed; None for all."""
+    def _most_chosen(self, num_tasks, training):
+        """The most experts of a row of which only they are computed; None for all.
+
+        Args:
+            num_tasks: int, tasks of a row that a gate tells apart.
+            training: bool.
+        """
         gate, num = self.gate, self.num_experts
         if self.dispatch == "dense" or not gate.selects or isinstance(self.experts, GivenExperts):
             return None
         if training and gate.trains_unselected:
             return None
-        most = gate.num_nonzeros * self.num_gates if gate.num_nonzeros else num // 4
+        most = gate.num_nonzeros * num_tasks if gate.num_nonzeros else num // 4
         most = max(1, min(most, num))
         if self.dispatch == "sparse":
             return most

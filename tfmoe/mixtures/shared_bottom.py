@@ -20,11 +20,12 @@ class SharedBottom(keras.layers.Layer):
 
     Call arguments:
         inputs: float tensor `(b, f)`.
+        task: int tensor `(b,)`, the task of each row, or None where a row has them all.
         training: bool, for the dropout.
         return_aux: bool; if True, also return an empty list: there is no gate.
 
     Returns:
-        Float tensor `(b, t, u)`.
+        Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`.
 
     Raises:
         ValueError: if a count is too small.
@@ -36,6 +37,8 @@ class SharedBottom(keras.layers.Layer):
 
     Source: Caruana, 1997, https://doi.org/10.1023/A:1007379606734.
     """
+
+    takes = "flat"
 
     def __init__(
         self,
@@ -65,9 +68,15 @@ class SharedBottom(keras.layers.Layer):
         recipe.check_known(self, "num_tasks")
         self.bottom.build(input_shape)
 
-    def call(self, inputs, training=False, return_aux=False):
-        outputs = ops.repeat(self.bottom(inputs, training=training), self.num_tasks, axis=1)
+    def call(self, inputs, task=None, training=False, return_aux=False):
+        outputs = self.bottom(inputs, training=training)
+        if task is None:
+            outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, []) if return_aux else outputs
+
+    def freeze(self):
+        """Leaves nothing to be trained."""
+        self.bottom.trainable = False
 
     def get_config(self):
         config = self.bottom.get_config()

@@ -1,0 +1,221 @@
+"""The models of the studies, of equal compute, and how they are trained and scored.
+
+What is equal is the number of multiplications of a row of one task on its way from the
+encoded columns to its score: of its router, of the experts it goes through, of its tower.
+The task-aware model's experts have a given width; the others are as wide as its budget
+allows. A dense MMoE computes all its experts, so that it has few of them.
+"""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.gates import SoftmaxGate, TaskAwareGate, TaskRouter, TopKGate
+from tfmoe.mixtures import MMoE, SharedBottom
+from tfmoe.model import MultiTaskModel
+from tfmoe.mutual_information import MutualInformationLoss
+from tfmoe.optimizers import Adam
+from tfmoe.tasks import Binary
+
+SINGLE, SHARED, DENSE, TASK_AWARE = "single task", "shared bottom", "dense MMoE", "task-aware"
+MOD_SQUAD = "Mod-Squad"
+# Averaged over steps, because a batch has few rows a task.
+INFORMATION = {"weight": 0.01, "momentum": 0.9}
+# Of the task-aware model: experts of a row, units of their first layer (the second has
+# half), size of a task's embedding and of its router's hidden layer.
+CHOSEN, WIDTH, DIM, HIDDEN = 4, 16, 8, 16
+# The budget is what the task-aware model costs with so many experts and that width.
+BUDGET_EXPERTS = 32
+BATCH_SIZE = 512
+
+
+class Settings(NamedTuple):
+    """What was tuned, on validation rows of seeds that no study has (`tuning.py`)."""
+
+    learning_rate: float = 3e-3
+    num_experts: int = 1
+
+
+SETTINGS = {
+    ("grouped", SINGLE): Settings(1e-2),
+    ("grouped", SHARED): Settings(1e-2),
+    ("grouped", DENSE): Settings(1e-2, 4),
+    ("grouped", TASK_AWARE): Settings(1e-2, 32),
+    ("grouped", MOD_SQUAD): Settings(1e-2, 32),
+    ("census", SINGLE): Settings(3e-3),
+    ("census", SHARED): Settings(3e-3),
+    ("census", DENSE): Settings(3e-3, 4),
+    ("census", TASK_AWARE): Settings(3e-3, 32),
+    ("census", MOD_SQUAD): Settings(3e-3, 32),
+}
+
+
+def cell(name, world, model, seed, **more):
+    """All that determines a run of a study, as a flat dict.
+
+    Args:
+        name: str, the set.
+        world: `World` of that name.
+        model: str.
+        seed: int.
+        more: what the study varies.
+    """
+    return {
+        "set": name,
+        **more,
+        "model": model,
+        "seed": seed,
+        "epochs": world.epochs,
+        "least_steps": world.least_steps,
+        "num_tasks": len(world.tasks),
+        "task_rows": world.rows,
+        **SETTINGS[name, model]._asdict(),
+    }
+
+
+def multiply_adds(name, num_features, width, num_experts):
+    """Multiplications of a row of one task.
+
+    Args:
+        name: the model.
+        num_features: int, encoded columns.
+        width: int, units of an expert's first layer.
+        num_experts: int, all that a router chooses from.
+    """
+    computed = {SINGLE: 1, SHARED: 1, DENSE: num_experts}.get(name, CHOSEN)
+    units = width // 2
+    router = 0 if name in (SINGLE, SHARED) else num_features * num_experts
+    if name == TASK_AWARE:
+        router = (num_features + DIM) * HIDDEN + HIDDEN * num_experts
+    # An expert, its share in the mix; the towers have one layer.
+    return router + computed * ((num_features + units) * width + units) + units
+
+
+def width_of(name, num_features, num_experts, budget):
+    """The largest even width that costs no more than `budget`."""
+    widths = range(2, 1000, 2)
+    return max(w for w in widths if multiply_adds(name, num_features, w, num_experts) <= budget)
+
+
+def mixture_of(name, schema, num_experts):
+    """A recipe of the model's mixture, as wide as the budget allows."""
+    num_features = sum(column.dim if column.embeds else 1 for column in schema.columns)
+    budget = multiply_adds(TASK_AWARE, num_features, WIDTH, BUDGET_EXPERTS)
+    width = width_of(name, num_features, num_experts, budget)
+    units = (width, width // 2)
+    if name in (SINGLE, SHARED):
+        return SharedBottom(hidden_units=units)
+    gate = {
+        DENSE: SoftmaxGate(),
+        TASK_AWARE: TaskAwareGate(
+            num_nonzeros=CHOSEN, router=TaskRouter(DIM, (HIDDEN,)), renormalize=True
+        ),
+        MOD_SQUAD: TopKGate(num_nonzeros=CHOSEN, usage_decay=0.95),
+    }[name]
+    return MMoE(num_experts=num_experts, hidden_units=units, gate=gate)
+
+
+def losses_of(name):
+    """Auxiliary losses that belong to a model."""
+    return [MutualInformationLoss(**INFORMATION)] if name == MOD_SQUAD else []
+
+
+def train(split, mixture, cell, watched=None, mixer=None, losses=()):
+    """A trained model, with the weights of its best epoch.
+
+    Args:
+        split: `Split` whose rows belong to one task each.
+        mixture: recipe.
+        cell: dict, of which `seed`, `learning_rate`, `epochs` and `least_steps` count.
+        watched: sequence of the tasks on whose validation rows the best epoch is found;
+            None for all.
+        mixer: `TaskMixer`, or None.
+        losses: auxiliary losses.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(cell["seed"])
+    prep = Preprocessor(split.schema).fit(split.train, progress=False)
+    model = MultiTaskModel(prep, mixture, tower_units=())
+    return fit(model, split, cell, watched, mixer, losses)
+
+
+def fit(model, split, cell, watched=None, mixer=None, losses=()):
+    """Trains a model; see `train`."""
+    prep = model.preprocessor
+    steps = max(math.ceil(len(split.train) / BATCH_SIZE), cell["least_steps"])
+    # Scores are made at the end, from predictions: a metric a task would take more time
+    # than the model.
+    model.compile(
+        Adam(cell["learning_rate"]),
+        metrics={name: [] for name in model.schema.task_names},
+        jit_compile=False,
+        # A few steps are sooner done than made into a graph.
+        run_eagerly=cell["epochs"] * steps < 10,
+        aux_losses=list(losses),
+    )
+    # With its variables made before, the step is traced once and not twice.
+    model.optimizer.build(model.trainable_variables)
+    rows = prep.dataset(split.train, BATCH_SIZE, shuffle=True, seed=cell["seed"], mixer=mixer)
+    valid = split.valid
+    if watched is not None:
+        valid = valid[valid["task"].isin(watched)]
+    best = _BestEpoch(prep.arrays(valid))
+    model.fit(
+        rows.repeat(), steps_per_epoch=steps, epochs=cell["epochs"], callbacks=[best], verbose=0
+    )
+    model.set_weights(best.weights)
+    return model
+
+
+class _BestEpoch(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the least loss on some rows.
+
+    Keras's own way would build a function to evaluate, which takes longer than a run's
+    evaluations.
+    """
+
+    def __init__(self, rows):
+        super().__init__()
+        self.features, self.labels, _ = rows
+        self.least = np.inf
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = _loss(self.model, self.labels["score"], predict(self.model, self.features))
+        if loss < self.least:
+            self.least, self.weights = loss, self.model.get_weights()
+
+
+def _loss(model, labels, predicted):
+    """Mean squared error or log loss, as the tasks have it."""
+    if not isinstance(model.schema.tasks[0], Binary):
+        return np.mean((labels - predicted) ** 2)
+    likelihood = np.where(labels == 1, predicted, 1 - predicted)
+    return -np.mean(np.log(np.maximum(likelihood, 1e-7)))
+
+
+def predict(model, features):
+    """Scores `(n,)` of encoded rows."""
+    return ops.convert_to_numpy(model(features)["score"]).astype("float64")
+
+
+def scores(model, rows, metric):
+    """Each task's score on the rows, a dict: mean squared error, or AUC."""
+    predicted = predict(model, model.preprocessor.arrays(rows, labels=False))
+    found = {}
+    for task in rows["task"].unique():
+        own = (rows["task"] == task).to_numpy()
+        found[task] = score(rows["label"].to_numpy()[own], predicted[own], metric)
+    return found
+
+
+def score(labels, predicted, metric):
+    """Mean squared error, or AUC."""
+    from sklearn.metrics import roc_auc_score
+
+    if metric == "auc":
+        return float(roc_auc_score(labels, predicted))
+    return float(np.mean((labels - predicted) ** 2))

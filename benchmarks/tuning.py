@@ -1,0 +1,51 @@
+"""Chooses the studies' learning rates and numbers of experts.
+
+    python -m benchmarks.tuning [SET ...]
+
+Every model of every set gets the same budget: four learning rates times two numbers of
+experts (once where it has no experts to count), on the same two seeds that no study has, as
+in `transfer` with 1 % of the labels. What counts is the score on validation rows. The best
+goes into `contestants.SETTINGS` by hand. Runs are kept like those of the studies.
+"""
+
+import functools
+import itertools
+import sys
+
+import numpy as np
+
+from benchmarks import contestants, studies, transfer
+from benchmarks.worlds import WORLDS
+
+SEEDS = (1000, 1001)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+NUM_EXPERTS = {
+    contestants.DENSE: (2, 4),
+    contestants.TASK_AWARE: (16, 32),
+    contestants.MOD_SQUAD: (16, 32),
+}
+
+
+def main():
+    names = sys.argv[1:] or list(WORLDS)
+    models = [*transfer.MODELS, contestants.MOD_SQUAD]
+    for name, model in itertools.product(names, models):
+        world = WORLDS[name]
+        cells = [
+            transfer.cell_of(name, world, model, seed, 0.01)
+            | {"learning_rate": learning_rate, "num_experts": num_experts}
+            for learning_rate, num_experts, seed in itertools.product(
+                LEARNING_RATES, NUM_EXPERTS.get(model, (1,)), SEEDS
+            )
+        ]
+        runs = studies.Grid("tuning", functools.partial(transfer.one_run, WORLDS)).run(cells)
+        found = []
+        for where in studies.conditions(runs, "learning_rate", "num_experts"):
+            valid = float(np.mean(studies.by_seed(runs, "valid", **where)))
+            found.append((valid if world.metric == "auc" else -valid, where))
+        for value, where in sorted(found, key=lambda pair: -pair[0]):
+            print(name, model, where, round(abs(value), 4), flush=True)
+
+
+if __name__ == "__main__":
+    main()

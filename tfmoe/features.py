@@ -1,0 +1,47 @@
+"""What a model's inputs are: one a column, and the row's task where rows have one each."""
+
+import keras
+
+from tfmoe.columns import MultiCategorical
+
+
+def columns_of(schema, features):
+    """Those of the features that the encoder reads."""
+    return {column.name: features[column.name] for column in schema.columns}
+
+
+def task_of(schema, features):
+    """What calls want of the row's task: nothing where rows have all labels."""
+    return {"task": features[schema.task_column]} if schema.task_column else {}
+
+
+def symbols(schema, lengths):
+    """Dict of `keras.Input` by name.
+
+    Args:
+        schema: `Schema`.
+        lengths: dict of int, positions of each list column.
+    """
+    inputs = {}
+    for column in schema.columns:
+        shape = (lengths[column.name],) if isinstance(column, MultiCategorical) else ()
+        dtype = "int32" if column.embeds else "float32"
+        inputs[column.name] = keras.Input(shape=shape, dtype=dtype, name=column.name)
+    if schema.task_column:
+        name = schema.task_column
+        inputs[name] = keras.Input(shape=(), dtype="int32", name=name)
+    return inputs
+
+
+def ids_of(schema, mixture, features):
+    """What a mixture's call wants of a column's ids, if anything."""
+    name = getattr(mixture, "id_column", None)
+    if name is None:
+        return {}
+    plain = [c.name for c in schema.columns if c.embeds and not isinstance(c, MultiCategorical)]
+    if name not in plain:
+        raise ValueError(
+            f"A gate hashes the ids of one Categorical column, of {plain}. Received "
+            f"column={name!r}."
+        )
+    return {"ids": features[name]}

@@ -1,0 +1,134 @@
+"""A gate that was trained, and gates for tasks that came after it."""
+
+import keras
+from keras import ops
+
+from tfmoe import recipe
+from tfmoe.gates.base import Gate
+from tfmoe.gates.routers import MLPRouter
+from tfmoe.gates.task_router import TaskRouter
+
+_BY_TASK = ("scores", "probabilities", "weights")
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class ExtendedGate(Gate):
+    """Leaves a trained gate as it is and routes tasks added later by gates of their own.
+
+    `MultiTaskModel.add_task` makes it. Each added task has a gate of the same kind for one
+    task. What it shares with the others is a frozen copy; what is its own is trained, for
+    the newest task:
+
+    - routing "own": its scores' weights, or with a `TaskRouter` its embedding alone;
+    - routing "mix": the weights of a convex mix of seen tasks: of their embeddings with a
+      `TaskRouter`, of their scores with any other.
+
+    The trained gate runs apart from the added ones, on the same shapes as before, so that
+    its weights stay the same to the bit.
+
+    Args:
+        num_tasks: int, those of `gate` and the added ones, or None to take it from the
+            mixture that holds the gate.
+        num_experts: int, or None likewise.
+        gate: the trained gate, with its `num_tasks`.
+        added: sequence of dicts, one a task: `routing`, "own" or "mix", and `like`, how
+            many tasks are mixed.
+
+    Call arguments, returns: see `Gate`.
+
+    Raises:
+        ValueError: if the tasks do not add up.
+    """
+
+    def __init__(self, num_tasks=None, num_experts=None, gate=None, added=(), **kwargs):
+        super().__init__(num_tasks, num_experts, **kwargs)
+        config = recipe.config_of(recipe.given(gate))
+        self._gate_config, self._added_specs = config, [dict(spec) for spec in added]
+        self.base = recipe.filled(config, "ExtendedGate", name="base", num_experts=num_experts)
+        total = self.base.num_tasks + len(added)
+        if num_tasks not in (None, total):
+            raise ValueError(
+                f"An ExtendedGate has the tasks of its gate, {self.base.num_tasks}, and "
+                f"{len(added)} added ones. Received num_tasks={num_tasks}."
+            )
+        config = {**config, "config": {**config["config"], "num_tasks": None}}
+        self.added = [self._of_one_task(config, i, spec) for i, spec in enumerate(added)]
+        for name in ("num_nonzeros", "always_sparse", "selects", "trains_unselected", "needs_ids"):
+            setattr(self, name, getattr(self.base, name))
+
+    def _of_one_task(self, config, index, spec):
+        gate = recipe.filled(
+            config,
+            "ExtendedGate",
+            name=f"added_{index}",
+            num_tasks=1,
+            num_experts=self.num_experts,
+        )
+        if spec["routing"] == "mix" and not gate.needs_ids:
+            gate.mix_of = spec["like"]
+        return gate
+
+    @property
+    def num_base(self):
+        """How many tasks the trained gate has."""
+        return self.base.num_tasks
+
+    def build(self, input_shape):
+        recipe.check_known(self, "num_tasks", "num_experts")
+        for gate in (self.base, *self.added):
+            gate.build(input_shape)
+            gate.trainable = gate is self.added[-1]
+        self._free(self.added[-1], self._added_specs[-1]["routing"])
+
+    def _free(self, gate, routing):
+        """Leaves trainable only what is the newest task's own."""
+        if isinstance(gate.router, MLPRouter):
+            gate.router.trainable = False
+        own = {"mix"} if routing == "mix" else {"embeddings"}
+        if routing == "mix" or isinstance(gate.router, TaskRouter):
+            for weight in gate.trainable_weights:
+                weight.trainable = weight.name in own
+
+    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, present=None):
+        options = {"ids": ids, "training": training, "present": present, "return_aux": True}
+        if task is None:
+            outputs = [gate(inputs, **options) for gate in (self.base, *self.added)]
+            weights, records = zip(*outputs, strict=True)
+            output, record = ops.concatenate(weights, axis=1), dict(records[0])
+            for name in _BY_TASK:
+                record[name] = ops.concatenate([one[name] for one in records], axis=1)
+        else:
+            task = self._checked_task(task)
+            old = ops.minimum(task, self.num_base - 1)
+            output, record = self.base(inputs, task=old, **options)
+            record = {**record, "task": task}
+            for index, gate in enumerate(self.added, self.num_base):
+                mine = (task == index)[:, None, None]
+                weights, own = gate(inputs, task=ops.zeros_like(task), **options)
+                output = ops.where(mine, weights, output)
+                for name in _BY_TASK:
+                    record[name] = ops.where(mine, own[name], record[name])
+        return (output, record) if return_aux else output
+
+    def compute_output_spec(
+        self, inputs, task=None, ids=None, training=False, return_aux=False, present=None
+    ):
+        specs = self.base.compute_output_spec(
+            inputs, task=task, ids=ids, return_aux=True, present=present
+        )
+
+        def widened(spec):
+            if task is not None or len(spec.shape) != 3:
+                return spec
+            shape = (spec.shape[0], self.num_tasks, spec.shape[2])
+            return keras.KerasTensor(shape, dtype=spec.dtype)
+
+        output, record = widened(specs[0]), {k: widened(v) for k, v in specs[1].items()}
+        return (output, record) if return_aux else output
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gate": self._gate_config,
+            "added": [dict(spec) for spec in self._added_specs],
+        }

@@ -1,0 +1,44 @@
+"""Which rows of a call count, and for which task."""
+
+from typing import NamedTuple
+
+from keras import ops
+
+
+class Rows(NamedTuple):
+    """Whose rows a gate sees: all tasks' or one task's each.
+
+    Attributes:
+        num_tasks: int, tasks that the gate tells apart.
+        task: int32 `(b,)`, the task of each row; None where each row has all tasks.
+        present: float `(b,)`, 0 for rows that do not count, such as padding, else 1;
+            None if all do.
+    """
+
+    num_tasks: int
+    task: object = None
+    present: object = None
+
+    def sums(self, values):
+        """Sums over each task's rows: `(b, t, c)`, or `(b, 1, c)` with `task`, to `(t, c)`."""
+        values = self._counting(values)
+        if self.task is None:
+            return ops.sum(values, axis=0)
+        return ops.segment_sum(values[:, 0], self.task, num_segments=self.num_tasks)
+
+    def counts(self, values):
+        """Number of each task's rows `(t, 1)`, in the type and for the rows of `values`."""
+        return self.sums(ops.ones_like(values[..., :1]))
+
+    def mean(self, values):
+        """Mean over the rows, whatever their task: `(b, t, ...)` to `(t, ...)`."""
+        if self.present is None:
+            return ops.mean(values, axis=0)
+        total = ops.maximum(ops.sum(ops.cast(self.present, values.dtype)), 1)
+        return ops.sum(self._counting(values), axis=0) / total
+
+    def _counting(self, values):
+        if self.present is None:
+            return values
+        present = ops.cast(self.present, values.dtype)
+        return values * ops.reshape(present, (-1,) + (1,) * (len(values.shape) - 1))

@@ -1,0 +1,187 @@
+"""The loss that matches experts to tasks."""
+
+import keras
+from keras import ops
+
+
+def mutual_information(joint):
+    """Of tasks and experts, in nats, a scalar; 0 log 0 counts as 0.
+
+    Args:
+        joint: `(t, e)`, at least 0, of any sum above 0.
+    """
+    joint = joint / ops.maximum(ops.sum(joint), 1e-30)
+    tasks, experts = ops.sum(joint, axis=1, keepdims=True), ops.sum(joint, axis=0, keepdims=True)
+    some = joint > 0
+    # Replaced before the division too: a gradient of what `where` leaves out may be NaN.
+    ratio = ops.where(some, joint, 1.0) / ops.where(some, tasks * experts, 1.0)
+    return ops.sum(joint * ops.log(ratio))
+
+
+def joint_of(record, with_label, num_tasks):
+    """How much of each expert each task's rows get, `(t, e)`: sums of the full softmax.
+
+    Args:
+        record: a gate's record, see `Gate`.
+        with_label: float `(b, t)`, which rows have which labels; `(b,)` where each row has
+            a task of its own.
+        num_tasks: int.
+    """
+    shares = record["probabilities"]
+    if shares.shape[0] == 1:  # a static gate's one row stands for all
+        return ops.sum(with_label, axis=0)[:, None] * shares[0]
+    if "present" in record:
+        shares = shares * ops.cast(record["present"], shares.dtype)[:, None, None]
+    # A record may have several rows for each of the batch, one a token.
+    rows = ops.shape(with_label)[0]
+    shares = ops.sum(ops.reshape(shares, (rows, -1, *shares.shape[1:])), axis=1)
+    if "task" not in record:
+        return ops.einsum("bt,bte->te", with_label, shares)
+    # `record["task"]` repeats the row's task for each of its tokens.
+    task = ops.reshape(record["task"], (rows, -1))[:, 0]
+    marks = ops.one_hot(task, num_tasks, dtype=shares.dtype) * with_label[:, None]
+    return ops.matmul(ops.transpose(marks), shares[:, 0])
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class MutualInformationLoss:
+    r"""Asks that each task uses few experts and each expert serves few tasks.
+
+    From the gate's full probabilities, before anything is cut, of the rows that have a
+    task's label:
+
+        M[t, e] = sum_x p_t(e | x),  P = M / sum(M)
+        loss = - weight * sum_te P log(P / (P_T P_E))
+
+    summed over the gates of a mixture. The mutual information of tasks and experts is 0
+    where all tasks use the experts alike, and at most the entropy of the tasks (`log t` if
+    all have as many rows), which tasks on disjoint experts reach. It looks at a task's
+    mean only: it asks neither that a row's weights be sparse nor that a task use its
+    experts evenly. Uniform gates are a point where its gradient is 0, and with few rows a
+    task in a batch it is overestimated; `momentum` helps.
+
+    Args:
+        weight: float >= 0. Values in use are 0.0005 to 0.03.
+        task_prior: `"counts"`, each task weighs as its number of labels, or `"uniform"`,
+            all alike: then a rare task counts as much as any.
+        momentum: float in [0, 1). M becomes an exponential average over the training
+            steps, of which the gradient sees the newest part, `1 - momentum` of it.
+
+    Pass it to `MultiTaskModel.compile(aux_losses=[...])`; the history then has
+    `mutual_information`, its mean over the gates, in nats.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Source: Chen et al., 2023, https://arxiv.org/abs/2212.08066, and its code. `task_prior`
+    and `momentum` are ours.
+    """
+
+    def __init__(self, weight=0.005, task_prior="counts", momentum=0.0):
+        if not 0 <= weight < float("inf"):
+            raise ValueError(
+                "MutualInformationLoss needs a finite `weight` of at least 0. Received "
+                f"weight={weight!r}."
+            )
+        if task_prior not in ("counts", "uniform"):
+            raise ValueError(
+                'MutualInformationLoss takes `task_prior` "counts" or "uniform". Received '
+                f"task_prior={task_prior!r}."
+            )
+        if not 0 <= momentum < 1:
+            raise ValueError(
+                "MutualInformationLoss needs `momentum` of at least 0 and below 1. Received "
+                f"momentum={momentum!r}."
+            )
+        self.weight, self.task_prior, self.momentum = weight, task_prior, momentum
+
+    def information(self, joint):
+        """The mutual information under the prior, a scalar."""
+        if self.task_prior == "uniform":
+            total = ops.sum(joint, axis=1, keepdims=True)
+            joint = joint / ops.where(total > 0, total, ops.ones_like(total))
+        return mutual_information(joint)
+
+    def get_config(self):
+        return {
+            "weight": self.weight,
+            "task_prior": self.task_prior,
+            "momentum": self.momentum,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class InformationTracker(keras.metrics.Metric):
+    """Computes the loss over a model's gates and reports the mutual information.
+
+    Args:
+        loss: `MutualInformationLoss`.
+        gates: list of the mixture's gates that tell tasks apart.
+    """
+
+    def __init__(self, loss, gates, name="mutual_information", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.loss, self.num_tasks = loss, gates[0].num_tasks
+        self.total = self.add_variable((), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+        self.joints = [
+            self.add_variable((gate.num_tasks, gate.num_experts), "zeros", name=f"joint_{i}")
+            for i, gate in enumerate(gates)
+            if loss.momentum
+        ]
+
+    def add(self, records, with_label, training):
+        """The loss of a batch, a scalar.
+
+        Args:
+            records: list of the gates' records.
+            with_label: see `joint_of`.
+            training: bool; the averages over steps are of training steps only.
+        """
+        informations = []
+        for i, record in enumerate(records):
+            joint = joint_of(record, with_label, self.num_tasks)
+            if self.joints and training:
+                kept = self.loss.momentum * ops.convert_to_tensor(self.joints[i])
+                joint = kept + (1 - self.loss.momentum) * joint
+                self.joints[i].assign(ops.stop_gradient(joint))
+            informations.append(self.loss.information(joint))
+        information = sum(informations)
+        self.update_state(ops.stop_gradient(information) / len(records))
+        return -self.loss.weight * information
+
+    def update_state(self, information):
+        self.total.assign_add(information)
+        self.count.assign_add(1.0)
+
+    def result(self):
+        return self.total / ops.maximum(self.count, 1.0)
+
+    def reset_state(self):
+        # The averages over steps go on from epoch to epoch.
+        self.total.assign(0.0)
+        self.count.assign(0.0)
+
+
+def tracker_of(loss, mixture):
+    """The `InformationTracker` of a mixture.
+
+    Raises:
+        ValueError: if no gate of it tells tasks apart, or `loss` is of another kind.
+    """
+    if not isinstance(loss, MutualInformationLoss):
+        raise ValueError(
+            "compile takes as `aux_losses` a MutualInformationLoss or a list with one. "
+            f"Received {loss!r}. Balance losses are arguments of gates."
+        )
+    gates = [gate for gate in getattr(mixture, "gates", ()) if gate.num_tasks > 1]
+    if not gates:
+        raise ValueError(
+            "MutualInformationLoss matches experts to tasks, by gates that tell tasks apart. "
+            f"Received a mixture {type(mixture).__name__} without one. Use MMoE or ModSquad "
+            "with at least two tasks, or leave the loss out."
+        )
+    return InformationTracker(loss, gates)

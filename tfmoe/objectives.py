@@ -1,0 +1,243 @@
+"""What a model is trained for and measured by: the losses and metrics of its tasks.
+
+`AllLabels` is for rows that have the labels of all tasks, `OwnLabel` for rows of one task
+each. Both have the same methods.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe.losses import (
+    masked_mean,
+    metric_of,
+    outputs_for_metrics,
+    own_metrics,
+    present,
+    row_losses,
+)
+from tfmoe.metrics import AUC, AUCByTask, MeanByTask, WeightedMean
+from tfmoe.tasks import Binary
+
+
+class Objective:
+    """What one task asks for: its loss, the loss's weight, its metrics.
+
+    Args:
+        task: `Task` of the schema.
+        loss: Keras loss, its name, or None for the task's own.
+        weight: float, or None for the task's own.
+        metrics: list of Keras metrics or their names, or None for the task's own.
+    """
+
+    def __init__(self, task, loss=None, weight=None, metrics=None):
+        self.task = task
+        self.weight = float(task.weight if weight is None else weight)
+        self.loss = None if loss is None else keras.losses.get(loss)
+        self.tracker = WeightedMean(lambda _, loss: loss, f"{task.name}_loss")
+        self.own_metrics = metrics is None
+        if self.own_metrics:
+            self.metrics = [self._metric(own) for own in own_metrics(task)]
+        else:
+            self.metrics = [metric_of(task, metric) for metric in metrics]
+
+    def _metric(self, own):
+        name = f"{self.task.name}_{own.name}"
+        if own.function is None:
+            return AUC(from_logits=True, name=name)
+        return WeightedMean(own.function, name, own.root)
+
+    def compute(self, labels, row_weights, logits, predictions):
+        """The task's loss over the batch, a scalar, not yet times its weight."""
+        labels, weights = present(labels, row_weights)
+        losses = row_losses(self.task, self.loss, labels, logits, predictions)
+        loss = masked_mean(losses, weights)
+        self.tracker.update_state(None, loss, ops.sum(weights))
+        return loss
+
+    def update_metrics(self, labels, row_weights, logits, predictions):
+        labels, weights = present(labels, row_weights)
+        if self.own_metrics:
+            outputs = outputs_for_metrics(self.task, logits, predictions)
+            for metric in self.metrics:
+                metric.update_state(labels, outputs, weights)
+            return
+        if len(predictions.shape) == 1:
+            predictions = predictions[:, None]
+        for metric in self.metrics:
+            metric.update_state(labels[:, None], predictions, sample_weight=weights)
+
+
+class AllLabels:
+    """Every row has the labels of all tasks, as far as they are not missing.
+
+    The loss is the sum over tasks of weight times mean loss over the rows with the label.
+
+    Args:
+        schema: `Schema` without a task column.
+        losses, weights, metrics: dicts by task of what replaces the tasks' own.
+    """
+
+    def __init__(self, schema, losses, weights, metrics):
+        self.tasks = schema.tasks
+        self._objectives = {
+            task.name: Objective(
+                task, losses.get(task.name), weights.get(task.name), metrics.get(task.name)
+            )
+            for task in schema.tasks
+        }
+
+    @property
+    def metrics(self):
+        found = []
+        for objective in self._objectives.values():
+            found += [objective.tracker, *objective.metrics]
+        return found
+
+    @property
+    def sorted_aucs(self):
+        """Names of the tasks whose AUC `evaluate` takes from all scores."""
+        objectives = self._objectives.values()
+        return [o.task.name for o in objectives if o.own_metrics and isinstance(o.task, Binary)]
+
+    def loss(self, labels, row_weights, forward, task=None):
+        """The loss of a batch, a scalar.
+
+        Args:
+            labels: dict by output of `(b,)`, NaN where missing.
+            row_weights: None, `(b,)`, or a dict like `labels`.
+            forward: `Forward`.
+            task: int `(b,)`, each row's task, or None where rows have all labels.
+        """
+        total = 0.0
+        for objective, *row in self._rows(labels, row_weights, forward):
+            total = total + objective.weight * objective.compute(*row)
+        return total
+
+    def update_metrics(self, labels, row_weights, forward, task=None):
+        for objective, *row in self._rows(labels, row_weights, forward):
+            objective.update_metrics(*row)
+
+    def with_label(self, labels):
+        """Which rows have which labels: float `(b, t)`."""
+        some = ops.reshape(next(iter(labels.values())), (-1,))
+        marks = [
+            present(labels[task.name], None)[1]
+            if task.name in labels
+            else ops.zeros(ops.shape(some), "float32")
+            for task in self.tasks
+        ]
+        return ops.stack(marks, axis=1)
+
+    def _rows(self, labels, row_weights, forward):
+        """For each task with labels: objective, labels, row weights, logits, predictions."""
+        for name, objective in self._objectives.items():
+            if name in labels:
+                own = row_weights.get(name) if isinstance(row_weights, dict) else row_weights
+                yield objective, labels[name], own, forward.logits[name], forward.predictions[name]
+
+
+class OwnLabel:
+    """Each row has the label of its own task, `score`.
+
+    The loss is the mean over the rows with a label of the row's loss times its task's
+    weight: a task counts by its share of the rows. All tasks with one kind of loss are
+    computed together. Losses and metrics are reported by task, as means over its own rows.
+
+    Args:
+        schema: `Schema` with a task column.
+        losses, weights, metrics: dicts by task of what replaces the tasks' own.
+    """
+
+    def __init__(self, schema, losses, weights, metrics):
+        self.tasks = schema.tasks
+        weights = [float(weights.get(t.name, t.weight)) for t in schema.tasks]
+        self._weights = np.array(weights, "float32")
+        groups = {}
+        for index, task in enumerate(schema.tasks):
+            loss = losses.get(task.name)
+            loss = None if loss is None else keras.losses.get(loss)
+            kind = (type(task), getattr(task, "loss", None)) if loss is None else index
+            groups.setdefault(kind, (task, loss, []))[2].append(index)
+        self._groups = [(*group, self._members(group[2])) for group in groups.values()]
+        names = [task.name for task in schema.tasks]
+        self.tracker = MeanByTask(None, [f"{name}_loss" for name in names], range(len(names)))
+        self.sorted_aucs = []
+        self._own, self._given = [], []
+        self._make_metrics(metrics)
+
+    def _members(self, indices):
+        """Which of the tasks are meant: bool `(t,)`."""
+        members = np.zeros(len(self.tasks), bool)
+        members[indices] = True
+        return members
+
+    def _make_metrics(self, given):
+        kinds = {}
+        for index, task in enumerate(self.tasks):
+            if given.get(task.name) is not None:
+                ours = [metric_of(task, metric) for metric in given[task.name]]
+                self._given += [(metric, index) for metric in ours]
+                continue
+            if isinstance(task, Binary):
+                self.sorted_aucs.append(task.name)
+            for own in own_metrics(task):
+                kinds.setdefault((type(task), own), []).append(index)
+        for (_, own), indices in kinds.items():
+            names = [f"{self.tasks[index].name}_{own.name}" for index in indices]
+            if own.function is None:
+                metric = AUCByTask(names, indices)
+            else:
+                metric = MeanByTask(own.function, names, indices, own.root)
+            self._own.append((metric, self.tasks[indices[0]]))
+
+    @property
+    def metrics(self):
+        own = [metric for metric, _ in (*self._own, *self._given)]
+        return [self.tracker, *own]
+
+    def loss(self, labels, row_weights, forward, task=None):
+        """See `AllLabels.loss`."""
+        labels, weights, logits, predictions = self._row(labels, row_weights, forward)
+        losses = ops.zeros_like(labels)
+        for example, loss, _, members in self._groups:
+            mine = ops.take(ops.array(members), task)
+            # Rows of other tasks are replaced before too: no gradient of theirs may be NaN.
+            own = row_losses(
+                example,
+                loss,
+                _where(mine, labels, 0.0),
+                _where(mine, logits, 0.0),
+                _where(mine, predictions, 0.5),
+            )
+            losses = ops.where(mine, own, losses)
+        self.tracker.update_state(losses, None, weights, task)
+        return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
+
+    def update_metrics(self, labels, row_weights, forward, task=None):
+        labels, weights, logits, predictions = self._row(labels, row_weights, forward)
+        for metric, example in self._own:
+            outputs = outputs_for_metrics(example, logits, predictions)
+            metric.update_state(labels, outputs, weights, task)
+        if len(predictions.shape) == 1:
+            predictions = predictions[:, None]
+        for metric, index in self._given:
+            own = weights * ops.cast(task == index, "float32")
+            metric.update_state(labels[:, None], predictions, sample_weight=own)
+
+    def with_label(self, labels):
+        """Which rows have their label: float `(b,)`."""
+        return present(labels["score"], None)[1]
+
+    def _row(self, labels, row_weights, forward):
+        if isinstance(row_weights, dict):
+            row_weights = row_weights.get("score")
+        labels, weights = present(labels["score"], row_weights)
+        return labels, weights, forward.logits["score"], forward.predictions["score"]
+
+
+def _where(mine, values, other):
+    """`values` of the rows that are `mine`, `other` elsewhere."""
+    if len(values.shape) > 1:
+        mine = mine[:, None]
+    return ops.where(mine, values, ops.full_like(values, other))
