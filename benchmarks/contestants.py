@@ -41,16 +41,16 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    ("grouped", SINGLE): Settings(1e-2),
+    ("grouped", SINGLE): Settings(3e-2),
     ("grouped", SHARED): Settings(1e-2),
-    ("grouped", DENSE): Settings(1e-2, 4),
+    ("grouped", DENSE): Settings(1e-2, 2),
     ("grouped", TASK_AWARE): Settings(1e-2, 32),
-    ("grouped", MOD_SQUAD): Settings(1e-2, 32),
+    ("grouped", MOD_SQUAD): Settings(1e-2, 16),
     ("census", SINGLE): Settings(3e-3),
     ("census", SHARED): Settings(3e-3),
     ("census", DENSE): Settings(3e-3, 4),
-    ("census", TASK_AWARE): Settings(3e-3, 32),
-    ("census", MOD_SQUAD): Settings(3e-3, 32),
+    ("census", TASK_AWARE): Settings(3e-3, 16),
+    ("census", MOD_SQUAD): Settings(3e-3, 16),
 }
 
 

@@ -43,12 +43,12 @@ SEEDS = 10
 PERCEPTRONS, TRANSFORMER = "perceptrons", "transformer"
 WITH, WITHOUT = "with the loss", "without"
 NUM_TASKS = 16
-# Rows a task, epochs and experts: a transformer's step takes longer.
+# A task's rows to train and to test, epochs and experts: a transformer takes longer.
 SIZES = {
-    ("grouped", PERCEPTRONS): (2000, 12, 32),
-    ("grouped", TRANSFORMER): (1000, 8, 16),
-    ("census", PERCEPTRONS): (4000, 8, 32),
-    ("census", TRANSFORMER): (1000, 5, 16),
+    ("grouped", PERCEPTRONS): (2000, 1000, 12, 32),
+    ("grouped", TRANSFORMER): (1000, 300, 8, 16),
+    ("census", PERCEPTRONS): (4000, 4000, 8, 32),
+    ("census", TRANSFORMER): (1000, 1000, 4, 16),
 }
 DIM, CHOSEN = 16, 4
 # Tuned like `contestants.SETTINGS`; over the steps, because a batch has few rows a task.
@@ -128,18 +128,20 @@ def draw(rows, path):
 
 def cell_of(name, world, form, loss, seed, quick):
     """All that determines a run."""
-    rows, epochs, num_experts = SIZES[name, form]
+    rows, test_rows, epochs, num_experts = SIZES[name, form]
     world = world._replace(tasks=world.tasks[:NUM_TASKS])
     if not quick:
         world = world._replace(rows=rows, epochs=epochs)
     return contestants.cell(name, world, contestants.MOD_SQUAD, seed, form=form) | {
         "model": loss,
         "learning_rate": RATES[name, form],
-        "num_experts": num_experts,
+        "test_rows": world.num_test_rows if quick else test_rows,
+        "num_experts": CHOSEN + 1 if quick else num_experts,
         "weight": WEIGHT if loss == WITH else 0.0,
         "momentum": MOMENTUM,
         "looked_at": 1 if quick else LOOKED_AT,
         "extracted": 1 if quick else EXTRACTED,
+        "turns": 1 if quick else TURNS,
     }
 
 
@@ -148,7 +150,7 @@ def one_run(worlds, cell):
     world = worlds[cell["set"]]
     tasks = world.tasks[: cell["num_tasks"]]
     split = world.make(
-        cell["seed"], dict.fromkeys(tasks, cell["task_rows"]), num_test_rows=world.num_test_rows
+        cell["seed"], dict.fromkeys(tasks, cell["task_rows"]), num_test_rows=cell["test_rows"]
     )
     losses = [MutualInformationLoss(cell["weight"], momentum=cell["momentum"])]
     model = contestants.train(split, _mixture(cell), cell, losses=losses)
@@ -157,7 +159,7 @@ def one_run(worlds, cell):
         "score": float(np.mean([*found.values()])),
         "information": information(model, split.test),
         "needed": _needed(model, split.valid, tasks[: cell["looked_at"]], world.metric),
-        **_standalone(model, split, tasks[: cell["extracted"]], found, world.metric),
+        **_standalone(model, split, tasks[: cell["extracted"]], found, world.metric, cell["turns"]),
         "usage": np.round(gates_of(model.mixture)[-1].usage, 3).tolist(),
     }
 
@@ -241,7 +243,7 @@ def _silencing_weights(mixture):
     return [weights for pair in pairs for weights in pair]
 
 
-def _standalone(model, split, tasks, whole_scores, metric):
+def _standalone(model, split, tasks, whole_scores, metric, turns):
     """Standalone models of some tasks against the whole, means over the tasks."""
     found = []
     whole_bytes = _bytes(model)
@@ -255,7 +257,7 @@ def _standalone(model, split, tasks, whole_scores, metric):
                 "allowed_loss": _allowed(whole_scores[task], metric),
                 "parameters": alone.count_params() / model.count_params(),
                 "file": _bytes(alone) / whole_bytes,
-                "latency": _latency(alone, model, own["test"].iloc[:LATENCY_ROWS]),
+                "latency": _latency(alone, model, own["test"].iloc[:LATENCY_ROWS], turns),
             }
         )
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
@@ -268,12 +270,12 @@ def _bytes(model):
         return path.stat().st_size
 
 
-def _latency(alone, whole, rows):
+def _latency(alone, whole, rows, turns):
     """Time of a call on these rows over the whole model's; median over turns."""
     features = whole.preprocessor.arrays(rows, labels=False)
     batches = (alone, alone.preprocessor.arrays(rows, labels=False)), (whole, features)
     ratios = []
-    for turn in range(TURNS + 1):
+    for turn in range(turns + 1):
         seconds = []
         for model, batch in batches:
             start = time.perf_counter()

@@ -178,6 +178,6 @@ QUICK = {
         target_rows=500,
         num_test_rows=50,
         epochs=1,
-        least_steps=2,
+        least_steps=1,
     )
 }

@@ -1,5 +1,6 @@
 """The benchmarks run, and their rows and tables are what they say. No test asserts a time."""
 
+import importlib
 import json
 import re
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import results, rivals, step
+from benchmarks import results, rivals, step, studies
 from benchmarks.rivals import local
 from benchmarks.rivals.dense_list import mmoe
 from benchmarks.rivals.worker import Sizes, make_batches
@@ -33,9 +34,10 @@ def fake(monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(command_line.BENCHMARKS))
-def test_quick_form_runs_and_saves_nothing(name, folder, monkeypatch, capsys):
-    shown = []
+def test_quick_form_runs_and_saves_nothing(name, folder, tmp_path_factory, monkeypatch, capsys):
+    shown, runs = [], tmp_path_factory.mktemp("runs")
     monkeypatch.setattr(results, "print_table", shown.extend)
+    monkeypatch.setattr(studies, "RUNS", runs)
     command_line.main([name, "--quick"])
     assert len(shown) > 1
     assert all(isinstance(row["name"], str) for row in shown)
@@ -43,7 +45,12 @@ def test_quick_form_runs_and_saves_nothing(name, folder, monkeypatch, capsys):
     json.dumps(shown)
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(r"\w+=\S+( \w+=\S+)*", last)
-    assert list(folder.iterdir()) == []
+    assert list(folder.iterdir()) == list(runs.iterdir()) == []
+    # What is drawn is drawn from rows as they are saved.
+    draw = getattr(importlib.import_module(command_line.BENCHMARKS[name]), "draw", None)
+    if draw is not None:
+        draw(json.loads(json.dumps(shown)), runs / "picture.png")
+        assert (runs / "picture.png").stat().st_size > 5000
 
 
 def test_command_line_keeps_rows_with_their_provenance(folder, fake, capsys):
@@ -63,6 +70,17 @@ def test_command_line_keeps_rows_with_their_provenance(folder, fake, capsys):
     out = capsys.readouterr().out
     assert "12,345" in out
     assert out.endswith("rows=2\n")
+
+
+def test_a_saved_run_is_drawn(folder, fake, monkeypatch):
+    drawn = []
+    sys.modules["fake_benchmark"].draw = lambda rows, path: drawn.append((rows, path))
+    monkeypatch.setattr(results, "PICTURES", folder / "pictures")
+    command_line.main(["fake", "--no-save"])
+    assert drawn == []
+    command_line.main(["fake"])
+    rows = [{"name": "a", "rows_per_s": 12345}, {"name": "b", "ratio": 0.5}]
+    assert drawn == [(rows, folder / "pictures" / "fake.png")]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["step", "--help"]])
@@ -85,7 +103,8 @@ def test_tables_show_the_newest_run_only(folder, monkeypatch):
     }
     monkeypatch.setattr(results, "provenance", lambda command: {**run, "date": next(dates)})
     results.save("fake", [{"name": "old", "ratio": 1.0}], "")
-    results.save("fake", [{"name": "é", "rows_per_s": 12345}, {"name": "b", "ratio": 0.25}], "")
+    rows = [{"name": "é", "rows_per_s": 12345, "points": [1, 2]}, {"name": "b", "ratio": 0.25}]
+    results.save("fake", rows, "")
     text = "before\n<!-- results:fake -->\nstale\n<!-- end -->\nafter <!-- end -->"
     filled = results.fill(text)
     assert filled == (
