@@ -23,8 +23,8 @@ from tfmoe.tasks import Binary
 
 SINGLE, SHARED, DENSE, TASK_AWARE = "single task", "shared bottom", "dense MMoE", "task-aware"
 MOD_SQUAD = "Mod-Squad"
-# Averaged over steps, because a batch has few rows a task.
-INFORMATION = {"weight": 0.01, "momentum": 0.9}
+# Averaged over steps, because a batch has few rows a task; the gradient sees a tenth of it.
+INFORMATION = {"weight": 1.0, "momentum": 0.9}
 # Of the task-aware model: experts of a row, units of their first layer (the second has
 # half), size of a task's embedding and of its router's hidden layer.
 CHOSEN, WIDTH, DIM, HIDDEN = 4, 16, 8, 16
@@ -41,11 +41,11 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    ("grouped", SINGLE): Settings(3e-2),
+    ("grouped", SINGLE): Settings(1e-2),
     ("grouped", SHARED): Settings(1e-2),
     ("grouped", DENSE): Settings(1e-2, 2),
     ("grouped", TASK_AWARE): Settings(1e-2, 32),
-    ("grouped", MOD_SQUAD): Settings(1e-2, 16),
+    ("grouped", MOD_SQUAD): Settings(1e-2, 32),
     ("census", SINGLE): Settings(3e-3),
     ("census", SHARED): Settings(3e-3),
     ("census", DENSE): Settings(3e-3, 4),
@@ -112,7 +112,12 @@ def mixture_of(name, schema, num_experts):
     gate = {
         DENSE: SoftmaxGate(),
         TASK_AWARE: TaskAwareGate(
-            num_nonzeros=CHOSEN, router=TaskRouter(DIM, (HIDDEN,)), renormalize=True
+            num_nonzeros=CHOSEN,
+            # Tasks start nearly alike: one with few rows stays near the others.
+            router=TaskRouter(
+                DIM, (HIDDEN,), embeddings_initializer=keras.initializers.RandomNormal(stddev=0.1)
+            ),
+            renormalize=True,
         ),
         MOD_SQUAD: TopKGate(num_nonzeros=CHOSEN, usage_decay=0.95),
     }[name]

