@@ -162,8 +162,6 @@ def fit(model, split, cell, watched=None, mixer=None, losses=()):
         run_eagerly=cell["epochs"] * steps < 10,
         aux_losses=list(losses),
     )
-    # With its variables made before, the step is traced once and not twice.
-    model.optimizer.build(model.trainable_variables)
     rows = prep.dataset(split.train, BATCH_SIZE, shuffle=True, seed=cell["seed"], mixer=mixer)
     valid = split.valid
     if watched is not None:

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 from scipy.stats import wilcoxon
 
@@ -49,6 +50,8 @@ class Grid:
             task = bar.add_task(self.name, total=len(missing))
             for cell in missing:
                 bar.update(task, description=f"{self.name}: {_short(cell)}")
+                # Before anything is made: an initializer without a seed draws one then.
+                keras.utils.set_random_seed(cell["seed"])
                 self._keep(cell, self.function(cell))
                 bar.advance(task)
         return [{**cell, **self.scores[_key(cell)]} for cell in cells]

@@ -1,5 +1,8 @@
 """What a model's inputs are: one a column, and the row's task where rows have one each."""
 
+import contextlib
+import warnings
+
 import keras
 
 from tfmoe.columns import MultiCategorical
@@ -45,3 +48,27 @@ def ids_of(schema, mixture, features):
             f"column={name!r}."
         )
     return {"ids": features[name]}
+
+
+def is_frame(x):
+    return hasattr(x, "columns") and hasattr(x, "iloc")
+
+
+@contextlib.contextmanager
+def quiet_end(*sources):
+    """Silences Keras where a dataset's number of batches is found by reading it.
+
+    Keras 3.15 warns at the end of every epoch of such a dataset (of CSV files, say) that
+    it ran out of data.
+    """
+    with warnings.catch_warnings():
+        if any(hasattr(one, "cardinality") and int(one.cardinality()) == -2 for one in sources):
+            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+        yield
+
+
+def unpacked(x, y, sample_weight):
+    """Parts of `arrays(df)`, if that is what `x` has become."""
+    if isinstance(x, tuple) and y is None and len(x) == 3:
+        return x
+    return x, y, sample_weight

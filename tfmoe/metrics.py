@@ -134,7 +134,7 @@ class ByTask(keras.metrics.Metric):
         return ops.take(ops.array(self._places), ops.minimum(task, len(self._places) - 1))
 
     def named(self, values):
-        return {name: values[i] for i, name in enumerate(self.names)}
+        return dict(zip(self.names, ops.unstack(values, len(self.names)), strict=True))
 
 
 class MeanByTask(ByTask):

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import warnings
 from typing import NamedTuple
 
 import keras
@@ -13,7 +12,15 @@ from tfmoe import added, recipe
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.encoder import Encoder
 from tfmoe.evaluation import exact_aucs
-from tfmoe.features import columns_of, ids_of, symbols, task_of
+from tfmoe.features import (
+    columns_of,
+    ids_of,
+    is_frame,
+    quiet_end,
+    symbols,
+    task_of,
+    unpacked,
+)
 from tfmoe.jit import jit_pays
 from tfmoe.mutual_information import tracker_of
 from tfmoe.objectives import AllLabels, OwnLabel
@@ -378,7 +385,7 @@ class MultiTaskModel(keras.Model):
 
     def _encoded(self, x, labels):
         """DataFrames are encoded; anything else is what Keras takes."""
-        if _is_frame(x):
+        if is_frame(x):
             return self.preprocessor.arrays(x, labels=labels)
         return x
 
@@ -388,15 +395,26 @@ class MultiTaskModel(keras.Model):
         `sample_weight` is the third argument, so that `fit(*preprocessor.arrays(rows))`
         does what it says; all others are given by name.
         """
-        x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
+        x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
         validation_data = self._encoded(validation_data, labels=True)
         if hasattr(x, "element_spec"):
             # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
             kwargs.setdefault("shuffle", False)
-        with _quiet_end(x, validation_data):
+        self._build_optimizer()
+        with quiet_end(x, validation_data):
             return super().fit(
                 x, y, sample_weight=sample_weight, validation_data=validation_data, **kwargs
             )
+
+    def _build_optimizer(self):
+        """Makes the optimizer's variables before the first step, on one device.
+
+        TensorFlow traces a step twice that makes variables.
+        """
+        strategy = getattr(self, "distribute_strategy", None)
+        alone = strategy is not None and strategy.num_replicas_in_sync == 1
+        if self.compiled and alone and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     def evaluate(self, x=None, y=None, sample_weight=None, exact=True, return_dict=True, **kwargs):
         """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
@@ -410,16 +428,16 @@ class MultiTaskModel(keras.Model):
             return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
             **kwargs: see `keras.Model.evaluate`.
         """
-        if _is_frame(x):
+        if is_frame(x):
             kwargs["batch_size"] = kwargs.get("batch_size") or 4096
-        x, y, sample_weight = _unpacked(self._encoded(x, labels=True), y, sample_weight)
+        x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
         # `fit` validates through here, once an epoch.
         in_fit = kwargs.get("_use_cached_eval_dataset", False)
-        with _quiet_end(x):
+        with quiet_end(x):
             logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
         if exact and not in_fit:
             names = self._objectives.value.sorted_aucs
-            with _quiet_end(x):
+            with quiet_end(x):
                 logs.update(exact_aucs(self, names, x, y, sample_weight, **kwargs))
         return logs if return_dict else list(logs.values())
 
@@ -431,10 +449,10 @@ class MultiTaskModel(keras.Model):
         Returns:
             Dict by task of NumPy arrays, one entry a row.
         """
-        if _is_frame(x):
+        if is_frame(x):
             batch_size = batch_size or 4096
         x = self._encoded(x, labels=False)
-        with _quiet_end(x):
+        with quiet_end(x):
             return super().predict(x, batch_size=batch_size, **kwargs)
 
     def get_config(self):
@@ -473,27 +491,3 @@ class _Untracked:
 
     def __init__(self, value):
         self.value = value
-
-
-def _is_frame(x):
-    return hasattr(x, "columns") and hasattr(x, "iloc")
-
-
-@contextlib.contextmanager
-def _quiet_end(*sources):
-    """Silences Keras where a dataset's number of batches is found by reading it.
-
-    Keras 3.15 warns at the end of every epoch of such a dataset (of CSV files, say) that
-    it ran out of data.
-    """
-    with warnings.catch_warnings():
-        if any(hasattr(one, "cardinality") and int(one.cardinality()) == -2 for one in sources):
-            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
-        yield
-
-
-def _unpacked(x, y, sample_weight):
-    """Parts of `arrays(df)`, if that is what `x` has become."""
-    if isinstance(x, tuple) and y is None and len(x) == 3:
-        return x
-    return x, y, sample_weight

@@ -57,11 +57,14 @@ class MutualInformationLoss:
     where all tasks use the experts alike, and at most the entropy of the tasks (`log t` if
     all have as many rows), which tasks on disjoint experts reach. It looks at a task's
     mean only: it asks neither that a row's weights be sparse nor that a task use its
-    experts evenly. Uniform gates are a point where its gradient is 0, and with few rows a
-    task in a batch it is overestimated; `momentum` helps.
+    experts evenly. Uniform gates are a point where its gradient is 0. On inputs of mean 0 a
+    linear router's means stay near uniform whatever it learns, which leaves little to move:
+    use an `MLPRouter`. With few rows a task in a batch the information is overestimated;
+    `momentum` helps.
 
     Args:
-        weight: float >= 0. Values in use are 0.0005 to 0.03.
+        weight: float >= 0. Values in use are 0.0005 to 0.03; where rows have all labels it
+            is weighed against the sum of the tasks' losses, and more may be needed.
         task_prior: `"counts"`, each task weighs as its number of labels, or `"uniform"`,
             all alike: then a rare task counts as much as any.
         momentum: float in [0, 1). M becomes an exponential average over the training
