@@ -55,6 +55,7 @@ def draw(rows, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    top = 1.1 * max(row["ms"] for row in rows)
     for axis, varied in zip(figure.subplots(1, 2, sharey=True), BASE, strict=True):
         points = [row for row in rows if row["name"] == varied]
         sizes = [row[varied] for row in points]
@@ -62,9 +63,10 @@ def draw(rows, path):
         axis.plot(sizes, [row["optimizer_ms"] for row in points], marker="s", label="optimizer")
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, sizes)
-        axis.set(xlabel=varied, ylabel="milliseconds a step", ylim=(0, None))
+        axis.set(xlabel=varied, ylim=(0, top))
         axis.grid(alpha=0.3)
-        axis.legend()
+    figure.axes[0].set_ylabel("milliseconds a step")
+    figure.axes[0].legend()
     studies.save(figure, path)
 
 
