@@ -8,7 +8,6 @@ in prediction, once with all experts computed and once with the selected ones.
 
 import itertools
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from keras import ops
 import tfmoe
 from benchmarks.rivals.local import tfmoe_model
 from benchmarks.rivals.worker import Sizes, keras_turn, make_batches
+from benchmarks.timing import alternating
 from tfmoe import dispatch
 
 BATCH, INPUTS, CHOSEN = 4096, 128, 2
@@ -51,7 +51,7 @@ def layer_rows(all_units, all_experts, batch, rounds, seconds):
                 for routing in ("balanced", "skewed"):
                     chosen = route(batch, num, routing)
                     turns["sparse", num, routing] = _turn(units, num, chosen, jit, batch)
-            times = _rounds(turns, rounds, seconds)
+            times = alternating(turns, rounds, seconds)
             base = times["two dense", CHOSEN, ""]
             for (way, num, routing), taken in times.items():
                 rows.append(
@@ -104,23 +104,6 @@ def _turn(units, num_experts, chosen, jit, batch):
     return lambda: step(x, weights)[0].numpy()
 
 
-def _rounds(turns, rounds, seconds):
-    """Seconds a call, an array of `rounds` for each turn; turns alternate."""
-    for turn in turns.values():
-        turn()
-        turn()
-    times = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name, turn in turns.items():
-            turn()  # the contestant before may have left the caches and the memory to it
-            count, start = 0, time.perf_counter()
-            while count == 0 or time.perf_counter() - start < seconds:
-                turn()
-                count += 1
-            times[name].append((time.perf_counter() - start) / count)
-    return {name: np.array(taken) for name, taken in times.items()}
-
-
 def _ratio(taken, base):
     q1, median, q3 = np.percentile(taken / base, (25, 50, 75))
     return {
@@ -150,7 +133,7 @@ def model_rows(sizes, rounds):
             fits[way] = keras_turn(model, sizes)
             predictions[way] = lambda model=model, x=features: model.predict_on_batch(x)
         for what, turns in {"training": fits, "prediction": predictions}.items():
-            times = _rounds(turns, rounds, 0.0)
+            times = alternating(turns, rounds, 0.0)
             for way, taken in times.items():
                 rows.append(
                     {

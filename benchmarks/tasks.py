@@ -6,8 +6,6 @@ backward pass are timed together; the optimizer's step, which walks through all 
 however few rows an expert saw, apart.
 """
 
-import time
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -15,6 +13,7 @@ from keras import ops
 
 import tfmoe
 from benchmarks import studies
+from benchmarks.timing import alternating
 from tfmoe.towers import Towers
 
 BATCH, INPUTS, CHOSEN = 4096, 128, 2
@@ -72,8 +71,8 @@ def draw(rows, path):
 
 def _rows(shapes, batch, units, tower_units, rounds, seconds):
     steps = {key: _Step(*shape, batch, units, tower_units) for key, shape in shapes.items()}
-    times = _rounds({key: step.gradients for key, step in steps.items()}, rounds, seconds)
-    updates = _rounds({key: step.update for key, step in steps.items()}, rounds, seconds)
+    times = alternating({key: step.gradients for key, step in steps.items()}, rounds, seconds)
+    updates = alternating({key: step.update for key, step in steps.items()}, rounds, seconds)
     rows = []
     for (varied, num), step in steps.items():
         base = (varied, BASE[varied])
@@ -129,20 +128,3 @@ class _Step:
         self.gradients = lambda: gradients(x, task)[-1].numpy()
         # One step of many that change nothing: what it costs does not depend on the numbers.
         self.update = lambda: (update(*found), optimizer.iterations.numpy())
-
-
-def _rounds(turns, rounds, seconds):
-    """Seconds a call, an array of `rounds` for each turn; turns alternate."""
-    for turn in turns.values():
-        turn()
-        turn()
-    times = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name, turn in turns.items():
-            turn()  # the contestant before may have left the caches and the memory to it
-            count, start = 0, time.perf_counter()
-            while count == 0 or time.perf_counter() - start < seconds:
-                turn()
-                count += 1
-            times[name].append((time.perf_counter() - start) / count)
-    return {name: np.array(taken) for name, taken in times.items()}

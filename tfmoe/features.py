@@ -1,4 +1,4 @@
-"""What a model's inputs are: one a column, and the row's task where rows have one each."""
+"""What a model is given: columns, the row's task where rows have one each, and in what form."""
 
 import contextlib
 import warnings

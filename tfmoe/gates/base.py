@@ -16,7 +16,8 @@ class Gate(keras.layers.Layer):
     """A router that makes scores and a selector that makes weights of them.
 
     A gate says in `score_parts` how many scores a task needs, and in `select` how they
-    become weights.
+    become weights. With `trainable=False` it behaves in training as at inference: it draws no
+    noise, adds no losses and moves no averages.
 
     Args:
         num_tasks: int >= 1, or None to take it from the mixture that holds the gate.
