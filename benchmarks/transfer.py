@@ -1,28 +1,29 @@
 """Does a task with few labels learn from others? One task's labels are cut to 0.1, 1, 10 %.
 
-The other tasks keep theirs. The models have equal active compute (`contestants.py`); each
-is trained with its best epoch found on validation rows of the cut task, and scored on its
-test rows. Seeds draw the world (the census: its rows), the weights and the order, and all
-models of a seed see the same rows, so that tests are paired by seed.
+The other tasks keep theirs. The models have equal active compute (`contestants.py`). The
+task-aware sparse mixture learns the cut task in two ways: with the others, as the rest do, or
+after them, by `add_task` to a mixture whose experts then stay as they are (`added.py`); the
+tasks that it starts like are found by the cut task's own rows.
 
-Claim: the task-aware sparse mixture beats each of the other three.
+The best epoch is found on validation rows of the cut task, the score is of its test rows.
+Seeds draw the world (the census: its rows), the weights and the order, and all models of a
+seed see the same rows, so that tests are paired by seed.
+
+Claims: the task-aware sparse mixture, in either way, beats each of the others.
 """
 
 import functools
 import itertools
 
-from benchmarks import contestants, studies
+from benchmarks import added, contestants, studies
 from benchmarks.worlds import QUICK, WORLDS, Y_LABELS, only
 from tfmoe.data.mixer import TaskMixer
 
 SEEDS = 10
 FRACTIONS = (0.001, 0.01, 0.1)
-MODELS = (
-    contestants.SINGLE,
-    contestants.SHARED,
-    contestants.DENSE,
-    contestants.TASK_AWARE,
-)
+RIVALS = (contestants.SINGLE, contestants.SHARED, contestants.WIDE, contestants.DENSE)
+AFTER = "task-aware, added after"
+OURS = (contestants.TASK_AWARE, AFTER)
 # Between the tasks' sizes and equal shares: else one row in ten thousand is of the cut task,
 # or each of its ten rows comes hundreds of times.
 MIXER = TaskMixer("temperature", temperature=2.0)
@@ -32,47 +33,25 @@ def run(quick):
     """A row for each set, fraction and model; a row for each claim."""
     worlds = QUICK if quick else WORLDS
     fractions = FRACTIONS[-1:] if quick else FRACTIONS
+    rivals = RIVALS[:1] if quick else RIVALS
     cells = [
         cell_of(name, worlds[name], model, seed, fraction)
-        for name, fraction, seed, model in itertools.product(
-            worlds, fractions, range(2 if quick else SEEDS), MODELS
+        # The fractions last, so that a model of the other tasks serves for all of them.
+        for name, seed, model, fraction in itertools.product(
+            worlds, range(2 if quick else SEEDS), (*rivals, *OURS), fractions
         )
     ]
-    runs = studies.Grid("transfer", functools.partial(one_run, worlds), quick).run(cells)
+    others = added.Others(contestants.TASK_AWARE)
+    runs = studies.Grid("transfer", functools.partial(one_run, worlds, others), quick).run(cells)
     rows = studies.score_rows(runs, "score", "set", "fraction")
     for where in studies.conditions(runs, "set", "fraction"):
         metric = WORLDS[where["set"]].metric
-        ours = studies.by_seed(runs, "score", model=MODELS[-1], **where)
-        for rival in MODELS[:-1]:
-            theirs = studies.by_seed(runs, "score", model=rival, **where)
-            rows.append(studies.claim(f"beats {rival}", ours, theirs, metric, **where))
+        for name, rival in itertools.product(OURS, rivals):
+            ours, theirs = (
+                studies.by_seed(runs, "score", model=model, **where) for model in (name, rival)
+            )
+            rows.append(studies.claim(f"{name}, beats {rival}", ours, theirs, metric, **where))
     return rows
-
-
-def cell_of(name, world, model, seed, fraction):
-    """All that determines a run."""
-    more = {"fraction": fraction, "target_rows": world.target_rows}
-    return contestants.cell(name, world, model, seed, **more)
-
-
-def one_run(worlds, cell):
-    """Scores of the cut task on its test rows, and on its validation rows."""
-    world = worlds[cell["set"]]
-    rows = dict.fromkeys(world.tasks, world.rows)
-    rows[world.target] = round(cell["fraction"] * world.target_rows)
-    split = world.make(cell["seed"], rows, num_test_rows=world.num_test_rows)
-    alone = cell["model"] == contestants.SINGLE
-    if alone:
-        split = only(split, [world.target])
-    mixture = contestants.mixture_of(cell["model"], split.schema, cell["num_experts"])
-    losses = contestants.losses_of(cell["model"])
-    mixer = None if alone else MIXER
-    trained = contestants.train(split, mixture, cell, [world.target], mixer, losses)
-    found = {}
-    for part, table in {"score": split.test, "valid": split.valid}.items():
-        own = table[table["task"] == world.target]
-        found[part] = contestants.scores(trained, own, world.metric)[world.target]
-    return found
 
 
 def headline(rows):
@@ -83,3 +62,34 @@ def headline(rows):
 def draw(rows, path):
     """Scores over the share of labels that is left."""
     studies.draw_lines(rows, "fraction", path, "share of the task's labels", Y_LABELS)
+
+
+def cell_of(name, world, model, seed, fraction):
+    """All that determines a run."""
+    kind = contestants.TASK_AWARE if model == AFTER else model
+    cell = contestants.cell(name, world, kind, seed, fraction=fraction)
+    cell |= {"model": model, "target_rows": world.target_rows}
+    return cell | {"own_rate": added.OWN_RATES[name, kind]} if model == AFTER else cell
+
+
+def one_run(worlds, others, cell):
+    """Scores of the cut task on its test rows, and on its validation rows."""
+    world, model = worlds[cell["set"]], cell["model"]
+    rows = dict.fromkeys(world.tasks, world.rows)
+    rows[world.target] = round(cell["fraction"] * world.target_rows)
+    split = world.make(cell["seed"], rows, num_test_rows=world.num_test_rows)
+    alone = model in (contestants.SINGLE, AFTER)
+    if alone:
+        split = only(split, [world.target])
+    if model == AFTER:
+        trained = added.train_added(others.of(world, cell), split, cell)
+    else:
+        mixture = contestants.mixture_of(model, split.schema, cell["num_experts"])
+        mixer = None if alone else MIXER
+        losses = contestants.losses_of(model)
+        trained = contestants.train(split, mixture, cell, [world.target], mixer, losses)
+    found = {}
+    for part, table in {"score": split.test, "valid": split.valid}.items():
+        own = table[table["task"] == world.target]
+        found[part] = contestants.scores(trained, own, world.metric)[world.target]
+    return found

@@ -35,7 +35,7 @@ class World(NamedTuple):
         target_rows: int, the target's rows if nothing is cut.
         num_test_rows: int, each task's rows to validate, and to test.
         metric: "mse" or "auc".
-        epochs: int, how long models are trained.
+        epochs, batch_size: int, how long models are trained, and on how many rows a step.
         least_steps: int, of an epoch, for tasks with few rows.
     """
 
@@ -48,6 +48,7 @@ class World(NamedTuple):
     num_test_rows: int
     metric: str
     epochs: int
+    batch_size: int = 512
     least_steps: int = 20
 
 
@@ -155,7 +156,8 @@ WORLDS = {
         target_rows=10_000,
         num_test_rows=1000,
         metric="mse",
-        epochs=12,
+        epochs=20,
+        batch_size=1024,
     ),
     "census": World(
         _census,

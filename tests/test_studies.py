@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import tfmoe
-from benchmarks import contestants, results, squad, studies, unseen, worlds
-from benchmarks.contestants import DENSE, MOD_SQUAD, SHARED, TASK_AWARE
+from benchmarks import added, contestants, results, squad, studies, worlds
+from benchmarks.contestants import DENSE, MOD_SQUAD, SHARED, TASK_AWARE, WIDE
 from tests.test_census import write
 
 
@@ -78,7 +78,7 @@ def test_rows_are_means_over_seeds_and_pairs_are_by_seed():
 
 
 @pytest.mark.parametrize("num_features", [10, 90])
-@pytest.mark.parametrize("name", [SHARED, DENSE, TASK_AWARE, MOD_SQUAD])
+@pytest.mark.parametrize("name", [SHARED, WIDE, DENSE, TASK_AWARE, MOD_SQUAD])
 def test_models_cost_what_is_said(name, num_features):
     """The sizes of all kernels, of which a row meets those of its experts and its task."""
     num_experts, tasks = 8, 3
@@ -90,17 +90,21 @@ def test_models_cost_what_is_said(name, num_features):
     )
     mixture = contestants.mixture_of(name, schema, num_experts)
     model = tfmoe.MultiTaskModel(schema, mixture, tower_units=())
-    used = {SHARED: 1, DENSE: num_experts}.get(name, contestants.CHOSEN)
-    experts = model.mixture.bottom if name == SHARED else model.mixture.experts
+    used = {SHARED: 1, WIDE: 1, DENSE: num_experts}.get(name, contestants.CHOSEN)
+    experts = model.mixture.bottom if name in (SHARED, WIDE) else model.mixture.experts
     width = experts.hidden_units[0]
+    assert experts.hidden_units == ((width,) if name == WIDE else (width, width // 2))
     counted = used * sum(int(np.prod(kernel.shape[1:])) for kernel in experts.kernels)
-    counted += used * width // 2 + int(np.prod(model.towers.kernel.shape[1:]))
+    counted += used * experts.hidden_units[-1] + int(np.prod(model.towers.kernel.shape[1:]))
     if name == TASK_AWARE:
         # All but the embeddings, which are looked up, and biases.
         kernels = [w for w in model.mixture.gate.trainable_weights if "kernel" in w.name]
         counted += sum(int(np.prod(kernel.shape)) for kernel in kernels)
-    elif name != SHARED:
-        counted += int(np.prod(model.mixture.gate.head.kernel.shape)) // tasks
+    elif name not in (SHARED, WIDE):
+        gate = model.mixture.gate
+        counted += int(np.prod(gate.head.kernel.shape)) // tasks
+        if name == MOD_SQUAD:
+            counted += int(np.prod(gate.router.layers[0].kernel.shape))
     assert contestants.multiply_adds(name, num_features, width, num_experts) == counted
     budget = contestants.multiply_adds(
         TASK_AWARE, num_features, contestants.WIDTH, contestants.BUDGET_EXPERTS
@@ -162,7 +166,7 @@ def trained():
     world = worlds.QUICK["grouped"]._replace(rows=500)
     split = world.make(3, dict.fromkeys(world.tasks, world.rows), num_test_rows=100)
     others = worlds.only(split, world.tasks[1:])
-    cell = {"seed": 0, "learning_rate": 1e-2, "epochs": 8, "least_steps": 20}
+    cell = {"seed": 0, "learning_rate": 1e-2, "epochs": 8, "batch_size": 512, "least_steps": 20}
     mixture = contestants.mixture_of(TASK_AWARE, split.schema, 8)
     return world, split, contestants.train(others, mixture, cell)
 
@@ -170,7 +174,7 @@ def trained():
 def test_tasks_of_the_same_group_are_found_alike(trained):
     world, split, model = trained
     own = worlds.only(split, world.tasks[:1])
-    assert set(unseen.most_alike(model, own.train)) <= set(world.related)
+    assert set(added.most_alike(model, own.train)) <= set(world.related)
 
 
 def test_the_best_epoch_is_kept(trained):
@@ -202,7 +206,7 @@ def test_silenced_experts_are_those_an_extract_does_without():
         dropped = 0
         for gate, weights in zip(gates, squad._silencing_weights(model.mixture), strict=True):
             stays = gate.usage[0] > 0.7
-            stays[np.argsort(-gate.usage[0], kind="stable")[: squad.CHOSEN]] = True
+            stays[np.argsort(-gate.usage[0], kind="stable")[: contestants.CHOSEN]] = True
             dropped += np.sum(~stays)
             for weight in weights:
                 value = weight.numpy()

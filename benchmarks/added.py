@@ -1,0 +1,82 @@
+"""A task added to a model of all others, which the runs that differ in its rows share."""
+
+import keras
+import numpy as np
+import pandas as pd
+
+from benchmarks import contestants
+from benchmarks.worlds import only
+
+NUM_ALIKE = 3
+# Learning rates of the new task's part, or of the whole shared bottom, that is trained on;
+# tuned like `contestants.SETTINGS`.
+OWN_RATES = {
+    ("grouped", contestants.SHARED): 3e-3,
+    ("grouped", contestants.WIDE): 3e-3,
+    ("grouped", contestants.TASK_AWARE): 1e-2,
+    ("census", contestants.SHARED): 1e-3,
+    ("census", contestants.WIDE): 1e-3,
+    ("census", contestants.TASK_AWARE): 1e-2,
+}
+# Of a cell, what the model of the others does not depend on.
+_OWN = ("rows", "fraction", "own_rate")
+
+
+class Others:
+    """The model of all tasks but the target that was made last.
+
+    Args:
+        kind: the model, of `contestants`.
+    """
+
+    def __init__(self, kind):
+        self.kind, self.key, self.model = kind, None, None
+
+    def of(self, world, cell):
+        """The trained model for a cell of the study."""
+        key = {name: value for name, value in cell.items() if name not in _OWN}
+        if key != self.key:
+            self.model = self._train(world, cell)
+            self.key = key
+        return self.model
+
+    def _train(self, world, cell):
+        rows = dict.fromkeys(world.tasks, world.rows)
+        split = world.make(cell["seed"], rows, num_test_rows=world.num_test_rows)
+        split = only(split, [task for task in world.tasks if task != world.target])
+        mixture = contestants.mixture_of(self.kind, split.schema, cell["num_experts"])
+        return contestants.train(split, mixture, cell)
+
+
+def train_added(others, split, cell, whole=False):
+    """The model with a new task by `add_task`, trained on that task's rows.
+
+    The three tasks that it starts `like` are those that `most_alike` names.
+
+    Args:
+        others: the model of the other tasks, which stays as it is.
+        split: `Split` of the new task's rows alone.
+        cell: dict, of which `own_rate` is the learning rate; see `contestants.train`.
+        whole: bool; if True all of the model is trained on, else what is the task's own.
+    """
+    keras.utils.set_random_seed(cell["seed"])
+    (task,) = split.schema.tasks
+    model = others.add_task(task, like=most_alike(others, split.train))
+    if whole:
+        model.encoder.trainable = model.mixture.trainable = True
+    return contestants.fit(model, split, cell | {"learning_rate": cell["own_rate"]})
+
+
+def most_alike(model, rows):
+    """The seen tasks whose scores of a new task's rows correlate most with the labels."""
+    rows = rows.iloc[:512]
+    labels, tasks = rows["label"].to_numpy(), model.schema.task_names
+    copies = pd.concat([rows.assign(task=task) for task in tasks], ignore_index=True)
+    features = model.preprocessor.arrays(copies, labels=False)
+    fits = {}
+    for task, scores in zip(
+        tasks, contestants.predict(model, features).reshape(len(tasks), -1), strict=True
+    ):
+        varies = scores.std() > 0 and labels.std() > 0
+        fits[task] = np.corrcoef(scores, labels)[0, 1] if varies else 0.0
+    return sorted(fits, key=lambda task: -fits[task])[:NUM_ALIKE]
