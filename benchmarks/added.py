@@ -11,12 +11,12 @@ NUM_ALIKE = 3
 # Learning rates of the new task's part, or of the whole shared bottom, that is trained on;
 # tuned like `contestants.SETTINGS`.
 OWN_RATES = {
-    ("grouped", contestants.SHARED): 3e-3,
-    ("grouped", contestants.WIDE): 3e-3,
-    ("grouped", contestants.TASK_AWARE): 1e-2,
-    ("census", contestants.SHARED): 1e-3,
-    ("census", contestants.WIDE): 1e-3,
-    ("census", contestants.TASK_AWARE): 1e-2,
+    ("grouped", contestants.SHARED): 1e-2,
+    ("grouped", contestants.WIDE): 1e-3,
+    ("grouped", contestants.TASK_AWARE): 3e-2,
+    ("census", contestants.SHARED): 1e-2,
+    ("census", contestants.WIDE): 1e-2,
+    ("census", contestants.TASK_AWARE): 3e-2,
 }
 # Of a cell, what the model of the others does not depend on.
 _OWN = ("rows", "fraction", "own_rate")
