@@ -1,7 +1,7 @@
 """What the studies learn: made-up tasks in groups, and columns of a census as tasks.
 
-Both are tables in which each row belongs to one task, with few rows a task, so that a run
-takes seconds. `grouped` is `grouped_tasks`: 64 tasks, of which each eight are made of four
+Both are tables in which each row belongs to one task, with some thousand rows a task, so that
+a run takes seconds. `grouped` is `grouped_tasks`: 64 tasks, of which each eight are made of four
 functions of their own, so that it is known which tasks are related, and that eight related
 ones are enough to learn what the ninth is made of.
 `census` is Census-Income (KDD): twelve yes-or-no questions about a person, whose own columns
@@ -152,12 +152,12 @@ WORLDS = {
         GROUPED_TASKS,
         "task_0",
         GROUPED_TASKS[1:8],
-        rows=1000,
+        rows=4000,
         target_rows=10_000,
         num_test_rows=1000,
         metric="mse",
-        epochs=20,
-        batch_size=1024,
+        epochs=16,
+        batch_size=4096,
     ),
     "census": World(
         _census,
