@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfmoe.embedding import Embedding
-from tfmoe.optimizers import Adam
+from tfmoe.optimizers import Adagrad, Adam, LazyAdam
 
 
 def trained(optimizer, jit_compile, **embedding):
@@ -53,3 +53,100 @@ def test_config_round_trip():
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is Adam
     assert again.get_config() == optimizer.get_config()
+
+
+def steps(optimizer, batches, size=6):
+    """A table of 6 x 3 after sparse gradients: each batch is `(ids, gradients)`."""
+    table = keras.Variable(np.arange(3.0 * size).reshape(size, 3), dtype="float32")
+    optimizer.build([table])
+    for ids, gradients in batches:
+        slices = tf.IndexedSlices(tf.constant(gradients, "float32"), tf.constant(ids), (size, 3))
+        optimizer.apply([slices], [table])
+    return table.numpy()
+
+
+def sparse_batches(seed, ids, num=5):
+    rng = np.random.default_rng(seed)
+    return [(ids, rng.normal(size=(len(ids), 3))) for _ in range(num)]
+
+
+def dense(batches, size=6):
+    """The same gradients as whole tables."""
+    tables = []
+    for ids, gradients in batches:
+        table = np.zeros((size, 3))
+        np.add.at(table, ids, gradients)
+        tables.append((np.arange(size), table))
+    return tables
+
+
+def test_lazy_adam_is_adam_where_all_rows_come_in_every_batch():
+    batches = sparse_batches(0, [3, 1, 0, 5, 4, 2, 1, 1])
+    for settings in ({}, {"beta_1": 0.5, "beta_2": 0.7, "epsilon": 1e-2}):
+        ours = steps(LazyAdam(0.1, **settings), batches)
+        exact = steps(keras.optimizers.Adam(0.1, **settings), dense(batches))
+        np.testing.assert_allclose(ours, exact, rtol=1e-5)
+
+
+def test_lazy_adam_leaves_other_rows_alone():
+    """Row by row as by a loop: moments of a row change only when it comes."""
+    batches = [([0, 2, 2], np.ones((3, 3))), ([1], -np.ones((1, 3))), ([2], 2 * np.ones((1, 3)))]
+    expected = np.arange(18.0).reshape(6, 3)
+    first, second = np.zeros((6, 3)), np.zeros((6, 3))
+    for t, (ids, gradients) in enumerate(batches, start=1):
+        for i in set(ids):
+            gradient = sum(g for j, g in zip(ids, gradients, strict=True) if j == i)
+            first[i] = 0.9 * first[i] + 0.1 * gradient
+            second[i] = 0.999 * second[i] + 0.001 * gradient**2
+            rate = 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            expected[i] -= rate * first[i] / (np.sqrt(second[i]) + 1e-7)
+    found = steps(LazyAdam(0.1), batches)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (found[3:] == np.arange(18.0).reshape(6, 3)[3:]).all()
+
+
+def test_adagrad_is_kerass_whatever_rows_come():
+    batches = sparse_batches(0, [3, 1, 1]) + sparse_batches(1, [5, 3, 0])
+    ours = steps(Adagrad(0.1, initial_accumulator_value=0.2), batches)
+    exact = keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.2)
+    np.testing.assert_allclose(ours, steps(exact, dense(batches)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [LazyAdam, Adagrad])
+def test_large_tables_in_a_model(optimizer, monkeypatch):
+    """Against whole tables: in `trained` every batch has rows that others lack."""
+    whole = trained(optimizer(0.05), False)
+    monkeypatch.setattr("tfmoe.embedding.DENSE_ROWS", 5)
+    weights = trained(optimizer(0.05), False)
+    same = [np.allclose(*pair, rtol=2e-5) for pair in zip(weights, whole, strict=True)]
+    assert all(same) == (optimizer is Adagrad)
+    for weight in weights:
+        assert np.isfinite(weight).all()
+
+
+@pytest.mark.parametrize("optimizer", [LazyAdam, Adagrad])
+def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer):
+    """No operation of the graph reads or writes a whole table."""
+    optimizer = optimizer(0.1)
+    table = keras.Variable(np.zeros((1000, 3)), dtype="float32")
+    optimizer.build([table])
+
+    @tf.function
+    def step(ids, gradients):
+        optimizer.apply([tf.IndexedSlices(gradients, ids, (1000, 3))], [table])
+
+    graph = step.get_concrete_function(
+        tf.TensorSpec((None,), "int32"), tf.TensorSpec((None, 3), "float32")
+    ).graph
+    shapes = [output.shape for op in graph.get_operations() for output in op.outputs]
+    assert len(shapes) > 10
+    assert not [shape for shape in shapes if shape.rank == 2 and shape[0] == 1000]
+
+
+def test_lazy_adam_round_trip_and_errors():
+    config = keras.saving.serialize_keras_object(LazyAdam(0.1, beta_1=0.5, clipnorm=1.0))
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is LazyAdam
+    assert (again.beta_1, again.clipnorm) == (0.5, 1.0)
+    with pytest.raises(ValueError, match=r"amsgrad=True. Use tfmoe.optimizers.Adam"):
+        LazyAdam(amsgrad=True)

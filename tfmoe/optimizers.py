@@ -44,6 +44,121 @@ class Adam(keras.optimizers.Adam):
         )
 
 
+@keras.saving.register_keras_serializable("tfmoe")
+class LazyAdam(Adam):
+    r"""Adam that leaves the rows of a table alone which a batch does not look up.
+
+    Of a table with a sparse gradient, as `Embedding` has above 100,000 rows, only the rows
+    in the batch are read and written: moments and weights of the others stay as they are,
+    and a step costs the same whatever the number of rows. For the rows in the batch the step
+    is `Adam`'s, with `t` the number of all steps. So a row that is looked up in every step
+    goes as under Adam; one that comes seldom keeps the moments of when it came last, where
+    Adam would let them decay, and does not move in between, where Adam would drift on.
+
+    All other variables, and all of them on other backends and under `tf.distribute`, are
+    updated as by `Adam`. Not lazy are Keras's `weight_decay` and `use_ema`, which walk
+    through whole tables: leave the tables out of the decay by
+    `optimizer.exclude_from_weight_decay(var_names=["embeddings"])`.
+
+    Args:
+        Those of `keras.optimizers.Adam`, without `amsgrad`.
+
+    Raises:
+        ValueError: with `amsgrad=True`.
+
+    Example:
+
+    >>> model.compile(tfmoe.optimizers.LazyAdam(1e-3))  # doctest: +SKIP
+    """
+
+    def __init__(self, learning_rate=0.001, amsgrad=False, name="lazy_adam", **kwargs):
+        if amsgrad:
+            raise ValueError(
+                "LazyAdam does not keep the maxima that `amsgrad` asks for. Received "
+                "amsgrad=True. Use tfmoe.optimizers.Adam, which walks through whole tables."
+            )
+        super().__init__(learning_rate, amsgrad=False, name=name, **kwargs)
+
+    def update_step(self, gradient, variable, learning_rate):
+        if not _has_rows(gradient, variable):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        ids, gradient = _distinct(gradient)
+        index = self._get_variable_index(variable)
+        moments = self._momentums[index].value, self._velocities[index].value
+        betas = (ops.cast(beta, gradient.dtype) for beta in (self.beta_1, self.beta_2))
+        found = []
+        for moment, beta, new in zip(moments, betas, (gradient, gradient**2), strict=True):
+            rows = beta * _rows(moment, ids) + (1 - beta) * new
+            _write(moment, ids, rows)
+            found.append((rows, 1 - beta ** ops.cast(self.iterations + 1, beta.dtype)))
+        (first, first_bias), (second, second_bias) = found
+        rate = ops.cast(learning_rate, gradient.dtype) * ops.sqrt(second_bias) / first_bias
+        step = rate * first / (ops.sqrt(second) + self.epsilon)
+        _write(variable, ids, _rows(variable, ids) - step)
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Adagrad(keras.optimizers.Adagrad):
+    r"""Keras's Adagrad, whose step reads and writes only the rows that a batch looks up.
+
+    The same steps, sparse gradient or not: with `a` the sum of squared gradients
+
+        variable <- variable - learning_rate * gradient / sqrt(a + epsilon)
+
+    a row without gradient would not move anyway. Keras walks through the whole table. It is
+    so for tables with a sparse gradient (`Embedding` above 100,000 rows); all else, and all
+    on other backends and under `tf.distribute`, is Keras's own. `weight_decay` and
+    `use_ema` walk through whole tables.
+
+    Args:
+        Those of `keras.optimizers.Adagrad`.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if not _has_rows(gradient, variable):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        ids, gradient = _distinct(gradient)
+        sums = self._accumulators[self._get_variable_index(variable)].value
+        rows = _rows(sums, ids) + gradient**2
+        _write(sums, ids, rows)
+        rate = ops.cast(learning_rate, gradient.dtype)
+        step = rate * gradient / ops.sqrt(rows + self.epsilon)
+        _write(variable, ids, _rows(variable, ids) - step)
+
+
+def _has_rows(gradient, variable):
+    """Whether the gradient is of some rows of one variable on one device."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(gradient, tf.IndexedSlices) and not tf.distribute.has_strategy()
+
+
+def _distinct(gradient):
+    """Ids `(n,)`, each once, and their gradients `(n, ...)`, summed where one came twice."""
+    import tensorflow as tf
+
+    ids, places = tf.unique(gradient.indices)
+    return ids, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(ids))
+
+
+def _rows(variable, ids):
+    """`variable[ids]`, without a copy of the variable."""
+    import tensorflow as tf
+
+    return tf.nn.embedding_lookup(variable, ids)
+
+
+def _write(variable, ids, rows):
+    """`variable[ids] = rows`, in place."""
+    import tensorflow as tf
+
+    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=ids, updates=rows)
+
+
 def _is_plain(gradient, variable):
     """Whether gradient and variable are a tensor and a variable on one device."""
     if keras.backend.backend() != "tensorflow":
