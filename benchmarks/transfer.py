@@ -88,8 +88,7 @@ def one_run(worlds, others, cell):
     else:
         mixture = contestants.mixture_of(model, split.schema, cell["num_experts"])
         mixer = None if alone else MIXER
-        losses = contestants.losses_of(model)
-        trained = contestants.train(split, mixture, cell, [world.target], mixer, losses)
+        trained = contestants.train(split, mixture, cell, [world.target], mixer)
     found = {}
     for part, table in {"score": split.test, "valid": split.valid}.items():
         own = table[table["task"] == world.target]

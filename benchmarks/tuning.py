@@ -5,9 +5,10 @@
 Every model of every set gets the same budget: four learning rates times two numbers of
 experts (once where it has no experts to count), on the same two seeds that no study has, as
 in `transfer` with 1 % of the labels. Then, with what was found, four learning rates of an
-added task, as in `unseen` with 128 rows. What counts is the score on validation rows. The best
-go into `contestants.SETTINGS` and `added.OWN_RATES` by hand. Runs are kept like those of the
-studies.
+added task, as in `unseen` with 128 rows, and four learning rates for the fewer tasks of `robust`,
+without unrelated ones. What counts is the score on validation rows. The best go into
+`contestants.SETTINGS`, `added.OWN_RATES` and `robust.RATES` by hand. Runs are kept like those
+of the studies.
 """
 
 import functools
@@ -16,7 +17,7 @@ import sys
 
 import numpy as np
 
-from benchmarks import added, contestants, studies, transfer, unseen
+from benchmarks import added, contestants, robust, studies, transfer, unseen
 from benchmarks.worlds import WORLDS
 
 SEEDS = (1000, 1001)
@@ -51,6 +52,14 @@ def main():
         others = {way: added.Others(unseen.KINDS[way])}
         function = functools.partial(unseen.one_run, WORLDS, others)
         _show(name, way, function, cells, "own_rate")
+    for name, model in itertools.product(names, (*robust.RIVALS, *robust.OURS)):
+        cells = [
+            robust.cell_of(name, WORLDS[name], model, seed, 0, False)
+            | {"learning_rate": learning_rate}
+            for learning_rate, seed in itertools.product(LEARNING_RATES, SEEDS)
+        ]
+        function = functools.partial(robust.one_run, WORLDS)
+        _show(name, f"{model}, few tasks", function, cells, "learning_rate")
 
 
 def _show(name, model, function, cells, *keys):

@@ -9,8 +9,8 @@ The ways, of equal active compute (`contestants.py`):
   new one by `add_task`: its experts stay as they are, and only an embedding in the router and
   a tower are learned (`added.py`).
 
-The towers start like those of the three tasks whose scores, of the new task's own rows,
-correlate most with the labels, and so does the embedding. The best epoch is found on
+The tower, and the embedding, start like those of the task whose scores, of the new task's own
+rows, correlate most with the labels. The best epoch is found on
 validation rows, the score is of test rows, tests are paired by seed, as in `transfer`.
 
 Claim: task-aware routing beats each of the others.
