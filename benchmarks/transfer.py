@@ -3,7 +3,7 @@
 The other tasks keep theirs. The models have equal active compute (`contestants.py`). The
 task-aware sparse mixture learns the cut task in two ways: with the others, as the rest do, or
 after them, by `add_task` to a mixture whose experts then stay as they are (`added.py`); the
-tasks that it starts like are found by the cut task's own rows.
+task that it starts like is found by the cut task's own rows.
 
 The best epoch is found on validation rows of the cut task, the score is of its test rows.
 Seeds draw the world (the census: its rows), the weights and the order, and all models of a

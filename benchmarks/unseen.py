@@ -10,8 +10,8 @@ The ways, of equal active compute (`contestants.py`):
   a tower are learned (`added.py`).
 
 The tower, and the embedding, start like those of the task whose scores, of the new task's own
-rows, correlate most with the labels. The best epoch is found on
-validation rows, the score is of test rows, tests are paired by seed, as in `transfer`.
+rows, correlate most with the labels. The best epoch is found on validation rows, the score is
+of test rows, tests are paired by seed, as in `transfer`.
 
 Claim: task-aware routing beats each of the others.
 """

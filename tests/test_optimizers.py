@@ -143,10 +143,27 @@ def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer):
     assert not [shape for shape in shapes if shape.rank == 2 and shape[0] == 1000]
 
 
-def test_lazy_adam_round_trip_and_errors():
-    config = keras.saving.serialize_keras_object(LazyAdam(0.1, beta_1=0.5, clipnorm=1.0))
-    again = keras.saving.deserialize_keras_object(config)
-    assert type(again) is LazyAdam
-    assert (again.beta_1, again.clipnorm) == (0.5, 1.0)
+@pytest.mark.parametrize(
+    "optimizer", [LazyAdam(0.1, weight_decay=0.1), LazyAdam(0.1, global_clipnorm=0.1), Adagrad(0.1)]
+)
+def test_only_rows_that_come_move(optimizer, monkeypatch):
+    monkeypatch.setattr("tfmoe.embedding.DENSE_ROWS", 5)
+    optimizer.exclude_from_weight_decay(var_names=["embeddings"])
+    ids = keras.Input((3,), dtype="int32")
+    layer = Embedding(50, 4)
+    model = keras.Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(layer(ids))))
+    model.compile(optimizer, "mse", jit_compile=False)
+    before = layer.embeddings.numpy()
+    model.fit(np.array([[1, 2, 2]] * 8), np.ones((8, 1)), verbose=0)
+    moved = np.any(layer.embeddings.numpy() != before, axis=1)
+    assert np.flatnonzero(moved).tolist() == [1, 2]
+
+
+def test_lazy_optimizers_round_trip_and_errors():
+    for optimizer in (LazyAdam(0.1, beta_1=0.5, clipnorm=1.0), Adagrad(0.1, epsilon=0.5)):
+        config = keras.saving.serialize_keras_object(optimizer)
+        again = keras.saving.deserialize_keras_object(config)
+        assert type(again) is type(optimizer)
+        assert again.get_config() == optimizer.get_config()
     with pytest.raises(ValueError, match=r"amsgrad=True. Use tfmoe.optimizers.Adam"):
         LazyAdam(amsgrad=True)

@@ -204,7 +204,8 @@ class MultiTaskModel(keras.Model):
             task: `Task`, whose rows have the `preprocessor` of the new model encode them.
             like: sequence of names of related tasks that were trained together, or None
                 for all. The new task starts from the mean of their gates, and with the
-                tower of the first if that is of its kind.
+                tower of the first if that is of its kind. Where tasks have experts of their
+                own, name one: the mean of several may select experts that none of them uses.
             routing: what is fitted of the gate: `"own"`, its embedding if the gate has a
                 `TaskRouter`, else its own scores' weights; `"mix"`, the weights of a convex
                 mix of the related tasks (of their embeddings with a `TaskRouter`, else of

@@ -56,9 +56,9 @@ class LazyAdam(Adam):
     Adam would let them decay, and does not move in between, where Adam would drift on.
 
     All other variables, and all of them on other backends and under `tf.distribute`, are
-    updated as by `Adam`. Not lazy are Keras's `weight_decay` and `use_ema`, which walk
-    through whole tables: leave the tables out of the decay by
-    `optimizer.exclude_from_weight_decay(var_names=["embeddings"])`.
+    updated as by `Adam`. Not lazy are Keras's `weight_decay`, `use_ema` and
+    `gradient_accumulation_steps`, which walk through whole tables: leave the tables out of the
+    decay by `optimizer.exclude_from_weight_decay(var_names=["embeddings"])`.
 
     Args:
         Those of `keras.optimizers.Adam`, without `amsgrad`.
@@ -108,8 +108,8 @@ class Adagrad(keras.optimizers.Adagrad):
 
     a row without gradient would not move anyway. Keras walks through the whole table. It is
     so for tables with a sparse gradient (`Embedding` above 100,000 rows); all else, and all
-    on other backends and under `tf.distribute`, is Keras's own. `weight_decay` and
-    `use_ema` walk through whole tables.
+    on other backends and under `tf.distribute`, is Keras's own. `weight_decay`, `use_ema` and
+    `gradient_accumulation_steps` walk through whole tables.
 
     Args:
         Those of `keras.optimizers.Adagrad`.

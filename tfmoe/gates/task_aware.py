@@ -23,6 +23,9 @@ class TaskAwareGate(Gate):
     get a gradient too, and with `num_nonzeros=1` the choice is learned. A gate of which only
     some experts are `kept` gives them these same weights.
 
+    Nothing here asks that all experts be used. Where many of them end without rows
+    (`GateReport` says so), `MutualInformationLoss` spreads the tasks over them.
+
     Args:
         num_tasks, num_experts, balance, kept, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
