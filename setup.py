@@ -14,6 +14,7 @@ test = [
     "jax>=0.4.34",
     "nbmake>=1.5",
     "pytest>=8.2",
+    "pytest-xdist>=3.6",
     "ruff>=0.15",
 ]
 

@@ -6,18 +6,25 @@ import sys
 
 from benchmarks import results
 
-# Each module has `run(quick)`, which returns rows, `headline(rows)`, and perhaps
-# `draw(rows, path)`.
+# Each module has `run(quick, **options)`, which returns rows, `headline(rows)`, and perhaps
+# `draw(rows, path)` and `OPTIONS`, a dict from an option's name to its type, default and help.
 BENCHMARKS = {
+    "census": "benchmarks.census",
     "conflict": "benchmarks.conflict",
+    "correlation": "benchmarks.correlation",
     "demo": "benchmarks.demo",
+    "embedding": "benchmarks.embedding",
     "extract": "benchmarks.extract",
+    "movielens": "benchmarks.movielens",
+    "multimnist": "benchmarks.multimnist",
+    "peers": "benchmarks.peers",
     "pipeline": "benchmarks.pipeline",
     "robust": "benchmarks.robust",
     "selectors": "benchmarks.selectors",
     "sparse": "benchmarks.sparse",
     "squad": "benchmarks.squad",
     "step": "benchmarks.step",
+    "synthetic": "benchmarks.synthetic",
     "tasks": "benchmarks.tasks",
     "transfer": "benchmarks.transfer",
     "unseen": "benchmarks.unseen",
@@ -29,26 +36,42 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "name",
-        choices=[*BENCHMARKS, "tables"],
-        help="the benchmark; `tables` makes tables and pictures of the README files anew from "
-        "the saved rows",
+        choices=[*BENCHMARKS, "all", "tables"],
+        help="the benchmark; `all --quick` is all of them, one after the other; `tables` makes "
+        "tables and pictures of the README files anew from the saved rows",
     )
     parser.add_argument(
         "--quick", action="store_true", help="small, in seconds, to see that it runs; not saved"
     )
     parser.add_argument("--no-save", action="store_true", help="do not keep the rows")
-    chosen = parser.parse_args(arguments)
+    chosen, rest = parser.parse_known_args(arguments)
+    if chosen.name == "all" and not chosen.quick:
+        parser.error("`all` is for `--quick`: the whole takes many hours.")
+    if chosen.name in ("all", "tables"):
+        _options({}, chosen.name, rest)
     if chosen.name == "tables":
         fill_tables()
         draw_pictures(BENCHMARKS)
         return
-    benchmark = importlib.import_module(BENCHMARKS[chosen.name])
-    rows = benchmark.run(chosen.quick)
-    if not chosen.quick and not chosen.no_save:
-        results.save(chosen.name, rows, " ".join(["python -m benchmarks", *arguments]))
-        draw_pictures([chosen.name])
-    results.print_table(rows)
-    print(benchmark.headline(rows))
+    for name in BENCHMARKS if chosen.name == "all" else [chosen.name]:
+        benchmark = importlib.import_module(BENCHMARKS[name])
+        options = _options(getattr(benchmark, "OPTIONS", {}), name, rest)
+        rows = benchmark.run(chosen.quick, **options)
+        if not chosen.quick and not chosen.no_save:
+            results.save(name, rows, " ".join(["python -m benchmarks", *arguments]))
+            draw_pictures([name])
+        results.print_table(rows)
+        print(benchmark.headline(rows), flush=True)
+
+
+def _options(known, name, arguments):
+    """A benchmark's own options, a dict."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}")
+    for option, (kind, default, text) in known.items():
+        parser.add_argument(
+            f"--{option}", type=kind, default=default, help=f"{text} (default {default})"
+        )
+    return vars(parser.parse_args(arguments))
 
 
 def fill_tables():

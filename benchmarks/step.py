@@ -8,17 +8,14 @@ second it would allow if a step were nothing but its matmuls.
 """
 
 import contextlib
+import importlib
 import itertools
-import json
-import os
-import subprocess
-import tempfile
 
 import numpy as np
 
-from benchmarks.results import ROOT
-from benchmarks.rivals import HOW_TO_INSTALL, REQUIREMENTS, interpreter
-from benchmarks.rivals.worker import MARK, Sizes
+from benchmarks.rivals import REQUIREMENTS, taking_part
+from benchmarks.rivals.process import Process
+from benchmarks.rivals.worker import Sizes, Worker
 
 QUICK = Sizes(
     num_categorical=3,
@@ -32,22 +29,18 @@ QUICK = Sizes(
     num_batches=3,
 )
 ROUNDS = 7
-THREADS = 2
 
 
 def run(quick):
     """Measures, and returns a row for each contestant and one for the matmul peak."""
     sizes = QUICK if quick else Sizes()
-    installed = [name for name in REQUIREMENTS if interpreter(name) is not None]
-    names = ["local"] if quick else ["local", *installed]
-    if left_out := sorted(set(REQUIREMENTS) - set(names)):
-        print(
-            f"Left out: {', '.join(left_out)}. The rivals take part in full runs, once "
-            f"`{HOW_TO_INSTALL}` has installed them."
-        )
+    names = taking_part({name: name for name in ("local", *REQUIREMENTS)}, quick)
     with contextlib.ExitStack() as stack:
-        # Started together, for getting warm takes longer than any turn.
-        workers = [stack.enter_context(Worker(name, sizes)) for name in names]
+        if quick:
+            workers = [Worker(importlib.import_module("benchmarks.rivals.local").build, sizes)]
+        else:
+            # Started together, for getting warm takes longer than any turn.
+            workers = [stack.enter_context(Process(name, name, sizes.to_json())) for name in names]
         turns = {}
         for worker in workers:
             turns |= {name: (what, worker) for name, what in worker.ready().items()}
@@ -122,55 +115,3 @@ def headline(rows):
     parts = {"deepctr": "deepctr", "rechub": "torch-rechub", "dense_list": "dense list"}
     versus = [f"vs_{key}={ratio.get(name, 'left_out')}" for key, name in parts.items()]
     return " ".join([*versus, f"of_peak={of_peak['tfmoe']}"])
-
-
-class Worker:
-    """A process that runs the contestants of one environment."""
-
-    def __init__(self, name, sizes):
-        self._name = name
-        # Closed in `__exit__`; a pipe that nobody reads would fill up and stop the worker.
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        threads = {
-            variable: str(THREADS)
-            for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-        }
-        module = f"benchmarks.rivals.{name}"
-        self._process = subprocess.Popen(
-            [interpreter(name), "-m", module, sizes.to_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **threads, "KERAS_BACKEND": "tensorflow"},
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def ready(self):
-        """Waits until the contestants are warm; dict by name of what is timed."""
-        return json.loads(self._answer())
-
-    def turn(self, name):
-        """Seconds (or the contestant's own result) of a turn."""
-        self._process.stdin.write(f"{name}\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self):
-        for line in self._process.stdout:
-            if line.startswith(MARK):
-                return line.removeprefix(MARK)
-        self._errors.seek(0)
-        raise RuntimeError(
-            f"The contestants of {self._name!r} must run to be compared, but their process "
-            f"ended. It said:\n{self._errors.read()[-3000:]}\nIf an installation is broken, "
-            f"delete benchmarks/.rivals and run {HOW_TO_INSTALL}."
-        )

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks import results, rivals, step, studies
-from benchmarks.rivals import local
+from benchmarks.rivals import local, process
 from benchmarks.rivals.dense_list import mmoe
 from benchmarks.rivals.worker import Sizes, make_batches
 
@@ -39,7 +39,7 @@ def test_quick_form_runs_and_saves_nothing(name, folder, tmp_path_factory, monke
     monkeypatch.setattr(results, "print_table", shown.extend)
     monkeypatch.setattr(studies, "RUNS", runs)
     command_line.main([name, "--quick"])
-    assert len(shown) > 1
+    assert shown
     assert all(isinstance(row["name"], str) for row in shown)
     assert all(row["rows_per_s"] > 0 for row in shown if "rows_per_s" in row)
     json.dumps(shown)
@@ -157,9 +157,9 @@ def test_step_takes_ratios_within_a_round():
 
 
 def test_step_says_why_a_worker_ended(monkeypatch):
-    monkeypatch.setattr(step, "interpreter", lambda name: sys.executable)
+    monkeypatch.setattr(process, "interpreter", lambda name: sys.executable)
     with (
-        step.Worker("nobody", step.QUICK) as worker,
+        process.Process("nobody", "nobody", step.QUICK.to_json()) as worker,
         pytest.raises(RuntimeError, match=r"(?s)of 'nobody' must run.*No module named"),
     ):
         worker.ready()

@@ -6,6 +6,7 @@ from keras import ops
 from tfmoe import dispatch, recipe
 from tfmoe.initializers import PerMember
 from tfmoe.ops import add_bias
+from tfmoe.stacked import affine, apart, is_unrolled
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -129,20 +130,22 @@ class Experts(keras.layers.Layer):
 
     def _all(self, inputs, layers, num, training):
         """Every row through `num` experts, whose weights are `layers`."""
-        if is_unrolled(num):
+        first = layers[0][0].shape[1:] if layers else ()
+        if is_unrolled(num, first):
             layers = [[ops.unstack(w, num) for w in weights] for weights in layers]
             outputs = []
             for e, hidden in enumerate(apart(inputs, num)):
                 for i, weights in enumerate(layers):
-                    kernel, *rest = (w[e] for w in weights)
-                    hidden = self._finish(i, ops.matmul(hidden, kernel), *rest, training=training)
+                    kernel, bias, *norm = (w[e] for w in weights)
+                    hidden = add_bias(ops.matmul(hidden, kernel), bias)
+                    hidden = self._finish(i, hidden, *norm, training=training)
                 outputs.append(hidden)
             return ops.stack(outputs, axis=1)
         # All at once, experts first; what has no axis for examples gets one.
-        hidden = inputs[None] if len(inputs.shape) == 2 else ops.transpose(inputs, (1, 0, 2))
-        for i, (kernel, *rest) in enumerate(layers):
-            rest = [w[:, None] for w in rest]
-            hidden = self._finish(i, ops.matmul(hidden, kernel), *rest, training=training)
+        hidden = inputs if len(inputs.shape) == 2 else ops.transpose(inputs, (1, 0, 2))
+        for i, (kernel, bias, *norm) in enumerate(layers):
+            norm = [w[:, None] for w in norm]
+            hidden = self._finish(i, affine(hidden, kernel, bias), *norm, training=training)
         return ops.transpose(hidden, (1, 0, 2))
 
     def through(self, parts, plan, training=False):
@@ -158,24 +161,23 @@ class Experts(keras.layers.Layer):
         """
         for i, (kernel, *rest) in enumerate(self._weights_by_layer()):
             own, later = dispatch.grouped_matmul(*parts, kernel, plan)
-            own_rest = [w[:, None] for w in rest]
-            later_rest = [ops.take(w, plan.experts, axis=0)[:, None] for w in rest]
+            own_bias, *own_norm = (w[:, None] for w in rest)
+            bias, *norm = (ops.take(w, plan.experts, axis=0)[:, None] for w in rest)
             parts = [
-                self._finish(i, own, *own_rest, training=training),
-                self._finish(i, later, *later_rest, training=training),
+                self._finish(i, own + own_bias, *own_norm, training=training),
+                self._finish(i, later + bias, *norm, training=training),
             ]
         return parts
 
-    def _finish(self, i, hidden, bias, *norm, training):
-        """What follows the matmul of layer `i`.
+    def _finish(self, i, hidden, *norm, training):
+        """What follows matmul and bias of layer `i`.
 
         Args:
             i: int.
             hidden: `(b, u)`, or `(e, b, u)` with `e` experts or blocks.
-            bias: `(u,)` or `(e, 1, u)`; so are the scale and offset of `norm`, if any.
+            norm: scale and offset `(u,)` or `(e, 1, u)`, if there is a norm.
             training: bool.
         """
-        hidden = add_bias(hidden, bias) if len(bias.shape) == 1 else hidden + bias
         if norm:
             hidden = normalize(hidden) * norm[0] + norm[1]
         is_last = i == len(self.hidden_units) - 1
@@ -257,41 +259,6 @@ class GivenExperts(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "layers": self._layer_configs}
-
-
-def is_unrolled(num):
-    """Whether so many networks run one after the other rather than batched.
-
-    On a CPU, TensorFlow multiplies a few large matrices faster one by one: batched, it
-    has to turn the outputs `(e, b, u)` round. Many would make the graph long.
-    """
-    return keras.backend.backend() == "tensorflow" and num <= 16
-
-
-def apart(inputs, num):
-    """One input for each network, from `(b, f)` or `(b, e, f)`: list of `(b, f)`."""
-    return [inputs] * num if len(inputs.shape) == 2 else ops.unstack(inputs, num, axis=1)
-
-
-def stacked_dense(inputs, kernel, bias):
-    """`inputs[:, e] @ kernel[e] + bias[e]` for every `e`.
-
-    Args:
-        inputs: `(b, e, f)`.
-        kernel: `(e, f, u)`.
-        bias: `(e, u)`.
-
-    Returns:
-        List of `e` tensors `(b, u)`.
-    """
-    num = kernel.shape[0]
-    if is_unrolled(num):
-        parts = zip(
-            apart(inputs, num), ops.unstack(kernel, num), ops.unstack(bias, num), strict=True
-        )
-        return [ops.matmul(hidden, k) + b for hidden, k, b in parts]
-    outputs = ops.matmul(ops.transpose(inputs, (1, 0, 2)), kernel) + bias[:, None]
-    return ops.unstack(outputs, num)
 
 
 def normalize(hidden):

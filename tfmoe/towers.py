@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from tfmoe import dispatch, recipe
-from tfmoe.experts import Experts, stacked_dense
+from tfmoe.experts import Experts
 from tfmoe.initializers import PerMember
+from tfmoe.stacked import stacked_dense
 from tfmoe.tasks import Binary, Multiclass
 
 

@@ -30,6 +30,26 @@ def interpreter(name):
     return None
 
 
+def taking_part(environments, quick):
+    """Those of the contestants that can run; says who is left out.
+
+    Args:
+        environments: dict from a contestant's name to its environment.
+        quick: bool; whether only those of tfmoe's own environment run.
+    """
+    names = [
+        name
+        for name, environment in environments.items()
+        if environment == "local" or (not quick and interpreter(environment) is not None)
+    ]
+    if left_out := sorted(set(environments) - set(names)):
+        print(
+            f"Left out: {', '.join(left_out)}. The rivals take part in full runs, once "
+            f"`{HOW_TO_INSTALL}` has installed them."
+        )
+    return names
+
+
 def stamp(name):
     """File that says what was installed, written last."""
     return HOME / name / "installed.txt"

@@ -96,30 +96,49 @@ def keras_turn(model, sizes):
     batches = batches.prefetch(2).with_options(options)
 
     def turn():
-        model.fit(batches, verbose=0)
+        model.fit(batches, verbose=0, shuffle=False)
 
     return turn
 
 
-def serve(build):
-    """Runs a worker: builds its contestants, warms them up, then takes turns.
+class Worker:
+    """The contestants of one environment.
 
     Args:
-        build: function from `Sizes`, which come as JSON in `sys.argv[1]`, to a dict by
-            name of `(what is timed, turn)`. `turn()` returns its result, or None if
-            that is the seconds it takes.
+        build: function from `Sizes` to a dict by name of `(what is timed, turn)`. `turn()`
+            returns its result, or None if that is the seconds it takes.
+        sizes: `Sizes`.
     """
-    contestants = build(Sizes.from_json(sys.argv[1]))
-    for _, turn in contestants.values():
-        # Twice: the first turn compiles, the second fills the allocators' pools.
-        turn()
-        turn()
-    _answer(json.dumps({name: what for name, (what, _) in contestants.items()}))
-    for line in sys.stdin:
+
+    def __init__(self, build, sizes):
+        self._contestants = build(sizes)
+
+    def ready(self):
+        """Warms them up; by name what is timed."""
+        for _, turn in self._contestants.values():
+            # Twice: the first turn compiles, the second fills the allocators' pools.
+            turn()
+            turn()
+        return {name: what for name, (what, _) in self._contestants.items()}
+
+    def turn(self, name):
+        """Result of a contestant's turn."""
         start = time.perf_counter()
-        result = contestants[line.strip()][1]()
-        _answer(time.perf_counter() - start if result is None else result)
+        result = self._contestants[name][1]()
+        return time.perf_counter() - start if result is None else result
+
+
+def serve(build):
+    """Runs a `Worker` whose sizes come as JSON in `sys.argv[1]`."""
+    answer_turns(Worker(build, Sizes.from_json(sys.argv[1])))
+
+
+def answer_turns(contestants):
+    """Answers to the parent: once ready, then to each word on stdin."""
+    _answer(contestants.ready())
+    for line in sys.stdin:
+        _answer(contestants.turn(line.strip()))
 
 
 def _answer(value):
-    print(f"{MARK}{value}", flush=True)
+    print(f"{MARK}{json.dumps(value)}", flush=True)

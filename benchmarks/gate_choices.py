@@ -1,0 +1,64 @@
+"""The gates that are compared, and what of each is searched."""
+
+from typing import NamedTuple
+
+from keras.optimizers.schedules import ExponentialDecay, PolynomialDecay
+
+from benchmarks.search import log_uniform, one_of
+from tfmoe.gates import CometGate, DSelectKGate, GumbelGate, SoftmaxGate, TopKGate
+
+SOFTMAX, TOP_K, GUMBEL = "Softmax", "Top-k", "Gumbel"
+DSELECT_K, COMET = "DSelect-k", "COMET"
+
+
+class Choice(NamedTuple):
+    """A gate that is compared.
+
+    Attributes:
+        make: function `(k, router, steps, **settings)` to the gate; `k` experts are
+            selected, `steps` are those of the training.
+        space: dict from the settings to functions that draw them, see `search`.
+    """
+
+    make: object
+    space: dict
+
+
+def _softmax(k, router, steps, temperature):
+    return SoftmaxGate(temperature=temperature, router=router)
+
+
+def _top_k(k, router, steps, noisy):
+    return TopKGate(num_nonzeros=k, noisy=noisy, router=router)
+
+
+def _gumbel(k, router, steps, temperature):
+    """Its temperature falls to a twentieth."""
+    cooling = ExponentialDecay(temperature, steps, 0.05)
+    return GumbelGate(num_nonzeros=k, temperature=cooling, router=router)
+
+
+def _smooth(gate):
+    """DSelect-k or COMET. The weight of the entropy rises from 0 to `entropy`."""
+
+    def make(k, router, steps, gamma, entropy):
+        rising = PolynomialDecay(0.0, steps, entropy)
+        return gate(num_nonzeros=k, gamma=gamma, entropy_reg=rising, router=router)
+
+    space = {"gamma": one_of(0.01, 0.1, 1.0, 5.0, 10.0), "entropy": log_uniform(1e-4, 1e-1)}
+    return Choice(make, space)
+
+
+GATES = {
+    SOFTMAX: Choice(_softmax, {"temperature": log_uniform(0.2, 2.0)}),
+    TOP_K: Choice(_top_k, {"noisy": one_of(False, True)}),
+    GUMBEL: Choice(_gumbel, {"temperature": log_uniform(0.5, 5.0)}),
+    DSELECT_K: _smooth(DSelectKGate),
+    COMET: _smooth(CometGate),
+}
+
+
+def gate_of(cell, k, router, steps):
+    """The gate of a run, whose settings stand in its cell under their names."""
+    choice = GATES[cell["model"]]
+    return choice.make(k, router, steps, **{name: cell[name] for name in choice.space})

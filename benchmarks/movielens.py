@@ -1,0 +1,188 @@
+"""MovieLens-1M by the protocol of the DSelect-k and COMET papers: watched, and which rating?
+
+The data are `tfmoe.data.movielens`. The model: embeddings of 128 for user and movie, side by
+side; 16 experts of one layer of 256 units with dropout 0.5; towers of 256; gates that select 2
+per example; Adam, batches of 512; up to 100 epochs, until the validation loss has not fallen
+for 25, with the weights of the best. The loss is `w` of the binary cross-entropy of `watch`
+and `1 - w` of the squared error of `rating`, with w = 0.1 and w = 0.9. Every contestant gets
+as many random trials, of the learning rate, log-uniform in [5e-5, 5e-4], and of what its gate
+has to be set (`gate_choices.py`); reported are means and standard errors over the best of
+them by validation loss: one in twenty, at least two.
+
+`--trials`, `--epochs` and `--fraction`, a share of the users, cut it to what a machine can do;
+the rows say to what. The floors are those of the same cut: the mean rating, means of users and
+movies, popularity (`tfmoe.data.movielens.floors`).
+"""
+
+import functools
+import math
+
+import keras
+import numpy as np
+
+from benchmarks import search, studies
+from benchmarks.gate_choices import GATES, gate_of
+from tfmoe.columns import Categorical
+from tfmoe.data.movielens import floors, movielens
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.data.synthetic import Split, synthetic_ratings
+from tfmoe.gate_use import gate_use
+from tfmoe.mixtures import MMoE, SharedBottom
+from tfmoe.model import MultiTaskModel
+from tfmoe.optimizers import Adam
+from tfmoe.schema import Schema
+
+SINGLE, SHARED = "single tasks", "shared bottom"
+WEIGHTS = (0.1, 0.9)  # of `watch`
+EXPERTS, CHOSEN, BATCH_SIZE, PATIENCE = 16, 2, 512, 25
+LEARNING_RATE = search.log_uniform(5e-5, 5e-4)
+SEED = 0  # of the negatives and of the users that stay
+MEASURES = ("loss", "watch_auc", "watch_log_loss", "rating_mse", "experts")
+OPTIONS = {
+    "trials": (int, 500, "random settings of each contestant"),
+    "epochs": (int, 100, "the most of a run"),
+    "fraction": (float, 1.0, "share of the users"),
+}
+
+
+def run(quick, trials=500, epochs=100, fraction=1.0):
+    """Rows of the floors; a row for each weight and contestant."""
+    if quick:
+        trials, epochs, fraction = 1, 1, 0.02
+    contestants = [SHARED, *list(GATES)[-2:-1]] if quick else [SINGLE, SHARED, *GATES]
+    sizes = {"dim": 4, "units": 8} if quick else {"dim": 128, "units": 256}
+    cut = {"fraction": fraction, "epochs": epochs}
+    rows = [{**row, **cut} for row in _floors(table(quick, fraction))]
+    grid = studies.Grid("movielens", functools.partial(one_run, quick), quick)
+    for weight in WEIGHTS[:1] if quick else WEIGHTS:
+        for name in contestants:
+            space = {"learning_rate": LEARNING_RATE}
+            space |= GATES[name].space if name in GATES else {}
+            base = {"set": f"watch {weight}", "watch_weight": weight, "model": name} | cut | sizes
+            runs = search.trials(grid, base, space, search.Budget(trials=trials))
+            rows.append(_row(runs, cut | {"trials": trials}))
+    return rows
+
+
+def _row(runs, cut):
+    best = runs[: max(2, math.ceil(len(runs) / 20))]
+    row = {"name": best[0]["model"], "watch_weight": best[0]["watch_weight"]}
+    for key in MEASURES:
+        values = [run[key] for run in best if run[key] is not None]
+        if values:
+            row[key] = float(np.mean(values))
+        if len(values) > 1:
+            row[f"{key}_error"] = studies.mean(values)[1]
+    return row | cut | {"best": len(best), "learning_rate": best[0]["learning_rate"]}
+
+
+@functools.cache
+def table(quick, fraction):
+    """The data of a share of the users, with user and movie alone as inputs."""
+    split = synthetic_ratings(num_rows=2000) if quick else movielens("ml-1m", seed=SEED)
+    if not quick and fraction < 1:
+        users = np.sort(split.train["user_id"].unique())
+        chosen = np.random.default_rng(SEED).permutation(users)[: round(fraction * len(users))]
+        parts = (
+            part[part["user_id"].isin(chosen)].reset_index(drop=True)
+            for part in (split.train, split.valid, split.test)
+        )
+        split = Split(*parts, split.schema)
+    return split
+
+
+def _floors(split):
+    found = floors(split)
+    return [
+        {"name": "constant", "watch_auc": 0.5, "rating_mse": found["rating_mse_constant"]},
+        {
+            "name": "popularity; user and movie means",
+            "watch_auc": found["watch_auc"],
+            "watch_log_loss": found["watch_log_loss"],
+            "rating_mse": found["rating_mse_bias"],
+        },
+    ]
+
+
+def one_run(quick, cell):
+    """The loss on validation rows, and what is reported of test rows."""
+    split = table(quick, cell["fraction"])
+    weights = {"watch": cell["watch_weight"], "rating": 1 - cell["watch_weight"]}
+    if cell["model"] == SINGLE:
+        parts = [_trained(split, [task], weights, cell) for task in split.schema.tasks]
+    else:
+        parts = [_trained(split, split.schema.tasks, weights, cell)]
+    valid, test = ({k: v for part in parts for k, v in part[i].items()} for i in (0, 1))
+    loss = sum(weights[task] * test[of] for task, of in _LOSSES.items())
+    return {
+        "valid": sum(weights[task] * valid[of] for task, of in _LOSSES.items()),
+        "loss": loss,
+        "watch_auc": test["watch_auc"],
+        "watch_log_loss": test["watch_log_loss"],
+        "rating_mse": test["rating_mse"],
+        "experts": test.get("experts"),
+    }
+
+
+_LOSSES = {"watch": "watch_log_loss", "rating": "rating_mse"}
+
+
+def _trained(split, tasks, weights, cell):
+    """Metrics on validation and on test rows of a model of these tasks."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(cell["seed"])
+    columns = [Categorical(name, dim=cell["dim"], dtype="int") for name in ("user_id", "movie_id")]
+    prep = Preprocessor(Schema(columns, tasks)).fit(split.train, progress=False)
+    steps = cell["epochs"] * math.ceil(len(split.train) / BATCH_SIZE)
+    model = MultiTaskModel(prep, _mixture(cell, steps), tower_units=(cell["units"],))
+    model.compile(
+        Adam(cell["learning_rate"]),
+        loss_weights={task.name: weights[task.name] for task in tasks},
+        metrics={task.name: [] for task in tasks},
+    )
+    valid = prep.dataset(split.valid, 4096)
+    best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
+    rows = prep.dataset(split.train, BATCH_SIZE, shuffle=True, seed=cell["seed"])
+    model.fit(rows, validation_data=valid, epochs=cell["epochs"], callbacks=[best], verbose=0)
+    found = [_measured(model, part, tasks) for part in (split.valid, split.test)]
+    if cell["model"] in GATES:
+        (use,) = gate_use(model, split.test, similarity=False)
+        found[1]["experts"] = float(np.mean(use.num_used))
+    return found
+
+
+def _mixture(cell, steps):
+    sizes = {"hidden_units": (cell["units"],), "dropout": 0.5}
+    if cell["model"] in (SINGLE, SHARED):
+        return SharedBottom(**sizes)
+    gate = gate_of(cell, CHOSEN, "linear", steps)
+    return MMoE(num_experts=EXPERTS, gate=gate, **sizes)
+
+
+def _measured(model, rows, tasks):
+    """AUC and log loss of `watch`, mean squared error of `rating` over the rated rows."""
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    predicted = model.predict(model.preprocessor.dataset(rows, 4096, labels=False), verbose=0)
+    names, found = [task.name for task in tasks], {}
+    if "watch" in names:
+        found["watch_auc"] = float(roc_auc_score(rows["watch"], predicted["watch"]))
+        found["watch_log_loss"] = float(log_loss(rows["watch"], predicted["watch"]))
+    if "rating" in names:
+        rated = rows["watch"].to_numpy() == 1
+        errors = predicted["rating"][rated] - rows["rating"].to_numpy()[rated]
+        found["rating_mse"] = float(np.mean(errors**2))
+    return found
+
+
+def headline(rows):
+    """The contestant with the least loss for each weight."""
+    parts = []
+    for weight in WEIGHTS:
+        own = [row for row in rows if row.get("watch_weight") == weight]
+        if own:
+            best = min(own, key=lambda row: row["loss"])
+            percent = round(100 * weight)
+            parts.append(f"best_at_watch_{percent}={best['name'].replace(' ', '_')}")
+            parts.append(f"loss_at_watch_{percent}={best['loss']:.4f}")
+    return " ".join(parts)

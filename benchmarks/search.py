@@ -1,0 +1,82 @@
+"""Random search with the same budget for every contestant, chosen on validation rows."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# Seeds that are no trial's and no final run's are far from both.
+TRIAL_SEED, FINALIST_SEED = 10_000, 20_000
+
+
+class Budget(NamedTuple):
+    """How many runs a contestant gets.
+
+    Attributes:
+        trials: int, random settings, each with a seed of its own.
+        finalists: int, how many of the best are tried again.
+        again: int, seeds with which they are, the same for all.
+        seeds: int, seeds 0, 1, ... with which the winner is measured.
+    """
+
+    trials: int = 20
+    finalists: int = 2
+    again: int = 2
+    seeds: int = 20
+
+
+QUICK = Budget(trials=2, finalists=1, again=1, seeds=2)
+
+
+def log_uniform(low, high):
+    """Draws a number whose logarithm is uniform."""
+    return lambda rng: float(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def one_of(*values):
+    """Draws one of the values."""
+    return lambda rng: values[rng.integers(len(values))]
+
+
+def drawn(space, trial):
+    """The settings of a trial: of spaces that begin alike, alike."""
+    rng = np.random.default_rng(trial)
+    return {name: draw(rng) for name, draw in space.items()}
+
+
+def trials(grid, base, space, budget):
+    """Runs random settings; the runs, those with the least `valid` first.
+
+    Args:
+        grid: `studies.Grid` whose scores have `valid`, a loss.
+        base: dict, what all cells of the contestant have.
+        space: dict from a setting's name to a function `(rng)` that draws it.
+        budget: `Budget`.
+    """
+    cells = [
+        base | drawn(space, trial) | {"seed": TRIAL_SEED + trial} for trial in range(budget.trials)
+    ]
+    return sorted(grid.run(cells), key=lambda run: run["valid"])
+
+
+def best(grid, base, space, budget):
+    """The settings that win; see `trials`."""
+    ranked = trials(grid, base, space, budget)[: budget.finalists]
+    finalists = [{name: run[name] for name in space} for run in ranked]
+    seeds = range(FINALIST_SEED, FINALIST_SEED + budget.again)
+    means = []
+    for settings in finalists:
+        runs = grid.run([base | settings | {"seed": seed} for seed in seeds])
+        means.append(np.mean([run["valid"] for run in runs]))
+    return finalists[int(np.argmin(means))]
+
+
+def winner(grid, base, space, budget):
+    """Searches, and runs the best settings with fresh seeds.
+
+    Returns:
+        The runs, and the settings.
+    """
+    settings = best(grid, base, space, budget)
+    cells = [base | settings | {"seed": seed} for seed in range(budget.seeds)]
+    return grid.run(cells), settings

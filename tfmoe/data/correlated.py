@@ -1,0 +1,95 @@
+"""Two regression tasks, alike to a degree that is chosen, made up."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class CorrelatedTasks(NamedTuple):
+    """Rows in three parts.
+
+    Attributes:
+        train, valid, test: `(x, y)`, float32 arrays `(n, f)` and `(n, 2)`; every row has both
+            labels.
+        weights: `(2, f)`, the directions of the two tasks.
+    """
+
+    train: tuple
+    valid: tuple
+    test: tuple
+    weights: np.ndarray
+
+
+def correlated_tasks(
+    correlation=0.5,
+    num_features=100,
+    num_sines=5,
+    scale=0.3,
+    num_rows=(10_000, 1000, 1000),
+    noise=0.1,
+    seed=0,
+):
+    r"""Two tasks that ask the same of two directions, whose cosine is `correlation`.
+
+        w_1 = scale u_1,    w_2 = scale (p u_1 + sqrt(1 - p^2) u_2)
+        y_j = w_j . x + sum_i sin(alpha_i w_j . x + beta_i) + noise
+
+    `p` is the correlation, `u_1` and `u_2` are random, of length 1 and orthogonal, `x` is
+    standard normal, `alpha` and `beta` are shared by the tasks. With 1 the tasks differ in
+    their noise alone. The best mean squared error is `noise**2`.
+
+    Args:
+        correlation: float in [-1, 1].
+        num_features: int >= 2.
+        num_sines: int >= 0; with 0 the labels are linear.
+        scale: float > 0.
+        num_rows: three ints >= 1, to train, to validate, to test.
+        noise: float >= 0, standard deviation.
+        seed: int. The same arguments give the same tasks.
+
+    Returns:
+        `CorrelatedTasks`.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+
+    >>> tasks = correlated_tasks(correlation=0.9, num_rows=(80, 10, 10))
+    >>> tasks.train[1].shape, round(float(tasks.weights[0] @ tasks.weights[1]) / 0.3**2, 6)
+    ((80, 2), 0.9)
+
+    The synthetic study of MMoE (Ma et al., KDD 2018, section 3.2). The paper leaves open
+    `scale`, `num_sines`, `alpha` and `beta`; here the latter two are standard normal.
+    """
+    least = {
+        "num_features": (num_features, 2),
+        "num_sines": (num_sines, 0),
+        "noise": (noise, 0),
+        "the least of num_rows": (min(num_rows), 1),
+    }
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise ValueError(
+                f"correlated_tasks needs `{name}` of at least {bound}. Received {value}."
+            )
+    if not -1 <= correlation <= 1 or scale <= 0 or len(num_rows) != 3:
+        raise ValueError(
+            "correlated_tasks needs a `correlation` in [-1, 1], a `scale` above 0 and three "
+            f"numbers of rows. Received correlation={correlation}, scale={scale}, "
+            f"num_rows={num_rows}."
+        )
+    rng = np.random.default_rng(seed)
+    first, second = np.linalg.qr(rng.normal(size=(num_features, 2)))[0].T
+    other = correlation * first + np.sqrt(1 - correlation**2) * second
+    weights = scale * np.stack([first, other])
+    alpha, beta = rng.normal(size=(2, num_sines))
+    x = rng.normal(size=(sum(num_rows), num_features))
+    directed = x @ weights.T
+    y = directed + np.sin(directed[..., None] * alpha + beta).sum(axis=-1)
+    y += noise * rng.normal(size=y.shape)
+    ends = np.cumsum(num_rows)[:-1]
+    parts = zip(
+        np.split(x.astype("float32"), ends), np.split(y.astype("float32"), ends), strict=True
+    )
+    return CorrelatedTasks(*parts, weights)
