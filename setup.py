@@ -7,8 +7,10 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "tfmoe/__init__.py").read_text()).group(1)
 
 plot = ["matplotlib>=3.8"]
+tfrs = ["tensorflow-recommenders>=0.7.7", "tf_keras>=2.18"]
 test = [
     *plot,
+    *tfrs,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "jax>=0.4.34",
@@ -40,7 +42,7 @@ setup(
         "typer>=0.12",
         "pyyaml>=6.0",
     ],
-    extras_require={"plot": plot, "test": test},
+    extras_require={"plot": plot, "tfrs": tfrs, "test": test},
     entry_points={"console_scripts": ["tfmoe = tfmoe.cli:app"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

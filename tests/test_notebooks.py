@@ -14,6 +14,7 @@ def test_they_are_all_found():
         "02_gates.ipynb",
         "03_task_aware.ipynb",
         "04_modsquad.ipynb",
+        "05_two_stage_movielens.ipynb",
     ]
 
 

@@ -54,6 +54,7 @@ ROOMS = [
     "callbacks",
     "extract",
     "compact",
+    "tfrs",
     "demo",
     "by_name",
     "cli",
