@@ -238,6 +238,8 @@ def test_there_are_examples_to_run():
     finder = doctest.DocTestFinder()
     found = set()
     for path in FILES:
+        if path.stem == "tfrs":  # imports only where Keras 2 is chosen
+            continue
         module = importlib.import_module(".".join(filter(None, ["tfmoe", module_of(path)])))
         found |= {test.name for test in finder.find(module) if test.examples}
     assert len(found) >= 12, sorted(found)
