@@ -172,6 +172,9 @@ def draw_lines(rows, x, path, x_label, y_labels, log=True):
                 capsize=3,
                 label=name,
             )
+        scores = [row["score"] for row in of_set]
+        if min(scores) > 0 and max(scores) > 5 * min(scores):
+            axis.set_yscale("log")
         ticks = sorted({row[x] for row in of_set})
         if log:
             axis.set_xscale("log")
