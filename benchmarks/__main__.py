@@ -84,10 +84,12 @@ def fill_tables():
 def draw_pictures(names):
     """A picture of the saved rows of each benchmark that can draw one."""
     for name in names:
-        rows, _ = results.newest(name)
+        rows, run = results.newest(name)
         draw = getattr(importlib.import_module(BENCHMARKS[name]), "draw", None) if rows else None
         if draw is not None:
-            draw(rows, results.PICTURES / f"{name}.png")
+            path = results.PICTURES / f"{name}.png"
+            draw(rows, path)
+            results.stamp(path, run)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ Two groups of two tasks (`tfmoe.data.census_income`): the main task is income ab
 dollars, or college; the other is never married. Education, marital status and the weight of a
 person are no inputs. Models: one a task, shared bottom, one gate for both tasks (OMoE), MMoE,
 and MMoE with DSelect-k gates. Every model gets 20 random trials of the learning rate, the
-units, the number of experts and what its gate has to be set; the two with the least loss on
-validation rows are tried again, and the better one is run with 10 fresh seeds. Validation and
+units (a bottom may be as wide as all experts), the number of experts and what its gate has to be
+set; the two with the least loss on validation rows are tried again, and the better one is run
+with 10 fresh seeds. Validation and
 test rows are the halves of the paper's test rows, the same for all.
 
 `main_auc` and `marital_auc` are means over the seeds, on test rows; `best` is the `main_auc` of
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import search, studies
-from benchmarks.gate_choices import DSELECT_K, GATES, gate_of
+from benchmarks.gate_choices import DSELECT_K, OWN, gate_of, gates
 from tfmoe.columns import Categorical, Numeric
 from tfmoe.data import Split, census_income
 from tfmoe.data.preprocessor import Preprocessor
@@ -50,12 +51,13 @@ PAPER = {
 SIZES = {"epochs": 5, "batch_size": 1024}
 BUDGET = search.Budget(seeds=10)
 CHOSEN = 2
+GATES = gates(OWN)
 SPACE = {
     "learning_rate": search.log_uniform(1e-3, 1e-2),
-    "units": search.one_of(16, 32, 64, 128),
     "tower": search.one_of(8, 16, 32),
 }
-EXPERTS = {"experts": search.one_of(4, 8, 16)}
+BOTTOM = {"units": search.one_of(32, 64, 128, 256, 512, 1024)}
+EXPERTS = {"units": search.one_of(16, 32, 64, 128), "experts": search.one_of(4, 8, 16)}
 
 
 def run(quick):
@@ -65,7 +67,7 @@ def run(quick):
     for main in MAINS[:1] if quick else MAINS:
         found = {}
         for name in (SHARED, MULTI_GATE) if quick else MODELS:
-            base = {"set": main, "model": name} | SIZES
+            base = {"set": main, "model": name, "chosen": CHOSEN} | SIZES
             budget = search.QUICK if quick else BUDGET
             found[name], settings = search.winner(grid, base, space_of(name), budget)
             rows.append(_row(main, found[name], settings))
@@ -79,7 +81,7 @@ def run(quick):
 def space_of(name):
     """What is searched for a model."""
     if name in (SINGLE, SHARED):
-        return SPACE
+        return SPACE | BOTTOM
     return SPACE | EXPERTS | (GATES[name].space if name in GATES else {})
 
 
@@ -91,7 +93,7 @@ def _row(main, runs, settings):
     row["best"] = chosen["main_auc"]
     paper = PAPER.get((chosen["model"], main), (None,) * 3)
     row |= dict(zip(("paper_best", "paper_mean", "paper_marital_mean"), paper, strict=True))
-    return row | {"seeds": len(runs), **settings}
+    return row | {"parameters": chosen["parameters"], "seeds": len(runs), **settings}
 
 
 @functools.cache
@@ -123,6 +125,7 @@ def one_run(quick, cell):
         "valid_auc": found["valid", main, "auc"],
         "main_auc": found["test", main, "auc"],
         "marital_auc": found["test", MARITAL, "auc"],
+        "parameters": sum(n for key, n in found.items() if key[0] == "parameters"),
     }
 
 
@@ -141,12 +144,15 @@ def _trained(split, tasks, cell):
     valid = prep.dataset(split.valid, 8192)
     best = keras.callbacks.EarlyStopping(patience=cell["epochs"], restore_best_weights=True)
     model.fit(rows, validation_data=valid, epochs=cell["epochs"], callbacks=[best], verbose=0)
-    found = {}
+    found = {("parameters", *(task.name for task in tasks)): model.count_params()}
     for part in ("valid", "test"):
         table = getattr(split, part)
         predicted = model.predict(prep.dataset(table, 8192, labels=False), verbose=0)
         for task in tasks:
             scores = table[task.name], predicted[task.name].astype("float64")
+            if not np.isfinite(scores[1]).all():
+                found |= {(part, task.name, "log_loss"): np.inf, (part, task.name, "auc"): 0.0}
+                continue
             found[part, task.name, "log_loss"] = float(log_loss(*scores))
             found[part, task.name, "auc"] = float(roc_auc_score(*scores))
     return found
@@ -164,8 +170,9 @@ def _mixture(cell, split):
         return OMoE(num_experts=cell["experts"], gate=SoftmaxGate(), **units)
     gate = SoftmaxGate()
     if cell["model"] in GATES:
-        steps = cell["epochs"] * len(split.train) // cell["batch_size"]
-        gate = gate_of(cell, CHOSEN, "linear", steps)
+        # The entropy's weight has risen half-way.
+        steps = cell["epochs"] * len(split.train) // cell["batch_size"] // 2
+        gate = gate_of(GATES, cell, CHOSEN, "linear", steps)
     return MMoE(num_experts=cell["experts"], gate=gate, **units)
 
 

@@ -16,7 +16,7 @@ class Choice(NamedTuple):
 
     Attributes:
         make: function `(k, router, steps, **settings)` to the gate; `k` experts are
-            selected, `steps` are those of the training.
+            selected, `steps` are those after which a schedule has done its course.
         space: dict from the settings to functions that draw them, see `search`.
     """
 
@@ -38,27 +38,42 @@ def _gumbel(k, router, steps, temperature):
     return GumbelGate(num_nonzeros=k, temperature=cooling, router=router)
 
 
-def _smooth(gate):
-    """DSelect-k or COMET. The weight of the entropy rises from 0 to `entropy`."""
+def _smooth(gate, space):
+    """DSelect-k or COMET. The weight of the entropy is constant, or rises from 0."""
 
     def make(k, router, steps, gamma, entropy):
-        rising = PolynomialDecay(0.0, steps, entropy)
-        return gate(num_nonzeros=k, gamma=gamma, entropy_reg=rising, router=router)
+        weight = entropy if space is PUBLISHED else PolynomialDecay(0.0, steps, entropy)
+        return gate(num_nonzeros=k, gamma=gamma, entropy_reg=weight, router=router)
 
-    space = {"gamma": one_of(0.01, 0.1, 1.0, 5.0, 10.0), "entropy": log_uniform(1e-4, 1e-1)}
     return Choice(make, space)
 
 
-GATES = {
-    SOFTMAX: Choice(_softmax, {"temperature": log_uniform(0.2, 2.0)}),
-    TOP_K: Choice(_top_k, {"noisy": one_of(False, True)}),
-    GUMBEL: Choice(_gumbel, {"temperature": log_uniform(0.5, 5.0)}),
-    DSELECT_K: _smooth(DSelectKGate),
-    COMET: _smooth(CometGate),
+# What the papers search, for gates per example.
+PUBLISHED = {
+    "gamma": one_of(0.01, 0.1, 1.0, 5.0, 10.0),
+    "entropy": one_of(0.05, 0.1, 0.5, 1.0, 5.0, 10.0),
 }
+# Ours. A bit starts within gamma / 100 and stands still beyond gamma / 2: with so few steps a
+# smaller gamma would decide at once, and by chance.
+OWN = {"gamma": log_uniform(0.3, 30.0), "entropy": log_uniform(1e-4, 1e-1)}
 
 
-def gate_of(cell, k, router, steps):
+def gates(space):
+    """A `Choice` for each gate.
+
+    Args:
+        space: `OWN`, or `PUBLISHED` as the papers have it for DSelect-k and COMET.
+    """
+    return {
+        SOFTMAX: Choice(_softmax, {"temperature": log_uniform(0.2, 2.0)}),
+        TOP_K: Choice(_top_k, {"noisy": one_of(False, True)}),
+        GUMBEL: Choice(_gumbel, {"temperature": log_uniform(0.5, 5.0)}),
+        DSELECT_K: _smooth(DSelectKGate, space),
+        COMET: _smooth(CometGate, space),
+    }
+
+
+def gate_of(choices, cell, k, router, steps):
     """The gate of a run, whose settings stand in its cell under their names."""
-    choice = GATES[cell["model"]]
+    choice = choices[cell["model"]]
     return choice.make(k, router, steps, **{name: cell[name] for name in choice.space})

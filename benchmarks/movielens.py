@@ -1,17 +1,20 @@
 """MovieLens-1M by the protocol of the DSelect-k and COMET papers: watched, and which rating?
 
-The data are `tfmoe.data.movielens`. The model: embeddings of 128 for user and movie, side by
-side; 16 experts of one layer of 256 units with dropout 0.5; towers of 256; gates that select 2
-per example; Adam, batches of 512; up to 100 epochs, until the validation loss has not fallen
-for 25, with the weights of the best. The loss is `w` of the binary cross-entropy of `watch`
-and `1 - w` of the squared error of `rating`, with w = 0.1 and w = 0.9. Every contestant gets
-as many random trials, of the learning rate, log-uniform in [5e-5, 5e-4], and of what its gate
-has to be set (`gate_choices.py`); reported are means and standard errors over the best of
-them by validation loss: one in twenty, at least two.
+The data are `tfmoe.data.movielens` with seed 0. The model: embeddings of 128 for user and
+movie, side by side; 16 experts of one layer of 256 units with dropout 0.5; towers of 256; gates
+that select 2 per example; Adam, batches of 512; up to 100 epochs, until the validation loss has
+not fallen for 25, with the weights of the best. A shared bottom, and single tasks, have 256,
+1,024 or 4,096 units, as many as all experts. The loss is `w` of the binary cross-entropy of
+`watch` and `1 - w` of the squared error of `rating`, with w = 0.1 and w = 0.9. Every contestant
+gets as many random trials, of the learning rate, log-uniform in [5e-5, 5e-4], and of what it has
+to be set (the published gammas and entropies, see `gate_choices.py`; Gumbel's temperature falls
+during the first ten epochs). Reported are means and standard errors over the best of them by
+validation loss: one in twenty, at least two. `best_...` is what the best one was set to.
 
 `--trials`, `--epochs` and `--fraction`, a share of the users, cut it to what a machine can do;
-the rows say to what. The floors are those of the same cut: the mean rating, means of users and
-movies, popularity (`tfmoe.data.movielens.floors`).
+the rows say to what. With `--winners`, another share, the best trial of each is run once more on
+so many users. The floors are those of the same cut: the mean rating, means of users and movies,
+popularity (`tfmoe.data.movielens.floors`).
 """
 
 import functools
@@ -21,7 +24,7 @@ import keras
 import numpy as np
 
 from benchmarks import search, studies
-from benchmarks.gate_choices import GATES, gate_of
+from benchmarks.gate_choices import PUBLISHED, gate_of, gates
 from tfmoe.columns import Categorical
 from tfmoe.data.movielens import floors, movielens
 from tfmoe.data.preprocessor import Preprocessor
@@ -36,35 +39,51 @@ SINGLE, SHARED = "single tasks", "shared bottom"
 WEIGHTS = (0.1, 0.9)  # of `watch`
 EXPERTS, CHOSEN, BATCH_SIZE, PATIENCE = 16, 2, 512, 25
 LEARNING_RATE = search.log_uniform(5e-5, 5e-4)
+GATES = gates(PUBLISHED)
+COOLING = 10  # epochs in which Gumbel's temperature falls
 SEED = 0  # of the negatives and of the users that stay
 MEASURES = ("loss", "watch_auc", "watch_log_loss", "rating_mse", "experts")
 OPTIONS = {
     "trials": (int, 500, "random settings of each contestant"),
     "epochs": (int, 100, "the most of a run"),
     "fraction": (float, 1.0, "share of the users"),
+    "winners": (float, 0.0, "share of the users for one more run of each one's best trial"),
 }
 
 
-def run(quick, trials=500, epochs=100, fraction=1.0):
+def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0):
     """Rows of the floors; a row for each weight and contestant."""
     if quick:
         trials, epochs, fraction = 1, 1, 0.02
-    contestants = [SHARED, *list(GATES)[-2:-1]] if quick else [SINGLE, SHARED, *GATES]
+    contestants = [SHARED, list(GATES)[-2]] if quick else [SINGLE, SHARED, *GATES]
     sizes = {"dim": 4, "units": 8} if quick else {"dim": 128, "units": 256}
-    cut = {"fraction": fraction, "epochs": epochs}
-    rows = [{**row, **cut} for row in _floors(table(quick, fraction))]
+    sizes |= {"experts": EXPERTS, "chosen": CHOSEN, "batch_size": BATCH_SIZE}
     grid = studies.Grid("movielens", functools.partial(one_run, quick), quick)
+    cut = {"fraction": fraction, "epochs": epochs}
+    rows, larger = [{**row, **cut} for row in _floors(table(quick, fraction))], []
     for weight in WEIGHTS[:1] if quick else WEIGHTS:
         for name in contestants:
-            space = {"learning_rate": LEARNING_RATE}
-            space |= GATES[name].space if name in GATES else {}
+            space = {"learning_rate": LEARNING_RATE} | _space(name)
             base = {"set": f"watch {weight}", "watch_weight": weight, "model": name} | cut | sizes
             runs = search.trials(grid, base, space, search.Budget(trials=trials))
-            rows.append(_row(runs, cut | {"trials": trials}))
-    return rows
+            rows.append(_row(runs, space, cut | {"trials": trials}))
+            if winners:
+                cell = {key: runs[0][key] for key in (*base, *space, "seed", "world")}
+                again = grid.run([cell | {"fraction": winners}])
+                larger.append(_row(again, space, cut | {"fraction": winners, "trials": 1}))
+    if winners:
+        larger = [
+            {**row, **cut, "fraction": winners} for row in _floors(table(quick, winners))
+        ] + larger
+    return rows + larger
 
 
-def _row(runs, cut):
+def _space(name):
+    """What is searched for a contestant besides the learning rate."""
+    return GATES[name].space if name in GATES else {"width": search.one_of(1, 4, 16)}
+
+
+def _row(runs, space, cut):
     best = runs[: max(2, math.ceil(len(runs) / 20))]
     row = {"name": best[0]["model"], "watch_weight": best[0]["watch_weight"]}
     for key in MEASURES:
@@ -73,7 +92,8 @@ def _row(runs, cut):
             row[key] = float(np.mean(values))
         if len(values) > 1:
             row[f"{key}_error"] = studies.mean(values)[1]
-    return row | cut | {"best": len(best), "learning_rate": best[0]["learning_rate"]}
+    settings = {f"best_{name}": best[0][name] for name in space}
+    return row | cut | {"of_best": len(best), "parameters": best[0]["parameters"]} | settings
 
 
 @functools.cache
@@ -114,7 +134,11 @@ def one_run(quick, cell):
         parts = [_trained(split, split.schema.tasks, weights, cell)]
     valid, test = ({k: v for part in parts for k, v in part[i].items()} for i in (0, 1))
     loss = sum(weights[task] * test[of] for task, of in _LOSSES.items())
+    parameters = test["parameters"]
+    if cell["model"] == SINGLE:
+        parameters = sum(part[1]["parameters"] for part in parts)
     return {
+        "parameters": parameters,
         "valid": sum(weights[task] * valid[of] for task, of in _LOSSES.items()),
         "loss": loss,
         "watch_auc": test["watch_auc"],
@@ -133,7 +157,7 @@ def _trained(split, tasks, weights, cell):
     keras.utils.set_random_seed(cell["seed"])
     columns = [Categorical(name, dim=cell["dim"], dtype="int") for name in ("user_id", "movie_id")]
     prep = Preprocessor(Schema(columns, tasks)).fit(split.train, progress=False)
-    steps = cell["epochs"] * math.ceil(len(split.train) / BATCH_SIZE)
+    steps = min(COOLING, cell["epochs"]) * math.ceil(len(split.train) / BATCH_SIZE)
     model = MultiTaskModel(prep, _mixture(cell, steps), tower_units=(cell["units"],))
     model.compile(
         Adam(cell["learning_rate"]),
@@ -145,6 +169,7 @@ def _trained(split, tasks, weights, cell):
     rows = prep.dataset(split.train, BATCH_SIZE, shuffle=True, seed=cell["seed"])
     model.fit(rows, validation_data=valid, epochs=cell["epochs"], callbacks=[best], verbose=0)
     found = [_measured(model, part, tasks) for part in (split.valid, split.test)]
+    found[1]["parameters"] = model.count_params()
     if cell["model"] in GATES:
         (use,) = gate_use(model, split.test, similarity=False)
         found[1]["experts"] = float(np.mean(use.num_used))
@@ -152,11 +177,10 @@ def _trained(split, tasks, weights, cell):
 
 
 def _mixture(cell, steps):
-    sizes = {"hidden_units": (cell["units"],), "dropout": 0.5}
     if cell["model"] in (SINGLE, SHARED):
-        return SharedBottom(**sizes)
-    gate = gate_of(cell, CHOSEN, "linear", steps)
-    return MMoE(num_experts=EXPERTS, gate=gate, **sizes)
+        return SharedBottom(hidden_units=(cell["width"] * cell["units"],), dropout=0.5)
+    gate = gate_of(GATES, cell, CHOSEN, "linear", steps)
+    return MMoE(num_experts=EXPERTS, hidden_units=(cell["units"],), gate=gate, dropout=0.5)
 
 
 def _measured(model, rows, tasks):
@@ -165,6 +189,8 @@ def _measured(model, rows, tasks):
 
     predicted = model.predict(model.preprocessor.dataset(rows, 4096, labels=False), verbose=0)
     names, found = [task.name for task in tasks], {}
+    if not all(np.isfinite(predicted[name]).all() for name in names):
+        return dict.fromkeys(("watch_auc", "watch_log_loss", "rating_mse"), math.inf)
     if "watch" in names:
         found["watch_auc"] = float(roc_auc_score(rows["watch"], predicted["watch"]))
         found["watch_log_loss"] = float(log_loss(rows["watch"], predicted["watch"]))
@@ -180,6 +206,7 @@ def headline(rows):
     parts = []
     for weight in WEIGHTS:
         own = [row for row in rows if row.get("watch_weight") == weight]
+        own = [row for row in own if row["fraction"] == own[0]["fraction"]]
         if own:
             best = min(own, key=lambda row: row["loss"])
             percent = round(100 * weight)

@@ -13,7 +13,11 @@ times, then predictions of the test rows; while one works the others wait.
 - `watch_auc`, `rating_rmse`: on the test part.
 - `peak_mb`: the process's memory, with the data.
 - `reloads`: whether a model that was saved and read again predicts the same. `exports`: to
-  what, and what a request consists of.
+  what, and what a request consists of; the exported model is run.
+
+What differs: torch-rechub's MLPs, its gates too, have batch normalisation, which cannot be
+turned off; DeepCTR's experts all start from one seed. tfmoe is given the ids as raw values,
+which it looks up in vocabularies while it trains and predicts; the others get them ready.
 """
 
 import contextlib

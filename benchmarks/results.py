@@ -100,6 +100,24 @@ def newest(name):
     return [{key: row[key] for key in row if key != "run"} for row in rows], run
 
 
+def stamp(path, run):
+    """Writes into a picture from which run its rows are."""
+    from PIL import Image, PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_text("run", run["date"])
+    with Image.open(path) as picture:
+        picture.save(path, pnginfo=info)
+
+
+def stamped(path):
+    """The date of the run that a picture shows; None if it does not say."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.text.get("run")
+
+
 def print_table(rows):
     """Shows rows in the terminal."""
     header, body = _cells(rows)
@@ -149,5 +167,7 @@ def _text(value):
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        if abs(value) >= 1000:
+            return f"{value:,.0f}"
+        return f"{value:.4f}" if 0.5 <= abs(value) < 1 else f"{value:.3g}"  # an AUC, mostly
     return str(value)

@@ -47,16 +47,25 @@ def drawn(space, trial):
 def trials(grid, base, space, budget):
     """Runs random settings; the runs, those with the least `valid` first.
 
+    Cells have a `seed`, of the weights and the order, and a `world`, a seed of data that are
+    made up, which is the same for all trials: else the one with the easiest world would win.
+
     Args:
-        grid: `studies.Grid` whose scores have `valid`, a loss.
+        grid: `studies.Grid` whose scores have `valid`, a loss; one that is no number is the
+            largest.
         base: dict, what all cells of the contestant have.
         space: dict from a setting's name to a function `(rng)` that draws it.
         budget: `Budget`.
     """
     cells = [
-        base | drawn(space, trial) | {"seed": TRIAL_SEED + trial} for trial in range(budget.trials)
+        base | drawn(space, trial) | {"seed": TRIAL_SEED + trial, "world": TRIAL_SEED}
+        for trial in range(budget.trials)
     ]
-    return sorted(grid.run(cells), key=lambda run: run["valid"])
+    return sorted(grid.run(cells), key=_valid)
+
+
+def _valid(run):
+    return run["valid"] if math.isfinite(run["valid"]) else math.inf
 
 
 def best(grid, base, space, budget):
@@ -66,8 +75,8 @@ def best(grid, base, space, budget):
     seeds = range(FINALIST_SEED, FINALIST_SEED + budget.again)
     means = []
     for settings in finalists:
-        runs = grid.run([base | settings | {"seed": seed} for seed in seeds])
-        means.append(np.mean([run["valid"] for run in runs]))
+        runs = grid.run([base | settings | {"seed": seed, "world": seed} for seed in seeds])
+        means.append(np.mean([_valid(run) for run in runs]))
     return finalists[int(np.argmin(means))]
 
 
@@ -78,5 +87,5 @@ def winner(grid, base, space, budget):
         The runs, and the settings.
     """
     settings = best(grid, base, space, budget)
-    cells = [base | settings | {"seed": seed} for seed in range(budget.seeds)]
+    cells = [base | settings | {"seed": seed, "world": seed} for seed in range(budget.seeds)]
     return grid.run(cells), settings

@@ -119,18 +119,19 @@ def score_rows(runs, key, *keys):
     return rows
 
 
-def claim(name, values, others, metric, **more):
+def claim(name, values, others, metric, significant=SIGNIFICANT, **more):
     """A row that says whether `values` are better than `others`, as was claimed.
 
     Args:
         name: str, the claim.
         values, others: `(seeds,)`.
         metric: "auc", where more is better; or "mse" or "loss", where less is.
+        significant: float, what `p` must be below.
         more: what else the row has.
     """
     values, others = np.asarray(values), np.asarray(others)
     tested = paired(values, others) if metric == "auc" else paired(others, values)
-    holds = tested["effect"] > 0 and tested["p"] < SIGNIFICANT
+    holds = tested["effect"] > 0 and tested["p"] < significant
     return {"name": name, **more, **tested, "holds": "yes" if holds else "no"}
 
 
@@ -173,7 +174,7 @@ def draw_lines(rows, x, path, x_label, y_labels, log=True):
                 label=name,
             )
         scores = [row["score"] for row in of_set]
-        if min(scores) > 0 and max(scores) > 5 * min(scores):
+        if scores and min(scores) > 0 and max(scores) > 5 * min(scores):
             axis.set_yscale("log")
         ticks = sorted({row[x] for row in of_set})
         if log:

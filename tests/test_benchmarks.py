@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import __main__ as command_line
 from benchmarks import results, rivals, step, studies
@@ -33,24 +34,27 @@ def fake(monkeypatch):
     monkeypatch.setitem(command_line.BENCHMARKS, "fake", "fake_benchmark")
 
 
-@pytest.mark.parametrize("name", list(command_line.BENCHMARKS))
-def test_quick_form_runs_and_saves_nothing(name, folder, tmp_path_factory, monkeypatch, capsys):
-    shown, runs = [], tmp_path_factory.mktemp("runs")
-    monkeypatch.setattr(results, "print_table", shown.extend)
+def test_quick_forms_run_one_after_the_other(folder, tmp_path_factory, monkeypatch, capsys):
+    tables, runs = [], tmp_path_factory.mktemp("runs")
+    monkeypatch.setattr(results, "print_table", tables.append)
     monkeypatch.setattr(studies, "RUNS", runs)
-    command_line.main([name, "--quick"])
-    assert shown
-    assert all(isinstance(row["name"], str) for row in shown)
-    assert all(row["rows_per_s"] > 0 for row in shown if "rows_per_s" in row)
-    json.dumps(shown)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(r"\w+=\S+( \w+=\S+)*", last)
+    command_line.main(["all", "--quick"])
+    headlines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if re.fullmatch(r"\w+=\S+( \w+=\S+)*", line)
+    ]
+    assert len(headlines) == len(tables) == len(command_line.BENCHMARKS)
     assert list(folder.iterdir()) == list(runs.iterdir()) == []
-    # What is drawn is drawn from rows as they are saved.
-    draw = getattr(importlib.import_module(command_line.BENCHMARKS[name]), "draw", None)
-    if draw is not None:
-        draw(json.loads(json.dumps(shown)), runs / "picture.png")
-        assert (runs / "picture.png").stat().st_size > 5000
+    for module, shown in zip(command_line.BENCHMARKS.values(), tables, strict=True):
+        assert shown
+        assert all(isinstance(row["name"], str) for row in shown)
+        assert all(row["rows_per_s"] > 0 for row in shown if "rows_per_s" in row)
+        # What is drawn is drawn from rows as they are saved.
+        draw = getattr(importlib.import_module(module), "draw", None)
+        if draw is not None:
+            draw(json.loads(json.dumps(shown)), runs / "picture.png")
+            assert (runs / "picture.png").stat().st_size > 5000
 
 
 def test_command_line_keeps_rows_with_their_provenance(folder, fake, capsys):
@@ -74,13 +78,21 @@ def test_command_line_keeps_rows_with_their_provenance(folder, fake, capsys):
 
 def test_a_saved_run_is_drawn(folder, fake, monkeypatch):
     drawn = []
-    sys.modules["fake_benchmark"].draw = lambda rows, path: drawn.append((rows, path))
+
+    def draw(rows, path):
+        drawn.append((rows, path))
+        path.parent.mkdir()
+        Image.new("RGB", (2, 2)).save(path)
+
+    sys.modules["fake_benchmark"].draw = draw
     monkeypatch.setattr(results, "PICTURES", folder / "pictures")
     command_line.main(["fake", "--no-save"])
     assert drawn == []
     command_line.main(["fake"])
     rows = [{"name": "a", "rows_per_s": 12345}, {"name": "b", "ratio": 0.5}]
-    assert drawn == [(rows, folder / "pictures" / "fake.png")]
+    path = folder / "pictures" / "fake.png"
+    assert drawn == [(rows, path)]
+    assert results.stamped(path) == results.newest("fake")[1]["date"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["step", "--help"]])
@@ -120,6 +132,17 @@ def test_tables_show_the_newest_run_only(folder, monkeypatch):
 def test_readme_tables_are_those_of_the_saved_rows(path):
     text = path.read_text(encoding="utf-8")
     assert results.fill(text) == text, "Run `python -m benchmarks tables`."
+
+
+@pytest.mark.parametrize("name", list(command_line.BENCHMARKS))
+def test_pictures_are_of_the_saved_rows(name):
+    rows, run = results.newest(name)
+    draws = hasattr(importlib.import_module(command_line.BENCHMARKS[name]), "draw")
+    path = results.PICTURES / f"{name}.png"
+    assert path.exists() == bool(rows and draws)
+    if path.exists():
+        assert results.stamped(path) == run["date"], "Run `python -m benchmarks tables`."
+        assert f"](pictures/{name}.png)" in results.READMES[1].read_text(encoding="utf-8")
 
 
 def test_step_trains_the_same_model_in_tfmoe_and_by_hand():

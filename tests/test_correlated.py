@@ -27,9 +27,7 @@ def test_labels_are_the_papers():
     """The same random numbers, drawn in the same order, through a loop."""
     arguments = {"num_features": 4, "num_sines": 3, "num_rows": (5, 1, 1)}
     tasks = correlated_tasks(0.5, noise=0.0, seed=2, **arguments)
-    rng = np.random.default_rng(2)
-    rng.normal(size=(4, 2))
-    alpha, beta = rng.normal(size=(2, 3))
+    alpha, beta = np.random.default_rng(0).normal(size=(2, 3))
     x, y = tasks.train
     for row in range(5):
         for task in range(2):
@@ -47,6 +45,8 @@ def test_noise_is_as_large_as_said_and_all_that_differs_at_1():
 def test_seed_decides():
     first, again, other = (correlated_tasks(num_rows=(9, 1, 1), seed=s).train[1] for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    other = correlated_tasks(num_rows=(9, 1, 1), sines_seed=1, seed=1).train[1]
     assert not np.allclose(first, other)
 
 

@@ -10,7 +10,13 @@ HOME = Path(__file__).resolve().parents[1] / ".rivals"
 # versions bring several gigabytes of CUDA along.
 REQUIREMENTS = {
     "deepctr": ["deepctr==0.9.4", "tensorflow==2.21.0", "tf_keras==2.21.0", "setuptools"],
-    "rechub": ["torch-rechub==0.9.0", "torch==2.13.0"],
+    "rechub": [
+        "torch-rechub==0.9.0",
+        "torch==2.13.0",
+        "onnx==1.23.2",
+        "onnxscript==0.7.2",
+        "onnxruntime==1.32.0",
+    ],
 }
 
 HOW_TO_INSTALL = "python -m benchmarks.rivals"

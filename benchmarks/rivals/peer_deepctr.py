@@ -30,10 +30,13 @@ class Contestant:
             task_types=["binary", "regression"],
             task_names=TASKS,
         )
-        optimizer = tf.keras.optimizers.Adam(job.learning_rate)
-        self.model.compile(optimizer, ["binary_crossentropy", "mse"])
         self.batch_size = job.batch_size
         features, labels = job.read("train")
+        # Keras 2 divides a loss by all rows, also by those of weight 0; nobody else does.
+        share = float(np.mean(~np.isnan(labels["rating"])))
+        optimizer = tf.keras.optimizers.Adam(job.learning_rate)
+        losses = ["binary_crossentropy", "mse"]
+        self.model.compile(optimizer, losses, loss_weights=[1.0, 1 / share])
         # It does not know missing labels; Keras's weights leave them out.
         weights = {name: (~np.isnan(label)).astype("float32") for name, label in labels.items()}
         labels = {name: np.nan_to_num(label) for name, label in labels.items()}
@@ -51,9 +54,14 @@ class Contestant:
         self.model.save(path)
         return _predict(tf.keras.models.load_model(path, custom_objects), columns)
 
-    def export(self, path):
+    def export(self, path, columns):
         tf.saved_model.save(self.model, str(path / "served"))
-        return "SavedModel, encoded ids"
+        serve = tf.saved_model.load(str(path / "served")).signatures["serving_default"]
+        found = serve(**{name: tf.constant(c[:, None]) for name, c in columns.items()})
+        values = [found[name].numpy()[:, 0] for name in sorted(found)]
+        # It has names of layers, not of tasks: the first is the one between 0 and 1.
+        values.sort(key=lambda scores: scores.max())
+        return "SavedModel, encoded ids", dict(zip(TASKS, values, strict=True))
 
 
 def _predict(model, columns):

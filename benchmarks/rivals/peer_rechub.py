@@ -60,9 +60,15 @@ class Contestant:
         model = torch.load(path / "model.pth", weights_only=False)
         return _predict(self.trainer, model, columns)
 
-    def export(self, path):
+    def export(self, path, columns):
+        import onnxruntime
+
         self.trainer.export_onnx(str(path / "model.onnx"))
-        return "ONNX, encoded ids"
+        session = onnxruntime.InferenceSession(path / "model.onnx")
+        (found,) = session.run(
+            None, {one.name: columns[one.name].astype("int64") for one in session.get_inputs()}
+        )
+        return "ONNX, encoded ids", {task: found[:, i] for i, task in enumerate(TASKS)}
 
 
 def _mean_of_those_there(predicted, labels):

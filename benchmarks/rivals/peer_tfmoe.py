@@ -1,13 +1,13 @@
-"""tfmoe in `peers`."""
+"""tfmoe in `peers`, from raw rows."""
 
 import importlib.metadata
 
 import keras
-import numpy as np
+import pandas as pd
+import tensorflow as tf
 
 import tfmoe
 from benchmarks.rivals.peer import serve
-from tfmoe.columns import FIRST_ID
 
 
 class Contestant:
@@ -15,47 +15,38 @@ class Contestant:
 
     def __init__(self, job):
         keras.utils.set_random_seed(0)
-        columns = [
-            tfmoe.Categorical(name, dim=job.dim, hash_buckets=size)
-            for name, size in job.table_sizes.items()
-        ]
-        tasks = [tfmoe.Binary("watch"), tfmoe.Regression("rating")]
-        mixture = tfmoe.MMoE(num_experts=job.num_experts, hidden_units=job.expert_units)
-        self.model = tfmoe.MultiTaskModel(
-            tfmoe.Schema(columns, tasks), mixture, tower_units=job.tower_units
-        )
-        self.model.compile(tfmoe.optimizers.Adam(job.learning_rate))
-        self.batch_size = job.batch_size
         columns, labels = job.read("train")
-        # As the pipeline makes them: a missing label has weight 0.
-        weights = {name: (~np.isnan(label)).astype("float32") for name, label in labels.items()}
-        labels = {name: np.nan_to_num(label) for name, label in labels.items()}
-        self.rows = self._encoded(columns), labels, weights
-
-    def _encoded(self, columns):
-        """Ids that start where tfmoe's vocabularies do."""
-        return {name: column + FIRST_ID for name, column in columns.items()}
+        rows = pd.DataFrame(columns | labels)
+        schema = tfmoe.Schema(
+            [tfmoe.Categorical(name, dim=job.dim, dtype="int") for name in job.table_sizes],
+            [tfmoe.Binary("watch"), tfmoe.Regression("rating")],
+        )
+        self.prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+        mixture = tfmoe.MMoE(num_experts=job.num_experts, hidden_units=job.expert_units)
+        self.model = tfmoe.MultiTaskModel(self.prep, mixture, tower_units=job.tower_units)
+        self.model.compile(tfmoe.optimizers.Adam(job.learning_rate))
+        self.rows = self.prep.dataset(rows, job.batch_size, shuffle=True, seed=0)
 
     def train(self):
-        features, labels, weights = self.rows
-        self.model.fit(
-            features, labels, sample_weight=weights, batch_size=self.batch_size, verbose=0
-        )
+        self.model.fit(self.rows, verbose=0)
 
     def predict(self, columns):
-        return _predict(self.model, self._encoded(columns))
+        return _predict(self.model, columns)
 
     def reload(self, path, columns):
         self.model.save(path / "model.keras")
-        return _predict(keras.saving.load_model(path / "model.keras"), self._encoded(columns))
+        return _predict(keras.saving.load_model(path / "model.keras"), columns)
 
-    def export(self, path):
-        tfmoe.export(self.model, path / "served")
-        return "SavedModel, raw rows"
+    def export(self, path, columns):
+        version = tfmoe.export(self.model, path / "served")
+        serve = tf.saved_model.load(str(version)).signatures["serving_default"]
+        found = serve(**{name: tf.constant(c, tf.int64) for name, c in columns.items()})
+        return "SavedModel, raw rows", {task: values.numpy() for task, values in found.items()}
 
 
-def _predict(model, features):
-    return model.predict(features, batch_size=8192, verbose=0)
+def _predict(model, columns):
+    rows = model.preprocessor.dataset(pd.DataFrame(columns), 8192, labels=False)
+    return model.predict(rows, verbose=0)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def correlated_tasks(
     scale=0.3,
     num_rows=(10_000, 1000, 1000),
     noise=0.1,
+    sines_seed=0,
     seed=0,
 ):
     r"""Two tasks that ask the same of two directions, whose cosine is `correlation`.
@@ -45,7 +46,9 @@ def correlated_tasks(
         scale: float > 0.
         num_rows: three ints >= 1, to train, to validate, to test.
         noise: float >= 0, standard deviation.
-        seed: int. The same arguments give the same tasks.
+        sines_seed: int, of `alpha` and `beta`. How hard the tasks are depends on them, so
+            tasks that differ by `seed` alone can be compared.
+        seed: int, of directions, rows and noise. The same arguments give the same tasks.
 
     Returns:
         `CorrelatedTasks`.
@@ -83,7 +86,7 @@ def correlated_tasks(
     first, second = np.linalg.qr(rng.normal(size=(num_features, 2)))[0].T
     other = correlation * first + np.sqrt(1 - correlation**2) * second
     weights = scale * np.stack([first, other])
-    alpha, beta = rng.normal(size=(2, num_sines))
+    alpha, beta = np.random.default_rng(sines_seed).normal(size=(2, num_sines))
     x = rng.normal(size=(sum(num_rows), num_features))
     directed = x @ weights.T
     y = directed + np.sin(directed[..., None] * alpha + beta).sum(axis=-1)
