@@ -22,11 +22,18 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture(params=["dense", "distinct"])
+@pytest.fixture(params=["dense", "dense, never compiled", "distinct"])
 def path(request, monkeypatch):
-    """Both ways in which a gradient leaves the layer, whatever the table's size."""
+    """The ways in which a gradient leaves the layer, whatever the table's size."""
     monkeypatch.setattr(tfmoe.embedding, "DENSE_ROWS", 0 if request.param == "distinct" else ROWS)
-    return request.param
+    if request.param == "dense, never compiled":
+        look_up = tfmoe.embedding._look_up_dense
+        monkeypatch.setattr(
+            tfmoe.embedding,
+            "_look_up_dense",
+            lambda variable, ids, _: look_up(variable, ids, False),
+        )
+    return request.param.split(",")[0]
 
 
 def table_after_fit(layer, x, optimizer, epochs=3, jit_compile=False):
@@ -59,6 +66,20 @@ def test_steps_with_repeated_ids_are_those_of_dense_gradients(path, optimizer):
 def test_small_tables_train_under_xla(optimizer):
     table = table_after_fit(tfmoe.Embedding(ROWS, DIM), IDS, optimizer, jit_compile=True)
     np.testing.assert_allclose(table, dense_table(optimizer), atol=1e-5)
+
+
+def test_a_model_says_whether_its_step_is_compiled():
+    schema = tfmoe.Schema([tfmoe.Categorical("a", hash_buckets=5)], [tfmoe.Binary("y")])
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(2,)))
+    (table,) = model.encoder.tables.values()
+    assert table.may_be_compiled
+    rows = {"a": np.array([3, 4, 3], "int32")}, {"y": np.array([0.0, 1.0, 1.0], "float32")}
+    steps = []
+    for compiled in (True, False, True):
+        model.compile(keras.optimizers.SGD(0.0), jit_compile=compiled)
+        assert table.may_be_compiled is compiled
+        steps.append(model.fit(*rows, verbose=0).history["loss"])
+    assert steps[0] == pytest.approx(steps[1])
 
 
 def test_large_tables_rule_out_xla(path):

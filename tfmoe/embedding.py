@@ -50,6 +50,8 @@ class Embedding(keras.layers.Layer):
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         if num_rows > DENSE_ROWS and keras.backend.backend() == "tensorflow":
             self.supports_jit = False
+        # A model that knows that XLA will not compile the step says so by False.
+        self.may_be_compiled = True
 
     def build(self, input_shape):
         # Not cast as a whole under half precision: only the rows that are read are.
@@ -64,7 +66,7 @@ class Embedding(keras.layers.Layer):
         if keras.backend.backend() != "tensorflow":
             vectors = ops.take(self.embeddings, ids, axis=0)
         elif self.num_rows <= DENSE_ROWS:
-            vectors = _look_up_dense(self.embeddings.value, ids)
+            vectors = _look_up_dense(self.embeddings.value, ids, self.may_be_compiled)
         else:
             vectors = _look_up_distinct(self.embeddings.value, ids)
         return ops.cast(vectors, self.compute_dtype)
@@ -81,15 +83,24 @@ class Embedding(keras.layers.Layer):
         }
 
 
-def _look_up_dense(variable, ids):
-    """`variable[ids]` on TensorFlow, with the gradient as a whole table."""
+def _look_up_dense(variable, ids, may_be_compiled):
+    """`variable[ids]` on TensorFlow, with the gradient as a whole table.
+
+    The faster of two operations that add it up (0.6 to 1.0 of the time) is unknown to XLA.
+    """
     import tensorflow as tf
 
     @tf.custom_gradient
     def look_up(table, ids):
         def gradient(upstream):
-            rows = tf.reshape(upstream, (-1, table.shape[1]))
-            return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, (-1,)), table.shape[0]), None
+            rows, flat = tf.reshape(upstream, (-1, table.shape[1])), tf.reshape(ids, (-1,))
+            if may_be_compiled:
+                return tf.math.unsorted_segment_sum(rows, flat, table.shape[0]), None
+            places = tf.range(tf.size(flat))
+            found = tf.raw_ops.SparseSegmentSumGrad(
+                grad=rows, indices=flat, segment_ids=places, output_dim0=table.shape[0]
+            )
+            return found, None
 
         return tf.gather(table, ids), gradient
 

@@ -318,6 +318,8 @@ class MultiTaskModel(keras.Model):
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        for table in self.encoder.tables.values():
+            table.may_be_compiled = bool(self.jit_compile)
         self._compiled_with.value["optimizer"] = self.optimizer
 
     def _check_by_task(self, name, value):
