@@ -120,6 +120,7 @@ def draw(rows, path):
         image = axis.imshow(usage[:, order], aspect="auto", vmin=0, vmax=1, cmap="viridis")
         axis.set_title(f"{row['set']}, {row['form']}, {row['name']}", fontsize=9)
         axis.set(xlabel="expert", ylabel="task")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(image, ax=axes.tolist(), label="share of rows", shrink=0.6)
     studies.save(figure, path)
 
