@@ -180,7 +180,7 @@ def draw_lines(rows, x, path, x_label, y_labels, log=True):
         if log:
             axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.minorticks_off()
+        axis.set_xticks([], minor=True)
         axis.set(title=title, xlabel=x_label, ylabel=y_label)
         axis.grid(alpha=0.3)
     figure.axes[0].legend()
