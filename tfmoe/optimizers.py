@@ -141,8 +141,21 @@ def _distinct(gradient):
     """Ids `(n,)`, each once, and their gradients `(n, ...)`, summed where one came twice."""
     import tensorflow as tf
 
+    if _are_distinct(gradient.indices):
+        return gradient.indices, gradient.values
     ids, places = tf.unique(gradient.indices)
     return ids, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(ids))
+
+
+def _are_distinct(ids):
+    """Whether ids of a graph come straight from `tf.unique`, as `Embedding` looks them up."""
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
+    while ids.op.type in ("Reshape", "Identity", "Cast"):
+        ids = ids.op.inputs[0]
+    return ids.op.type == "Unique" and ids.value_index == 0
 
 
 def _rows(variable, ids):
