@@ -124,6 +124,21 @@ def test_large_tables_in_a_model(optimizer, monkeypatch):
         assert np.isfinite(weight).all()
 
 
+def test_two_look_ups_of_a_large_table_add_up(monkeypatch):
+    """Each brings every row once, and together twice."""
+    found = []
+    for most in (5, 100):
+        monkeypatch.setattr("tfmoe.embedding.DENSE_ROWS", most)
+        table = Embedding(20, 3, embeddings_initializer="ones")
+        ids = keras.Input((4,), dtype="int32")
+        both = keras.ops.sum(table(ids) * 2 - table(ids + 1), axis=(1, 2))
+        model = keras.Model(ids, both)
+        model.compile(LazyAdam(0.1, epsilon=1.0), "mse", jit_compile=False)
+        model.fit(np.arange(16).reshape(4, 4), np.arange(4.0), batch_size=4, epochs=1, verbose=0)
+        found.append(table.get_weights()[0])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", [LazyAdam, Adagrad])
 def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer):
     """No operation of the graph reads or writes a whole table."""
