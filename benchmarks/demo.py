@@ -22,6 +22,8 @@ def run(quick):
         },
     ]
     mixtures = demo.mixtures(settings.units)
+    if quick:
+        mixtures = dict(list(mixtures.items())[-1:])
     for trained in demo.run(split, mixtures, settings.epochs, settings.batch_size):
         row, use = trained.row, trained.use
         rows.append(
