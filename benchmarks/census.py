@@ -6,8 +6,8 @@ person are no inputs. Models: one a task, shared bottom, one gate for both tasks
 and MMoE with DSelect-k gates. Every model gets 20 random trials of the learning rate, the
 units (a bottom may be as wide as all experts), the number of experts and what its gate has to be
 set; the two with the least loss on validation rows are tried again, and the better one is run
-with 10 fresh seeds. Validation and
-test rows are the halves of the paper's test rows, the same for all.
+with 10 fresh seeds. Validation and test rows are the halves of the paper's test rows, the same
+for all.
 
 `main_auc` and `marital_auc` are means over the seeds, on test rows; `best` is the `main_auc` of
 the seed that has the best on validation rows. `paper_best` and `paper_mean` are the paper's

@@ -21,7 +21,6 @@ which it looks up in vocabularies while it trains and predicts; the others get t
 """
 
 import contextlib
-import importlib
 import tempfile
 from pathlib import Path
 
@@ -46,8 +45,9 @@ def run(quick):
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         job = write(split, folder)
         if quick:
-            build = importlib.import_module("benchmarks.rivals.peer_tfmoe").Contestant
-            found = {"tfmoe": Peer("tfmoe", job, build)}
+            from benchmarks.rivals.peer_tfmoe import Contestant  # starts TensorFlow
+
+            found = {"tfmoe": Peer("tfmoe", job, Contestant)}
         else:
             found = {
                 name: stack.enter_context(Process(CONTESTANTS[name], f"peer_{name}", job.to_json()))

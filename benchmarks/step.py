@@ -8,7 +8,6 @@ second it would allow if a step were nothing but its matmuls.
 """
 
 import contextlib
-import importlib
 import itertools
 
 import numpy as np
@@ -37,7 +36,9 @@ def run(quick):
     names = taking_part({name: name for name in ("local", *REQUIREMENTS)}, quick)
     with contextlib.ExitStack() as stack:
         if quick:
-            workers = [Worker(importlib.import_module("benchmarks.rivals.local").build, sizes)]
+            from benchmarks.rivals.local import build  # starts TensorFlow
+
+            workers = [Worker(build, sizes)]
         else:
             # Started together, for getting warm takes longer than any turn.
             workers = [stack.enter_context(Process(name, name, sizes.to_json())) for name in names]

@@ -49,7 +49,7 @@ class KerasLayer(tf_keras.layers.Layer):
     Example:
 
     >>> mixture = KerasLayer(tfmoe.MMoE(num_tasks=2, num_experts=4, hidden_units=(32,)))
-    >>> mixture(tf.ones((3, 8))).shape  # in the `__init__` or `call` of a `tfrs.Model`
+    >>> mixture(tf.ones((3, 8))).shape
     TensorShape([3, 2, 32])
     """
 
@@ -67,10 +67,7 @@ class KerasLayer(tf_keras.layers.Layer):
 
     def build(self, input_shape):
         if not self.layer.built:
-            shape = tf.nest.map_structure(
-                lambda one: tuple(one.as_list()),
-                input_shape,
-            )
+            shape = tf.nest.map_structure(lambda one: tuple(one.as_list()), input_shape)
             with tf.init_scope():
                 self.layer.build(shape)
             self._adopt()

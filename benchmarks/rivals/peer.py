@@ -5,23 +5,22 @@ answers once it has built its model. Then a word on stdin makes it `train` one e
 `predict` the test rows, which it answers by the seconds that took, or makes its `report`.
 """
 
-import json
 import re
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.rivals.worker import answer_turns
+from benchmarks.rivals.worker import Told, answer_turns
 
 TASKS = ("watch", "rating")
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Told):
     """The model that is trained, and where its data are.
 
     Attributes:
@@ -39,15 +38,6 @@ class Job:
     tower_units: tuple = (32,)
     batch_size: int = 4096
     learning_rate: float = 1e-3
-
-    def to_json(self):
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text):
-        given = json.loads(text)
-        units = {name: tuple(given[name]) for name in ("expert_units", "tower_units")}
-        return cls(**{**given, **units})
 
     def read(self, part):
         """Arrays of the columns, and of the labels of the part that has them."""

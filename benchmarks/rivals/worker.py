@@ -16,8 +16,20 @@ import numpy as np
 MARK = "=> "
 
 
+class Told:
+    """What a parent tells a process, in one argument; a dataclass of plain values."""
+
+    def to_json(self):
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text):
+        given = json.loads(text)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Told):
     """The model that is trained, and how much of it a turn is."""
 
     num_categorical: int = 26
@@ -30,15 +42,6 @@ class Sizes:
     num_tasks: int = 2
     batch_size: int = 4096
     num_batches: int = 40
-
-    def to_json(self):
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text):
-        given = json.loads(text)
-        units = {name: tuple(given[name]) for name in ("expert_units", "tower_units")}
-        return cls(**{**given, **units})
 
     @property
     def num_inputs(self):
