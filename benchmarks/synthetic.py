@@ -40,10 +40,14 @@ from tfmoe.towers import Towers
 OPTIONS = {"tasks": (str, "16,32,64,128", "numbers of tasks")}
 EXPERTS, CHOSEN, FEATURES, UNITS = 16, 4, 10, (16, 8)
 GATES = gate_choices.gates(gate_choices.OWN)
-SIZES = {"rows": 8000, "epochs": 40, "batch_size": 256}
 QUICK_SIZES = {"rows": 80, "epochs": 1, "batch_size": 40}
 USED = 0.01
 FORMS = {"static": "static", "per example": "linear"}
+# A gate per example needs more steps to learn, and more time for an epoch.
+SIZES = {
+    "static": {"rows": 8000, "epochs": 40, "batch_size": 256},
+    "per example": {"rows": 8000, "epochs": 15, "batch_size": 128},
+}
 LEARNING_RATE = search.log_uniform(1e-3, 5e-2)
 MEASURES = ("score", "experts", "jaccard", "precision", "recall", "f1")
 CLAIMS = (
@@ -67,7 +71,7 @@ def run(quick, tasks="16,32,64,128"):
         runs = []
         for gate in gates:
             base = {"tasks": num_tasks, "form": form, "model": gate, "chosen": CHOSEN}
-            base |= QUICK_SIZES if quick else SIZES
+            base |= QUICK_SIZES if quick else SIZES[form]
             space = {"learning_rate": LEARNING_RATE} | GATES[gate].space
             found, settings = search.winner(grid, base, space, budget)
             rows.append(_row(found, settings))

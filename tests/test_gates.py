@@ -274,15 +274,15 @@ def test_smooth_step_matches_reference(values, gamma):
 
 @given(st.integers(2, 40), st.integers(0, 2**31))
 def test_every_code_names_an_expert(num_experts, seed):
-    bits = np.random.default_rng(seed).uniform(size=(3, (num_experts - 1).bit_length()))
+    bits = np.random.default_rng(seed).uniform(size=((num_experts - 1).bit_length(), 3))
     codes = expert_codes(ops.convert_to_tensor(bits), num_experts).numpy()
-    np.testing.assert_allclose(codes.sum(axis=-1), 1, atol=1e-12)
+    np.testing.assert_allclose(codes.sum(axis=0), 1, atol=1e-12)
     # A code of certain bits names one expert, and every expert has one.
-    m = bits.shape[1]
+    m = bits.shape[0]
     certain = np.array([[code >> (m - 1 - j) & 1 for j in range(m)] for code in range(2**m)])
-    named = expert_codes(ops.convert_to_tensor(certain.astype("float64")), num_experts).numpy()
-    assert set(named.max(axis=-1)) == {1.0}
-    assert set(named.argmax(axis=-1)) == set(range(num_experts))
+    named = expert_codes(ops.convert_to_tensor(certain.T.astype("float64")), num_experts).numpy()
+    assert set(named.max(axis=0)) == {1.0}
+    assert set(named.argmax(axis=0)) == set(range(num_experts))
 
 
 def make_gate(kind, num_experts, k, router, **options):

@@ -32,36 +32,37 @@ def expert_codes(bits, num_experts, fold=True):
     not ask the first bit. So rows sum to 1, and no code is dead. For powers of two
     there is nothing to fold.
 
+    The bits lie on the second last axis, and examples on the last: arithmetic on a few
+    numbers of each example is much slower than on rows of examples.
+
     Args:
-        bits: float tensor `(..., m)` in [0, 1], `m = num_bits(num_experts)`; all axes
-            but the first must be known.
+        bits: float tensor `(..., m, n)` in [0, 1], `m = num_bits(num_experts)`.
         num_experts: int >= 2.
         fold: if False, the mass of codes that name nobody is dropped.
 
     Returns:
-        Float tensor `(..., num_experts)`.
+        Float tensor `(..., num_experts, n)`.
     """
-    num = bits.shape[-1]
-    codes = ops.ones_like(bits[..., :1])
-    for j in range(num):
-        bit = bits[..., j : j + 1]
-        codes = ops.stack([codes * (1 - bit), codes * bit], axis=-1)
-        codes = ops.reshape(codes, (-1, *bits.shape[1:-1], 2 ** (j + 1)))
-    live, dead = codes[..., :num_experts], codes[..., num_experts:]
+    num = bits.shape[-2]
+    *others, last = ops.split(bits, num, axis=-2)
+    codes = ops.concatenate([1 - last, last], axis=-2)
+    for bit in reversed(others):
+        codes = ops.concatenate([codes * (1 - bit), codes * bit], axis=-2)
+    live, dead = codes[..., :num_experts, :], codes[..., num_experts:, :]
     if not fold or num_experts == 2**num:
         return live
     first = num_experts - 2 ** (num - 1)
-    return live + ops.pad(dead, [(0, 0)] * (len(bits.shape) - 1) + [(first, first)])
+    return live + ops.pad(dead, [(0, 0)] * (len(bits.shape) - 2) + [(first, first), (0, 0)])
 
 
-def entropy(probabilities):
-    """`-sum p log(p + 1e-6)` over the last axis, at least in single precision."""
-    return -ops.sum(probabilities * ops.log(probabilities + 1e-6), axis=-1)
+def entropy(probabilities, axis=-1):
+    """`-sum p log(p + 1e-6)` over an axis."""
+    return -ops.sum(probabilities * ops.log(probabilities + 1e-6), axis=axis)
 
 
-def shares(scores):
-    """Softmax over the last axis, also of a single score, which `ops.softmax` warns of."""
-    return ops.exp(ops.log_softmax(scores, axis=-1))
+def shares(scores, axis=-1):
+    """Softmax over an axis, also of a single score, which `ops.softmax` warns of."""
+    return ops.exp(ops.log_softmax(scores, axis=axis))
 
 
 def add_bias(hidden, bias):

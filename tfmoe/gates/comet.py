@@ -8,7 +8,7 @@ from tfmoe.gates.base import Gate
 from tfmoe.gates.permutation import LearnedPermutation
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
-from tfmoe.ops import entropy, smooth_step
+from tfmoe.ops import entropy, num_bits, smooth_step
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -114,45 +114,49 @@ class CometGate(Gate):
             self.permutation.build((None, self.num_tasks, self.num_choices))
 
     def select(self, scores, rows, training):
-        k, e, num = self.num_nonzeros, self.num_choices, scores.shape[1]
-        reached = self._trees(scores)
-        entropy_reg = self.now(self.entropy_reg)
+        e, num_tasks = self.num_choices, scores.shape[1]
+        reached, leaves = self._trees(scores)
         if training and self.entropy_reg != 0:
-            self.add_loss(entropy_reg * ops.sum(rows.mean(entropy(reached))))
-        leaves = ops.reshape(scores[..., k * (e - 1) :], (-1, num, k * e))
-        reached = ops.reshape(reached, (-1, num, k * e))
-        # Neither the logarithm of 0 nor its gradient may be computed, even to be masked:
-        # hence the inner 1. Below the threshold 1 / p would overflow.
+            total = ops.reshape(ops.sum(entropy(reached, axis=1), axis=0), (-1, num_tasks))
+            self.add_loss(self.now(self.entropy_reg) * ops.sum(rows.mean(total)))
+        # The softmax of leaves + log(reached) over all that are reached. Neither the logarithm
+        # of 0 nor its gradient may be computed, even to be masked: hence a product.
         alive = reached > 1e-30
-        logits = leaves + ops.log(ops.where(alive, reached, 1.0))
-        shares = ops.softmax(ops.where(alive, logits, -float("inf")), axis=-1)
-        weights = ops.sum(ops.reshape(shares, (-1, num, k, e)), axis=2)
+        top = ops.max(ops.where(alive, leaves, -float("inf")), axis=(0, 1), keepdims=True)
+        mass = ops.exp(ops.where(alive, leaves - ops.stop_gradient(top), 0.0))
+        mass = ops.where(alive, reached, 0.0) * mass
+        weights = ops.sum(mass / ops.sum(mass, axis=(0, 1), keepdims=True), axis=0)
+        weights = ops.reshape(ops.transpose(weights), (-1, num_tasks, e))
         if self.permutation is not None:
             weights = self.permutation(weights, training=training)
         return weights, weights
 
     def _trees(self, scores):
-        """Probabilities `(b, t, k, e)` with which each tree reaches each leaf."""
-        k, e, num = self.num_nonzeros, self.num_choices, scores.shape[1]
-        splits = ops.reshape(scores[..., : k * (e - 1)], (-1, num, k, e - 1))
-        left = smooth_step(splits, self.gamma)
-        level = ops.ones_like(left[..., :1])
-        first, passed = 0, []
+        """Of scores `(b, t, s)` what each tree does with each leaf.
+
+        Returns:
+            Probabilities `(k, e, b * t)` with which it is reached, and its scores, likewise.
+        """
+        k, e = self.num_nonzeros, self.num_choices
+        # Rows of examples: arithmetic on the few numbers of each is much slower.
+        scores = ops.transpose(ops.reshape(scores, (-1, k * (2 * e - 1))))
+        splits, leaves = ops.split(scores, [k * (e - 1)], axis=0)
+        left = smooth_step(ops.reshape(splits, (k, e - 1, -1)), self.gamma)
         # Level by level: of a level's nodes the first ones split, the others are leaves,
         # and only the last two levels have leaves.
-        while first < e - 1:
-            inner = min(level.shape[-1], e - 1 - first)
-            go = left[..., first : first + inner]
-            nodes, leaves = level[..., :inner], level[..., inner:]
-            below = ops.stack([nodes * go, nodes * (1 - go)], axis=-1)
-            level = ops.reshape(below, (-1, num, k, 2 * inner))
-            first += inner
-            passed.append(leaves)
-        return ops.concatenate([passed[-1], level], axis=-1)
+        cuts = [2**depth - 1 for depth in range(1, num_bits(e))]
+        level, over = ops.ones_like(left[:, :1]), None
+        for go in ops.split(left, cuts, axis=1) if cuts else [left]:
+            nodes, over = ops.split(level, [go.shape[1]], axis=1)
+            below = ops.stack([nodes * go, nodes * (1 - go)], axis=2)
+            level = ops.reshape(below, (k, 2 * go.shape[1], -1))
+        reached = ops.concatenate([over, level], axis=1)
+        return reached, ops.reshape(leaves, (k, e, -1))
 
     def converged(self, scores):
-        named = ops.max(self._trees(scores), axis=-1) >= 1
-        share = ops.mean(ops.cast(named, scores.dtype), axis=-1)
+        reached, _ = self._trees(scores)
+        named = ops.cast(ops.max(reached, axis=1) >= 1, scores.dtype)
+        share = ops.reshape(ops.mean(named, axis=0), (-1, scores.shape[1]))
         if self.permutation is None:
             return share
         return share * ops.cast(self.permutation.is_hard(), scores.dtype)

@@ -108,12 +108,13 @@ class DSelectKGate(Gate):
         return [Scores(bits, bit, bit, bit), Scores(self.num_nonzeros, alpha, "zeros", alpha)]
 
     def select(self, scores, rows, training):
-        fold = self.reachability == "fold"
-        selectors = expert_codes(self._bits(scores), self.num_choices, fold)
+        num_tasks, fold = scores.shape[1], self.reachability == "fold"
+        bits, alpha = self._parts(scores)
+        selectors = expert_codes(bits, self.num_choices, fold)
         if training:
-            self._add_losses(selectors, rows)
-        alpha = scores[..., -self.num_nonzeros :]
-        weights = ops.einsum("btk,btke->bte", shares(alpha), selectors)
+            self._add_losses(selectors, rows, num_tasks)
+        weights = ops.sum(shares(alpha, axis=0) * selectors, axis=0)
+        weights = ops.reshape(ops.transpose(weights), (-1, num_tasks, self.num_choices))
         return weights, weights
 
     def scheduled(self):
@@ -123,24 +124,34 @@ class DSelectKGate(Gate):
         # With folding an expert may have two codes: the bit that tells them apart may stay
         # undecided, and gets no gradient once the others have decided. Without, all of the
         # codes count, those that name nobody too: a selector stuck on one has decided.
-        bits = self._bits(scores)
-        num_leaves = self.num_choices if self.reachability == "fold" else 2 ** bits.shape[-1]
-        reached = ops.count_nonzero(expert_codes(bits, num_leaves), axis=-1)
-        return ops.mean(ops.cast(reached == 1, scores.dtype), axis=-1)
+        bits, _ = self._parts(scores)
+        num_leaves = self.num_choices if self.reachability == "fold" else 2 ** bits.shape[1]
+        reached = ops.count_nonzero(expert_codes(bits, num_leaves), axis=1)
+        share = ops.mean(ops.cast(reached == 1, scores.dtype), axis=0)
+        return ops.reshape(share, (-1, scores.shape[1]))
 
-    def _bits(self, scores):
-        """Scores `(b, t, s)` to the probability of each bit `(b, t, k, m)`."""
+    def _parts(self, scores):
+        """Of scores `(b, t, s)` the bits' probabilities `(k, m, b * t)`, alpha `(k, 1, b * t)`."""
         k, m = self.num_nonzeros, num_bits(self.num_choices)
-        z = ops.reshape(scores[..., : k * m], (-1, scores.shape[1], k, m))
-        return smooth_step(z, self.gamma)
+        # Rows of examples: arithmetic on the few numbers of each is much slower.
+        scores = ops.transpose(ops.reshape(scores, (-1, k * m + k)))
+        bits, alpha = ops.split(scores, [k * m], axis=0)
+        bits = smooth_step(ops.reshape(bits, (k, m, -1)), self.gamma)
+        return bits, ops.reshape(alpha, (k, 1, -1))
 
-    def _add_losses(self, selectors, rows):
+    def _add_losses(self, selectors, rows, num_tasks):
+        """Of selectors `(k, e, b * t)`."""
+
+        def total(values):
+            """Sum over tasks and selectors of the mean over the rows."""
+            values = ops.reshape(ops.sum(values, axis=0), (-1, num_tasks))
+            return ops.sum(rows.mean(values))
+
         if self.entropy_reg:
-            total = ops.sum(rows.mean(entropy(selectors)))
-            self.add_loss(ops.multiply(self.now(self.entropy_reg), total))
+            reg = self.now(self.entropy_reg)
+            self.add_loss(ops.multiply(reg, total(entropy(selectors, axis=1))))
         if self.reachability == "penalty" and self.num_choices != 2 ** num_bits(self.num_choices):
-            reachable = ops.maximum(ops.sum(selectors, axis=-1), 1e-6)
-            self.add_loss(ops.sum(rows.mean(1 / reachable)))
+            self.add_loss(total(1 / ops.maximum(ops.sum(selectors, axis=1), 1e-6)))
 
     def get_config(self):
         return {
