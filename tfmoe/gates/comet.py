@@ -119,13 +119,15 @@ class CometGate(Gate):
         if training and self.entropy_reg != 0:
             total = ops.reshape(ops.sum(entropy(reached, axis=1), axis=0), (-1, num_tasks))
             self.add_loss(self.now(self.entropy_reg) * ops.sum(rows.mean(total)))
-        # The softmax of leaves + log(reached) over all that are reached. Neither the logarithm
-        # of 0 nor its gradient may be computed, even to be masked: hence a product.
+        # The softmax over all leaves that are reached. Neither the logarithm of 0 nor its
+        # gradient may be computed, even to be masked: hence the inner 1. Below the threshold
+        # 1 / p would overflow.
         alive = reached > 1e-30
-        top = ops.max(ops.where(alive, leaves, -float("inf")), axis=(0, 1), keepdims=True)
-        mass = ops.exp(ops.where(alive, leaves - ops.stop_gradient(top), 0.0))
-        mass = ops.where(alive, reached, 0.0) * mass
-        weights = ops.sum(mass / ops.sum(mass, axis=(0, 1), keepdims=True), axis=0)
+        logits = leaves + ops.log(ops.where(alive, reached, 1.0))
+        logits = ops.where(alive, logits, -float("inf"))
+        top = ops.stop_gradient(ops.max(logits, axis=(0, 1), keepdims=True))
+        mass = ops.exp(logits - top)
+        weights = ops.sum(mass, axis=0) / ops.sum(mass, axis=(0, 1))
         weights = ops.reshape(ops.transpose(weights), (-1, num_tasks, e))
         if self.permutation is not None:
             weights = self.permutation(weights, training=training)
