@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe import dispatch, recipe
+from tfmoe.dropout import Dropout
 from tfmoe.initializers import PerMember
 from tfmoe.ops import add_bias
 from tfmoe.stacked import affine, apart, is_unrolled
@@ -106,7 +107,7 @@ class Experts(keras.layers.Layer):
                 self.scales.append(self._add_vectors(f"scale_{i}", units, "ones"))
                 self.offsets.append(self._add_vectors(f"offset_{i}", units, "zeros"))
             if self.dropout:
-                self.dropouts.append(keras.layers.Dropout(self.dropout, dtype=self.dtype_policy))
+                self.dropouts.append(Dropout(self.dropout, dtype=self.dtype_policy))
             inputs = units
 
     def _add_vectors(self, name, units, initializer):

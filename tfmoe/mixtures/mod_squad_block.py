@@ -6,6 +6,7 @@ from keras import ops
 from tfmoe import recipe
 from tfmoe.attention import MoEAttention
 from tfmoe.dispatch import pays
+from tfmoe.dropout import Dropout
 from tfmoe.embedding import Embedding
 from tfmoe.experts import Experts
 from tfmoe.gates.base import Gate
@@ -101,7 +102,7 @@ class ModSquadBlock(keras.layers.Layer):
         self.mlp_ratio, self.causal, self.dispatch = mlp_ratio, causal, dispatch
         self.kept = checked_kept(name, kept, 2)
         self.num_chosen = min(gate.num_nonzeros or num_experts, num_experts)
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         self._gate_config = recipe.config_of(gate)
         self.gates = []
 
