@@ -44,33 +44,35 @@ def drawn(space, trial):
     return {name: draw(rng) for name, draw in space.items()}
 
 
-def trials(grid, base, space, budget):
-    """Runs random settings; the runs, those with the least `valid` first.
+def by_loss(run):
+    """Less is better; a loss that is no number is the largest."""
+    return (run["valid"] if math.isfinite(run["valid"]) else math.inf,)
+
+
+def trials(grid, base, space, budget, rank=by_loss):
+    """Runs random settings; the runs, the best first.
 
     Cells have a `seed`, of the weights and the order, and a `world`, a seed of data that are
     made up, which is the same for all trials: else the one with the easiest world would win.
 
     Args:
-        grid: `studies.Grid` whose scores have `valid`, a loss; one that is no number is the
-            largest.
+        grid: `studies.Grid` whose scores have `valid`, a loss.
         base: dict, what all cells of the contestant have.
         space: dict from a setting's name to a function `(rng)` that draws it.
         budget: `Budget`.
+        rank: from a run to a tuple of numbers; the first that differs counts, and less is
+            better.
     """
     cells = [
         base | drawn(space, trial) | {"seed": TRIAL_SEED + trial, "world": TRIAL_SEED}
         for trial in range(budget.trials)
     ]
-    return sorted(grid.run(cells), key=_valid)
+    return sorted(grid.run(cells), key=rank)
 
 
-def _valid(run):
-    return run["valid"] if math.isfinite(run["valid"]) else math.inf
-
-
-def best(grid, base, space, budget):
-    """The settings that win; see `trials`."""
-    ranked = trials(grid, base, space, budget)[: budget.finalists]
+def best(grid, base, space, budget, rank=by_loss):
+    """The settings that win; see `trials`. Of the finalists' ranks the means count."""
+    ranked = trials(grid, base, space, budget, rank)[: budget.finalists]
     finalists = [{name: run[name] for name in space} for run in ranked]
     if len(finalists) == 1:
         return finalists[0]
@@ -78,16 +80,16 @@ def best(grid, base, space, budget):
     means = []
     for settings in finalists:
         runs = grid.run([base | settings | {"seed": seed, "world": seed} for seed in seeds])
-        means.append(np.mean([_valid(run) for run in runs]))
-    return finalists[int(np.argmin(means))]
+        means.append(tuple(np.mean([rank(run) for run in runs], axis=0)))
+    return finalists[means.index(min(means))]
 
 
-def winner(grid, base, space, budget):
+def winner(grid, base, space, budget, rank=by_loss):
     """Searches, and runs the best settings with fresh seeds.
 
     Returns:
         The runs, and the settings.
     """
-    settings = best(grid, base, space, budget)
+    settings = best(grid, base, space, budget, rank)
     cells = [base | settings | {"seed": seed, "world": seed} for seed in range(budget.seeds)]
     return grid.run(cells), settings
