@@ -125,7 +125,9 @@ def print_table(rows):
     for cells in body:
         table.add_row(*cells)
     # A narrower table would cut numbers; a narrow terminal wraps its lines instead.
-    Console(width=max(Console().width, 120), soft_wrap=True).print(table)
+    columns = zip(header, *body, strict=True)
+    width = sum(max(map(len, column)) + 3 for column in columns) + 1
+    Console(width=max(Console().width, width), soft_wrap=True).print(table)
 
 
 def fill(text):
@@ -154,11 +156,23 @@ def _section(name):
 def _cells(rows):
     """Header and body as text; a column for every key that any row has.
 
-    Lists are for pictures and have no column.
+    Lists are for pictures and have no column. What `KEY_error` and `KEY_p` say stands in the
+    column of KEY.
     """
     keys = [key for row in rows for key in row if not isinstance(row[key], list)]
     keys = list(dict.fromkeys(keys))
-    return keys, [[_text(row.get(key)) for key in keys] for row in rows]
+    beside = {f"{key}{ending}" for key in keys for ending in ("_error", "_p")}
+    keys = [key for key in keys if key not in beside]
+    return keys, [[_cell(row, key) for key in keys] for row in rows]
+
+
+def _cell(row, key):
+    text = _text(row.get(key))
+    if row.get(f"{key}_error") is not None:
+        text += f" ± {row[f'{key}_error']:.2g}"
+    if row.get(f"{key}_p") is not None:
+        text += f" (p {row[f'{key}_p']:.1g})"
+    return text
 
 
 def _text(value):

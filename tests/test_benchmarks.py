@@ -116,12 +116,14 @@ def test_tables_show_the_newest_run_only(folder, monkeypatch):
     monkeypatch.setattr(results, "provenance", lambda command: {**run, "date": next(dates)})
     results.save("fake", [{"name": "old", "ratio": 1.0}], "")
     rows = [{"name": "é", "rows_per_s": 12345, "points": [1, 2]}, {"name": "b", "ratio": 0.25}]
+    rows[1] |= {"ratio_error": 0.012, "ratio_p": 0.0004}
     results.save("fake", rows, "")
     text = "before\n<!-- results:fake -->\nstale\n<!-- end -->\nafter <!-- end -->"
     filled = results.fill(text)
     assert filled == (
         "before\n<!-- results:fake -->\n\n"
-        "| name | rows_per_s | ratio |\n| --- | --- | --- |\n| é | 12,345 |  |\n| b |  | 0.25 |\n\n"
+        "| name | rows_per_s | ratio |\n| --- | --- | --- |\n| é | 12,345 |  |\n"
+        "| b |  | 0.25 ± 0.012 (p 0.0004) |\n\n"
         "`python -m benchmarks fake` on 2026-02-02, commit abc, changed files; a chip, 2 cores; "
         "keras 3.15.\n\n<!-- end -->\nafter <!-- end -->"
     )
