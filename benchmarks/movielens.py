@@ -14,7 +14,9 @@ validation loss: one in twenty, at least two. `best_...` is what the best one wa
 `--trials`, `--epochs` and `--fraction`, a share of the users, cut it to what a machine can do;
 the rows say to what. With `--winners`, another share, the best trial of each is run once more on
 so many users. The floors are those of the same cut: the mean rating, means of users and movies,
-popularity (`tfmoe.data.movielens.floors`).
+popularity (`tfmoe.data.movielens.floors`). The movies that a user has not watched are drawn with
+equal chances, which makes `watch` largely a question of popularity, or, with `--negatives
+popularity`, in proportion to their ratings.
 """
 
 import functools
@@ -48,10 +50,11 @@ OPTIONS = {
     "epochs": (int, 100, "the most of a run"),
     "fraction": (float, 1.0, "share of the users"),
     "winners": (float, 0.0, "share of the users for one more run of each one's best trial"),
+    "negatives": (str, "uniform", "which movies were not watched; or `popularity`"),
 }
 
 
-def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0):
+def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0, negatives="uniform"):
     """Rows of the floors; a row for each weight and contestant."""
     if quick:
         trials, epochs, fraction = 1, 1, 0.02
@@ -59,8 +62,8 @@ def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0):
     sizes = {"dim": 4, "units": 8} if quick else {"dim": 128, "units": 256}
     sizes |= {"experts": EXPERTS, "chosen": CHOSEN, "batch_size": BATCH_SIZE}
     grid = studies.Grid("movielens", functools.partial(one_run, quick), quick)
-    cut = {"fraction": fraction, "epochs": epochs}
-    rows, larger = [{**row, **cut} for row in _floors(table(quick, fraction))], []
+    cut = {"fraction": fraction, "epochs": epochs, "negatives": negatives}
+    rows, larger = [{**row, **cut} for row in _floors(table(quick, fraction, negatives))], []
     for weight in WEIGHTS[:1] if quick else WEIGHTS:
         for name in contestants:
             space = {"learning_rate": LEARNING_RATE} | _space(name)
@@ -73,7 +76,7 @@ def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0):
                 larger.append(_row(again, space, cut | {"fraction": winners, "trials": 1}))
     if winners:
         larger = [
-            {**row, **cut, "fraction": winners} for row in _floors(table(quick, winners))
+            {**row, **cut, "fraction": winners} for row in _floors(table(quick, winners, negatives))
         ] + larger
     return rows + larger
 
@@ -97,9 +100,9 @@ def _row(runs, space, cut):
 
 
 @functools.cache
-def table(quick, fraction):
+def table(quick, fraction, negatives):
     """The data of a share of the users, with user and movie alone as inputs."""
-    split = synthetic_ratings(num_rows=2000) if quick else movielens("ml-1m", seed=SEED)
+    split = synthetic_ratings(num_rows=2000) if quick else movielens("ml-1m", negatives, SEED)
     if not quick and fraction < 1:
         users = np.sort(split.train["user_id"].unique())
         chosen = np.random.default_rng(SEED).permutation(users)[: round(fraction * len(users))]
@@ -126,7 +129,7 @@ def _floors(split):
 
 def one_run(quick, cell):
     """The loss on validation rows, and what is reported of test rows."""
-    split = table(quick, cell["fraction"])
+    split = table(quick, cell["fraction"], cell["negatives"])
     weights = {"watch": cell["watch_weight"], "rating": 1 - cell["watch_weight"]}
     if cell["model"] == SINGLE:
         parts = [_trained(split, [task], weights, cell) for task in split.schema.tasks]

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from benchmarks import __main__ as command_line
-from benchmarks import census, movielens, multimnist, peers, search, studies
+from benchmarks import census, movielens, multimnist, peers, search, studies, synthetic
 from benchmarks.gate_choices import DSELECT_K, OWN, PUBLISHED, TOP_K, gate_of, gates
 from tfmoe.data.synthetic import synthetic_ratings
 
@@ -122,6 +122,33 @@ def test_mnist_is_read_from_its_files(tmp_path, monkeypatch):
     assert digits.tolist() == [3, 4]
 
 
+def test_settings_that_keep_to_four_experts_come_first():
+    runs = [
+        {"valid": valid, "valid_experts": experts}
+        for valid, experts in [(0.1, 16.0), (0.3, 4.2), (0.2, 3.0), (np.nan, 4.0), (0.1, 5.0)]
+    ]
+    ranked = sorted(runs, key=synthetic.by_size)
+    assert ranked == [runs[2], runs[1], runs[3], runs[4], runs[0]]
+
+
+def test_a_comparison_names_the_measures_that_differ_for_certain():
+    def runs(score, f1, experts):
+        rng = np.random.default_rng(0)
+        same = dict.fromkeys(("jaccard", "precision", "recall"), 0.5) | {"experts": experts}
+        return [
+            {"seed": seed, **same, "score": score + rng.random(), "f1": f1 + rng.random()}
+            for seed in range(20)
+        ]
+
+    found = {"ours": runs(1.0, 1.0, 4.0), "theirs": runs(1.1, 1.2, 16.0)}
+    row = synthetic._comparison("ours", "theirs", found, tasks=16, set="static")
+    assert (row["name"], row["better"], row["worse"]) == ("ours - theirs", "score, experts", "f1")
+    assert row["score"] == pytest.approx(-0.1)
+    assert row["score_p"] < 1e-5
+    assert row["jaccard_p"] == 1.0
+    assert synthetic.headline([row]) == "ours_theirs_static_16=2/6"
+
+
 def test_movielens_reports_the_best_twentieth_by_validation_loss():
     runs = [
         {"model": "a", "watch_weight": 0.1, "learning_rate": 1.0, "valid": i, "experts": None}
@@ -138,8 +165,8 @@ def test_movielens_reports_the_best_twentieth_by_validation_loss():
 
 def test_movielens_is_cut_to_whole_users(monkeypatch):
     split = synthetic_ratings(num_rows=3000)
-    monkeypatch.setattr(movielens, "movielens", lambda name, seed: split)
-    cut = movielens.table.__wrapped__(quick=False, fraction=0.5)
+    monkeypatch.setattr(movielens, "movielens", lambda name, negatives, seed: split)
+    cut = movielens.table.__wrapped__(quick=False, fraction=0.5, negatives="uniform")
     users = set(cut.train["user_id"])
     assert len(users) == round(split.train["user_id"].nunique() / 2)
     assert set(cut.test["user_id"]) <= users
