@@ -11,12 +11,12 @@ to be set (the published gammas and entropies, see `gate_choices.py`; Gumbel's t
 during the first ten epochs). Reported are means and standard errors over the best of them by
 validation loss: one in twenty, at least two. `best_...` is what the best one was set to.
 
-`--trials`, `--epochs` and `--fraction`, a share of the users, cut it to what a machine can do;
-the rows say to what. With `--winners`, another share, the best trial of each is run once more on
-so many users. The floors are those of the same cut: the mean rating, means of users and movies,
-popularity (`tfmoe.data.movielens.floors`). The movies that a user has not watched are drawn with
-equal chances, which makes `watch` largely a question of popularity, or, with `--negatives
-popularity`, in proportion to their ratings.
+`--trials`, `--epochs`, `--patience` and `--fraction`, a share of the users, cut it to what a
+machine can do; the rows say to what. With `--winners`, another share, the best trial of each is
+run once more on so many users. The floors are those of the same cut: the mean rating, means of
+users and movies, popularity (`tfmoe.data.movielens.floors`). The movies that a user has not
+watched are drawn with equal chances, which makes `watch` largely a question of popularity, or,
+with `--negatives popularity`, in proportion to their ratings.
 """
 
 import functools
@@ -39,7 +39,7 @@ from tfmoe.schema import Schema
 
 SINGLE, SHARED = "single tasks", "shared bottom"
 WEIGHTS = (0.1, 0.9)  # of `watch`
-EXPERTS, CHOSEN, BATCH_SIZE, PATIENCE = 16, 2, 512, 25
+EXPERTS, CHOSEN, BATCH_SIZE = 16, 2, 512
 LEARNING_RATE = search.log_uniform(5e-5, 5e-4)
 GATES = gates(PUBLISHED)
 COOLING = 10  # epochs in which Gumbel's temperature falls
@@ -48,13 +48,14 @@ MEASURES = ("loss", "watch_auc", "watch_log_loss", "rating_mse", "experts")
 OPTIONS = {
     "trials": (int, 500, "random settings of each contestant"),
     "epochs": (int, 100, "the most of a run"),
+    "patience": (int, 25, "epochs for which the validation loss may not fall"),
     "fraction": (float, 1.0, "share of the users"),
     "winners": (float, 0.0, "share of the users for one more run of each one's best trial"),
     "negatives": (str, "uniform", "which movies were not watched; or `popularity`"),
 }
 
 
-def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0, negatives="uniform"):
+def run(quick, trials=500, epochs=100, patience=25, fraction=1.0, winners=0.0, negatives="uniform"):
     """Rows of the floors; a row for each weight and contestant."""
     if quick:
         trials, epochs, fraction = 1, 1, 0.02
@@ -62,7 +63,7 @@ def run(quick, trials=500, epochs=100, fraction=1.0, winners=0.0, negatives="uni
     sizes = {"dim": 4, "units": 8} if quick else {"dim": 128, "units": 256}
     sizes |= {"experts": EXPERTS, "chosen": CHOSEN, "batch_size": BATCH_SIZE}
     grid = studies.Grid("movielens", functools.partial(one_run, quick), quick)
-    cut = {"fraction": fraction, "epochs": epochs, "negatives": negatives}
+    cut = {"fraction": fraction, "epochs": epochs, "patience": patience, "negatives": negatives}
     rows, larger = [{**row, **cut} for row in _floors(table(quick, fraction, negatives))], []
     for weight in WEIGHTS[:1] if quick else WEIGHTS:
         for name in contestants:
@@ -168,7 +169,7 @@ def _trained(split, tasks, weights, cell):
         metrics={task.name: [] for task in tasks},
     )
     valid = prep.dataset(split.valid, 4096)
-    best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
+    best = keras.callbacks.EarlyStopping(patience=cell["patience"], restore_best_weights=True)
     rows = prep.dataset(split.train, BATCH_SIZE, shuffle=True, seed=cell["seed"])
     model.fit(rows, validation_data=valid, epochs=cell["epochs"], callbacks=[best], verbose=0)
     found = [_measured(model, part, tasks) for part in (split.valid, split.test)]
