@@ -180,3 +180,36 @@ def headline(rows):
     """MMoE's AUC of the main tasks, of the seed chosen on validation rows."""
     found = [row for row in rows if row["name"] == MULTI_GATE and "best" in row]
     return " ".join(f"{row['set']}_auc={row['best']:.4f}" for row in found)
+
+
+def draw(rows, path):
+    """AUC of the main tasks: mean and the chosen seed, beside the paper's."""
+    from matplotlib.figure import Figure
+
+    own = [row for row in rows if "best" in row]
+    mains = list(dict.fromkeys(row["set"] for row in own))
+    figure = Figure(figsize=(5 * len(mains) + 2, 3.2), layout="constrained")
+    for axis, main in zip(figure.subplots(1, len(mains), squeeze=False)[0], mains, strict=True):
+        shown = [row for row in own if row["set"] == main]
+        names = [row["name"] for row in shown]
+        values = [row["main_auc"] for row in shown]
+        axis.errorbar(
+            values, names, xerr=[row["main_auc_error"] for row in shown], fmt="o", label="mean"
+        )
+        axis.plot([row["best"] for row in shown], names, "x", label="best on validation rows")
+        for key, marker in (("paper_mean", "s"), ("paper_best", "D")):
+            published = [row for row in shown if row[key] is not None]
+            axis.plot(
+                [row[key] for row in published],
+                [row["name"] for row in published],
+                marker,
+                fillstyle="none",
+                color="grey",
+                label=key.replace("_", "'s "),
+            )
+        axis.invert_yaxis()
+        axis.set(title=main, xlabel="AUC on test rows")
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper")
+    studies.save(figure, path)
