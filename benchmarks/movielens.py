@@ -16,7 +16,7 @@ machine can do; the rows say to what. With `--winners`, another share, the best 
 run once more on so many users. The floors are those of the same cut: the mean rating, means of
 users and movies, popularity (`tfmoe.data.movielens.floors`). The movies that a user has not
 watched are drawn with equal chances, which makes `watch` largely a question of popularity, or,
-with `--negatives popularity`, in proportion to their ratings.
+with `--negatives popularity`, in proportion to how often they were rated.
 """
 
 import functools

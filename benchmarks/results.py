@@ -171,7 +171,7 @@ def _cell(row, key):
     if row.get(f"{key}_error") is not None:
         text += f" ± {row[f'{key}_error']:.2g}"
     if row.get(f"{key}_p") is not None:
-        text += f" (p {row[f'{key}_p']:.1g})"
+        text += f" (p {row[f'{key}_p']:.2g})"
     return text
 
 

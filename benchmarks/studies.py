@@ -119,19 +119,18 @@ def score_rows(runs, key, *keys):
     return rows
 
 
-def claim(name, values, others, metric, significant=SIGNIFICANT, **more):
+def claim(name, values, others, metric, **more):
     """A row that says whether `values` are better than `others`, as was claimed.
 
     Args:
         name: str, the claim.
         values, others: `(seeds,)`.
         metric: "auc", where more is better; or "mse" or "loss", where less is.
-        significant: float, what `p` must be below.
         more: what else the row has.
     """
     values, others = np.asarray(values), np.asarray(others)
     tested = paired(values, others) if metric == "auc" else paired(others, values)
-    holds = tested["effect"] > 0 and tested["p"] < significant
+    holds = tested["effect"] > 0 and tested["p"] < SIGNIFICANT
     return {"name": name, **more, **tested, "holds": "yes" if holds else "no"}
 
 

@@ -66,3 +66,14 @@ def test_the_rate_is_a_config_of_keras():
     layer = Dropout.from_config(Dropout(0.25, seed=1).get_config())
     assert isinstance(layer, keras.layers.Dropout)
     assert layer.rate == 0.25
+
+
+def test_what_is_dropped_is_0_even_if_it_was_infinite():
+    outputs = Dropout(0.5, seed=1)(np.full((50, 4), np.inf, "float32"), training=True).numpy()
+    assert set(np.unique(outputs)) == {0.0, np.inf}
+
+
+def test_rates_next_to_1_are_keras_own():
+    outputs = Dropout(0.99999, seed=1, dtype="float16")(np.ones((500, 40)), training=True).numpy()
+    assert np.isfinite(outputs).all()
+    np.testing.assert_array_equal(Dropout(1.0)(np.ones((5, 4)), training=True), 0)

@@ -3,13 +3,15 @@
 import keras
 
 LEVELS = 2**16
+HIGHEST = 0.999
 
 
 class Dropout(keras.layers.Dropout):
-    """Keras's dropout; on a CPU under TensorFlow at 0.6 of its cost.
+    """Keras's dropout; on a CPU under TensorFlow at two thirds of its cost.
 
     There a unit is dropped by 16 random bits instead of 32, so the rate is rounded to a
-    multiple of 1 / 65,536; the units that stay are scaled by the share that does.
+    multiple of 1 / 65,536; the units that stay are scaled by the share that does. A seed
+    gives other units there than elsewhere.
 
     Args:
         rate, noise_shape, seed: see `keras.layers.Dropout`.
@@ -20,18 +22,21 @@ class Dropout(keras.layers.Dropout):
     """
 
     def call(self, inputs, training=False):
-        if not training or not self.rate or self.noise_shape is not None or not _on_cpu():
+        # Above the highest rate the scale would overflow in half precision.
+        fast = 0 < self.rate <= HIGHEST and self.noise_shape is None and _on_cpu()
+        if not training or not fast:
             return super().call(inputs, training=training)
         import tensorflow as tf
 
-        dropped = min(round(self.rate * LEVELS), LEVELS - 1)
+        dropped = round(self.rate * LEVELS)
         shape = tf.shape(inputs)
         size = tf.reduce_prod(shape)
         seed = tf.cast(self.seed_generator.next(), "int32")
         words = tf.random.stateless_uniform([(size + 1) // 2], seed, None, None, "int32")
         levels = tf.reshape(tf.bitcast(words, "int16"), [-1])[:size]
         stays = tf.reshape(levels >= tf.constant(dropped - LEVELS // 2, "int16"), shape)
-        return inputs * (tf.cast(stays, inputs.dtype) * (LEVELS / (LEVELS - dropped)))
+        scaled = inputs * (LEVELS / (LEVELS - dropped))
+        return tf.where(stays, scaled, tf.zeros((), inputs.dtype))
 
 
 def _on_cpu():

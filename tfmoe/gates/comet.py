@@ -125,7 +125,9 @@ class CometGate(Gate):
         alive = reached > 1e-30
         logits = leaves + ops.log(ops.where(alive, reached, 1.0))
         logits = ops.where(alive, logits, -float("inf"))
-        top = ops.stop_gradient(ops.max(logits, axis=(0, 1), keepdims=True))
+        # The initial value is for a batch without rows.
+        top = ops.max(logits, axis=(0, 1), keepdims=True, initial=-float("inf"))
+        top = ops.stop_gradient(top)
         mass = ops.exp(logits - top)
         weights = ops.sum(mass, axis=0) / ops.sum(mass, axis=(0, 1))
         weights = ops.reshape(ops.transpose(weights), (-1, num_tasks, e))
