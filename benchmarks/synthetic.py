@@ -199,15 +199,24 @@ def headline(rows):
 
 
 def draw(rows, path):
-    """Error and F1 over the number of tasks, by form."""
-    y_labels = {"score": "mean squared error", "f1": "F1 of the experts"}
-    shown = [
-        {"set": f"{row['set']}: {label}", "name": row["name"], "tasks": row["tasks"]}
-        | {"score": row[key], "standard_error": row[f"{key}_error"]}
-        for row in rows
-        for key, label in y_labels.items()
-        if "seeds" in row
-    ]
-    forms = dict.fromkeys(row["set"] for row in rows)
-    titles = {f"{form}: {label}": label for form in forms for label in y_labels.values()}
-    studies.draw_lines(shown, "tasks", path, "tasks", titles)
+    """F1 of the experts against the error, a panel for each form and number of tasks."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if "seeds" in row]
+    panels = studies.conditions(shown, "set", "tasks")
+    figure = Figure(figsize=(5 * len(panels) + 2, 4), layout="constrained")
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for row in (row for row in shown if row.items() >= panel.items()):
+            axis.errorbar(
+                row["score"],
+                row["f1"],
+                xerr=row["score_error"],
+                yerr=row["f1_error"],
+                marker="o",
+                label=f"{row['name']} ({row['experts']:.3g} experts)",
+            )
+        axis.set(title=f"{panel['set']}, {panel['tasks']} tasks", xlabel="mean squared error")
+        axis.set(ylabel="F1 of the experts")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    studies.save(figure, path)
