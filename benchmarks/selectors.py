@@ -170,8 +170,9 @@ def _state(gate):
     weights, record = gate(np.zeros((1, 1), "float32"), return_aux=True)
     scores = record["scores"]
     m = num_bits(gate.num_experts)
-    z = ops.reshape(scores[..., : K * m], (1, gate.num_tasks, K, m))
-    live = expert_codes(smooth_step(z, GAMMA), gate.num_experts, gate.reachability == "fold")
-    dead = ops.sum(live, axis=-1) < USED
+    z = ops.reshape(scores[..., : K * m], (1, gate.num_tasks * K, m))
+    bits = smooth_step(ops.swapaxes(z, 1, 2), GAMMA)
+    live = expert_codes(bits, gate.num_experts, gate.reachability == "fold")
+    dead = ops.reshape(ops.sum(live, axis=1) < USED, (1, gate.num_tasks, K))
     converged = gate.converged(scores)
     return tuple(ops.convert_to_numpy(x)[0] for x in (weights, converged, dead))

@@ -31,6 +31,7 @@ ROOMS = [
     "encoder",
     "dispatch",
     "stacked",
+    "dropout",
     "experts",
     "gates",
     "attention",
