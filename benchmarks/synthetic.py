@@ -11,8 +11,8 @@ all gates, as the learning rates are. The two with the least error on validation
 again on two further worlds, and the better one is run with 20 fresh seeds, which draw world,
 weights and order. The loss is the sum of the tasks' squared errors, so that a gate's own loss,
 a sum over tasks too, weighs the same whatever their number. Per example there are fewer epochs of
-smaller batches. Entropies and temperatures reach
-their last value half-way; the best epoch is one of the second half.
+smaller batches. Entropies and temperatures reach their last value half-way; the best epoch is one
+of the second half.
 
 DSelect-k and COMET weigh more than four experts while they have not decided, and validation rows
 may like them best so. `at most 4` are the same trials, of which those come first that use, on
