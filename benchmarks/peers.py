@@ -18,6 +18,7 @@ times, then predictions of the test rows; while one works the others wait.
 What differs: torch-rechub's MLPs, its gates too, have batch normalisation, which cannot be
 turned off; DeepCTR's experts all start from one seed. tfmoe is given the ids as raw values,
 which it looks up in vocabularies while it trains and predicts; the others get them ready.
+`tfmoe_bfloat16` is the same under Keras's policy `mixed_bfloat16`.
 """
 
 import contextlib
@@ -33,7 +34,12 @@ from benchmarks.rivals.process import Process
 from tfmoe.data.movielens import movielens
 from tfmoe.data.synthetic import synthetic_ratings
 
-CONTESTANTS = {"tfmoe": "local", "deepctr": "deepctr", "rechub": "rechub"}
+CONTESTANTS = {
+    "tfmoe": "local",
+    "tfmoe_bfloat16": "local",
+    "deepctr": "deepctr",
+    "rechub": "rechub",
+}
 COLUMNS = ("user_id", "movie_id", "gender", "age", "occupation")
 ROUNDS = 4
 

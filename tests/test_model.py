@@ -283,6 +283,7 @@ def test_half_precision_predicts_float32(prep, df, policy, tmp_path):
         model = tables.small_model(prep)
     finally:
         keras.config.set_dtype_policy("float32")
+    assert model.jit_compile is False
     predictions = model.predict(df, verbose=0)
     assert all(values.dtype == "float32" for values in predictions.values())
     assert all(np.isfinite(values).all() for values in predictions.values())

@@ -2,6 +2,8 @@
 
 import keras
 
+from tfmoe.device import on_cpu
+
 LEVELS = 2**16
 HIGHEST = 0.999
 
@@ -23,7 +25,7 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         # Above the highest rate the scale would overflow in half precision.
-        fast = 0 < self.rate <= HIGHEST and self.noise_shape is None and _on_cpu()
+        fast = 0 < self.rate <= HIGHEST and self.noise_shape is None and on_cpu()
         if not training or not fast:
             return super().call(inputs, training=training)
         import tensorflow as tf
@@ -37,11 +39,3 @@ class Dropout(keras.layers.Dropout):
         stays = tf.reshape(levels >= tf.constant(dropped - LEVELS // 2, "int16"), shape)
         scaled = inputs * (LEVELS / (LEVELS - dropped))
         return tf.where(stays, scaled, tf.zeros((), inputs.dtype))
-
-
-def _on_cpu():
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())

@@ -7,6 +7,7 @@ from tfmoe import dispatch, recipe
 from tfmoe.dropout import Dropout
 from tfmoe.initializers import PerMember
 from tfmoe.ops import add_bias
+from tfmoe.relu import activated
 from tfmoe.stacked import affine, apart, is_unrolled
 
 
@@ -183,7 +184,7 @@ class Experts(keras.layers.Layer):
             hidden = normalize(hidden) * norm[0] + norm[1]
         is_last = i == len(self.hidden_units) - 1
         activation = self.last_activation if is_last and self.last_activation else self.activation
-        hidden = activation(hidden)
+        hidden = activated(activation, hidden)
         if self.dropout:
             hidden = self.dropouts[i](hidden, training=training)
         return hidden

@@ -29,5 +29,7 @@ def jit_pays(model):
     computes_sparsely = getattr(model.mixture, "computes_sparsely", None)
     if computes_sparsely and computes_sparsely(one_task=model.schema.task_column is not None):
         return False
+    # XLA computes half precision in float32, where the processor may have something faster.
+    half = any(layer.compute_dtype in ("bfloat16", "float16") for layer in layers)
     supported = all(layer.supports_jit for layer in layers)
-    return supported and not random and looked_up <= MOST_LOOKED_UP
+    return supported and not random and not half and looked_up <= MOST_LOOKED_UP

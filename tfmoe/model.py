@@ -288,8 +288,8 @@ class MultiTaskModel(keras.Model):
             jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used if
                 it was measured to pay: the model draws no random numbers in training
                 (no dropout, no noisy gate), computes all experts, looks up at most 256
-                embedding values a row, has no embedding table above 100,000 rows, and
-                runs on one device; elsewhere as Keras decides.
+                embedding values a row, has no embedding table above 100,000 rows, is not
+                in half precision, and runs on one device; elsewhere as Keras decides.
             aux_losses: `MutualInformationLoss`, or a list with one, or None.
             **kwargs: the other arguments of `keras.Model.compile`.
 

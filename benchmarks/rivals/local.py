@@ -3,6 +3,7 @@
 import itertools
 import time
 
+import keras
 import tensorflow as tf
 
 import tfmoe
@@ -12,24 +13,34 @@ from tfmoe.columns import FIRST_ID
 
 
 def build(sizes):
+    """Each with a model of its own; in bfloat16 too, where half precision is quick or is not."""
     contestants = {}
     for name, settings in {
         "tfmoe": {},
         "tfmoe, jit": {"jit_compile": True},
         "tfmoe, no jit": {"jit_compile": False},
+        "tfmoe, bfloat16": {},
     }.items():
-        model = tfmoe_model(sizes)
+        model = _made(tfmoe_model, sizes, name)
         model.compile("adam", **settings)
         what = f"model.fit, jit_compile={model.jit_compile}, with the tasks' metrics"
         contestants[name] = (what, keras_turn(model, sizes))
-    model = dense_list.mmoe(sizes)
-    model.compile("adam", "binary_crossentropy")
-    contestants["dense list"] = (
-        f"model.fit, jit_compile={model.jit_compile}, no metrics",
-        keras_turn(model, sizes),
-    )
-    contestants["matmul"] = ("the fastest matmul of the model's shapes", matmul_turn(sizes))
+    for name in ("dense list", "dense list, bfloat16"):
+        model = _made(dense_list.mmoe, sizes, name)
+        model.compile("adam", "binary_crossentropy")
+        what = f"model.fit, jit_compile={model.jit_compile}, no metrics"
+        contestants[name] = (what, keras_turn(model, sizes))
+    contestants["matmul"] = ("the fastest float32 matmul of the model's shapes", matmul_turn(sizes))
     return contestants
+
+
+def _made(build, sizes, name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if "bfloat16" in name else "float32")
+    try:
+        return build(sizes)
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def tfmoe_model(sizes, **options):

@@ -1,0 +1,12 @@
+"""Where operations run."""
+
+import keras
+
+
+def on_cpu():
+    """Whether TensorFlow computes, and has nothing but CPUs."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
