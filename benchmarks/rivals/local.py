@@ -1,5 +1,6 @@
 """The contestants in tfmoe's own environment: tfmoe, the hand-written model, bare matmuls."""
 
+import contextlib
 import itertools
 import time
 
@@ -13,32 +14,45 @@ from tfmoe.columns import FIRST_ID
 
 
 def build(sizes):
-    """Each with a model of its own; in bfloat16 too, where half precision is quick or is not."""
+    plain = _compiled(sizes)
+    # With XLA where tfmoe takes none by itself, and without where it does.
+    other = _compiled(sizes, jit_compile=not plain.jit_compile)
+    models = {
+        "tfmoe": plain,
+        "tfmoe, jit" if other.jit_compile else "tfmoe, no jit": other,
+        "tfmoe, bfloat16": _compiled(sizes, "mixed_bfloat16"),
+        "dense list": _by_hand(sizes),
+        "dense list, bfloat16": _by_hand(sizes, "mixed_bfloat16"),
+    }
     contestants = {}
-    for name, settings in {
-        "tfmoe": {},
-        "tfmoe, jit": {"jit_compile": True},
-        "tfmoe, no jit": {"jit_compile": False},
-        "tfmoe, bfloat16": {},
-    }.items():
-        model = _made(tfmoe_model, sizes, name)
-        model.compile("adam", **settings)
-        what = f"model.fit, jit_compile={model.jit_compile}, with the tasks' metrics"
-        contestants[name] = (what, keras_turn(model, sizes))
-    for name in ("dense list", "dense list, bfloat16"):
-        model = _made(dense_list.mmoe, sizes, name)
-        model.compile("adam", "binary_crossentropy")
-        what = f"model.fit, jit_compile={model.jit_compile}, no metrics"
+    for name, model in models.items():
+        metrics = "with the tasks' metrics" if name.startswith("tfmoe") else "no metrics"
+        what = f"model.fit, jit_compile={model.jit_compile}, {metrics}"
         contestants[name] = (what, keras_turn(model, sizes))
     contestants["matmul"] = ("the fastest float32 matmul of the model's shapes", matmul_turn(sizes))
     return contestants
 
 
-def _made(build, sizes, name):
+def _compiled(sizes, policy="float32", **settings):
+    with _policy(policy):
+        model = tfmoe_model(sizes)
+    model.compile("adam", **settings)
+    return model
+
+
+def _by_hand(sizes, policy="float32"):
+    with _policy(policy):
+        model = dense_list.mmoe(sizes)
+    model.compile("adam", "binary_crossentropy")
+    return model
+
+
+@contextlib.contextmanager
+def _policy(policy):
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16" if "bfloat16" in name else "float32")
+    keras.config.set_dtype_policy(policy)
     try:
-        return build(sizes)
+        yield
     finally:
         keras.config.set_dtype_policy(before)
 
