@@ -20,6 +20,7 @@ with `--negatives popularity`, in proportion to how often they were rated.
 """
 
 import functools
+import itertools
 import math
 
 import keras
@@ -38,6 +39,7 @@ from tfmoe.optimizers import Adam
 from tfmoe.schema import Schema
 
 SINGLE, SHARED = "single tasks", "shared bottom"
+MEANS = "popularity; user and movie means"
 WEIGHTS = (0.1, 0.9)  # of `watch`
 EXPERTS, CHOSEN, BATCH_SIZE = 16, 2, 512
 LEARNING_RATE = search.log_uniform(5e-5, 5e-4)
@@ -120,7 +122,7 @@ def _floors(split):
     return [
         {"name": "constant", "watch_auc": 0.5, "rating_mse": found["rating_mse_constant"]},
         {
-            "name": "popularity; user and movie means",
+            "name": MEANS,
             "watch_auc": found["watch_auc"],
             "watch_log_loss": found["watch_log_loss"],
             "rating_mse": found["rating_mse_bias"],
@@ -217,3 +219,37 @@ def headline(rows):
             parts.append(f"best_at_watch_{percent}={best['name'].replace(' ', '_')}")
             parts.append(f"loss_at_watch_{percent}={best['loss']:.4f}")
     return " ".join(parts)
+
+
+def draw(rows, path):
+    """Both tasks on test rows: a line for each weight, a marker for each share of the users."""
+    from matplotlib.figure import Figure
+
+    models = [row for row in rows if "watch_weight" in row]
+    weights = list(dict.fromkeys(row["watch_weight"] for row in models))
+    shares = list(dict.fromkeys(row["fraction"] for row in models))
+    figure = Figure(figsize=(10, 2.8 * len(weights)), layout="constrained")
+    measures = {"watch_auc": "AUC of watch", "rating_mse": "mean squared error of rating"}
+    grid = figure.subplots(len(weights), 2, squeeze=False, sharex="col", sharey=True)
+    for (weight, (key, what)), axis in zip(
+        itertools.product(weights, measures.items()), grid.flat, strict=True
+    ):
+        for i, share in enumerate(shares):
+            shown = [r for r in models if (r["watch_weight"], r["fraction"]) == (weight, share)]
+            axis.errorbar(
+                [row[key] for row in shown],
+                [row["name"] for row in shown],
+                xerr=[row.get(f"{key}_error") or 0.0 for row in shown],
+                fmt="os"[i % 2],
+                color=f"C{i}",
+                label=f"{100 * share:g} % of the users",
+            )
+            floor = next(row for row in rows if row["name"] == MEANS and row["fraction"] == share)
+            axis.axvline(
+                floor[key], color=f"C{i}", linestyle="--", label=f"{MEANS}, {100 * share:g} %"
+            )
+        axis.set(title=f"watch weighs {weight:g}", xlabel=what)
+        axis.grid(alpha=0.3)
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    studies.save(figure, path)
