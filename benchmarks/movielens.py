@@ -222,7 +222,7 @@ def headline(rows):
 
 
 def draw(rows, path):
-    """Both tasks on test rows: a line for each weight, a marker for each share of the users."""
+    """Both tasks on test rows: panels for each weight, a marker for each share of the users."""
     from matplotlib.figure import Figure
 
     models = [row for row in rows if "watch_weight" in row]

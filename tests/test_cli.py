@@ -146,16 +146,13 @@ def test_train_rejects_what_it_does_not_know(folder, model):
 def test_train_in_half_precision(folder, model):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", folder / "half.keras", "--epochs", 1, "--hidden-units", "4")
-    try:
-        done = run(*arguments, "--dtype", "mixed_bfloat16")
-        assert done.exit_code == 0, done.output
-        half = keras.saving.load_model(folder / "half.keras")
-        assert half.mixture.compute_dtype == half.encoder.compute_dtype == "bfloat16"
-        assert run("evaluate", folder / "half.keras", folder / "rows.csv").exit_code == 0
-        (folder / "half.keras").unlink()
-        assert "mixed_bfloat17" in run(*arguments, "--dtype", "mixed_bfloat17").output
-    finally:
-        keras.config.set_dtype_policy("float32")
+    assert "--dtype bfloat16." in run(*arguments, "--dtype", "bfloat16").output
+    done = run(*arguments, "--dtype", "mixed_bfloat16")
+    assert done.exit_code == 0, done.output
+    assert keras.config.dtype_policy().name == "float32"
+    half = keras.saving.load_model(folder / "half.keras")
+    assert half.mixture.compute_dtype == half.encoder.compute_dtype == "bfloat16"
+    assert run("evaluate", folder / "half.keras", folder / "rows.csv").exit_code == 0
 
 
 def test_rows_of_one_task_each_all_the_way(tmp_path):

@@ -283,7 +283,6 @@ def test_half_precision_predicts_float32(prep, df, policy, tmp_path):
         model = tables.small_model(prep)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert model.jit_compile is False
     predictions = model.predict(df, verbose=0)
     assert all(values.dtype == "float32" for values in predictions.values())
     assert all(np.isfinite(values).all() for values in predictions.values())
@@ -291,6 +290,13 @@ def test_half_precision_predicts_float32(prep, df, policy, tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.mixture.experts.compute_dtype == model.mixture.experts.compute_dtype != "float32"
     np.testing.assert_allclose(again.predict(df, verbose=0)["mood"], predictions["mood"])
+    again.compile("adam")
+    assert again.jit_compile is False
+
+
+def test_a_mixture_in_another_precision_is_told(prep):
+    with pytest.warns(UserWarning, match="policy float32, the model under mixed_bfloat16"):
+        tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,)), dtype="mixed_bfloat16")
 
 
 def test_xla_is_chosen_where_it_pays(prep):

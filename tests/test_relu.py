@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfmoe.experts import Experts
 from tfmoe.relu import activated
 
 EVERY = np.arange(2**16).astype("uint16")
@@ -44,3 +45,18 @@ def test_other_activations_and_types_are_as_they_were():
     np.testing.assert_array_equal(
         tf.cast(activated(gelu, half), "float32"), tf.cast(gelu(half), "float32")
     )
+
+
+@pytest.mark.parametrize(
+    ("policy", "activation", "quick"),
+    [
+        ("mixed_bfloat16", "relu", True),
+        ("mixed_bfloat16", "gelu", False),
+        ("float32", "relu", False),
+    ],
+)
+def test_experts_that_were_saved_take_it(policy, activation, quick):
+    experts = Experts(2, (3,), activation=activation, dtype=policy)
+    experts = Experts.from_config(experts.get_config())
+    graph = tf.function(experts).get_concrete_function(tf.TensorSpec((None, 4), dtype="float32"))
+    assert ("Bitcast" in {op.type for op in graph.graph.get_operations()}) == quick

@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 console = Console()
 
+DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 DataFiles = Annotated[
     str, typer.Argument(help="Table: .csv, .parquet or .tfrecord; a glob in quotes for several.")
 ]
@@ -206,8 +207,8 @@ def train(
     dtype: Annotated[
         str,
         typer.Option(
-            help="Keras's policy: float32; mixed_bfloat16 is faster where a processor multiplies "
-            "bfloat16, as GPUs do and Xeons with AMX."
+            help="float32, mixed_bfloat16 or mixed_float16. With wide experts mixed_bfloat16 is "
+            "faster where the processor multiplies bfloat16: GPUs, Xeons with AMX."
         ),
     ] = "float32",
     history: Annotated[
@@ -227,11 +228,17 @@ def train(
         _must_be_new(out)
         if history is not None:
             _must_be_new(history)
-        keras.config.set_dtype_policy(dtype)
+        if dtype not in DTYPES:
+            raise ValueError(f"Choose --dtype from {', '.join(DTYPES)}. Received --dtype {dtype}.")
         keras.utils.set_random_seed(seed)
         prep = tfmoe.Preprocessor(tfmoe.Schema.load(schema)).fit(data)
-        recipe = mixture_by_name(mixture, gate, num_experts, num_nonzeros, hidden_units)
-        model = tfmoe.MultiTaskModel(prep, recipe)
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(dtype)
+        try:
+            recipe = mixture_by_name(mixture, gate, num_experts, num_nonzeros, hidden_units)
+            model = tfmoe.MultiTaskModel(prep, recipe)
+        finally:
+            keras.config.set_dtype_policy(before)
         model.compile(tfmoe.optimizers.Adam(learning_rate))
         line = ProgressLine("training", console)
         best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)

@@ -124,6 +124,7 @@ class MultiTaskModel(keras.Model):
                 f"tfmoe.MMoE(num_experts=8). Received mixture={mixture!r}."
             )
         dtype = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
+        recipe.warn_of_policies(mixture, dtype)
         config, original = recipe.config_of(mixture), mixture
         tokens = mixture.dim if getattr(mixture, "takes", "flat") == "tokens" else None
         encoder = Encoder(schema, sizes, tokens=tokens, dtype=dtype, name="tfmoe_encoder")

@@ -1,5 +1,7 @@
 """Arguments that are layers are recipes: their holder keeps a copy of its own."""
 
+import warnings
+
 import keras
 
 
@@ -102,3 +104,14 @@ def check_known(layer, *names):
                 f"Received {name}=None. Pass it, or use the layer inside a mixture or "
                 "MultiTaskModel, which fills it in."
             )
+
+
+def warn_of_policies(mixture, policy):
+    """Warns if a model's mixture computes in another precision than the rest, which is slow."""
+    if mixture.dtype_policy.name != policy.name:
+        warnings.warn(
+            f"The mixture was made under the policy {mixture.dtype_policy.name}, the model under "
+            f"{policy.name}, and each computes in its own. Call keras.config.set_dtype_policy "
+            "before both are made, or pass the same `dtype` to both.",
+            stacklevel=3,
+        )

@@ -9,11 +9,12 @@ MINUS_INFINITY = {"bfloat16": -0x80, "float16": -0x400}
 
 
 def activated(activation, x):
-    """`activation(x)`; a ReLU of 16 bits on a CPU in a third of TensorFlow's time.
+    """`activation(x)`; a ReLU of 16 bits on a CPU in less time than TensorFlow's.
 
-    TensorFlow compares such numbers one by one, in float32. As int16 they are positive where
-    their sign is, which is compared many at once. Values and gradients are the same, but that
-    TensorFlow takes denormal numbers for 0.
+    TensorFlow computes with such numbers one by one, in float32. Read as int16, a number has the
+    same sign, and integers are compared many at once: with this ReLU a step of the benchmark
+    `step` in bfloat16 took 0.87 of the time. Values and gradients are the same except at NaN,
+    under infinite gradients, and at bfloat16's denormal numbers, which TensorFlow takes for 0.
     """
     dtype = keras.backend.standardize_dtype(x.dtype)
     if activation is not keras.activations.relu or dtype not in MINUS_INFINITY or not on_cpu():
