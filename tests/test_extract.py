@@ -28,9 +28,9 @@ SMALL = tfmoe.Schema(
 TASKS = SMALL.task_names
 
 
-def small_model(gate=None, num_experts=4, mixture=tfmoe.MMoE, **kwargs):
-    mixture = mixture(num_experts=num_experts, hidden_units=(6, 4), gate=gate)
-    return tfmoe.MultiTaskModel(SMALL, mixture, tower_units=(3,), **kwargs)
+def small_model(gate=None, num_experts=4, mixture=tfmoe.MMoE, dtype=None):
+    mixture = mixture(num_experts=num_experts, hidden_units=(6, 4), gate=gate, dtype=dtype)
+    return tfmoe.MultiTaskModel(SMALL, mixture, tower_units=(3,), dtype=dtype)
 
 
 def features(num_rows=40, seed=0):
