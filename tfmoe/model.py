@@ -78,7 +78,8 @@ class MultiTaskModel(keras.Model):
         mixture: `SharedBottom`, `OMoE`, `MMoE`, `ModSquad`, or any layer
             `(b, f) -> (b, t, u)` with a constructor argument `num_tasks` and a call
             argument `return_aux` (and `task`, for rows of one task each). It is a recipe:
-            the model's own copy, with `num_tasks` filled in, is `model.mixture`.
+            the model's own copy, with `num_tasks` filled in, is `model.mixture`. It
+            keeps its own dtype policy; a warning says where that is not the model's.
         tower_units: sequence of int >= 1, hidden units of every task's tower; `()` for
             none.
         tower_dropout: float in [0, 1).
