@@ -67,6 +67,7 @@ SIZES = {
     "static": {"rows": 8000, "epochs": 40, "batch_size": 256},
     "per example": {"rows": 8000, "epochs": 15, "batch_size": 128},
 }
+STEPS_AT_ONCE = 16  # Equal results, and less time between the steps.
 LEARNING_RATE = search.log_uniform(1e-3, 5e-2)
 # Whether more is better; None where neither is.
 MEASURES = {
@@ -124,7 +125,12 @@ def one_run(cell):
     steps = epochs * cell["rows"] // cell["batch_size"] // 2
     gate = gate_choices.gate_of(GATES, cell, CHOSEN, FORMS[cell["form"]], steps)
     model = build(gate, cell["tasks"])
-    model.compile(Adam(cell["learning_rate"]), squared_errors, jit_compile=False)
+    model.compile(
+        Adam(cell["learning_rate"]),
+        squared_errors,
+        jit_compile=False,
+        steps_per_execution=STEPS_AT_ONCE,
+    )
     best = keras.callbacks.EarlyStopping(
         patience=epochs, restore_best_weights=True, start_from_epoch=epochs // 2
     )
