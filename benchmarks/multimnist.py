@@ -194,3 +194,22 @@ def headline(rows):
     """Accuracy of DSelect-k and of Top-k."""
     found = {row["name"]: row["accuracy"] for row in rows if "accuracy" in row}
     return f"dselect_k={found[DSELECT_K]:.4f} top_k={found[TOP_K]:.4f}"
+
+
+def draw(rows, path):
+    """Accuracy of each digit by gate, with standard errors."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if "accuracy" in row]
+    names = [f"{row['name']} ({row['used']:.3g} experts)" for row in shown]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axis = figure.subplots()
+    for place in PLACES:
+        accuracies = [row[place] for row in shown]
+        errors = [row[f"{place}_error"] for row in shown]
+        axis.errorbar(accuracies, names, xerr=errors, fmt="o", label=place.replace("_", " "))
+    axis.invert_yaxis()
+    axis.set(xlabel="accuracy on test pictures")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    studies.save(figure, path)

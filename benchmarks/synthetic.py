@@ -205,14 +205,16 @@ def headline(rows):
 
 
 def draw(rows, path):
-    """F1 of the experts against the error, a panel for each form and number of tasks."""
+    """F1 of the experts against the error: a row for each form, a column for each number."""
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if "seeds" in row]
-    panels = studies.conditions(shown, "set", "tasks")
-    figure = Figure(figsize=(5 * len(panels) + 2, 4), layout="constrained")
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for row in (row for row in shown if row.items() >= panel.items()):
+    forms, numbers = (list(dict.fromkeys(row[key] for row in shown)) for key in ("set", "tasks"))
+    size = len(forms), len(numbers)
+    figure = Figure(figsize=(5 * size[1] + 2, 4 * size[0]), layout="constrained")
+    panels = itertools.product(forms, numbers)
+    for axis, panel in zip(figure.subplots(*size, squeeze=False).flat, panels, strict=True):
+        for row in (row for row in shown if (row["set"], row["tasks"]) == panel):
             axis.errorbar(
                 row["score"],
                 row["f1"],
@@ -221,7 +223,7 @@ def draw(rows, path):
                 marker="o",
                 label=f"{row['name']} ({row['experts']:.3g} experts)",
             )
-        axis.set(title=f"{panel['set']}, {panel['tasks']} tasks", xlabel="mean squared error")
+        axis.set(title="{}, {} tasks".format(*panel), xlabel="mean squared error")
         axis.set(ylabel="F1 of the experts")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
