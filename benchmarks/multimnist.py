@@ -211,5 +211,5 @@ def draw(rows, path):
     axis.invert_yaxis()
     axis.set(xlabel="accuracy on test pictures")
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside right upper")
     studies.save(figure, path)
