@@ -56,9 +56,11 @@ def main(arguments=None):
     for name in BENCHMARKS if chosen.name == "all" else [chosen.name]:
         benchmark = importlib.import_module(BENCHMARKS[name])
         options = _options(getattr(benchmark, "OPTIONS", {}), name, rest)
+        keep = not chosen.quick and not chosen.no_save
+        run = results.provenance(" ".join(["python -m benchmarks", *arguments])) if keep else None
         rows = benchmark.run(chosen.quick, **options)
-        if not chosen.quick and not chosen.no_save:
-            results.save(name, rows, " ".join(["python -m benchmarks", *arguments]))
+        if keep:
+            results.save(name, rows, run)
             draw_pictures([name])
         results.print_table(rows)
         print(benchmark.headline(rows), flush=True)

@@ -1,11 +1,13 @@
 """Rows of results: where they come from, how they are kept, the tables made of them."""
 
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import subprocess
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,17 +20,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 PICTURES = ROOT / "benchmarks" / "pictures"
 READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
+# By benchmark, the commits that made the runs its rows are from, where runs are kept.
+RUN_COMMITS = defaultdict(set)
+
 _SECTION = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def provenance(command):
-    """What a row must say of the run it is from.
+    """What a row must say of the run it is from; to be asked before the run.
 
     Args:
         command: the exact command that a reader can type.
 
     Returns:
-        Dict of `commit`, `dirty` (whether files differed from it), `date` (UTC),
+        Dict of `commit`, `dirty` (whether files differed from it), `date` (UTC, at its start),
         `versions`, `processor`, `cores` and `command`.
     """
     # Here, and not above: it brings TensorFlow along, which `tables` can do without.
@@ -50,8 +55,12 @@ def provenance(command):
     }
 
 
+@functools.cache
 def commit():
-    """The commit that is checked out, or None."""
+    """The commit that was checked out when this was first asked, or None.
+
+    Another may be by the time that a long run ends, of code that it has not loaded.
+    """
     return _git("rev-parse", "--short=12", "HEAD")
 
 
@@ -74,15 +83,16 @@ def _processor():
     return found[1] if found else platform.processor()
 
 
-def save(name, rows, command):
+def save(name, rows, run):
     """Appends rows, each with its provenance as `run`, to `results/<name>.jsonl`.
 
     Args:
         name: the benchmark.
         rows: list of flat dicts that JSON can hold.
-        command: the exact command that made them.
+        run: what `provenance` returned before the benchmark ran.
     """
-    run = provenance(command)
+    if RUN_COMMITS[name]:
+        run = run | {"run_commits": sorted(RUN_COMMITS[name])}
     lines = [json.dumps({**row, "run": run}, ensure_ascii=False) + "\n" for row in rows]
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
@@ -146,6 +156,8 @@ def _section(name):
     lines = [header, ["---"] * len(header), *body]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     commit = f"commit {run['commit']}{', changed files' if run['dirty'] else ''}"
+    if run.get("run_commits", [run["commit"]]) != [run["commit"]]:
+        commit += f" (its runs: {', '.join(run['run_commits'])})"
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
     return (
         f"\n{table}\n\n`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "

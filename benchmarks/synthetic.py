@@ -24,6 +24,9 @@ less error.
 - `jaccard`, `precision`, `recall`, `f1`: `tfmoe.data.selection_scores` of the experts whose
   mean weight is above 0.01.
 
+The first rows of a number of tasks have what the last four of these measures are for all experts
+and for any four: `jaccard` and `recall` reward a gate that does not decide.
+
 A row `A - B` has the mean differences of each measure over the seeds, and `p` of them. The claim
 is that DSelect-k is better than Top-k of the same form in each measure at p < 0.01; `better` and
 `worse` name those in which the difference is so certain, one by one, without a correction for
@@ -90,6 +93,8 @@ def run(quick, tasks="16,32,64,128", forms="static,per example"):
     rows = []
     chosen_forms = forms.split(",")[: 1 if quick else None]
     for num_tasks, form in itertools.product(numbers, chosen_forms):
+        if form == chosen_forms[0]:
+            rows += floors(num_tasks, budget.seeds)
         found = {}
         for gate in gates:
             base = {"tasks": num_tasks, "form": form, "model": gate, "chosen": CHOSEN}
@@ -105,6 +110,23 @@ def run(quick, tasks="16,32,64,128", forms="static,per example"):
         theirs = [name for name in TOP_KS if name in found]
         for pair in itertools.product(ours, theirs):
             rows.append(_comparison(*pair, found, tasks=num_tasks, set=form))
+    return rows
+
+
+def floors(num_tasks, seeds):
+    """The measures of a selection of all experts, and of any four: a row for each."""
+    rows = []
+    for name, size in {"all experts": EXPERTS, f"{CHOSEN} at random": CHOSEN}.items():
+        scores = []
+        for seed in range(seeds):
+            rows_of_world = QUICK_SIZES["rows"]  # the tasks' groups are all that counts
+            world = grouped_tasks(num_tasks, EXPERTS, CHOSEN, FEATURES, rows_of_world, seed=seed)
+            places = np.tile(np.arange(EXPERTS), (num_tasks, 1))
+            selected = np.random.default_rng(seed).permuted(places, axis=1) < size
+            scores.append(selection_scores(selected, world))
+        row = {"name": name, "tasks": num_tasks, "set": "", "score": None, "experts": size}
+        means = np.mean(scores, axis=0).tolist()
+        rows.append(row | dict(zip(scores[0]._fields, means, strict=True)))
     return rows
 
 

@@ -104,7 +104,6 @@ def test_help_names_the_benchmarks(arguments, capsys):
 
 
 def test_tables_show_the_newest_run_only(folder, monkeypatch):
-    dates = iter(["2026-01-01T00:00:00", "2026-02-02T00:00:00"])
     run = {
         "commit": "abc",
         "dirty": True,
@@ -113,18 +112,19 @@ def test_tables_show_the_newest_run_only(folder, monkeypatch):
         "cores": 2,
         "command": "python -m benchmarks fake",
     }
-    monkeypatch.setattr(results, "provenance", lambda command: {**run, "date": next(dates)})
-    results.save("fake", [{"name": "old", "ratio": 1.0}], "")
+    results.save("fake", [{"name": "old", "ratio": 1.0}], run | {"date": "2026-01-01T00:00:00"})
     rows = [{"name": "é", "rows_per_s": 12345, "points": [1, 2]}, {"name": "b", "ratio": 0.25}]
     rows[1] |= {"ratio_error": 0.012, "ratio_p": 0.0004}
-    results.save("fake", rows, "")
+    monkeypatch.setattr(results, "RUN_COMMITS", {"fake": {"abc", "abb"}})
+    results.save("fake", rows, run | {"date": "2026-02-02T00:00:00"})
     text = "before\n<!-- results:fake -->\nstale\n<!-- end -->\nafter <!-- end -->"
     filled = results.fill(text)
     assert filled == (
         "before\n<!-- results:fake -->\n\n"
         "| name | rows_per_s | ratio |\n| --- | --- | --- |\n| é | 12,345 |  |\n"
         "| b |  | 0.25 ± 0.012 (p 0.0004) |\n\n"
-        "`python -m benchmarks fake` on 2026-02-02, commit abc, changed files; a chip, 2 cores; "
+        "`python -m benchmarks fake` on 2026-02-02, commit abc, changed files (its runs: "
+        "abb, abc); a chip, 2 cores; "
         "keras 3.15.\n\n<!-- end -->\nafter <!-- end -->"
     )
     assert results.fill(filled) == filled

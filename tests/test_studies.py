@@ -33,6 +33,7 @@ def test_a_grid_resumes(tmp_path, monkeypatch):
     cells = [{"seed": 1, "set": "a"}, {"seed": 1, "set": "b"}]
     runs = studies.Grid("fake", function).run(cells)
     assert made == [0, 1, 1]
+    assert results.RUN_COMMITS.pop("fake") == {"abc"}
     assert runs == [{**cell, "score": 0.5} for cell in cells]
     studies.Grid("fake", function, quick=True).run(cells)
     assert made == [0, 1, 1, 1, 1]
@@ -57,7 +58,13 @@ def test_claims_know_which_way_is_better(metric, holds):
     row = studies.claim("more", others + 0.1 + 0.01 * others, others, metric, set="a")
     assert (row["name"], row["set"], row["holds"]) == ("more", "a", holds)
     assert np.sign(row["effect"]) == (1 if holds == "yes" else -1)
+    # One run that failed makes the mean difference, not the claim.
+    others = np.where(np.arange(30) == 7, 100.0 if metric != "auc" else -100.0, 0.0)
+    values = np.full(30, 0.5 if metric != "auc" else -0.5)
+    row = studies.claim("more", values, others, metric)
+    assert (row["effect"] > 0, row["p"] < 0.001, row["holds"]) == (True, True, "no")
     # Five seeds of one sign may be chance.
+    others = np.arange(10.0)
     assert studies.claim("more", others[:5] + 1, others[:5], metric)["holds"] == "no"
 
 
