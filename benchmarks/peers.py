@@ -17,7 +17,8 @@ times, then predictions of the test rows; while one works the others wait.
 
 What differs: torch-rechub's MLPs, its gates too, have batch normalisation, which cannot be
 turned off; DeepCTR's experts all start from one seed. tfmoe is given the ids as raw values,
-which it looks up in vocabularies while it trains and predicts; the others get them ready.
+which it looks up in vocabularies, once before the first epoch, and each time it predicts; the
+others get them ready.
 `tfmoe_bfloat16` is the same under Keras's policy `mixed_bfloat16`.
 """
 
