@@ -16,9 +16,8 @@ RATE = {"learning_rate": search.log_uniform(1e-4, 1e-1)}
 
 
 @pytest.fixture
-def ran(tmp_path, monkeypatch):
+def ran():
     """A grid whose error depends on the learning rate and on the seed, and the cells it ran."""
-    monkeypatch.setattr(studies, "RUNS", tmp_path)
     cells = []
 
     def function(cell):
@@ -29,7 +28,7 @@ def ran(tmp_path, monkeypatch):
         valid = error + 10 * np.random.default_rng(cell["world"]).random()
         return {"valid": valid if cell["learning_rate"] < 0.05 else np.nan, "score": -error}
 
-    return studies.Grid("fake", function), cells
+    return studies.Grid("fake", function, quick=True), cells
 
 
 def test_the_winner_is_chosen_on_validation_rows_and_run_on_fresh_seeds(ran):
