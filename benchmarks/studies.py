@@ -96,7 +96,9 @@ def conditions(runs, *keys):
 
 def mean(values):
     """Mean and standard error over the seeds."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
+    # Equal values have a mean that is rounded, and would differ from it.
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if np.ptp(values) else 0.0
+    return float(np.mean(values)), float(error)
 
 
 def paired(values, others):
