@@ -39,7 +39,9 @@ def provenance(command):
     # Here, and not above: it brings TensorFlow along, which `tables` can do without.
     import tfmoe
 
-    changes = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    made = (RESULTS, PICTURES)  # by runs before this one
+    excluded = [f":(exclude){path.relative_to(ROOT).as_posix()}" for path in made]
+    changes = _git("status", "--porcelain", "--", ".", *excluded)
     return {
         "commit": commit(),
         "dirty": bool(changes),
