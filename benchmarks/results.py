@@ -39,9 +39,9 @@ def provenance(command):
     # Here, and not above: it brings TensorFlow along, which `tables` can do without.
     import tfmoe
 
-    made = (RESULTS, PICTURES)  # by runs before this one
-    excluded = [f":(exclude){path.relative_to(ROOT).as_posix()}" for path in made]
-    changes = _git("status", "--porcelain", "--", ".", *excluded)
+    # What runs before this one made.
+    made = (":(exclude)benchmarks/results", ":(exclude)benchmarks/pictures")
+    changes = _git("status", "--porcelain", "--", ".", *made)
     return {
         "commit": commit(),
         "dirty": bool(changes),
