@@ -153,6 +153,8 @@ def one_run(cell):
         jit_compile=False,
         steps_per_execution=STEPS_AT_ONCE,
     )
+    # A step that creates variables is traced twice.
+    model.optimizer.build(model.trainable_variables)
     best = keras.callbacks.EarlyStopping(
         patience=epochs, restore_best_weights=True, start_from_epoch=epochs // 2
     )
