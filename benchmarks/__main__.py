@@ -86,12 +86,12 @@ def fill_tables():
 def draw_pictures(names):
     """A picture of the saved rows of each benchmark that can draw one."""
     for name in names:
-        rows, run = results.newest(name)
+        rows, runs = results.newest(name)
         draw = getattr(importlib.import_module(BENCHMARKS[name]), "draw", None) if rows else None
         if draw is not None:
             path = results.PICTURES / f"{name}.png"
             draw(rows, path)
-            results.stamp(path, run)
+            results.stamp(path, runs)
 
 
 if __name__ == "__main__":

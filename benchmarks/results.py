@@ -20,6 +20,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 PICTURES = ROOT / "benchmarks" / "pictures"
 READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
+# Benchmarks that may be run in parts, and what of a row tells its part.
+PARTS = {"synthetic": ("tasks", "set")}
+
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
 
@@ -102,32 +105,47 @@ def save(name, rows, run):
 
 
 def newest(name):
-    """Rows of the last saved run and their provenance; `([], None)` if there is none."""
+    """Rows of the last saved run, or of the last of each of `PARTS`, and where they are from.
+
+    Returns:
+        List of rows, ordered by their parts; list of the runs' provenance, the oldest first.
+    """
     path = RESULTS / f"{name}.jsonl"
     if not path.exists():
-        return [], None
+        return [], []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    run = lines[-1]["run"]
-    rows = [line for line in lines if line["run"] == run]
-    return [{key: row[key] for key in row if key != "run"} for row in rows], run
+    last = {_part(name, line): line["run"] for line in lines}
+    lines = [line for line in lines if line["run"] == last[_part(name, line)]]
+    runs = list({line["run"]["date"]: line["run"] for line in lines}.values())
+    lines.sort(key=lambda line: _part(name, line))
+    return [{key: row[key] for key in row if key != "run"} for row in lines], runs
 
 
-def stamp(path, run):
-    """Writes into a picture from which run its rows are."""
+def _part(name, row):
+    return tuple(row[key] for key in PARTS.get(name, ()))
+
+
+def stamp(path, runs):
+    """Writes into a picture from which runs its rows are."""
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
-    info.add_text("run", run["date"])
+    info.add_text("run", dates(runs))
     with Image.open(path) as picture:
         picture.save(path, pnginfo=info)
 
 
 def stamped(path):
-    """The date of the run that a picture shows; None if it does not say."""
+    """The `dates` of the runs that a picture shows; None if it does not say."""
     from PIL import Image
 
     with Image.open(path) as picture:
         return picture.text.get("run")
+
+
+def dates(runs):
+    """When the runs were, as text."""
+    return ", ".join(run["date"] for run in runs)
 
 
 def print_table(rows):
@@ -151,18 +169,23 @@ def fill(text):
 
 
 def _section(name):
-    rows, run = newest(name)
+    rows, runs = newest(name)
     if not rows:
         return "\nNo run has been saved yet.\n\n"
     header, body = _cells(rows)
     lines = [header, ["---"] * len(header), *body]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"\n{table}\n\n" + "".join(map(_origin, runs))
+
+
+def _origin(run):
+    """A paragraph that says where rows are from."""
     commit = f"commit {run['commit']}{', changed files' if run['dirty'] else ''}"
     if run.get("run_commits", [run["commit"]]) != [run["commit"]]:
         commit += f" (its runs: {', '.join(run['run_commits'])})"
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
     return (
-        f"\n{table}\n\n`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "
+        f"`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "
         f"{run['cores']} cores; {versions}.\n\n"
     )
 

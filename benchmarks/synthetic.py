@@ -229,16 +229,17 @@ def headline(rows):
 
 
 def draw(rows, path):
-    """F1 of the experts against the error: a row for each form, a column for each number."""
+    """F1 of the experts against the error: a row for each number, a column for each form."""
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if "seeds" in row]
-    forms, numbers = (list(dict.fromkeys(row[key] for row in shown)) for key in ("set", "tasks"))
-    size = len(forms), len(numbers)
+    numbers = list(dict.fromkeys(row["tasks"] for row in shown))
+    forms = [form for form in FORMS if any(row["set"] == form for row in shown)]
+    size = len(numbers), len(forms)
     figure = Figure(figsize=(5 * size[1] + 2, 4 * size[0]), layout="constrained")
-    panels = itertools.product(forms, numbers)
+    panels = itertools.product(numbers, forms)
     for axis, panel in zip(figure.subplots(*size, squeeze=False).flat, panels, strict=True):
-        for row in (row for row in shown if (row["set"], row["tasks"]) == panel):
+        for row in (row for row in shown if (row["tasks"], row["set"]) == panel):
             axis.errorbar(
                 row["score"],
                 row["f1"],
@@ -247,7 +248,7 @@ def draw(rows, path):
                 marker="o",
                 label=f"{row['name']} ({row['experts']:.3g} experts)",
             )
-        axis.set(title="{}, {} tasks".format(*panel), xlabel="mean squared error")
+        axis.set(title="{} tasks, {}".format(*panel), xlabel="mean squared error")
         axis.set(ylabel="F1 of the experts")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")

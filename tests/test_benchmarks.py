@@ -92,7 +92,7 @@ def test_a_saved_run_is_drawn(folder, fake, monkeypatch):
     rows = [{"name": "a", "rows_per_s": 12345}, {"name": "b", "ratio": 0.5}]
     path = folder / "pictures" / "fake.png"
     assert drawn == [(rows, path)]
-    assert results.stamped(path) == results.newest("fake")[1]["date"]
+    assert results.stamped(path) == results.dates(results.newest("fake")[1])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["step", "--help"]])
@@ -130,6 +130,27 @@ def test_tables_show_the_newest_run_only(folder, monkeypatch):
     assert results.fill(filled) == filled
 
 
+def test_a_benchmark_run_in_parts_shows_the_newest_of_each(folder, monkeypatch):
+    monkeypatch.setattr(results, "PARTS", {"fake": ("size",)})
+    runs = [
+        {"commit": "abc", "dirty": False, "versions": {}, "processor": "a chip", "cores": 2}
+        | {"command": f"python -m benchmarks fake {day}", "date": f"2026-01-0{day}T00:00:00"}
+        for day in (1, 2, 3)
+    ]
+    results.save("fake", [{"name": "gone", "size": 4}, {"name": "a", "size": 1}], runs[0])
+    results.save("fake", [{"name": "c", "size": 4}, {"name": "d", "size": 4}], runs[1])
+    results.save("fake", [{"name": "b", "size": 2}], runs[2])
+    sizes = {"a": 1, "b": 2, "c": 4, "d": 4}
+    expected = [{"name": name, "size": size} for name, size in sizes.items()]
+    assert results.newest("fake") == (expected, runs)
+    filled = results.fill("<!-- results:fake -->\n<!-- end -->")
+    assert re.findall("fake (.)` on 2026-01-0(.)", filled) == [("1", "1"), ("2", "2"), ("3", "3")]
+    results.save("fake", [{"name": "e", "size": 1}], runs[2] | {"date": "2026-01-04T00:00:00"})
+    rows, newest = results.newest("fake")
+    assert [row["name"] for row in rows] == list("ebcd")
+    assert [run["date"][9] for run in newest] == ["2", "3", "4"]
+
+
 @pytest.mark.parametrize("path", results.READMES, ids=lambda path: path.parent.name)
 def test_readme_tables_are_those_of_the_saved_rows(path):
     text = path.read_text(encoding="utf-8")
@@ -138,12 +159,12 @@ def test_readme_tables_are_those_of_the_saved_rows(path):
 
 @pytest.mark.parametrize("name", list(command_line.BENCHMARKS))
 def test_pictures_are_of_the_saved_rows(name):
-    rows, run = results.newest(name)
+    rows, runs = results.newest(name)
     draws = hasattr(importlib.import_module(command_line.BENCHMARKS[name]), "draw")
     path = results.PICTURES / f"{name}.png"
     assert path.exists() == bool(rows and draws)
     if path.exists():
-        assert results.stamped(path) == run["date"], "Run `python -m benchmarks tables`."
+        assert results.stamped(path) == results.dates(runs), "Run `python -m benchmarks tables`."
         assert f"](pictures/{name}.png)" in results.READMES[1].read_text(encoding="utf-8")
 
 
