@@ -21,7 +21,7 @@ PICTURES = ROOT / "benchmarks" / "pictures"
 READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 # Benchmarks that may be run in parts, and what of a row tells its part.
-PARTS = {"synthetic": ("tasks", "set")}
+PARTS = {"correlation": ("set",), "synthetic": ("tasks", "set")}
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
