@@ -121,7 +121,7 @@ def test_every_gate_has_a_name(gate):
     ("arguments", "message"),
     [
         (["evaluate", "none.keras", "x.csv"], "There is no model at none.keras"),
-        (["schema", "none.csv", "--label", "y"], "No file matches none.csv"),
+        (["schema", "none.csv", "--label", "y"], "No file matches. Received source='none.csv'"),
         (["demo", "--data", "ml-9m"], "ml-9m"),
     ],
 )
@@ -131,6 +131,31 @@ def test_errors_come_without_a_traceback(arguments, message, tmp_path, monkeypat
     assert done.exit_code == 1
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+def test_names_of_results_are_checked_before_the_work(folder, model):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    for name, message in {"model": "ends in .keras", "model.keras": "is there already"}.items():
+        done = run(*arguments, "--out", folder / name)
+        assert (done.exit_code, message in " ".join(done.output.split())) == (1, True)
+    done = run("predict", model, folder / "rows.csv", "--out", folder / "new" / "rows.csv")
+    assert done.exit_code == 0, done.output
+    assert len(pd.read_csv(folder / "new" / "rows.csv")) == 300
+
+
+def test_a_bad_cell_is_told_without_a_traceback(folder, model, tmp_path):
+    bad = pd.read_csv(folder / "rows.csv").assign(watch=7)
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    trained = run(*arguments, "--out", tmp_path / "m.keras", "--valid", tmp_path / "bad.csv")
+    for done in (run("evaluate", model, tmp_path / "bad.csv"), trained):
+        assert done.exit_code == 1
+        assert done.output.splitlines()[-1].startswith("Error:") or "Error:" in done.output
+        assert "'watch'" in done.output
+        assert "Traceback" not in done.output
+    (tmp_path / "bad.yaml").write_text("columns: [")
+    done = run(*arguments[:2], "--schema", tmp_path / "bad.yaml", "--out", tmp_path / "m.keras")
+    assert "is no YAML" in " ".join(done.output.split())
 
 
 def test_train_rejects_what_it_does_not_know(folder, model):

@@ -175,3 +175,31 @@ def test_sample_rows_have_known_unknown_and_missing_values(prep):
     for name in ("user_id", "movie_id"):
         assert {1, 2} < set(ids[name].tolist())
     assert json.loads(rows[["genres"]].iloc[:3].to_json())
+
+
+@pytest.mark.parametrize("category", [{}, {"dtype": "string"}, {"hash_buckets": 5}])
+@pytest.mark.parametrize("number_first", [True, False])
+def test_a_raw_column_may_be_a_number_and_a_category(category, number_first):
+    columns = [
+        tfmoe.Numeric("hour_number", source="hour"),
+        tfmoe.Categorical("hour", **category),
+        tfmoe.Categorical("hour_text", source="hour", dtype="string"),
+    ]
+    schema = tfmoe.Schema(columns if number_first else columns[::-1], [tfmoe.Binary("y")])
+    df = pd.DataFrame({"hour": [3, 3, 15, 20] * 5, "y": [0, 1, 1, 0] * 5})
+    prep = tfmoe.Preprocessor(schema).fit(df, progress=False)
+    rows = sample_rows(prep, 200)
+    served = raw_inputs.RawInputs(prep)(tensors(prep, rows))
+    features = prep.arrays(rows, labels=False)
+    for name, values in features.items():
+        np.testing.assert_allclose(served[name], values, rtol=1e-6, err_msg=name)
+    assert {1, 2, 3} <= set(features["hour_text"].tolist())
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/ranker", "s3:/bucket/ranker"])
+def test_remote_folders_are_refused(model, prep, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (lambda: tfmoe.export(model, path), lambda: prep.save(path)):
+        with pytest.raises(ValueError, match="a local folder, and copy it"):
+            write()
+    assert not list(tmp_path.iterdir())

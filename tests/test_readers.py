@@ -222,6 +222,60 @@ def test_csv_flags_and_late_values(tmp_path):
     np.testing.assert_array_equal(prep.arrays(path)[1]["y"], [1.0, 0.0, np.nan])
 
 
+@pytest.mark.parametrize("column", [{"dtype": "string"}, {"hash_buckets": 1000}])
+def test_integers_with_gaps_are_the_same_text_from_everywhere(tmp_path, column):
+    schema = Schema([Categorical("a", **column)], [Binary("y")])
+    df = pd.DataFrame({"a": [10.0, np.nan, -12.0, 7.0], "y": [0, 1, 0, 1]})
+    df.to_csv(tmp_path / "gaps.csv", index=False)
+    df.dropna().astype(int).to_csv(tmp_path / "whole.csv", index=False)
+    prep = Preprocessor(schema).fit(df)
+    expected = prep.arrays(df)[0]["a"]
+    np.testing.assert_array_equal(prep.arrays(str(tmp_path / "gaps.csv"))[0]["a"], expected)
+    whole = prep.arrays(str(tmp_path / "whole.csv"))[0]["a"]
+    np.testing.assert_array_equal(whole, np.delete(expected, 1))
+
+
+def test_text_that_looks_like_numbers_stays(tmp_path):
+    path = _csv(tmp_path, "a,y\n1.0,1\n2.5,0\n007.0,1\n")
+    prep, _ = _first_column(Categorical("a", dtype="string"), path)
+    assert prep.vocabulary("a").to_pylist() == ["007.0", "1.0", "2.5"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number"), [("float64", 2**53 + 2), ("float32", 2**24 + 2), ("float16", 2**11 + 2)]
+)
+def test_integers_too_large_for_their_floats_are_refused(dtype, number):
+    schema = Schema([Categorical("a")], [Binary("y")])
+    df = pd.DataFrame({"a": pd.Series([1, number, np.nan], dtype=dtype), "y": [0, 1, 0]})
+    with pytest.raises(TypeError, match=rf"apart above .*Received {number}.*dtype=\"Int64\""):
+        Preprocessor(schema).fit(df)
+    df["a"] = pd.Series([1, number - 2, np.nan], dtype=dtype)
+    prep = Preprocessor(schema).fit(df)
+    assert prep.vocabulary("a").to_pylist() == [1, number - 2]
+
+
+def test_nan_in_parquet_is_missing(tmp_path):
+    schema = Schema([Categorical("a")], [Binary("y")])
+    for name, cells in {"a": [np.nan, 3.0, np.nan, 5.0], "b": [np.nan] * 4}.items():
+        table = pa.table({"a": pa.array(cells, pa.float64()), "y": [0, 1, 0, 1]})
+        assert table["a"].null_count == 0
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    first = Preprocessor(schema).fit(str(tmp_path / "a.parquet"))
+    assert first.vocabulary("a").to_pylist() == [3, 5]
+    rest = Preprocessor(schema).fit(str(tmp_path / "b.parquet"))
+    merged = rest.merge(first)
+    assert merged.vocabulary("a").to_pylist() == [3, 5]
+
+
+def test_names_in_files_differ(tmp_path):
+    _csv(tmp_path, "a,a,y\n1,2,0\n", "a.csv")
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(ValueError, match=rf"Received \['a'\] twice in .*{name}"):
+            Preprocessor(Schema([Numeric("a")], [Binary("y")])).fit(str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("text", "column", "message"),
     [
@@ -316,3 +370,13 @@ def test_broken_tfrecord(tmp_path):
     (tmp_path / "a.tfrecord").write_bytes(b"this is no record file at all, not at all")
     with pytest.raises(ValueError, match=r"must hold tf.train.Example records.*a.tfrecord"):
         Preprocessor(Schema([Numeric("a")], [Binary("y")])).fit(tmp_path / "a.tfrecord")
+
+
+def test_a_feature_may_come_late_in_a_tfrecord(tmp_path):
+    records = [{"a": [1], "text": ["late label"]}] * 1500 + [{"a": [2], "label": [0.5]}]
+    path = _examples(tmp_path / "a.tfrecord", records)
+    schema = Schema([Categorical("a")], [Regression("label"), Binary("none")])
+    _, labels, _ = Preprocessor(schema).fit(path).arrays(path)
+    assert np.isnan(labels["none"]).all()
+    assert np.isnan(labels["label"][:1500]).all()
+    assert labels["label"][1500] == 0.5

@@ -66,6 +66,11 @@ def test_schema_is_frozen_and_equal_by_value():
         FULL.columns[0].dim = 9
 
 
+def test_fill_is_a_plain_number():
+    schema = Schema([Numeric("a", fill=np.int64(3))], [Binary("y")])
+    assert Schema.from_json(schema.to_json()).column("a").fill == 3.0
+
+
 def test_infer_proposes_what_a_person_would():
     df = pd.DataFrame(
         {
@@ -79,6 +84,7 @@ def test_infer_proposes_what_a_person_would():
             "watch": [0, 1] * 25,
             "rating": [np.nan, 3.5] * 25,
             "plan": ["free", "paid"] * 25,
+            "shop_id": [*range(1, 50), np.nan],
         }
     )
     schema = Schema.infer(df, labels=["watch", "rating", "plan"])
@@ -90,6 +96,7 @@ def test_infer_proposes_what_a_person_would():
         MultiCategorical("genres", separator="|"),
         MultiCategorical("tags"),
         Numeric("capital_gain", source="capital-gain"),
+        Categorical("shop_id", dtype="int"),
     )
     assert schema.tasks == (
         Binary("watch"),
@@ -105,12 +112,15 @@ def test_infer_proposes_what_a_person_would():
     [
         (lambda: Numeric("capital gain"), "give the table's as `source`"),
         (lambda: Numeric("a", transform="sqrt"), r"Received transform='sqrt'"),
+        (lambda: Numeric("a", fill=float("nan")), r"finite number or None. Received fill=nan"),
+        (lambda: Numeric("a", fill="mean"), r"Received fill='mean'"),
+        (lambda: Numeric("a", source=3), r"Received source=3"),
         (lambda: Numeric("a", num_buckets=1), r"at least 2. Received num_buckets=1"),
         (lambda: Categorical("a", dtype="float"), r"Received dtype='float'"),
         (lambda: Categorical("a", dim=0), r"Received dim=0"),
         (lambda: Categorical("a", hash_buckets=5, min_count=2), "no vocabulary to cut"),
         (lambda: Sequence("a", share="b", dim=3), r"Set it on 'b'"),
-        (lambda: MultiCategorical("a", separator=""), "cannot split at an empty string"),
+        (lambda: MultiCategorical("a", separator=""), "not empty, or None.*Received separator=''"),
         (lambda: MultiCategorical("a", pooling="median"), r"Received pooling='median'"),
         (lambda: Binary("a", weight=-1), r"Received weight=-1"),
         (lambda: Regression("a", loss="poisson"), r"Received loss='poisson'"),

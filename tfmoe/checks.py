@@ -1,5 +1,7 @@
-"""What the fields of a schema must be, with errors that say so."""
+"""What fields of a schema and paths must be, with errors that say so."""
 
+import math
+import numbers
 import re
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
@@ -19,6 +21,26 @@ def check_at_least(owner, field, value, least, optional=True):
         raise ValueError(
             f"{owner} needs `{field}` to be an integer of at least {least}"
             f"{' or None' if optional else ''}. Received {field}={value!r}."
+        )
+
+
+def number(owner, field, value):
+    """A finite number as a float, or None."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if value is not None and not (real and math.isfinite(value)):
+        raise ValueError(
+            f"{owner} needs `{field}` to be a finite number or None. Received {field}={value!r}."
+        )
+    return None if value is None else float(value)
+
+
+def check_local(path):
+    """Raises where a path is that of a remote store, which would become a local folder."""
+    # A slash may be gone: `Path("gs://bucket")` is "gs:/bucket".
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(
+            f"Folders are written where this process runs. Received path={str(path)!r}. Write to "
+            "a local folder, and copy it."
         )
 
 

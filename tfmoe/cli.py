@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -32,15 +33,27 @@ class _Fails:
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
-            # Escaped, for an error may quote brackets.
-            console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
-            raise typer.Exit(1) from error
+        if error is None or isinstance(error, typer.Exit | typer.Abort):
+            return
+        message = str(error)
+        if not isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+            # TensorFlow makes an error of its own of one that came up in reading rows.
+            own = re.search(r"(?:ValueError|TypeError|OSError|\w+NotFoundError): (.+?)\n", message)
+            if own is None:
+                return
+            message = own[1]
+        # Escaped, for an error may quote brackets.
+        console.print(f"[bold red]Error:[/] {escape(message)}", highlight=False)
+        raise typer.Exit(1) from error
 
 
-def _must_be_new(path):
+def _must_be_new(path, *suffixes):
+    """Fails before the work whose results could not be written, and makes their folder."""
     if path.exists():
         raise FileExistsError(f"{path} is there already. Remove it or choose another name.")
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"A name that ends in {' or '.join(suffixes)} is needed. Received {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _load(path):
@@ -69,7 +82,9 @@ def demo(
         from tfmoe.data.movielens import movielens
         from tfmoe.data.synthetic import synthetic_ratings
         from tfmoe.export import export
+        from tfmoe.report import require_matplotlib
 
+        require_matplotlib()
         console.print(f"Data: {data}")
         if data == "synthetic":
             settings, split = run.SYNTHETIC, synthetic_ratings(seed=seed)
@@ -129,7 +144,7 @@ def schema(
     with _Fails():
         from tfmoe.schema import Schema
 
-        _must_be_new(out)
+        _must_be_new(out, ".yaml", ".yml", ".json")
         head = _head(data)
         if task_column is None:
             proposed = Schema.infer(head, label)
@@ -142,7 +157,6 @@ def schema(
 def _one_task_a_row(df, label, task_column):
     """A schema with a task for each value of the column, all of one label."""
     import dataclasses
-    import re
 
     from tfmoe.checks import NAME
     from tfmoe.schema import Schema
@@ -164,20 +178,12 @@ def _one_task_a_row(df, label, task_column):
 
 def _head(data):
     """Some thousand rows of a table, as a DataFrame."""
-    import glob
+    from tfmoe.data.readers import open_source
 
-    import pandas as pd
-    import pyarrow.parquet
-
-    paths = sorted(glob.glob(data))
-    if not paths:
-        raise FileNotFoundError(f"No file matches {data}. Check the path or the glob.")
-    if paths[0].endswith(".parquet"):
-        with pyarrow.parquet.ParquetFile(paths[0]) as file:
-            return next(file.iter_batches(10_000)).to_pandas()
-    if paths[0].endswith((".csv", ".csv.gz")):
-        return pd.read_csv(paths[0], nrows=10_000)
-    raise ValueError(f"A schema is proposed for .csv or .parquet files. Received {paths[0]}.")
+    piece = open_source(data).pieces()[0]
+    if not hasattr(piece, "first"):
+        raise ValueError(f"A schema is proposed for .csv, .tsv or .parquet files. Received {data}.")
+    return piece.first().slice(0, 10_000).to_pandas()
 
 
 @app.command()
@@ -225,9 +231,9 @@ def train(
         from tfmoe.by_name import mixture_by_name
         from tfmoe.callbacks import GateReport, ProgressLine
 
-        _must_be_new(out)
+        _must_be_new(out, ".keras")
         if history is not None:
-            _must_be_new(history)
+            _must_be_new(history, ".csv")
         if dtype not in DTYPES:
             raise ValueError(f"Choose --dtype from {', '.join(DTYPES)}. Received --dtype {dtype}.")
         keras.utils.set_random_seed(seed)
@@ -243,6 +249,8 @@ def train(
         line = ProgressLine("training", console)
         best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
         watched = prep.dataset(valid, batch_size=batch_size) if valid else None
+        for _ in watched or ():
+            pass  # A bad cell is told before an epoch is spent, not after it.
         callbacks = [line, best] if valid else [line]
         if history is not None:
             gates = GateReport(valid or data, console=False)
@@ -299,9 +307,7 @@ def predict(
     with _Fails():
         import pandas as pd
 
-        _must_be_new(out)
-        if out.suffix not in (".csv", ".parquet"):
-            raise ValueError(f"--out ends in .csv or .parquet. Received --out {out}.")
+        _must_be_new(out, ".csv", ".parquet")
         loaded = _load(model)
         rows = loaded.preprocessor.dataset(data, batch_size=batch_size, labels=False)
         columns = {}
@@ -355,7 +361,7 @@ def extract_model(
     with _Fails():
         from tfmoe.extract import extract
 
-        _must_be_new(out)
+        _must_be_new(out, ".keras")
         loaded = _load(model)
         rows = None if data is None else loaded.preprocessor.arrays(data, labels=False)
         extracted = extract(loaded, task, threshold, rows, tolerance, by)

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.checks import check_at_least, check_choice, check_name
+from tfmoe.checks import check_at_least, check_choice, check_name, number
 
 # Ids enter saved files and served graphs, so they are fixed for good.
 PADDING_ID, MISSING_ID, UNKNOWN_ID, FIRST_ID = 0, 1, 2, 3
@@ -32,6 +32,11 @@ class Column:
 
     def __post_init__(self):
         check_name(type(self).__name__, self.name)
+        if not isinstance(self.source, str | None):
+            raise ValueError(
+                f"{type(self).__name__}({self.name!r}) needs `source` to be a column's name or "
+                f"None. Received source={self.source!r}."
+            )
 
     @property
     def raw(self):
@@ -71,6 +76,8 @@ class Numeric(Column):
         check_choice(owner, "transform", self.transform, _TRANSFORMS)
         check_at_least(owner, "num_buckets", self.num_buckets, 2, optional=False)
         check_at_least(owner, "dim", self.dim, 1, optional=False)
+        # A plain float, which JSON holds; the class is frozen.
+        object.__setattr__(self, "fill", number(owner, "fill", self.fill))
 
     @property
     def embeds(self):
@@ -166,10 +173,10 @@ class MultiCategorical(Categorical):
         owner = f"{type(self).__name__}({self.name!r})"
         check_choice(owner, "pooling", self.pooling, _POOLINGS)
         check_at_least(owner, "max_length", self.max_length, 1)
-        if self.separator == "":
+        if self.separator == "" or not isinstance(self.separator, str | None):
             raise ValueError(
-                f"{owner} cannot split at an empty string. Received separator=''. Use "
-                "None if the cells are lists."
+                f"{owner} needs `separator` to be a string that is not empty, or None if the "
+                f"cells are lists. Received separator={self.separator!r}."
             )
 
 

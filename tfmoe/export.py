@@ -8,8 +8,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pyarrow as pa
 
-from tfmoe.columns import Numeric
+from tfmoe.checks import check_local
+from tfmoe.columns import MISSING_INT, Numeric
+from tfmoe.data import convert
 from tfmoe.raw_inputs import NO_TASK, RawInputs, is_text, request, signature
 
 _NUM_CHECKED = 256
@@ -37,14 +40,14 @@ def export(model, path):
 
     Args:
         model: `MultiTaskModel`.
-        path: folder of the served model. The version is the next free number; nothing
-            in the folder is changed.
+        path: local folder of the served model. The version is the next free number;
+            nothing in the folder is changed.
 
     Returns:
         `pathlib.Path` of the version, `path/<number>`, with `sample_request.json` in it.
 
     Raises:
-        ValueError: if the backend is not TensorFlow.
+        ValueError: if the backend is not TensorFlow, or the path is a remote one.
         RuntimeError: if the exported graph's predictions differ from the model's.
     """
     if keras.backend.backend() != "tensorflow":
@@ -53,6 +56,7 @@ def export(model, path):
             f"{keras.backend.backend()!r}. Save it with model.save('model.keras'), and load "
             "and export it in a process started with KERAS_BACKEND=tensorflow."
         )
+    check_local(path)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     rows = sample_rows(model.preprocessor, _NUM_CHECKED)
@@ -195,18 +199,32 @@ def sample_rows(preprocessor, num_rows, seed=0):
     import pandas as pd
 
     generator = np.random.default_rng(seed)
-    columns = {}
+    readers = {}
     for column in preprocessor.schema.columns:
-        if isinstance(column, Numeric):
-            cells = _sample_numbers(column, preprocessor.numeric[column.name], num_rows, generator)
-        else:
-            cells = _sample_categories(preprocessor, column, num_rows, generator)
-        columns[column.raw] = pd.Series(
-            cells, dtype="float64" if isinstance(column, Numeric) else object
-        )
+        readers.setdefault(column.raw, []).append(column)
+    columns = {
+        raw: _sample_cells(preprocessor, columns, num_rows, generator)
+        for raw, columns in readers.items()
+    }
     if preprocessor.schema.task_column:
         columns |= _sample_tasks(preprocessor, num_rows, generator)
     return pd.DataFrame(columns)
+
+
+def _sample_cells(preprocessor, readers, num_rows, generator):
+    """A raw column that all of its readers can read, as a Series."""
+    import pandas as pd
+
+    categories = [column for column in readers if not isinstance(column, Numeric)]
+    if not categories:
+        fit = preprocessor.numeric[readers[0].name]
+        return pd.Series(_sample_numbers(readers[0], fit, num_rows, generator), dtype="float64")
+    # What reads text reads integers too, but not the other way round.
+    text = categories == readers and all(is_text(preprocessor, one) for one in categories)
+    # Vocabularies have values to choose from.
+    column = min(categories, key=lambda one: bool(_owner(preprocessor, one).hash_buckets))
+    cells = _sample_categories(preprocessor, column, text, num_rows, generator)
+    return pd.Series(cells, dtype=object)
 
 
 def _sample_tasks(preprocessor, num_rows, generator):
@@ -234,12 +252,20 @@ def _sample_numbers(column, fit, num_rows, generator):
     return numbers
 
 
-def _sample_categories(preprocessor, column, num_rows, generator):
-    owner = preprocessor.schema.column(column.table)
+def _owner(preprocessor, column):
+    return preprocessor.schema.column(column.table)
+
+
+def _sample_categories(preprocessor, column, text, num_rows, generator):
+    """Cells of a categorical column, as text or as integers (of text, those that it names)."""
+    owner = _owner(preprocessor, column)
     known = [] if owner.hash_buckets else preprocessor.vocabulary(column.name)[:1000].tolist()
-    text = is_text(preprocessor, column)
     unknown = ["not in any vocabulary", "\u00fc\U0001f600"] if text else [-1, 2**62 + 1]
-    values = [str(value) if text else value for value in known] or unknown
+    if text:
+        values = list(map(str, known)) or unknown
+    else:
+        numbers = convert.whole_numbers(pa.array(known).cast(pa.string())).tolist()
+        values = [number for number in numbers if number != MISSING_INT] or unknown
 
     def one(row):
         late = row >= num_rows // 2

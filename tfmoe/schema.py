@@ -299,7 +299,10 @@ class Schema:
         if path.suffix in (".yaml", ".yml"):
             import yaml
 
-            return cls.from_dict(yaml.safe_load(text))
+            try:
+                return cls.from_dict(yaml.safe_load(text))
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path} is no YAML: {error}") from error
         if path.suffix == ".json":
             return cls.from_json(text)
         raise ValueError(
@@ -324,11 +327,11 @@ class Schema:
     def infer(cls, df, labels):
         """Proposes a schema for a DataFrame, for a person to read and edit.
 
-        Floats become `Numeric`; integers too, unless their name ends in `id` or they
-        take at most 20 values; strings, booleans and categories become `Categorical`;
-        lists `MultiCategorical`. Strings of which most hold a `|` become
-        `MultiCategorical` with that separator. A label of zeros and ones is `Binary`,
-        one of strings `Multiclass`, any other `Regression`.
+        Floats become `Numeric`; integers (also with gaps, which pandas reads as floats) too,
+        unless their name ends in `id` or they take at most 20 values; strings, booleans and
+        categories become `Categorical`; lists `MultiCategorical`. Strings of which most hold a
+        `|` become `MultiCategorical` with that separator. A label of zeros and ones is
+        `Binary`, one of strings `Multiclass`, any other `Regression`.
 
         Args:
             df: pandas DataFrame; a sample of some thousand rows is enough.
@@ -369,6 +372,8 @@ def _infer_column(series):
         return Categorical(**named, dtype="string")
     if types.is_numeric_dtype(series):
         whole = types.is_integer_dtype(series)
+        # pandas reads integers with gaps as floats.
+        whole = whole or (0 < len(present) < len(series) and bool((present % 1 == 0).all()))
         if whole and (str(series.name).lower().endswith("id") or present.nunique() <= 20):
             return Categorical(**named, dtype="int")
         skewed = (

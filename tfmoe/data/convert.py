@@ -120,13 +120,21 @@ def to_ints(array, name):
 
 
 def _whole(array, name):
-    """Floats as int64, if they are whole and in range."""
+    """Floats as int64, if they are whole, and small enough to be told from their neighbours."""
+    # Digits of a float's fraction, and the one that is always there.
+    exact = 2.0 ** (np.finfo(array.type.to_pandas_dtype()).nmant + 1)
     floats = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
     present = ~np.isnan(floats)
-    # 2**63 itself is a float but no int64.
-    bad = present & ~((np.floor(floats) == floats) & (floats >= -(2.0**63)) & (floats < 2.0**63))
+    bad = present & ~((np.floor(floats) == floats) & (np.abs(floats) <= exact))
     if bad.any():
-        raise wrong_type(name, "integers", array, float(floats[bad][0]))
+        example = float(floats[bad][0])
+        if exact < abs(example) < 2.0**63:
+            raise TypeError(
+                f"Column {name!r} holds integers as {array.type}, which cannot tell them apart "
+                f"above {exact:.0f}. Received {example:.0f}. Read the column as integers; in "
+                'pandas, where it has gaps, with dtype="Int64".'
+            )
+        raise wrong_type(name, "integers", array, example)
     whole = np.full(len(floats), MISSING_INT, np.int64)
     whole[present] = floats[present].astype(np.int64)
     return whole

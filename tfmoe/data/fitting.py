@@ -112,6 +112,9 @@ class Statistics:
                     array = array.flatten()
                 if pa.types.is_dictionary(array.type):
                     array = array.dictionary
+                if pa.types.is_floating(array.type):
+                    array = array.cast(pa.float64())
+                    array = array.filter(pc.invert(pc.is_nan(array)))
                 if array.null_count < len(array):
                     self.dtypes[owner] = "int" if _all_whole(array) else "string"
                     break

@@ -204,7 +204,8 @@ class Preprocessor:
             labels and weights the one name `score`, for the row's own task.
 
         Raises:
-            ValueError, TypeError: as `arrays`; for files when the dataset is read.
+            ValueError, TypeError: as `arrays`. What is wrong within files is told when the
+                dataset is read, in TensorFlow's `InvalidArgumentError`.
         """
         check_dataset_arguments(self.schema, batch_size, shuffle, seed, shard, mixer)
         source = open_source(source)

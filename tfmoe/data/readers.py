@@ -6,6 +6,7 @@ columns asked for are read.
 """
 
 import glob
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -37,12 +39,7 @@ class TablePiece:
     def __init__(self, table):
         self._table = table
         self.names = list(table.columns if isinstance(table, pd.DataFrame) else table)
-        repeated = {str(name) for name in self.names if self.names.count(name) > 1}
-        if repeated:
-            raise ValueError(
-                f"A table needs different column names. Received {sorted(repeated)} twice. "
-                "Rename or drop one of them."
-            )
+        _check_names(self.names)
         self._arrays = {}
         if isinstance(table, pd.DataFrame):
             self.num_rows = len(table)
@@ -69,7 +66,11 @@ def _one_array(chunked):
 
 
 class CsvPiece:
-    """A CSV or TSV file, perhaps gzipped: UTF-8, a header line, empty cells missing."""
+    """A CSV or TSV file, perhaps gzipped: UTF-8, a header line, empty cells missing.
+
+    Where a text column's first cells are all whole numbers, `12.0` is read as `12`: so writes
+    pandas integers with gaps, and the same values are without `.0` in a file without gaps.
+    """
 
     num_rows = None
 
@@ -92,20 +93,35 @@ class CsvPiece:
             convert_options=convert,
         )
 
-    @cached_property
-    def _inferred(self):
+    def first(self):
+        """The file's first block as a `pa.Table`, of types that fit its cells."""
         try:
             with self._open(ahead=False) as reader:
-                return reader.schema
+                batches = [reader.read_next_batch()] if reader.schema.names else []
+                table = pa.Table.from_batches(batches, reader.schema)
+        except StopIteration:
+            table = reader.schema.empty_table()
         except pa.ArrowInvalid as error:
             raise self._unreadable(error) from error
+        _check_names(table.column_names, self.path)
+        return table
+
+    @cached_property
+    def _inferred(self):
+        """The first block's schema, and the names of its columns of floats that are whole."""
+        table = self.first()
+        floats = {n: table[n] for n in table.column_names if pa.types.is_floating(table[n].type)}
+        whole = [
+            n for n, cells in floats.items() if pc.all(pc.equal(pc.floor(cells), cells)).as_py()
+        ]
+        return table.schema, whole
 
     @property
     def names(self):
-        return self._inferred.names
+        return self._inferred[0].names
 
     def _type(self, name, kind):
-        inferred = self._inferred.field(name).type
+        inferred = self._inferred[0].field(name).type
         if kind == "float":
             return pa.float64()
         if kind == "flag":
@@ -121,9 +137,15 @@ class CsvPiece:
         types = {name: self._type(name, kind) for name, kind in kinds.items()}
         try:
             with self._open(list(types), types) as reader:
-                yield from _chunks(reader)
+                for chunk in _chunks(reader):
+                    yield {name: self._without_fraction(name, chunk[name]) for name in types}
         except pa.ArrowInvalid as error:
             raise self._unreadable(error) from error
+
+    def _without_fraction(self, name, array):
+        if name not in self._inferred[1] or not pa.types.is_string(array.type):
+            return array
+        return pc.replace_substring_regex(array, r"^(-?[0-9]+)\.0\z", r"\1")
 
     def _unreadable(self, error):
         place = re.search(r"CSV column #(\d+)", str(error))
@@ -132,10 +154,20 @@ class CsvPiece:
                 f"A CSV file needs a header line and rows of as many cells, in UTF-8. Received "
                 f"{self.path}: {error}. Repair the file."
             )
-        name = self._inferred.names[int(place[1])]
+        name = self.names[int(place[1])]
         return TypeError(
             f"Column {name!r} of {self.path} does not hold what the schema says: {error}. "
             "Correct the cell, or the column's kind or dtype in the schema."
+        )
+
+
+def _check_names(names, path=None):
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    if repeated:
+        where = f" in {path}" if path else ""
+        raise ValueError(
+            f"A table needs different column names. Received {repeated} twice{where}. "
+            "Rename or drop one of them."
         )
 
 
@@ -176,6 +208,7 @@ class ParquetPiece:
                 metadata, schema = opened.metadata, opened.schema_arrow
         except pa.ArrowInvalid as error:
             raise ValueError(f"Received {path}, which is no Parquet file: {error}.") from error
+        _check_names(schema.names, path)
         pieces, groups, rows = [], [], 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
@@ -184,6 +217,12 @@ class ParquetPiece:
                 pieces.append(cls(path, file, schema, groups, rows))
                 groups, rows = [], 0
         return pieces or [cls(path, file, schema, [], 0)]
+
+    def first(self):
+        """The first rows as a `pa.Table`."""
+        with pyarrow.parquet.ParquetFile(self.path) as opened:
+            batches = opened.iter_batches(CHUNK_ROWS, row_groups=self._groups)
+            return pa.Table.from_batches(itertools.islice(batches, 1), self._schema)
 
     def read(self, kinds):
         # Text arrives as the file has it, a dictionary and places in it.

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tfmoe.checks import check_local
 from tfmoe.data.encoding import NumericFit
 from tfmoe.data.fitting import Fitted, Statistics
 from tfmoe.data.statistics import Moments, Quantiles
@@ -21,7 +22,9 @@ def save(path, schema, fitted, statistics):
 
     Raises:
         FileExistsError: if there is a saved Preprocessor at `path`, or another file.
+        ValueError: if the path is a remote one.
     """
+    check_local(path)
     path = Path(path)
     taken = [file for file in (path / _JSON, path / _ARRAYS) if file.exists()]
     if taken or (path.exists() and not path.is_dir()):

@@ -1,11 +1,12 @@
 """TFRecord files of tf.train.Example as Arrow columns. The one reader that needs TensorFlow."""
 
+from collections.abc import Collection
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-# What a feature holds is learnt from the first records; a record need not have it.
+# What a feature holds is learnt from the first records, or from the first that has it.
 _LOOK_RECORDS = 1000
 _BATCH_RECORDS = 16_384
 
@@ -18,6 +19,7 @@ class TfrecordPiece:
     def __init__(self, path, file):
         self.path = path
         self.file = file
+        self._absent = set()
 
     def _records(self):
         import tensorflow as tf
@@ -27,24 +29,46 @@ class TfrecordPiece:
 
     @cached_property
     def _kinds(self):
-        """Which of an Example's three lists holds each feature of the first records."""
+        """Which of an Example's three lists holds each feature that was seen."""
+        return self._kinds_in(self._records().take(_LOOK_RECORDS).as_numpy_iterator())
+
+    def _kinds_in(self, records, sought=None):
+        """Those of some records, read until the one that is sought is there."""
         import tensorflow as tf
         from google.protobuf.message import DecodeError
 
         kinds = {}
         try:
-            for record in self._records().take(_LOOK_RECORDS).as_numpy_iterator():
+            for record in records:
                 for name, feature in tf.train.Example.FromString(record).features.feature.items():
                     kind = feature.WhichOneof("kind")
                     if kind and len(getattr(feature, kind).value):
                         kinds.setdefault(name, kind)
+                if sought in kinds:
+                    break
         except (tf.errors.DataLossError, DecodeError) as error:
             raise self._unreadable(error) from error
         return kinds
 
+    def has(self, name):
+        """Whether any record has the feature; looks through the file if the first have not."""
+        if name not in self._kinds and name not in self._absent:
+            self._look_for(name)
+        return name in self._kinds
+
+    def _look_for(self, name):
+        # Far fewer records hold the name's bytes than there are to parse.
+        letters = name.encode()
+        records = self._records().skip(_LOOK_RECORDS).as_numpy_iterator()
+        found = self._kinds_in((record for record in records if letters in record), name)
+        if name in found:
+            self._kinds[name] = found[name]
+        else:
+            self._absent.add(name)
+
     @property
     def names(self):
-        return list(self._kinds)
+        return _Names(self)
 
     def read(self, kinds):
         """Yields dicts of Arrow arrays; lists of several values in a record are list cells."""
@@ -68,6 +92,22 @@ class TfrecordPiece:
             "A TFRecord file must hold tf.train.Example records whose features are of one type "
             f"throughout. Received {self.path}: {error}. Write the file again."
         )
+
+
+class _Names(Collection):
+    """The features of a file; to ask for one may read the file."""
+
+    def __init__(self, piece):
+        self._piece = piece
+
+    def __contains__(self, name):
+        return self._piece.has(name)
+
+    def __iter__(self):
+        return iter(self._piece._kinds)
+
+    def __len__(self):
+        return len(self._piece._kinds)
 
 
 def _cells(ragged, as_lists):
