@@ -147,6 +147,20 @@ def sparse_steps():
     return results
 
 
+def dropped_steps():
+    """That experts with dropout can be trained under a gate that may become sparse."""
+    import keras
+
+    import tfmoe
+
+    mixture = tfmoe.MMoE(2, 16, (6, 4), tfmoe.DSelectKGate(), dropout=0.5, dispatch="sparse")
+    symbol = keras.Input((5,))
+    model = keras.Model(symbol, mixture(symbol))
+    model.compile("sgd", "mse", jit_compile=compiles())
+    history = model.fit(matrix(64, 5), matrix(64, 2, 4), verbose=0).history
+    return {"dropped_is_finite": np.isfinite(history["loss"])}
+
+
 def squad_steps():
     """The same of a transformer of experts, where rows have one task each."""
     import keras
@@ -316,7 +330,7 @@ def all_numbers():
                 results[f"{name}_{part}_{i}"] = ops.convert_to_numpy(value)
     results["auc"] = ops.convert_to_numpy(auc())
     results["adam_step"] = adam_step()
-    results |= gate_steps() | sparse_steps() | squad_steps()
+    results |= gate_steps() | sparse_steps() | dropped_steps() | squad_steps()
     keras.utils.set_random_seed(0)
     return results | trained_model()
 

@@ -146,6 +146,35 @@ def test_a_new_task_starts_from_those_it_is_like():
     )
 
 
+@pytest.mark.parametrize("routing", ["own", "mix"])
+def test_a_new_task_selects_as_the_one_it_is_like(routing):
+    """Also by what a gate keeps beside its scores: a balance's bias, a permutation."""
+    for gate in (
+        tfmoe.BalancedTopKGate(num_nonzeros=1),
+        tfmoe.CometGate(num_nonzeros=2, permutation=tfmoe.LearnedPermutation(2)),
+    ):
+        model = trained(tfmoe.MMoE(num_experts=8, hidden_units=(4,), gate=gate), True)
+        if hasattr(model.mixture.gate, "bias"):
+            bias = model.mixture.gate.bias
+            bias.assign(np.random.default_rng(0).normal(size=bias.shape))
+        extended = model.add_task(new_task(True), like=["fr"], routing=routing)
+        rows = table().assign(market="us")
+        expected = predict(model, rows.assign(market="fr"))
+        np.testing.assert_allclose(predict(extended, rows)["score"], expected["score"], rtol=1e-5)
+
+
+def test_other_tasks_rows_do_not_move_a_new_tasks_balance():
+    gate = tfmoe.BalancedTopKGate(num_nonzeros=1)
+    model = trained(tfmoe.MMoE(num_experts=4, hidden_units=(4,), gate=gate), True)
+    extended = model.add_task(new_task(True), like=["fr"])
+    bias = extended.mixture.gate.added[-1].bias
+    before = np.array(bias)
+    fit(extended, table(names=NAMES))
+    np.testing.assert_array_equal(bias, before)
+    fit(extended, table(names=["us"]))
+    assert np.any(np.array(bias) != before)
+
+
 def test_a_task_of_another_kind_has_a_tower_of_its_own():
     model = trained(tfmoe.SharedBottom(hidden_units=(4,)), one_task=False)
     extended = model.add_task(tfmoe.Multiclass("us", num_classes=3))

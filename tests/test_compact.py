@@ -128,6 +128,16 @@ def test_variables_left_out_of_weight_decay_stay_so():
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
 
 
+def test_averages_over_steps_are_compacted_too():
+    built, (x, y) = model(), data()
+    loss = tfmoe.MutualInformationLoss(momentum=0.9)
+    built.compile(tfmoe.optimizers.Adam(0.01), jit_compile=False, aux_losses=loss)
+    callbacks = [tfmoe.CompactExperts()]
+    history = built.fit(x, y, batch_size=32, epochs=6, callbacks=callbacks, verbose=0).history
+    assert history["num_experts"][-1] < 9
+    assert np.isfinite(history["mutual_information"]).all()
+
+
 def test_rows_tell_whether_a_routed_gate_has_decided():
     gate = tfmoe.DSelectKGate(num_nonzeros=1)
     built, (x, y) = model(gate), data()

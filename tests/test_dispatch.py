@@ -252,3 +252,33 @@ def test_sparse_needs_a_gate_that_selects():
         tfmoe.MMoE(2, 4, gate=tfmoe.SoftmaxGate(), dispatch="sparse")
     with pytest.raises(ValueError, match=r'"auto", "dense" or "sparse". Received dispatch=True'):
         tfmoe.MMoE(2, 4, dispatch=True)
+
+
+def test_a_batch_without_rows():
+    mixture = tfmoe.MMoE(2, 16, (6, 4), tfmoe.TopKGate(), dispatch="sparse")
+    mixture.build((None, 5))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 5), tf.float32)])
+    def run(x):
+        with tf.GradientTape() as tape:
+            outputs = mixture(x, training=True)
+        return outputs, tape.gradient(outputs, mixture.experts.kernels[0].value)
+
+    outputs, gradient = run(np.zeros((0, 5), "float32"))
+    assert outputs.shape == (0, 2, 4)
+    np.testing.assert_array_equal(gradient, np.zeros((16, 5, 6)))
+    assert np.any(run(np.ones((3, 5), "float32"))[1])
+
+
+def test_towers_and_routers_of_no_rows():
+    gate = tfmoe.SoftmaxGate(40, 3)
+    towers = tfmoe.Towers((1,) * 40, hidden_units=(4,))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 5), tf.float32)])
+    def run(x):
+        task = tf.zeros(tf.shape(x)[:1], tf.int32)
+        return gate(x, task=task), towers(x[:, None], task=task)
+
+    weights, outputs = run(np.zeros((0, 5), "float32"))
+    assert weights.shape[0] == outputs.shape[0] == 0
+    assert run(np.zeros((2, 5), "float32"))[0].shape == (2, 1, 3)

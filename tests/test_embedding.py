@@ -132,3 +132,20 @@ def test_half_precision_casts_the_rows_and_keeps_the_table(path, policy):
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         tfmoe.Embedding(*arguments)
+
+
+def test_a_batch_without_rows_moves_nothing(path):
+    layer = tfmoe.Embedding(40, 4)
+    layer.build((None,))
+    dirty = tf.random.normal((40, 4))  # what memory may hold that is given back
+    del dirty
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.int32)])
+    def gradient(ids):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(ids))
+        return tf.convert_to_tensor(tape.gradient(loss, layer.embeddings.value))
+
+    for _ in range(3):
+        np.testing.assert_array_equal(gradient(tf.zeros((0,), tf.int32)), np.zeros((40, 4)))
+        assert np.abs(gradient(tf.constant([1, 7]))).sum() == 8

@@ -240,6 +240,91 @@ def test_keras_arguments_override(prep, df, tmp_path):
     assert again == pytest.approx(logs, rel=1e-5)
 
 
+def test_keras_losses_and_metrics_from_logits_get_logits(trained, prep, df):
+    model, _ = trained
+    own = model.evaluate(df, verbose=0)
+    twin = tables.small_model(prep)
+    twin.set_weights(model.get_weights())
+    twin.compile(
+        loss={
+            "watch": keras.losses.BinaryCrossentropy(from_logits=True),
+            "mood": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        },
+        metrics={"watch": [keras.metrics.BinaryCrossentropy("bce", from_logits=True)]},
+        jit_compile=False,
+    )
+    logs = twin.evaluate(df, verbose=0)
+    assert logs["watch_bce"] == pytest.approx(own["watch_log_loss"], rel=1e-4)
+    for name in ("watch_loss", "mood_loss", "loss"):
+        assert logs[name] == pytest.approx(own[name], rel=1e-4)
+
+
+def test_weights_beside_a_table_count(trained, df):
+    model, _ = trained
+    kept = np.arange(len(df)) % 3 > 0
+    logs = model.evaluate(df, sample_weight=kept.astype("float64"), verbose=0, batch_size=300)
+    expected = model.evaluate(df[kept], verbose=0, batch_size=300)
+    assert logs == pytest.approx(expected, rel=1e-4)
+    by_task = model.evaluate(df, sample_weight={"watch": 1.0 * kept}, verbose=0, batch_size=300)
+    assert by_task["watch_loss"] == pytest.approx(expected["watch_loss"], rel=1e-4)
+    with pytest.raises(ValueError, match="Received y=Series beside a table"):
+        model.fit(df, df["watch"])
+
+
+def test_what_is_frozen_stays_frozen(prep, df, tmp_path):
+    model = tables.small_model(prep)
+    model.encoder.trainable = False
+    model.mixture.gate.trainable = False
+    model.encoder.tables["movie_id"].trainable = True
+    model.compile("adam", jit_compile=False)
+    model.fit(df, batch_size=100, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    names = [weight.path for weight in model.trainable_weights]
+    assert [weight.path for weight in again.trainable_weights] == names
+    tables_left = [w.path for w in model.encoder.weights if w.path in names]
+    assert tables_left == [model.encoder.tables["movie_id"].embeddings.path]
+    for old, new in zip(model.optimizer.variables, again.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert model.get_config() == again.get_config()
+
+
+def test_replicas_together_take_the_step_of_one():
+    code = """if True:
+        import keras, numpy as np, tensorflow as tf, tfmoe
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        columns = [tfmoe.Numeric("age", transform="none")]
+        columns.append(tfmoe.Categorical("user", hash_buckets=9))
+        schema = tfmoe.Schema(columns, [tfmoe.Binary("y"), tfmoe.Regression("z")])
+        rng = np.random.default_rng(0)
+        x = {"age": rng.normal(size=96).astype("float32"), "user": np.arange(96, dtype="int32") % 9}
+        y = {"y": (x["age"] > 0).astype("float32"), "z": x["age"]}
+
+        def trained(strategy):
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                model = tfmoe.MultiTaskModel(schema, tfmoe.MMoE(num_experts=3, hidden_units=(4,)))
+                model.compile(keras.optimizers.SGD(0.5), jit_compile=False)
+            data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)
+            options = tf.data.Options()
+            policy = tf.data.experimental.AutoShardPolicy.DATA
+            options.experimental_distribute.auto_shard_policy = policy
+            history = model.fit(data.with_options(options), epochs=2, verbose=0).history
+            return history, [np.array(weight) for weight in model.trainable_weights]
+
+        one, expected = trained(tf.distribute.get_strategy())
+        two, weights = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        for name in ("loss", "y_loss", "z_loss"):
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-4, err_msg=name)
+        for weight, other in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-6)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_gate_losses_count_in_training_only(prep, df):
     model = tables.small_model(prep, gate=tfmoe.DSelectKGate(num_nonzeros=2, entropy_reg=1.0))
     model.compile("sgd", jit_compile=False)

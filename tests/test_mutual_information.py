@@ -98,6 +98,22 @@ def test_joint_matches_loops(options):
     np.testing.assert_allclose(joint, expected, rtol=1e-5)
 
 
+def test_a_batch_of_one_row_with_a_task_of_its_own():
+    shares = keras.ops.array([[[0.1, 0.2, 0.7]]])
+    record = {"probabilities": shares, "task": keras.ops.array([2], "int32")}
+    joint = np.array(joint_of(record, keras.ops.ones(1), 4))
+    np.testing.assert_allclose(joint, [[0] * 3, [0] * 3, [0.1, 0.2, 0.7], [0] * 3])
+
+
+def test_tiny_shares_have_finite_gradients():
+    joint = tf.constant([[1.0, 1e-25], [1e-25, 1e-30]])
+    with tf.GradientTape() as tape:
+        tape.watch(joint)
+        information = mutual_information(joint)
+    assert np.isfinite(tape.gradient(information, joint)).all()
+    assert float(information) == pytest.approx(0, abs=1e-6)
+
+
 def test_momentum_averages_over_steps():
     gate = tfmoe.SoftmaxGate(TASKS, EXPERTS)
     tracker = InformationTracker(tfmoe.MutualInformationLoss(2.0, momentum=0.9), [gate])

@@ -48,6 +48,7 @@ ROOMS = [
     "copying",
     "added",
     "features",
+    "frozen",
     "jit",
     "model",
     "raw_inputs",

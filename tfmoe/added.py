@@ -108,6 +108,10 @@ def _copy_gates(old, new, like):
         copy_weights(source.head, newest.head.head)
         if hasattr(newest.router, "weights"):
             copy_weights(source.router, newest.router)
+        for target, values in zip(_beside_scores(newest), _beside_scores(source), strict=True):
+            values = ops.convert_to_numpy(values)
+            whole = values.shape == tuple(target.shape)
+            target.assign(values if whole else values.mean(axis=0, keepdims=True))
         return
     sources = [_gate_of(base, [index]) for index in like]
     for target, *values in zip(
@@ -115,6 +119,12 @@ def _copy_gates(old, new, like):
     ):
         mean = np.mean([ops.convert_to_numpy(value) for value in values], axis=0)
         target.assign(mean)
+
+
+def _beside_scores(gate):
+    """A gate's variables that scores are not made of: permutations, biases, averages."""
+    made = {id(v) for part in (gate.head, gate.router) for v in getattr(part, "variables", ())}
+    return [variable for variable in gate.variables if id(variable) not in made]
 
 
 def _gate_of(gate, rows):

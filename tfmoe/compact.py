@@ -120,6 +120,8 @@ def _compact(model, experts):
         for variable in (weight, *states):
             _resize(variable, ops.convert_to_numpy(variable)[experts])
         _rename(optimizer, keys, _keys(optimizer, weight))
+    for joint in (joint for tracker in model._trackers.value for joint in tracker.joints):
+        _resize(joint, ops.convert_to_numpy(joint)[:, experts])
     config = cut_mixture(mixture, [experts])
     gate, gate_config = mixture.gate, config["config"]["gate"]
     gate.kept = tuple(gate_config["config"]["kept"])

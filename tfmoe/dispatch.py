@@ -90,6 +90,8 @@ def plan(chosen, num_experts):
         `Plan`.
     """
     flat = ops.reshape(ops.cast(chosen, "int32"), (-1,))
+    num_pairs = ops.shape(flat)[0]
+    flat = _some(flat, num_experts)
     num = ops.shape(flat)[0]
     order = ops.cast(ops.argsort(flat), "int32")
     experts = ops.take(flat, order)
@@ -116,7 +118,9 @@ def plan(chosen, num_experts):
     slots = ops.where(rank < span, experts * span + rank, beyond)
     slots = ops.where(experts < num_experts, slots, 0)
     return Plan(
-        slots=ops.reshape(ops.scatter(order[:, None], slots, (num,)), ops.shape(chosen)),
+        slots=ops.reshape(
+            ops.scatter(order[:, None], slots, (num,))[:num_pairs], ops.shape(chosen)
+        ),
         present=chosen < num_experts,
         pairs=ops.take(order, ops.clip(place, 0, num - 1)),
         live=_flat(own_live, later_live),
@@ -125,6 +129,25 @@ def plan(chosen, num_experts):
         experts=owners,
         blocks=stops[-1],
     )
+
+
+def _some(values, other):
+    """Values, or if there is no row of them one of `other`, for there must be one to read.
+
+    A batch may have no rows where shapes follow the data: a request for nothing, or what is
+    left for a replica.
+    """
+    if values.shape[0] is not None or keras.backend.backend() != "tensorflow":
+        return values
+    if not shapes_follow_data():
+        return values
+    import tensorflow as tf
+
+    def one():
+        shape = tf.concat([[1], tf.shape(values)[1:]], axis=0)
+        return tf.fill(shape, tf.cast(other, values.dtype))
+
+    return tf.cond(tf.shape(values)[0] > 0, lambda: tf.identity(values), one)
 
 
 def _flat(*parts):
@@ -176,7 +199,7 @@ def spread(inputs, plan, num_experts):
     """
 
     def split(inputs, rows):
-        own = num_experts * plan.span
+        inputs, own = _some(inputs, 0), num_experts * plan.span
         features = inputs.shape[-1]
         return (
             ops.reshape(ops.take(inputs, rows[:own], axis=0), (num_experts, plan.span, features)),
@@ -215,7 +238,7 @@ def collect(own, later, plan):
     @ops.custom_gradient
     def collect_pairs(own, later, slots, pairs, live):
         def gradient(upstream):
-            upstream = ops.reshape(upstream, (-1, own.shape[-1]))
+            upstream = _some(ops.reshape(upstream, (-1, own.shape[-1])), 0)
             num = ops.shape(own)[0] * ops.shape(own)[1]
 
             def part(shape, pairs, live):

@@ -97,10 +97,15 @@ def _look_up_dense(variable, ids, may_be_compiled):
             if may_be_compiled:
                 return tf.math.unsorted_segment_sum(rows, flat, table.shape[0]), None
             places = tf.range(tf.size(flat))
-            found = tf.raw_ops.SparseSegmentSumGrad(
-                grad=rows, indices=flat, segment_ids=places, output_dim0=table.shape[0]
-            )
-            return found, None
+
+            def added_up():
+                return tf.raw_ops.SparseSegmentSumGrad(
+                    grad=rows, indices=flat, segment_ids=places, output_dim0=table.shape[0]
+                )
+
+            # Without rows it would leave what lay in memory.
+            some = tf.size(flat) > 0
+            return tf.cond(some, added_up, lambda: tf.zeros_like(table)), None
 
         return tf.gather(table, ids), gradient
 

@@ -4,6 +4,7 @@ import contextlib
 import warnings
 
 import keras
+import numpy as np
 
 from tfmoe.columns import MultiCategorical
 
@@ -68,7 +69,21 @@ def quiet_end(*sources):
 
 
 def unpacked(x, y, sample_weight):
-    """Parts of `arrays(df)`, if that is what `x` has become."""
-    if isinstance(x, tuple) and y is None and len(x) == 3:
-        return x
-    return x, y, sample_weight
+    """Parts of `arrays(df)`, if that is what `x` has become; rows weigh also what is given.
+
+    Raises:
+        ValueError: if labels are given beside a table that has them.
+    """
+    if not (isinstance(x, tuple) and len(x) == 3):
+        return x, y, sample_weight
+    if y is not None:
+        raise ValueError(
+            "The labels of a table are columns of it, which the schema's tasks name. Received "
+            f"y={type(y).__name__} beside a table. Add it to the table, and leave y out."
+        )
+    x, y, weights = x
+    if sample_weight is not None:
+        by_name = isinstance(sample_weight, dict)
+        given = {name: sample_weight.get(name, 1.0) if by_name else sample_weight for name in y}
+        weights = {name: weights[name] * np.asarray(given[name], "float32") for name in weights}
+    return x, y, weights

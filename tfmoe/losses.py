@@ -104,6 +104,20 @@ def metric_of(task, metric):
     return type(metric).from_config(config)
 
 
+def takes_logits(given):
+    """Whether a Keras loss or metric was made with `from_logits=True`."""
+    config = given.get_config() if hasattr(given, "get_config") else {}
+    return bool(config.get("from_logits"))
+
+
+def update_given(metric, labels, logits, predictions, weights):
+    """Updates a user's metric with rows, which Keras wants to have a last axis."""
+    outputs = logits if takes_logits(metric) else predictions
+    if len(outputs.shape) == 1:
+        outputs = outputs[:, None]
+    metric.update_state(labels[:, None], outputs, sample_weight=weights)
+
+
 def row_losses(task, loss, labels, logits, predictions):
     """The loss of each row `(b,)`.
 
@@ -114,11 +128,12 @@ def row_losses(task, loss, labels, logits, predictions):
         logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
     """
     if loss is not None:
+        outputs = logits if takes_logits(loss) else predictions
         # Keras losses average over the last axis, so rows need one.
-        if len(predictions.shape) == 1:
-            predictions = predictions[:, None]
+        if len(outputs.shape) == 1:
+            outputs = outputs[:, None]
         function = getattr(loss, "call", loss)
-        return ops.reshape(function(labels[:, None], predictions), (-1,))
+        return ops.reshape(function(labels[:, None], outputs), (-1,))
     if isinstance(task, Binary):
         return binary_cross_entropy(labels, logits)
     if isinstance(task, Multiclass):

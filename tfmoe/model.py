@@ -5,11 +5,11 @@ import contextvars
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfmoe import added, recipe
 from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.device import num_replicas
 from tfmoe.encoder import Encoder
 from tfmoe.evaluation import exact_aucs
 from tfmoe.features import (
@@ -21,13 +21,13 @@ from tfmoe.features import (
     task_of,
     unpacked,
 )
+from tfmoe.frozen import freeze_places, frozen_places
 from tfmoe.jit import jit_pays
 from tfmoe.mutual_information import tracker_of
 from tfmoe.objectives import AllLabels, OwnLabel
 from tfmoe.optimizers import Adam
 from tfmoe.schema import Schema
-from tfmoe.tasks import Binary, Multiclass
-from tfmoe.towers import Outputs, ScoreOutputs, towers_of
+from tfmoe.towers import Outputs, ScoreOutputs, start_at_means, towers_of
 
 # Set while a training or test step runs: the model then returns all of `Forward`, for
 # losses need more than the public output. A context variable, because replicas of one
@@ -167,7 +167,7 @@ class MultiTaskModel(keras.Model):
             encoder.trainable = False
             mixture.freeze()
         elif isinstance(preprocessor, Preprocessor):
-            self._start_at_base_rates()
+            start_at_means(self.towers, schema.tasks, preprocessor.label_means)
 
     @property
     def preprocessor(self):
@@ -178,22 +178,6 @@ class MultiTaskModel(keras.Model):
                 "it with keras.saving.load_model, or build it from a Preprocessor."
             )
         return self._fitted.value
-
-    def _start_at_base_rates(self):
-        """Sets the towers' last biases so that the first prediction is the mean label."""
-        bias = ops.convert_to_numpy(self.towers.bias).copy()
-        for t, task in enumerate(self.schema.tasks):
-            mean = np.asarray(self.preprocessor.label_means.get(task.name, np.nan), "float64")
-            if np.isnan(mean).any():
-                continue
-            if isinstance(task, Multiclass):
-                bias[t, : task.num_outputs] = np.log(np.clip(mean, 1e-4, 1))
-            elif isinstance(task, Binary):
-                mean = np.clip(mean, 1e-4, 1 - 1e-4)
-                bias[t, 0] = np.log(mean / (1 - mean))
-            else:
-                bias[t, 0] = mean
-        self.towers.bias.assign(bias)
 
     def add_task(self, task, like=None, routing="own"):
         """A new model with one more task, to be fitted on few rows of it.
@@ -283,10 +267,12 @@ class MultiTaskModel(keras.Model):
 
         Args:
             optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`.
-            loss: dict by task of Keras losses or names that replace the task's own.
+            loss: dict by task of Keras losses or names that replace the task's own. They get
+                the model's predictions, or with `from_logits=True` what these are made of.
             loss_weights: dict by task of floats that replace `Task.weight`.
             metrics: dict by task of lists of Keras metrics or names that replace the
-                task's own. Row weights and missing labels count for them too.
+                task's own, which get the same. Row weights and missing labels count for
+                them too.
             jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used if
                 it was measured to pay: the model draws no random numbers in training
                 (no dropout, no noisy gate), computes all experts, looks up at most 256
@@ -357,7 +343,8 @@ class MultiTaskModel(keras.Model):
             with_label = self._objectives.value.with_label(labels)
             loss = tracker.add(y_pred.aux, with_label, training)
             total = total + loss if training else total
-        return total
+        # Keras adds up the replicas' gradients, and their losses.
+        return total / num_replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         task = task_of(self.schema, x)
@@ -472,6 +459,7 @@ class MultiTaskModel(keras.Model):
             "tower_units": list(self.tower_units),
             "tower_dropout": self.tower_dropout,
             "num_added": self.num_added,
+            "frozen": [] if self.num_added else frozen_places(self),
         }
 
     @classmethod
@@ -480,7 +468,10 @@ class MultiTaskModel(keras.Model):
         sizes = _Sizes(
             Schema.from_dict(config.pop("schema")), config.pop("table_sizes"), config.pop("lengths")
         )
-        return cls(sizes, **config)
+        frozen = config.pop("frozen", [])
+        model = cls(sizes, **config)
+        freeze_places(model, frozen)
+        return model
 
     def save_assets(self, path):
         """Called by Keras in saving: vocabularies and moments go into the `.keras` file."""

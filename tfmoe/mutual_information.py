@@ -12,10 +12,13 @@ def mutual_information(joint):
     """
     joint = joint / ops.maximum(ops.sum(joint), 1e-30)
     tasks, experts = ops.sum(joint, axis=1, keepdims=True), ops.sum(joint, axis=0, keepdims=True)
-    some = joint > 0
-    # Replaced before the division too: a gradient of what `where` leaves out may be NaN.
-    ratio = ops.where(some, joint, 1.0) / ops.where(some, tasks * experts, 1.0)
-    return ops.sum(joint * ops.log(ratio))
+    # Differences: the product of two small sums may be 0, and its square, in a gradient, sooner.
+    return ops.sum(joint * (_log(joint) - _log(tasks) - _log(experts)))
+
+
+def _log(values):
+    """The logarithm, and 0 of 0, with gradients that are numbers."""
+    return ops.log(ops.where(values > 0, values, 1.0))
 
 
 def joint_of(record, with_label, num_tasks):
@@ -28,7 +31,8 @@ def joint_of(record, with_label, num_tasks):
         num_tasks: int.
     """
     shares = record["probabilities"]
-    if shares.shape[0] == 1:  # a static gate's one row stands for all
+    # A static gate's one row stands for all; one with a task of its own is a batch of one.
+    if shares.shape[0] == 1 and "task" not in record:
         return ops.sum(with_label, axis=0)[:, None] * shares[0]
     if "present" in record:
         shares = shares * ops.cast(record["present"], shares.dtype)[:, None, None]

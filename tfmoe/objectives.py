@@ -15,6 +15,7 @@ from tfmoe.losses import (
     own_metrics,
     present,
     row_losses,
+    update_given,
 )
 from tfmoe.metrics import AUC, AUCByTask, MeanByTask, WeightedMean
 from tfmoe.tasks import Binary
@@ -62,10 +63,8 @@ class Objective:
             for metric in self.metrics:
                 metric.update_state(labels, outputs, weights)
             return
-        if len(predictions.shape) == 1:
-            predictions = predictions[:, None]
         for metric in self.metrics:
-            metric.update_state(labels[:, None], predictions, sample_weight=weights)
+            update_given(metric, labels, logits, predictions, weights)
 
 
 class AllLabels:
@@ -219,11 +218,9 @@ class OwnLabel:
         for metric, example in self._own:
             outputs = outputs_for_metrics(example, logits, predictions)
             metric.update_state(labels, outputs, weights, task)
-        if len(predictions.shape) == 1:
-            predictions = predictions[:, None]
         for metric, index in self._given:
             own = weights * ops.cast(task == index, "float32")
-            metric.update_state(labels[:, None], predictions, sample_weight=own)
+            update_given(metric, labels, logits, predictions, own)
 
     def with_label(self, labels):
         """Which rows have their label: float `(b,)`."""

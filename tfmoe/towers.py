@@ -262,3 +262,26 @@ class ScoreOutputs(keras.layers.Layer):
         else:
             scores = ops.where(ops.take(ops.array(binary), task), ops.sigmoid(logits), logits)
         return {"score": scores}, {"score": logits}
+
+
+def start_at_means(towers, tasks, label_means):
+    """Sets the towers' last biases so that the first prediction is the mean label.
+
+    Args:
+        towers: built `Towers` of all tasks.
+        tasks: sequence of `Task`.
+        label_means: dict by task, as a `Preprocessor` has it; NaN where there is none.
+    """
+    bias = ops.convert_to_numpy(towers.bias).copy()
+    for t, task in enumerate(tasks):
+        mean = np.asarray(label_means.get(task.name, np.nan), "float64")
+        if np.isnan(mean).any():
+            continue
+        if isinstance(task, Multiclass):
+            bias[t, : task.num_outputs] = np.log(np.clip(mean, 1e-4, 1))
+        elif isinstance(task, Binary):
+            mean = np.clip(mean, 1e-4, 1 - 1e-4)
+            bias[t, 0] = np.log(mean / (1 - mean))
+        else:
+            bias[t, 0] = mean
+    towers.bias.assign(bias)

@@ -104,7 +104,12 @@ class ExtendedGate(Gate):
             record = {**record, "task": task}
             for index, gate in enumerate(self.added, self.num_base):
                 mine = (task == index)[:, None, None]
-                weights, own = gate(inputs, task=ops.zeros_like(task), **options)
+                # Rows of other tasks count neither in its losses nor in its averages.
+                present = ops.cast(task == index, "float32")
+                if options["present"] is not None:
+                    present = present * ops.cast(options["present"], "float32")
+                its = {**options, "present": present}
+                weights, own = gate(inputs, task=ops.zeros_like(task), **its)
                 output = ops.where(mine, weights, output)
                 for name in _BY_TASK:
                     record[name] = ops.where(mine, own[name], record[name])

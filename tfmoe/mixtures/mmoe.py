@@ -119,7 +119,7 @@ class MMoE(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="experts",
         )
-        self._perceptrons_config = perceptrons.get_config()
+        self._perceptrons_config = recipe.config_of(perceptrons)["config"]
         self.experts = perceptrons
         if experts is not None:
             self.experts = GivenExperts(experts, dtype=self.dtype_policy, name="experts")
@@ -245,6 +245,10 @@ class MMoE(keras.layers.Layer):
 
         if self.gate.always_sparse:
             return sparse()
+        dropped = training and self._perceptrons_config["dropout"]
+        if dropped and keras.backend.backend() == "jax":
+            # Both branches would draw from one generator, which JAX cannot have.
+            return dense()
         if inputs.shape[0] is None and not shapes_follow_data():
             # XLA cannot compile the gradient of a choice between shapes that are only
             # known when it runs.
