@@ -53,6 +53,19 @@ def test_schema_proposes_a_file_that_a_person_can_edit(folder, model):
     assert isinstance(schema.column("genres"), tfmoe.MultiCategorical)
 
 
+def test_a_schema_is_proposed_from_thousands_of_wide_rows(tmp_path):
+    wide = pd.DataFrame({f"c{i}": ["x" * 40] * 3000 for i in range(30)})
+    wide["market"], wide["y"] = ["de"] * 2500 + ["fr"] * 500, [0, 1] * 1500
+    text = wide.to_csv(index=False).replace("y\n", "y,,\n", 1).replace("0\n", "0,,\n")
+    (tmp_path / "rows.csv").write_text(text.replace("1\n", "1,,\n"))
+    out = tmp_path / "schema.yaml"
+    done = run(
+        "schema", tmp_path / "rows.csv", "--label", "y", "--task-column", "market", "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    assert tfmoe.Schema.load(out).task_names == ("de", "fr")
+
+
 def test_evaluate_prints_metrics(folder, model):
     done = run("evaluate", model, folder / "rows.csv")
     assert done.exit_code == 0, done.output

@@ -268,6 +268,7 @@ def test_a_batch_without_rows():
     assert outputs.shape == (0, 2, 4)
     np.testing.assert_array_equal(gradient, np.zeros((16, 5, 6)))
     assert np.any(run(np.ones((3, 5), "float32"))[1])
+    assert mixture(np.zeros((0, 5), "float32")).shape == (0, 2, 4)
 
 
 def test_towers_and_routers_of_no_rows():

@@ -267,6 +267,11 @@ def test_weights_beside_a_table_count(trained, df):
     assert logs == pytest.approx(expected, rel=1e-4)
     by_task = model.evaluate(df, sample_weight={"watch": 1.0 * kept}, verbose=0, batch_size=300)
     assert by_task["watch_loss"] == pytest.approx(expected["watch_loss"], rel=1e-4)
+    column = model.evaluate(df, sample_weight=1.0 * kept[:, None], verbose=0, batch_size=300)
+    assert column == pytest.approx(expected, rel=1e-4)
+    for wrong in ({"wacth": kept}, kept[:-1]):
+        with pytest.raises(ValueError, match="a number for each row, or a dict of such by"):
+            model.fit(df, sample_weight=wrong)
     with pytest.raises(ValueError, match="Received y=Series beside a table"):
         model.fit(df, df["watch"])
 
@@ -287,6 +292,24 @@ def test_what_is_frozen_stays_frozen(prep, df, tmp_path):
     for old, new in zip(model.optimizer.variables, again.optimizer.variables, strict=True):
         np.testing.assert_array_equal(old, new)
     assert model.get_config() == again.get_config()
+
+
+def test_what_was_given_frozen_may_be_freed(prep, tmp_path):
+    layers = [keras.Sequential([keras.layers.Dense(5), keras.layers.Dense(4)]) for _ in range(2)]
+    for layer in layers:
+        layer.trainable = False
+    model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(experts=layers))
+    model.mixture.experts.trainable = True
+    for expert in model.mixture.experts.layers:
+        expert.layers[1].trainable = True
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    kept, expected = ([len(w.path) for w in m.trainable_weights] for m in (again, model))
+    assert kept == expected
+    states = [[layer.trainable for layer in m.mixture._flatten_layers()] for m in (again, model)]
+    assert states[0] == states[1]
+    first, last = again.mixture.experts.layers[0].layers
+    assert (first.trainable, last.trainable) == (False, True)
 
 
 def test_replicas_together_take_the_step_of_one():

@@ -239,6 +239,13 @@ def test_text_that_looks_like_numbers_stays(tmp_path):
     path = _csv(tmp_path, "a,y\n1.0,1\n2.5,0\n007.0,1\n")
     prep, _ = _first_column(Categorical("a", dtype="string"), path)
     assert prep.vocabulary("a").to_pylist() == ["007.0", "1.0", "2.5"]
+    # Whole ones too, where there are no gaps for which pandas would have made floats of them.
+    prep, _ = _first_column(Categorical("a", dtype="string"), _csv(tmp_path, "a,y\n1.0,1\n2.0,0\n"))
+    assert prep.vocabulary("a").to_pylist() == ["1.0", "2.0"]
+    classes = _csv(tmp_path, "a,y\n1.0,1\n,0\n2.0,1\n")
+    schema = Schema([Numeric("y")], [Multiclass("a", classes=("1.0", "2.0"))])
+    labels = Preprocessor(schema).fit(classes).arrays(classes)[1]["a"]
+    np.testing.assert_array_equal(labels, [0, np.nan, 1])
 
 
 @pytest.mark.parametrize(
@@ -271,6 +278,8 @@ def test_names_in_files_differ(tmp_path):
     _csv(tmp_path, "a,a,y\n1,2,0\n", "a.csv")
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    spare = _csv(tmp_path, "a,y,,\n1,0,,\n2,1,,\n", "spare.csv")
+    Preprocessor(Schema([Numeric("a")], [Binary("y")])).fit(spare)
     for name in ("a.csv", "a.parquet"):
         with pytest.raises(ValueError, match=rf"Received \['a'\] twice in .*{name}"):
             Preprocessor(Schema([Numeric("a")], [Binary("y")])).fit(str(tmp_path / name))

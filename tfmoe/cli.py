@@ -183,7 +183,9 @@ def _head(data):
     piece = open_source(data).pieces()[0]
     if not hasattr(piece, "first"):
         raise ValueError(f"A schema is proposed for .csv, .tsv or .parquet files. Received {data}.")
-    return piece.first().slice(0, 10_000).to_pandas()
+    table = piece.first(10_000).slice(0, 10_000)
+    # Spreadsheets leave columns without a name behind.
+    return table.select([i for i, name in enumerate(table.column_names) if name]).to_pandas()
 
 
 @app.command()

@@ -137,10 +137,11 @@ def _some(values, other):
     A batch may have no rows where shapes follow the data: a request for nothing, or what is
     left for a replica.
     """
-    if values.shape[0] is not None or keras.backend.backend() != "tensorflow":
+    if values.shape[0] or not shapes_follow_data():
         return values
-    if not shapes_follow_data():
-        return values
+    if values.shape[0] == 0:
+        dtype = keras.backend.standardize_dtype(values.dtype)
+        return ops.full((1, *values.shape[1:]), other, dtype=dtype)
     import tensorflow as tf
 
     def one():

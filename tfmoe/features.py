@@ -72,7 +72,8 @@ def unpacked(x, y, sample_weight):
     """Parts of `arrays(df)`, if that is what `x` has become; rows weigh also what is given.
 
     Raises:
-        ValueError: if labels are given beside a table that has them.
+        ValueError: if labels are given beside a table that has them, or weights of other rows
+            or labels.
     """
     if not (isinstance(x, tuple) and len(x) == 3):
         return x, y, sample_weight
@@ -82,8 +83,19 @@ def unpacked(x, y, sample_weight):
             f"y={type(y).__name__} beside a table. Add it to the table, and leave y out."
         )
     x, y, weights = x
-    if sample_weight is not None:
-        by_name = isinstance(sample_weight, dict)
-        given = {name: sample_weight.get(name, 1.0) if by_name else sample_weight for name in y}
-        weights = {name: weights[name] * np.asarray(given[name], "float32") for name in weights}
-    return x, y, weights
+    if sample_weight is None:
+        return x, y, weights
+    given = sample_weight if isinstance(sample_weight, dict) else dict.fromkeys(y, sample_weight)
+    own = weights or {name: np.ones(len(labels), "float32") for name, labels in y.items()}
+    return x, y, {**own, **{name: _weighed(own, name, more) for name, more in given.items()}}
+
+
+def _weighed(weights, name, more):
+    """Weights of a label's rows, times those given beside the table."""
+    more = np.reshape(np.asarray(more, "float32"), (-1,))
+    if name not in weights or len(more) != len(weights[name]):
+        raise ValueError(
+            f"sample_weight has a number for each row, or a dict of such by {list(weights)}. "
+            f"Received {len(more)} numbers for {name!r}."
+        )
+    return weights[name] * more

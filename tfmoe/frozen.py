@@ -1,18 +1,22 @@
 """Which layers of a model are not trained: what Keras keeps of layers that it saves by config."""
 
 
+def _layers(model):
+    """The layers that a config makes again, those that hold others before these."""
+    parts = (model.encoder, model.mixture, model.towers, model.head)
+    return [layer for part in parts for layer in part._flatten_layers()]
+
+
 def frozen_places(model):
     """The layers that are not trained, as list of their places among all."""
-    layers = model._flatten_layers(include_self=False)
-    return [place for place, layer in enumerate(layers) if not layer.trainable]
+    return [place for place, layer in enumerate(_layers(model)) if not layer.trainable]
 
 
 def freeze_places(model, places):
-    """Freezes a model made from the config of one of which `frozen_places` were these."""
-    layers = list(model._flatten_layers(include_self=False)) if places else []
-    for place in places:
-        layers[place].trainable = False
-    # A layer takes those within it along, of which some may be trained.
-    for place, layer in enumerate(layers):
-        if place not in places and not layer.trainable:
-            layer.trainable = True
+    """Leaves untrained just these layers of a model, see `frozen_places`; None: as it is."""
+    if places is None:
+        return
+    for place, layer in enumerate(_layers(model)):
+        # A layer takes those within it along, which come later.
+        if layer.trainable == (place in places):
+            layer.trainable = place not in places

@@ -459,7 +459,7 @@ class MultiTaskModel(keras.Model):
             "tower_units": list(self.tower_units),
             "tower_dropout": self.tower_dropout,
             "num_added": self.num_added,
-            "frozen": [] if self.num_added else frozen_places(self),
+            "frozen": frozen_places(self),
         }
 
     @classmethod
@@ -468,7 +468,7 @@ class MultiTaskModel(keras.Model):
         sizes = _Sizes(
             Schema.from_dict(config.pop("schema")), config.pop("table_sizes"), config.pop("lengths")
         )
-        frozen = config.pop("frozen", [])
+        frozen = config.pop("frozen", None)
         model = cls(sizes, **config)
         freeze_places(model, frozen)
         return model

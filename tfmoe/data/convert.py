@@ -131,8 +131,8 @@ def _whole(array, name):
         if exact < abs(example) < 2.0**63:
             raise TypeError(
                 f"Column {name!r} holds integers as {array.type}, which cannot tell them apart "
-                f"above {exact:.0f}. Received {example:.0f}. Read the column as integers; in "
-                'pandas, where it has gaps, with dtype="Int64".'
+                f"above {exact:.0f}. Received {example:.0f}. Write or read the column as "
+                'integers; in pandas, where it has gaps, with dtype="Int64".'
             )
         raise wrong_type(name, "integers", array, example)
     whole = np.full(len(floats), MISSING_INT, np.int64)

@@ -39,7 +39,7 @@ class TablePiece:
     def __init__(self, table):
         self._table = table
         self.names = list(table.columns if isinstance(table, pd.DataFrame) else table)
-        _check_names(self.names)
+        _check_names(self.names, self.names)
         self._arrays = {}
         if isinstance(table, pd.DataFrame):
             self.num_rows = len(table)
@@ -68,8 +68,8 @@ def _one_array(chunked):
 class CsvPiece:
     """A CSV or TSV file, perhaps gzipped: UTF-8, a header line, empty cells missing.
 
-    Where a text column's first cells are all whole numbers, `12.0` is read as `12`: so writes
-    pandas integers with gaps, and the same values are without `.0` in a file without gaps.
+    A category's `12.0` is read as `12` where the first cells are whole numbers with gaps: so
+    writes pandas integers with gaps, and in a file without gaps they have no `.0`.
     """
 
     num_rows = None
@@ -93,24 +93,27 @@ class CsvPiece:
             convert_options=convert,
         )
 
-    def first(self):
-        """The file's first block as a `pa.Table`, of types that fit its cells."""
+    def first(self, num_rows=1):
+        """The first rows, at least so many, as a `pa.Table` of types that fit the cells."""
+        batches, rows = [], 0
         try:
             with self._open(ahead=False) as reader:
-                batches = [reader.read_next_batch()] if reader.schema.names else []
-                table = pa.Table.from_batches(batches, reader.schema)
+                while rows < num_rows:
+                    batches.append(reader.read_next_batch())
+                    rows += batches[-1].num_rows
         except StopIteration:
-            table = reader.schema.empty_table()
+            pass
         except pa.ArrowInvalid as error:
             raise self._unreadable(error) from error
-        _check_names(table.column_names, self.path)
-        return table
+        return pa.Table.from_batches(batches, reader.schema)
 
     @cached_property
     def _inferred(self):
-        """The first block's schema, and the names of its columns of floats that are whole."""
+        """The first block's schema, and the names of its columns of whole floats with gaps."""
         table = self.first()
-        floats = {n: table[n] for n in table.column_names if pa.types.is_floating(table[n].type)}
+        columns = zip(table.column_names, table.columns, strict=True)
+        gaps = {n: cells for n, cells in columns if 0 < cells.null_count < len(cells)}
+        floats = {n: cells for n, cells in gaps.items() if pa.types.is_floating(cells.type)}
         whole = [
             n for n, cells in floats.items() if pc.all(pc.equal(pc.floor(cells), cells)).as_py()
         ]
@@ -126,7 +129,7 @@ class CsvPiece:
             return pa.float64()
         if kind == "flag":
             return inferred if pa.types.is_boolean(inferred) else pa.float64()
-        if kind in ("string", "list"):
+        if kind in ("string", "text", "list"):
             return pa.string()
         # Integers with gaps may have been written as 3.0: keep what the file has.
         if pa.types.is_integer(inferred) or pa.types.is_floating(inferred):
@@ -134,16 +137,17 @@ class CsvPiece:
         return pa.int64() if kind == "int" and pa.types.is_null(inferred) else pa.string()
 
     def read(self, kinds):
+        _check_names(self.names, kinds, self.path)
         types = {name: self._type(name, kind) for name, kind in kinds.items()}
         try:
             with self._open(list(types), types) as reader:
                 for chunk in _chunks(reader):
-                    yield {name: self._without_fraction(name, chunk[name]) for name in types}
+                    yield {n: self._category(chunk[n], n, kinds[n]) for n in types}
         except pa.ArrowInvalid as error:
             raise self._unreadable(error) from error
 
-    def _without_fraction(self, name, array):
-        if name not in self._inferred[1] or not pa.types.is_string(array.type):
+    def _category(self, array, name, kind):
+        if kind != "string" or name not in self._inferred[1]:
             return array
         return pc.replace_substring_regex(array, r"^(-?[0-9]+)\.0\z", r"\1")
 
@@ -161,8 +165,8 @@ class CsvPiece:
         )
 
 
-def _check_names(names, path=None):
-    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+def _check_names(names, wanted, path=None):
+    repeated = sorted({str(name) for name in wanted if names.count(name) > 1})
     if repeated:
         where = f" in {path}" if path else ""
         raise ValueError(
@@ -208,7 +212,6 @@ class ParquetPiece:
                 metadata, schema = opened.metadata, opened.schema_arrow
         except pa.ArrowInvalid as error:
             raise ValueError(f"Received {path}, which is no Parquet file: {error}.") from error
-        _check_names(schema.names, path)
         pieces, groups, rows = [], [], 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
@@ -218,13 +221,14 @@ class ParquetPiece:
                 groups, rows = [], 0
         return pieces or [cls(path, file, schema, [], 0)]
 
-    def first(self):
-        """The first rows as a `pa.Table`."""
+    def first(self, num_rows=1):
+        """The first rows, at most so many, as a `pa.Table`."""
         with pyarrow.parquet.ParquetFile(self.path) as opened:
-            batches = opened.iter_batches(CHUNK_ROWS, row_groups=self._groups)
+            batches = opened.iter_batches(num_rows, row_groups=self._groups)
             return pa.Table.from_batches(itertools.islice(batches, 1), self._schema)
 
     def read(self, kinds):
+        _check_names(self.names, kinds, self.path)
         # Text arrives as the file has it, a dictionary and places in it.
         text = [name for name in kinds if is_text(self._schema.field(name).type)]
         with pyarrow.parquet.ParquetFile(self.path, read_dictionary=text) as opened:

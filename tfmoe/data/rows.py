@@ -35,7 +35,7 @@ def required_columns(schema, names, dtypes, labels, weights):
 
     Returns:
         Dict of raw column to `"float"`, `"flag"` (numbers or true and false), `"int"`,
-        `"string"`, `"list"` or None (as found).
+        `"string"`, `"text"` (as it is written), `"list"` or None (as found).
 
     Raises:
         ValueError: if the table lacks a column that is needed.
@@ -47,10 +47,10 @@ def required_columns(schema, names, dtypes, labels, weights):
         else:
             kind = dtypes[column.name]
             if isinstance(column, MultiCategorical):
-                kind = "list" if column.separator is None else "string"
+                kind = "list" if column.separator is None else "text"
             wanted.append((column.raw, kind, f"column {column.name!r}"))
     if schema.task_column:
-        wanted.append((schema.task_column, "string", "`task_column`"))
+        wanted.append((schema.task_column, "text", "`task_column`"))
     if weights and schema.weight_column:
         wanted.append((schema.weight_column, "float", "`weight_column`"))
     for task in schema.tasks if labels else ():
@@ -68,14 +68,18 @@ def required_columns(schema, names, dtypes, labels, weights):
         )
     kinds = {}
     for raw, kind, _ in wanted:
-        # Two readers that disagree take the column as the file has it.
-        kinds[raw] = kind if kinds.get(raw, kind) == kind else None
+        other = kinds.get(raw, kind)
+        if {kind, other} == {"string", "text"}:
+            kinds[raw] = "text"
+        else:
+            # Two readers that disagree take the column as the file has it.
+            kinds[raw] = kind if other == kind else None
     return kinds
 
 
 def _label_kind(task):
     if isinstance(task, Multiclass) and task.classes and isinstance(task.classes[0], str):
-        return "string"
+        return "text"
     return "flag" if isinstance(task, Binary) else "float"
 
 

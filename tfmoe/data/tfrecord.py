@@ -59,8 +59,8 @@ class TfrecordPiece:
     def _look_for(self, name):
         # Far fewer records hold the name's bytes than there are to parse.
         letters = name.encode()
-        records = self._records().skip(_LOOK_RECORDS).as_numpy_iterator()
-        found = self._kinds_in((record for record in records if letters in record), name)
+        batches = self._records().skip(_LOOK_RECORDS).batch(_BATCH_RECORDS).as_numpy_iterator()
+        found = self._kinds_in((one for batch in batches for one in batch if letters in one), name)
         if name in found:
             self._kinds[name] = found[name]
         else:
