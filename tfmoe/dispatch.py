@@ -90,21 +90,24 @@ def plan(chosen, num_experts):
         `Plan`.
     """
     flat = ops.reshape(ops.cast(chosen, "int32"), (-1,))
-    num_pairs = ops.shape(flat)[0]
-    flat = _some(flat, num_experts)
     num = ops.shape(flat)[0]
     order = ops.cast(ops.argsort(flat), "int32")
     experts = ops.take(flat, order)
-    starts = ops.searchsorted(experts, ops.arange(num_experts + 1, dtype="int32"))
+    # One more, for TensorFlow cannot search where there is nothing.
+    ends = ops.concatenate([experts, ops.full((1,), num_experts, dtype="int32")])
+    starts = ops.searchsorted(ends, ops.arange(num_experts + 1, dtype="int32"))
     starts = ops.cast(starts, "int32")
     counts = starts[1:] - starts[:-1]
     span, block, most = _sizes(counts, num, num_experts)
     stops = ops.cumsum(_blocks(counts, span, block))
     first = ops.concatenate([ops.zeros_like(stops[:1]), stops])
-    # There is always a slot to read, even where no row has an expert.
+    # There is always a slot to read, even where no row has an expert; but without rows, none.
     numbers = ops.arange(ops.maximum(stops[-1], 1) if most is None else most, dtype="int32")
     owners = ops.cast(ops.searchsorted(stops, numbers, side="right"), "int32")
     owners = ops.minimum(owners, num_experts - 1)
+    if most is None:
+        least = ops.maximum(stops[-1], ops.minimum(num, 1))
+        numbers, owners = numbers[:least], owners[:least]
     # Which of its expert's pairs a slot has, and whether there is one.
     own = ops.broadcast_to(ops.arange(span, dtype="int32"), (num_experts, span))
     own_live = own < counts[:, None]
@@ -118,9 +121,7 @@ def plan(chosen, num_experts):
     slots = ops.where(rank < span, experts * span + rank, beyond)
     slots = ops.where(experts < num_experts, slots, 0)
     return Plan(
-        slots=ops.reshape(
-            ops.scatter(order[:, None], slots, (num,))[:num_pairs], ops.shape(chosen)
-        ),
+        slots=ops.reshape(ops.scatter(order[:, None], slots, (num,)), ops.shape(chosen)),
         present=chosen < num_experts,
         pairs=ops.take(order, ops.clip(place, 0, num - 1)),
         live=_flat(own_live, later_live),
@@ -129,26 +130,6 @@ def plan(chosen, num_experts):
         experts=owners,
         blocks=stops[-1],
     )
-
-
-def _some(values, other):
-    """Values, or if there is no row of them one of `other`, for there must be one to read.
-
-    A batch may have no rows where shapes follow the data: a request for nothing, or what is
-    left for a replica.
-    """
-    if values.shape[0] or not shapes_follow_data():
-        return values
-    if values.shape[0] == 0:
-        dtype = keras.backend.standardize_dtype(values.dtype)
-        return ops.full((1, *values.shape[1:]), other, dtype=dtype)
-    import tensorflow as tf
-
-    def one():
-        shape = tf.concat([[1], tf.shape(values)[1:]], axis=0)
-        return tf.fill(shape, tf.cast(other, values.dtype))
-
-    return tf.cond(tf.shape(values)[0] > 0, lambda: tf.identity(values), one)
 
 
 def _flat(*parts):
@@ -200,7 +181,7 @@ def spread(inputs, plan, num_experts):
     """
 
     def split(inputs, rows):
-        inputs, own = _some(inputs, 0), num_experts * plan.span
+        own = num_experts * plan.span
         features = inputs.shape[-1]
         return (
             ops.reshape(ops.take(inputs, rows[:own], axis=0), (num_experts, plan.span, features)),
@@ -239,7 +220,7 @@ def collect(own, later, plan):
     @ops.custom_gradient
     def collect_pairs(own, later, slots, pairs, live):
         def gradient(upstream):
-            upstream = _some(ops.reshape(upstream, (-1, own.shape[-1])), 0)
+            upstream = ops.reshape(upstream, (-1, own.shape[-1]))
             num = ops.shape(own)[0] * ops.shape(own)[1]
 
             def part(shape, pairs, live):
