@@ -239,7 +239,11 @@ def draw(rows, path):
     figure = Figure(figsize=(5 * size[1] + 2, 4 * size[0]), layout="constrained")
     panels = itertools.product(numbers, forms)
     for axis, panel in zip(figure.subplots(*size, squeeze=False).flat, panels, strict=True):
-        for row in (row for row in shown if (row["tasks"], row["set"]) == panel):
+        own = [row for row in shown if (row["tasks"], row["set"]) == panel]
+        if not own:  # not run
+            axis.remove()
+            continue
+        for row in own:
             axis.errorbar(
                 row["score"],
                 row["f1"],
