@@ -71,7 +71,12 @@ def trials(grid, base, space, budget, rank=by_loss):
 
 
 def best(grid, base, space, budget, rank=by_loss):
-    """The settings that win; see `trials`. Of the finalists' ranks the means count."""
+    """The settings that win; see `trials`. Of the finalists' ranks the means count.
+
+    A single trial is not run, for there is nothing to choose from.
+    """
+    if budget.trials == 1:
+        return drawn(space, 0)
     ranked = trials(grid, base, space, budget, rank)[: budget.finalists]
     finalists = [{name: run[name] for name in space} for run in ranked]
     if len(finalists) == 1:

@@ -43,6 +43,13 @@ def test_the_winner_is_chosen_on_validation_rows_and_run_on_fresh_seeds(ran):
     assert not trial_seeds & {run["seed"] for run in runs}
 
 
+def test_a_single_trial_wins_without_being_run(ran):
+    grid, cells = ran
+    runs, settings = search.winner(grid, {"model": "a"}, RATE, search.QUICK)
+    assert settings == search.drawn(RATE, trial=0)
+    assert [cell["seed"] for cell in cells] == [run["seed"] for run in runs] == [0, 1]
+
+
 def test_all_contestants_see_the_same_trials(ran):
     grid, _ = ran
     alone = search.trials(grid, {"model": "a"}, RATE, BUDGET)
