@@ -3,10 +3,10 @@
 The tasks are `correlated_tasks`, with p = 0.5, 0.9 and 1 between their directions: 100
 features, 10,000 rows to train. The paper does not say how steep its sines are: with a `scale` of
 0.3, the default, they are nearly straight lines; `scale 1` is the same with steeper ones. The
-models: a shared bottom of one layer of 128 units; 8 experts
-of 16 units behind one gate for both tasks (OMoE), and behind one each (MMoE); towers of 8
-units; Adam. The learning rate of each is the best of 12 on validation rows of other seeds. 30
-seeds draw the directions, the rows, the weights and the order; the sines are always the same.
+models: a shared bottom of one layer of 128 units; 8 experts of 16 units behind one gate for both
+tasks (OMoE), and behind one each (MMoE); towers of 8 units; Adam. The learning rate of each is
+the best of 12 on validation rows of other seeds. 30 seeds draw the directions, the rows, the
+weights and the order; the sines are always the same.
 
 `score` is the mean squared error on test rows, mean over the tasks, at the best epoch by
 validation rows; the noise floor is 0.01. The picture has validation loss over epochs: the

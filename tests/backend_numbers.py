@@ -161,6 +161,29 @@ def dropped_steps():
     return {"dropped_is_finite": np.isfinite(history["loss"])}
 
 
+def tiny_shares_step():
+    """A step of the mutual information of shares so small that their products' squares are 0."""
+    import keras
+
+    from tfmoe.mutual_information import mutual_information
+
+    class Shares(keras.layers.Layer):
+        def build(self, input_shape):
+            self.shares = self.add_weight(shape=(2, 2))
+            self.shares.assign([[1.0, 1e-12], [1e-12, 1e-22]])
+
+        def call(self, inputs):
+            self.add_loss(mutual_information(self.shares))
+            return inputs
+
+    layer = Shares()
+    symbol = keras.Input((1,))
+    model = keras.Model(symbol, layer(symbol))
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=compiles())
+    model.fit(np.zeros((4, 1)), np.zeros((4, 1)), verbose=0)
+    return {"tiny_shares": keras.ops.convert_to_numpy(layer.shares)}
+
+
 def squad_steps():
     """The same of a transformer of experts, where rows have one task each."""
     import keras
@@ -330,7 +353,8 @@ def all_numbers():
                 results[f"{name}_{part}_{i}"] = ops.convert_to_numpy(value)
     results["auc"] = ops.convert_to_numpy(auc())
     results["adam_step"] = adam_step()
-    results |= gate_steps() | sparse_steps() | dropped_steps() | squad_steps()
+    results |= gate_steps() | sparse_steps() | squad_steps()
+    results |= dropped_steps() | tiny_shares_step()
     keras.utils.set_random_seed(0)
     return results | trained_model()
 

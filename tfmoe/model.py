@@ -385,7 +385,8 @@ class MultiTaskModel(keras.Model):
         """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows.
 
         `sample_weight` is the third argument, so that `fit(*preprocessor.arrays(rows))`
-        does what it says; all others are given by name.
+        does what it says; all others are given by name. Beside a DataFrame it multiplies the
+        rows' own weights.
         """
         x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
         validation_data = self._encoded(validation_data, labels=True)
