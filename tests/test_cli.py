@@ -100,6 +100,7 @@ def test_extract_writes_a_model_of_one_task(folder, model):
         keras.saving.load_model(path).predict(df, verbose=0) for path in (model, out)
     )
     assert list(extracted) == ["rating"]
+    assert "rating_rmse" in run("evaluate", out, folder / "rows.csv").output
     np.testing.assert_allclose(extracted["rating"], whole["rating"], rtol=1e-5)
     again = run(*arguments, "--out", out)
     assert again.exit_code == 1
@@ -195,7 +196,7 @@ def test_train_in_half_precision(folder, model):
 
 def test_rows_of_one_task_each_all_the_way(tmp_path):
     df = tables.rows()[["user_id", "age", "device", "watch"]]
-    df["market"] = np.where(df["user_id"] % 3 == 0, "de", "7")
+    df["market"] = np.where(df["user_id"] % 3 == 0, "NA", "7")
     df.to_csv(tmp_path / "rows.csv", index=False)
     rows, schema, model = (tmp_path / name for name in ("rows.csv", "schema.yaml", "m.keras"))
     proposed = ("schema", rows, "--label", "watch", "--task-column", "market", "--out", schema)
@@ -203,21 +204,69 @@ def test_rows_of_one_task_each_all_the_way(tmp_path):
     done = run(*proposed)
     assert done.exit_code == 0, done.output
     read = tfmoe.Schema.load(schema)
-    assert (read.task_names, read.task_keys) == (("market_7", "de"), ("7", "de"))
+    assert (read.task_names, read.task_keys) == (("market_7", "NA"), ("7", "NA"))
     assert {task.raw for task in read.tasks} == {"watch"}
     assert "--task-column market with 2 labels" in run(*two_labels).output
     options = ("--gate", "task-aware", "--num-experts", 4, "--hidden-units", "4", "--epochs", 1)
-    done = run("train", rows, "--schema", schema, "--out", model, *options)
+    history = ("--history", tmp_path / "gates.csv")
+    done = run("train", rows, "--schema", schema, "--out", model, *options, *history)
     assert done.exit_code == 0, done.output
     assert "market_7_auc" in done.output
-    out = ("--task", "de", "--by", "usage", "--threshold", 0.1, "--out", tmp_path / "de.keras")
+    # Not a missing value, wherever a table is read.
+    done = run("report", model, rows, "--out", tmp_path / "report", *history)
+    assert done.exit_code == 0, done.output
+    assert "NA" in done.output
+    out = ("--task", "NA", "--by", "usage", "--threshold", 0.1, "--out", tmp_path / "de.keras")
     done = run("extract", model, *out)
     assert done.exit_code == 0, done.output
     assert re.search(r"Experts kept: \d", done.output)
-    df[df["market"] == "de"].to_csv(tmp_path / "de.csv", index=False)
+    df[df["market"] == "NA"].to_csv(tmp_path / "de.csv", index=False)
     done = run("predict", tmp_path / "de.keras", tmp_path / "de.csv", "--out", tmp_path / "p.csv")
     assert done.exit_code == 0, done.output
     assert list(pd.read_csv(tmp_path / "p.csv")) == ["score"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "keys"),
+    [
+        ([True, False], ("False", "True"), ("False", "True")),
+        (["2020-01-01", "2020-02-01"], ("m_2020_01_01", "m_2020_02_01"), None),
+        ([2.0, 10.0], ("m_2", "m_10"), ("2", "10")),
+        (["fr FR", "fr-FR"], ("m_fr_FR", "m_fr_FR_2"), ("fr FR", "fr-FR")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_keys_of_tasks_are_text(tmp_path, cells, names, keys, kind):
+    df = pd.DataFrame({"m": cells, "n": [1.5, 2.5], "y": [0, 1]})
+    rows, out = tmp_path / f"rows.{kind}", tmp_path / "schema.yaml"
+    df.to_csv(rows, index=False) if kind == "csv" else df.to_parquet(rows)
+    done = run("schema", rows, "--label", "y", "--task-column", "m", "--out", out)
+    if isinstance(cells[0], float) and kind == "csv":
+        names, keys = ("m_2_0", "m_10_0"), ("2.0", "10.0")  # as training reads them
+    assert done.exit_code == 0, done.output
+    schema = tfmoe.Schema.load(out)
+    assert (schema.task_names, schema.task_keys) == (names, keys or tuple(cells))
+    tfmoe.Preprocessor(schema).fit(rows)
+
+
+def test_what_is_left_out_of_a_schema_is_told(tmp_path):
+    rows = pd.DataFrame({"n": [1.5], "y": [1], "day": pd.to_datetime(["2020-01-01"])})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    out = tmp_path / "a[best].yaml"
+    done = run("schema", tmp_path / "rows.parquet", "--label", "y", "--out", out)
+    assert done.exit_code == 0, done.output
+    output = "".join(done.output.split())
+    assert "Leftout['day']" in output
+    assert "a[best].yaml" in output
+
+
+def test_other_models_are_refused(tmp_path):
+    keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "plain.keras")
+    (tmp_path / "file").touch()
+    done = run("evaluate", tmp_path / "plain.keras", "rows.csv")
+    assert (done.exit_code, "a Sequential" in " ".join(done.output.split())) == (1, True)
+    done = run("export", tmp_path / "plain.keras", tmp_path / "file")
+    assert (done.exit_code, "which is a file" in " ".join(done.output.split())) == (1, True)
 
 
 def test_mod_squad_has_a_name():

@@ -163,6 +163,17 @@ def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_xla_may_round_otherwise_than_the_graph(prep, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(None, 4, (64, 32)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile("adam", jit_compile=True)
+    model.fit(tables.rows(), epochs=2, verbose=0)
+    assert tfmoe.export(model, tmp_path).name == "1"
+
+
 def test_other_backends_are_sent_to_tensorflow(model, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow"):

@@ -139,10 +139,21 @@ def test_two_look_ups_of_a_large_table_add_up(monkeypatch):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+def test_the_global_norm_is_of_summed_rows():
+    """A row that comes twice has the norm of its sum; rows that do not come stay."""
+    batches = [([3, 1, 1], np.ones((3, 3))), ([0, 2], 2 * np.ones((2, 3)))]
+    scales = [1 / np.sqrt(5 * 3), 1 / np.sqrt(2 * 4 * 3)]
+    clipped = [(ids, g * s) for (ids, g), s in zip(batches, scales, strict=True)]
+    for optimizer in (LazyAdam, Adagrad):
+        ours = steps(optimizer(0.1, global_clipnorm=1.0), batches)
+        np.testing.assert_allclose(ours, steps(optimizer(0.1), clipped), rtol=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", [LazyAdam, Adagrad])
-def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer):
+@pytest.mark.parametrize("settings", [{}, {"global_clipnorm": 0.1}, {"clipnorm": 0.1}])
+def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer, settings):
     """No operation of the graph reads or writes a whole table."""
-    optimizer = optimizer(0.1)
+    optimizer = optimizer(0.1, **settings)
     table = keras.Variable(np.zeros((1000, 3)), dtype="float32")
     optimizer.build([table])
 

@@ -23,6 +23,7 @@ ROOMS = [
     "checks",
     "columns",
     "tasks",
+    "infer",
     "schema",
     "recipe",
     "initializers",
@@ -222,6 +223,7 @@ def test_data_needs_neither_tensorflow_nor_keras():
     modules = [
         "tfmoe.columns",
         "tfmoe.tasks",
+        "tfmoe.infer",
         "tfmoe.schema",
         *(f"tfmoe.data.{file}" for file in ORDER["data"]),
     ]

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,6 +91,53 @@ def test_dataset_equals_arrays(prep, tmp_path, kind, drop_remainder):
             assert got.dtype == values.dtype
             np.testing.assert_array_equal(got, values[: sum(sizes)], err_msg=name)
     assert int(dataset.cardinality()) == (-2 if kind == "callable" else len(sizes))
+
+
+def _same(dataset):
+    return dataset
+
+
+def _twice(dataset):
+    return dataset.repeat(2).map(lambda features, *_: features)
+
+
+@pytest.mark.parametrize("derived", [_same, _twice])
+def test_rows_live_as_long_as_what_is_made_of_the_dataset(prep, derived):
+    dataset = prep.dataset(_rows(0, 100), batch_size=64)
+    rows = weakref.ref(dataset.epochs)
+    dataset = derived(dataset)
+    gc.collect()
+    iterator = iter(dataset)
+    del dataset
+    gc.collect()
+    assert len(list(iterator)) in (2, 4)
+    del iterator
+    for _ in range(2):  # what is freed frees more
+        gc.collect()
+    assert rows() is None
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_no_whole_batch_is_an_error(prep, tmp_path, kind):
+    source = _source(kind, tmp_path)
+    with pytest.raises(
+        (ValueError, tf.errors.InvalidArgumentError), match="fewer rows than batch_size=2000"
+    ):
+        list(prep.dataset(source, batch_size=2000, drop_remainder=True))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", _KINDS)
+def test_batches_are_the_arrays(prep, tmp_path, kind):
+    source = _source(kind, tmp_path)
+    batches = list(prep.batches(source, 300, labels=False))
+    for name, values in prep.arrays(source, labels=False).items():
+        assert [len(batch[name]) for batch in batches] == [300, 300, 300, 100]
+        np.testing.assert_array_equal(np.concatenate([b[name] for b in batches]), values)
+    _, labels, _ = next(prep.batches(source, 10))
+    assert labels["click"].shape == (10,)
+    with pytest.raises(ValueError, match="no rows"):
+        list(prep.batches(_rows(0, 0)))
 
 
 def test_element_spec(prep):

@@ -380,7 +380,7 @@ def test_labels_are_needed_unless_unwanted():
         (Categorical("a", dtype="int"), [2.0**63], r"must hold integers. .*9.22"),
         (Categorical("a", dtype="int"), np.array([2**63], np.uint64), "integers. Received uint64"),
         (Categorical("a"), [[1], [2, 3]], "'a' must hold single values. Received list"),
-        (Categorical("a"), [0.5, 1.5], "'a' must hold integers. Received double.*0.5"),
+        (Categorical("a"), [0.5, 1.5], "must hold strings or integers. Received double.*0.5"),
         (Categorical("a"), pd.to_datetime(["2020-01-01"]), "'a' must hold strings or integers"),
         (MultiCategorical("a"), ["x|y"], "'a' must hold lists. Received .*'x|y'.*separator"),
         (MultiCategorical("a"), _column([[1], 2]), "'a' must hold values of one type, or lists"),

@@ -228,20 +228,27 @@ def test_integers_with_gaps_are_the_same_text_from_everywhere(tmp_path, column):
     df = pd.DataFrame({"a": [10.0, np.nan, -12.0, 7.0], "y": [0, 1, 0, 1]})
     df.to_csv(tmp_path / "gaps.csv", index=False)
     df.dropna().astype(int).to_csv(tmp_path / "whole.csv", index=False)
+    df.dropna().to_csv(tmp_path / "part.csv", index=False)
+    late = pd.concat([df.dropna()] * 100_000 + [df])  # the first gap is behind the first block
+    late.to_csv(tmp_path / "late.csv", index=False)
     prep = Preprocessor(schema).fit(df)
     expected = prep.arrays(df)[0]["a"]
     np.testing.assert_array_equal(prep.arrays(str(tmp_path / "gaps.csv"))[0]["a"], expected)
-    whole = prep.arrays(str(tmp_path / "whole.csv"))[0]["a"]
-    np.testing.assert_array_equal(whole, np.delete(expected, 1))
+    for name in ("whole.csv", "part.csv"):
+        ids = prep.arrays(str(tmp_path / name))[0]["a"]
+        np.testing.assert_array_equal(ids, np.delete(expected, 1))
+    late = prep.fit(str(tmp_path / "late.csv")).arrays(df)[0]["a"]
+    assert late[1] == 1
+    assert (np.delete(late, 1) > 2).all()
 
 
 def test_text_that_looks_like_numbers_stays(tmp_path):
     path = _csv(tmp_path, "a,y\n1.0,1\n2.5,0\n007.0,1\n")
     prep, _ = _first_column(Categorical("a", dtype="string"), path)
     assert prep.vocabulary("a").to_pylist() == ["007.0", "1.0", "2.5"]
-    # Whole ones too, where there are no gaps for which pandas would have made floats of them.
-    prep, _ = _first_column(Categorical("a", dtype="string"), _csv(tmp_path, "a,y\n1.0,1\n2.0,0\n"))
-    assert prep.vocabulary("a").to_pylist() == ["1.0", "2.0"]
+    # In a part of it that has whole ones only they are still what the vocabulary has.
+    part = _csv(tmp_path, "a,y\n1.0,1\n1.0,0\n", "part.csv")
+    assert prep.arrays(part)[0]["a"].tolist() == [4, 4]
     classes = _csv(tmp_path, "a,y\n1.0,1\n,0\n2.0,1\n")
     schema = Schema([Numeric("y")], [Multiclass("a", classes=("1.0", "2.0"))])
     labels = Preprocessor(schema).fit(classes).arrays(classes)[1]["a"]
@@ -324,6 +331,60 @@ def test_source_errors(tmp_path):
         open_source(pd.DataFrame([[1, 2]], columns=["a", "a"]))
     with pytest.raises(TypeError, match=r"must yield pandas DataFrames. Received a int"):
         list(open_source(iter([1])).pieces())
+
+
+def test_a_folder_is_the_files_in_it(tmp_path):
+    spark = tmp_path / "table.parquet"
+    spark.mkdir()
+    for part in range(2):
+        pd.DataFrame({"a": [1.0, 2.0], "y": [0, 1]}).to_parquet(spark / f"part-{part}.parquet")
+    (spark / "_SUCCESS").touch()
+    (spark / ".part-0.parquet.crc").touch()
+    assert open_source(spark).num_rows == 4
+    (tmp_path / "of_folders").mkdir()
+    with pytest.raises(ValueError, match=r"A folder needs files .*of_folders' with \[\]"):
+        open_source(tmp_path / "of_folders")
+
+
+def test_columns_that_pandas_numbers(tmp_path):
+    df = pd.DataFrame(np.ones((4, 2)))
+    schema = Schema([Numeric("a", source="0")], [Binary("y", source="1")])
+    features, labels, _ = Preprocessor(schema).fit(df).arrays(df)
+    assert features["a"].tolist() == [0.0] * 4
+    assert labels["y"].tolist() == [1.0] * 4
+    with pytest.raises(ValueError, match=r"Received \['0'\] twice"):
+        open_source(pd.DataFrame([[1, 2]], columns=[0, "0"]))
+    with pytest.raises(TypeError, match=r"a single value for \['a'\]"):
+        open_source({"a": 1.0})
+
+
+def test_a_column_with_two_readers_may_be_empty_in_a_file(tmp_path):
+    # A number is also the flag of a label, then a category too.
+    columns = [Numeric("n", transform="none"), Categorical("c", source="n", dtype="string")]
+    full = _csv(tmp_path, "n,y\n1,1\n2,0\n", "full.csv")
+    empty = _csv(tmp_path, "n,y\n,1\n,0\n", "empty.csv")
+    for count in (1, 2):
+        prep = Preprocessor(Schema(columns[:count], [Binary("y", where="n")])).fit(full)
+        features, labels, _ = prep.arrays(empty)
+        assert features["n"].tolist() == [0.0, 0.0]
+        assert np.isnan(labels["y"]).all()
+        assert count == 1 or features["c"].tolist() == [1, 1]
+
+
+def test_true_and_false_are_numbers_everywhere(tmp_path):
+    path = _csv(tmp_path, "n,y\nTrue,1\nfalse,0\n,0\n")
+    prep = Preprocessor(Schema([Numeric("n", transform="none")], [Binary("y")])).fit(path)
+    assert prep.arrays(path)[0]["n"].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_broken_gzip_names_the_file(tmp_path):
+    (tmp_path / "no.csv.gz").write_bytes(b"no gzip")
+    text = "a,y\n" + "1.5,1\n" * 300_000
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-50])
+    prep = Preprocessor(Schema([Numeric("a")], [Binary("y")]))
+    for name in ("no.csv.gz", "cut.csv.gz"):
+        with pytest.raises(OSError, match=rf"{name}, which is cut off or no gzip"):
+            prep.fit(str(tmp_path / name))
 
 
 def test_files_without_rows(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import decimal
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from tfmoe import (
     MultiCategorical,
     Multiclass,
     Numeric,
+    Preprocessor,
     Regression,
     Schema,
     Sequence,
@@ -107,10 +109,80 @@ def test_infer_proposes_what_a_person_would():
         Schema.infer(df, labels=["clicks"])
 
 
+def test_what_is_inferred_can_be_fitted():
+    df = pd.DataFrame(
+        {
+            "class": ["x", "y"] * 30,
+            "a b": np.linspace(0, 1, 60),
+            "a_b": np.linspace(0, 1, 60),
+            "price": [decimal.Decimal("1.5"), decimal.Decimal("2.25")] * 30,
+            "size": pd.Categorical([0.5, 1.5] * 30),
+            "floor": pd.Categorical([1, 2] * 30),
+            "clicked": [True, None] + [False, True] * 29,
+            "bytes": [b"u", b"v"] * 30,
+            "amount_paid": range(100, 160),
+            "Size": np.linspace(0, 1, 60),
+        }
+    )
+    df[7] = np.linspace(0, 1, 60)
+    labels = ["clicked", "bytes"]
+    schema = Schema.infer(df, labels)
+    assert schema.columns == (
+        Categorical("c_class", source="class", dtype="string"),
+        Numeric("a_b", source="a b"),
+        Numeric("a_b_2", source="a_b"),
+        Numeric("price"),
+        Numeric("size"),
+        Categorical("floor", dtype="int"),
+        Numeric("amount_paid"),
+        Numeric("Size_2", source="Size"),
+        Numeric("c_7", source="7"),
+    )
+    assert schema.tasks == (Binary("clicked"), Multiclass("bytes", classes=("u", "v")))
+    Preprocessor(schema).fit(df).arrays(df)
+    assert Schema.infer(df[["a b", "clicked"]], "clicked").tasks == (Binary("clicked"),)
+
+
+def test_what_no_column_reads_is_left_out():
+    df = pd.DataFrame({"a": [1.5, 2.5], "y": [0, 1]})
+    df["day"] = pd.to_datetime(["2020-01-01", "2020-01-02"])
+    df["spent"] = pd.to_timedelta([1, 2], unit="s")
+    df["row"] = [{"a": 1}, {"a": 2}]
+    df["bin"] = pd.cut([1.0, 2.0], 2)
+    with pytest.warns(UserWarning, match=r"Left out \['day', 'spent', 'row', 'bin'\]"):
+        schema = Schema.infer(df, ["y"])
+    assert schema.columns == (Numeric("a"),)
+
+
+def test_fields_may_be_numpys():
+    schema = Schema(
+        [Numeric("a"), Categorical("b", dim=np.int64(8))],
+        [
+            Multiclass("y", num_classes=np.int64(3), weight=np.float32(2)),
+            Multiclass("z", classes=np.array([4, 7])),
+        ],
+    )
+    assert Schema.from_json(schema.to_json()) == schema
+    assert schema.tasks[1].classes == (4, 7)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Numeric("capital gain"), "give the table's as `source`"),
+        (lambda: Categorical("class"), r"word of Python. Received name='class'.*'c_class'"),
+        (lambda: Numeric("self"), r"word of Python. Received name='self'"),
+        (lambda: Schema([Numeric("Age"), Numeric("age")], [Binary("y")]), r"\['Age', 'age'\]"),
+        (
+            lambda: Schema([Numeric("a")], [Binary("y")], task_column="class"),
+            "no word of Python",
+        ),
+        (lambda: Binary("y", weight=True), "Received weight=True"),
+        (lambda: Schema.from_dict({"columns": None, "tasks": []}), "lists its `columns`"),
+        (
+            lambda: Schema.from_dict({"columns": [{"kind": "Numeric", 1: 2}], "tasks": []}),
+            "names fields by text",
+        ),
         (lambda: Numeric("a", transform="sqrt"), r"Received transform='sqrt'"),
         (lambda: Numeric("a", fill=float("nan")), r"finite number or None. Received fill=nan"),
         (lambda: Numeric("a", fill="mean"), r"Received fill='mean'"),

@@ -1,8 +1,12 @@
 """What fields of a schema and paths must be, with errors that say so."""
 
+import dataclasses
+import keyword
 import math
 import numbers
 import re
+
+import numpy as np
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
@@ -12,6 +16,19 @@ def check_choice(owner, field, value, choices):
         raise ValueError(
             f"{owner} takes `{field}` from {list(choices)}. Received {field}={value!r}."
         )
+
+
+def plain(value):
+    """Python's numbers and text in place of NumPy's, also in sequences, for JSON knows none."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def make_plain(part):
+    """Makes the fields of a frozen dataclass `plain`."""
+    for field in dataclasses.fields(part):
+        object.__setattr__(part, field.name, plain(getattr(part, field.name)))
 
 
 def check_at_least(owner, field, value, least, optional=True):
@@ -41,6 +58,22 @@ def check_local(path):
         raise ValueError(
             f"Folders are written where this process runs. Received path={str(path)!r}. Write to "
             "a local folder, and copy it."
+        )
+
+
+def may_be_served(name):
+    """Whether a name may be an argument of a served function."""
+    return bool(NAME.match(name)) and not keyword.iskeyword(name) and name != "self"
+
+
+def check_input(owner, name):
+    """`check_name`, for what becomes an argument of the served model."""
+    check_name(owner, name)
+    if not may_be_served(name):
+        raise ValueError(
+            f"{owner} becomes an argument of the served model, which must not be a word of Python. "
+            f"Received name={name!r}. Choose another name, and give the table's as `source`: "
+            f"{owner}('c_{name}', source={name!r})."
         )
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,11 @@ class _Fails:
         raise typer.Exit(1) from error
 
 
+def _say(text):
+    # A path may have brackets, which are no markup.
+    console.print(escape(text))
+
+
 def _must_be_new(path, *suffixes):
     """Fails before the work whose results could not be written, and makes their folder."""
     if path.exists():
@@ -59,11 +65,17 @@ def _must_be_new(path, *suffixes):
 def _load(path):
     import keras
 
-    import tfmoe  # noqa: F401  (registers the layers)
+    import tfmoe
 
     if not path.exists():
         raise FileNotFoundError(f"There is no model at {path}. `tfmoe train` writes one.")
-    return keras.saving.load_model(path)
+    model = keras.saving.load_model(path)
+    if not isinstance(model, tfmoe.MultiTaskModel):
+        raise ValueError(
+            f"A MultiTaskModel is needed, which knows its columns. Received {path}, a "
+            f"{type(model).__name__}. `tfmoe train` writes one."
+        )
+    return model
 
 
 @app.command()
@@ -106,8 +118,8 @@ def demo(
         predictions = run.served_predictions(model, version, rows)
         predictions.to_csv(folder / "predictions.csv", index=False)
         console.print(_frame(predictions, "Ten raw rows, predicted by the SavedModel"))
-        console.print(f"Heat map of the gates: {folder / 'gates.png'}")
-        console.print(f"Model: {folder / 'model.keras'}, SavedModel: {version}")
+        _say(f"Heat map of the gates: {folder / 'gates.png'}")
+        _say(f"Model: {folder / 'model.keras'}, SavedModel: {version}")
 
 
 def _trained(split, settings, epochs, seed):
@@ -145,13 +157,16 @@ def schema(
         from tfmoe.schema import Schema
 
         _must_be_new(out, ".yaml", ".yml", ".json")
-        head = _head(data)
-        if task_column is None:
-            proposed = Schema.infer(head, label)
-        else:
-            proposed = _one_task_a_row(head, label, task_column)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if task_column is None:
+                proposed = Schema.infer(_head(data), label)
+            else:
+                proposed = _one_task_a_row(_head(data, task_column), label, task_column)
         proposed.save(out)
-        console.print(f"Proposed {out}. Read it before you train: is every column of its kind?")
+        for one in caught:
+            console.print(f"[yellow]{escape(str(one.message))}[/]", highlight=False)
+        _say(f"Proposed {out}. Read it before you train: is every column of its kind?")
 
 
 def _one_task_a_row(df, label, task_column):
@@ -159,6 +174,7 @@ def _one_task_a_row(df, label, task_column):
     import dataclasses
 
     from tfmoe.checks import NAME
+    from tfmoe.infer import names
     from tfmoe.schema import Schema
 
     if len(label) != 1 or task_column not in df.columns:
@@ -168,22 +184,40 @@ def _one_task_a_row(df, label, task_column):
             "schemas by hand."
         )
     whole = Schema.infer(df.drop(columns=task_column), label)
-    tasks = []
-    for value in sorted(df[task_column].dropna().unique().tolist()):
-        name = re.sub(r"[^A-Za-z0-9_]", "_", f"{task_column}_{value}")
-        named = {"name": value} if NAME.match(str(value)) else {"name": name, "key": value}
-        tasks.append(dataclasses.replace(whole.tasks[0], **named, source=label[0]))
+    keys = sorted(df[task_column].dropna().unique(), key=_by_number)
+    plain = [key if NAME.match(key) else f"{task_column}_{key}" for key in keys]
+    tasks = [
+        dataclasses.replace(
+            whole.tasks[0],
+            name=named["name"],
+            source=label[0],
+            key=None if named["name"] == key else key,
+        )
+        for key, named in zip(keys, names(plain, NAME.match), strict=True)
+    ]
     return dataclasses.replace(whole, tasks=tasks, task_column=task_column)
 
 
-def _head(data):
-    """Some thousand rows of a table, as a DataFrame."""
+def _by_number(text):
+    """Sorts "2" before "10", and text behind numbers."""
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text
+
+
+def _head(data, text=None):
+    """Some thousand rows of a table, as a DataFrame; the column `text` as it is written."""
+    from tfmoe.data.convert import decoded, to_text
     from tfmoe.data.readers import open_source
 
     piece = open_source(data).pieces()[0]
     if not hasattr(piece, "first"):
         raise ValueError(f"A schema is proposed for .csv, .tsv or .parquet files. Received {data}.")
-    table = piece.first(10_000).slice(0, 10_000)
+    table = piece.first(10_000, text).slice(0, 10_000)
+    if text in table.column_names:
+        place, cells = table.column_names.index(text), table[text].combine_chunks()
+        table = table.set_column(place, text, decoded(to_text(cells, text)))
     # Spreadsheets leave columns without a name behind.
     return table.select([i for i, name in enumerate(table.column_names) if name]).to_pandas()
 
@@ -272,10 +306,10 @@ def train(
         else:
             last = {name: values[-1] for name, values in fitted.items()}
             console.print(_metrics(last, "in the last epoch"))
-        console.print(f"Wrote {out}")
+        _say(f"Wrote {out}")
         if history is not None:
             gates.frame.to_csv(history, index=False)
-            console.print(f"Wrote {history}")
+            _say(f"Wrote {history}")
 
 
 def _metrics(values, title=None):
@@ -294,6 +328,8 @@ def evaluate(
     """Measures a model on a table with labels."""
     with _Fails():
         loaded = _load(model)
+        if not loaded.compiled:
+            loaded.compile()  # as one that was extracted: what is measured follows from the tasks
         rows = loaded.preprocessor.dataset(data, batch_size=batch_size)
         console.print(_metrics(loaded.evaluate(rows, verbose=0)))
 
@@ -327,7 +363,7 @@ def predict(
             predictions.to_csv(out, index=False)
         else:
             predictions.to_parquet(out, index=False)
-        console.print(f"Wrote {len(predictions):,} rows to {out}")
+        _say(f"Wrote {len(predictions):,} rows to {out}")
 
 
 @app.command("export")
@@ -339,8 +375,10 @@ def export_model(
     with _Fails():
         from tfmoe.export import export
 
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"A folder is written. Received {path}, which is a file.")
         version = export(_load(model), path)
-        console.print(f"Wrote {version}, which predicts what the model predicts.")
+        _say(f"Wrote {version}, which predicts what the model predicts.")
 
 
 @app.command("extract")
@@ -377,7 +415,7 @@ def extract_model(
         console.print(f"Parameters: {done.num_parameters:,} of {done.num_parameters_before:,}")
         if done.largest_change is not None:
             console.print(f"Largest change of a prediction: {done.largest_change:.3g}")
-        console.print(f"Wrote {out}")
+        _say(f"Wrote {out}")
 
 
 @app.command()
@@ -396,12 +434,17 @@ def report(
 
         from tfmoe.report import use_table, write_report
 
-        epochs = None if history is None else pd.read_csv(history)
+        epochs = None
+        if history is not None:
+            # A task or a gate may be called "NA".
+            numbers = pd.read_csv(history, nrows=0).columns.difference(["task", "gate"])
+            gaps = {key: [""] for key in numbers}
+            epochs = pd.read_csv(history, keep_default_na=False, na_values=gaps)
         for use in write_report(_load(model), data, out, epochs):
             console.print(use_table(use, use.gate))
             for warning in use.warnings:
                 console.print(f"[yellow]{escape(warning)}[/]")
-        console.print(f"Wrote {', '.join(sorted(str(path) for path in out.iterdir()))}")
+        _say(f"Wrote {', '.join(sorted(str(path) for path in out.iterdir()))}")
 
 
 if __name__ == "__main__":

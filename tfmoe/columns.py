@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.checks import check_at_least, check_choice, check_name, number
+from tfmoe.checks import check_at_least, check_choice, check_input, make_plain, number
 
 # Ids enter saved files and served graphs, so they are fixed for good.
 PADDING_ID, MISSING_ID, UNKNOWN_ID, FIRST_ID = 0, 1, 2, 3
@@ -31,7 +31,8 @@ class Column:
     source: str | None = None
 
     def __post_init__(self):
-        check_name(type(self).__name__, self.name)
+        make_plain(self)
+        check_input(type(self).__name__, self.name)
         if not isinstance(self.source, str | None):
             raise ValueError(
                 f"{type(self).__name__}({self.name!r}) needs `source` to be a column's name or "
@@ -76,7 +77,6 @@ class Numeric(Column):
         check_choice(owner, "transform", self.transform, _TRANSFORMS)
         check_at_least(owner, "num_buckets", self.num_buckets, 2, optional=False)
         check_at_least(owner, "dim", self.dim, 1, optional=False)
-        # A plain float, which JSON holds; the class is frozen.
         object.__setattr__(self, "fill", number(owner, "fill", self.fill))
 
     @property

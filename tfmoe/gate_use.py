@@ -16,6 +16,7 @@ USED = 1e-6
 COLLAPSED = 0.95
 # Above this correlation two experts are one.
 ALIKE = 0.99
+_SAMPLED_AT_ONCE = 65_536
 
 
 class GateUse(NamedTuple):
@@ -167,9 +168,16 @@ def sample(model, source, num_rows):
                 break
         features = tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
         return tree.map_structure(lambda array: array[:num_rows], features)
-    features = _features(model, source)
-    rows = np.random.default_rng(0).permutation(_length(features))[:num_rows]
-    return tree.map_structure(lambda array: np.asarray(array)[rows], features)
+    generator = np.random.default_rng(0)
+    kept, keys = None, np.zeros(0)
+    for features in batches(model, source, _SAMPLED_AT_ONCE):
+        keys = np.concatenate([keys, generator.random(_length(features))])
+        parts = [features] if kept is None else [kept, features]
+        kept = tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+        # Those with the smallest of random keys are as good as drawn from all rows.
+        rows = np.argsort(keys, kind="stable")[:num_rows]
+        kept, keys = tree.map_structure(lambda array, rows=rows: array[rows], kept), keys[rows]
+    return kept
 
 
 def batches(model, source, batch_size):
@@ -178,18 +186,14 @@ def batches(model, source, batch_size):
         for batch in source.as_numpy_iterator():
             yield batch[0] if isinstance(batch, tuple) else batch
         return
-    features = _features(model, source)
-    for start in range(0, _length(features), batch_size):
-        rows = slice(start, start + batch_size)
-        yield tree.map_structure(lambda array, rows=rows: array[rows], features)
-
-
-def _features(model, source):
     if isinstance(source, tuple):
-        return source[0]
-    if isinstance(model, MultiTaskModel) and not isinstance(source, dict):
-        return model.preprocessor.arrays(source, labels=False)
-    return source
+        source = source[0]
+    elif isinstance(model, MultiTaskModel) and not isinstance(source, dict):
+        yield from model.preprocessor.batches(source, batch_size, labels=False)
+        return
+    for start in range(0, _length(source), batch_size):
+        rows = slice(start, start + batch_size)
+        yield tree.map_structure(lambda array, rows=rows: array[rows], source)
 
 
 def _length(features):

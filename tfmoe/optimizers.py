@@ -44,8 +44,21 @@ class Adam(keras.optimizers.Adam):
         )
 
 
+class _ClippedByRows:
+    """Clips sparse gradients by the global norm as what they are: Keras makes them dense."""
+
+    def _clip_gradients(self, grads):
+        if self.clipnorm or not self.global_clipnorm or not any(map(_is_sparse, grads)):
+            return super()._clip_gradients(grads)
+        import tensorflow as tf
+
+        # Of rows that came twice the norm is that of their sum.
+        grads = [_summed(grad) if _is_sparse(grad) else grad for grad in grads]
+        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
+
+
 @keras.saving.register_keras_serializable("tfmoe")
-class LazyAdam(Adam):
+class LazyAdam(_ClippedByRows, Adam):
     r"""Adam that leaves the rows of a table alone which a batch does not look up.
 
     Of a table with a sparse gradient, as `Embedding` has above 100,000 rows, only the rows
@@ -99,7 +112,7 @@ class LazyAdam(Adam):
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class Adagrad(keras.optimizers.Adagrad):
+class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
     r"""Keras's Adagrad, whose step reads and writes only the rows that a batch looks up.
 
     The same steps, sparse gradient or not: with `a` the sum of squared gradients
@@ -128,13 +141,29 @@ class Adagrad(keras.optimizers.Adagrad):
         _write(variable, ids, _rows(variable, ids) - step)
 
 
-def _has_rows(gradient, variable):
-    """Whether the gradient is of some rows of one variable on one device."""
+def _is_sparse(gradient):
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return isinstance(gradient, tf.IndexedSlices) and not tf.distribute.has_strategy()
+    return isinstance(gradient, tf.IndexedSlices)
+
+
+def _summed(gradient):
+    """A sparse gradient in which each row comes once."""
+    import tensorflow as tf
+
+    ids, values = _distinct(gradient)
+    return tf.IndexedSlices(values, ids, gradient.dense_shape)
+
+
+def _has_rows(gradient, variable):
+    """Whether the gradient is of some rows of one variable on one device."""
+    if not _is_sparse(gradient):
+        return False
+    import tensorflow as tf
+
+    return not tf.distribute.has_strategy()
 
 
 def _distinct(gradient):

@@ -1,6 +1,8 @@
 """What gates select, shown: a table on the console, pictures, a folder with both."""
 
 import io
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +186,19 @@ def write_report(model, source, folder, history=None):
             f"A report shows gates. Received model={model.name!r}, which has none. Build it "
             "with a mixture such as tfmoe.MMoE."
         )
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place, so that it is there whole or not at all.
+    draft = Path(tempfile.mkdtemp(prefix=".report-", dir=folder.parent))
+    try:
+        _draw_all(uses, history, draft)
+        draft.chmod(0o755)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return uses
+
+
+def _draw_all(uses, history, folder):
     for use in uses:
         name = use.gate.replace("/", "_")
         draw_gates({use.gate: use}, use.tasks, folder / f"{name}.png")
@@ -194,7 +208,6 @@ def write_report(model, source, folder, history=None):
             if len(ours):
                 draw_history(ours, folder / f"{name}_history.png")
     pd.concat([use.frame() for use in uses]).to_csv(folder / "gates.csv", index=False)
-    return uses
 
 
 def _heat_maps(uses, task_names):

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfmoe.checks import NAME, check_choice
+from tfmoe.checks import check_choice, may_be_served
 from tfmoe.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.tasks import Binary, Multiclass, Regression, Task
 
@@ -19,7 +18,7 @@ _KINDS = {
 _ROLES = ("weight_column", "task_column")
 
 
-def _to_dict(part):
+def part_to_dict(part):
     """A column's or task's kind and the fields that differ from their defaults."""
     given = {"kind": type(part).__name__, "name": part.name}
     for field in dataclasses.fields(part):
@@ -29,7 +28,8 @@ def _to_dict(part):
     return given
 
 
-def _from_dict(given, base):
+def part_from_dict(given, base):
+    """The column or task, as `base` says, of what `part_to_dict` made."""
     if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
         raise ValueError(
             "A schema file lists columns and tasks as mappings with a `kind` and a "
@@ -40,6 +40,8 @@ def _from_dict(given, base):
         f"The schema's {base.__name__.lower()} {given.get('name')!r}", "kind", given["kind"], kinds
     )
     kind = kinds[given["kind"]]
+    if not all(isinstance(name, str) for name in given):
+        raise ValueError(f"A schema file names fields by text. Received {given!r}.")
     fields = {name: value for name, value in given.items() if name != "kind"}
     known = [field.name for field in dataclasses.fields(kind)]
     unknown = sorted(set(fields) - set(known))
@@ -106,10 +108,23 @@ class Schema:
                 raise ValueError(
                     f"Schema needs different names. Received {field} named {repeated} twice."
                 )
+        self._check_served_names()
         self._check_labels()
         self._check_tables()
         self._check_label_spaces()
         self._check_task_column()
+
+    def _check_served_names(self):
+        inputs = [column.name for column in self.columns]
+        if isinstance(self.task_column, str):
+            inputs.append(self.task_column)
+        lower = [name.lower() for name in inputs]
+        twins = sorted(name for name in set(inputs) if lower.count(name.lower()) > 1)
+        if len(twins) > 1:
+            raise ValueError(
+                "A served model's inputs must differ by more than capital letters. Received inputs "
+                f"named {twins}. Choose another name, and give the table's as `source`."
+            )
 
     def _check_labels(self):
         inputs = {column.raw: column.name for column in self.columns}
@@ -157,9 +172,10 @@ class Schema:
                     f"{keyed} with task_column=None. Name the column, or leave out the keys."
                 )
             return
-        if not isinstance(self.task_column, str) or not NAME.match(self.task_column):
+        if not isinstance(self.task_column, str) or not may_be_served(self.task_column):
             raise ValueError(
-                "A served model takes `task_column`: letters, digits, underscores, a letter first. "
+                "A served model takes `task_column`: letters, digits, underscores, a letter first, "
+                "and no word of Python. "
                 f"Received task_column={self.task_column!r}. Rename the table's column."
             )
         taken = {task.raw: f"the label of task {task.name!r}" for task in self.tasks}
@@ -260,8 +276,8 @@ class Schema:
 
     def to_dict(self):
         given = {
-            "columns": [_to_dict(column) for column in self.columns],
-            "tasks": [_to_dict(task) for task in self.tasks],
+            "columns": [part_to_dict(column) for column in self.columns],
+            "tasks": [part_to_dict(task) for task in self.tasks],
         }
         for field in _ROLES:
             if getattr(self, field):
@@ -278,9 +294,12 @@ class Schema:
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(f"A schema has no field {unknown}. Known: {', '.join(known)}.")
+        for field in ("columns", "tasks"):
+            if not isinstance(given[field], list | tuple):
+                raise ValueError(f"A schema lists its `{field}`. Received {given[field]!r}.")
         return cls(
-            [_from_dict(column, Column) for column in given["columns"]],
-            [_from_dict(task, Task) for task in given["tasks"]],
+            [part_from_dict(column, Column) for column in given["columns"]],
+            [part_from_dict(task, Task) for task in given["tasks"]],
             *map(given.get, _ROLES),
         )
 
@@ -304,7 +323,10 @@ class Schema:
             except yaml.YAMLError as error:
                 raise ValueError(f"{path} is no YAML: {error}") from error
         if path.suffix == ".json":
-            return cls.from_json(text)
+            try:
+                return cls.from_json(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} is no JSON: {error}") from error
         raise ValueError(
             f"A schema file ends in .json, .yaml or .yml. Received path={str(path)!r}."
         )
@@ -327,15 +349,17 @@ class Schema:
     def infer(cls, df, labels):
         """Proposes a schema for a DataFrame, for a person to read and edit.
 
-        Floats become `Numeric`; integers (also with gaps, which pandas reads as floats) too,
-        unless their name ends in `id` or they take at most 20 values; strings, booleans and
-        categories become `Categorical`; lists `MultiCategorical`. Strings of which most hold a
-        `|` become `MultiCategorical` with that separator. A label of zeros and ones is
-        `Binary`, one of strings `Multiclass`, any other `Regression`.
+        Floats and decimals become `Numeric`; integers (also with gaps, which pandas reads as
+        floats) too, unless their name ends in `id` (but not in `paid`, `bid` and the like) or
+        they take at most 20 values; strings, booleans and categories become `Categorical`; lists
+        `MultiCategorical`. Strings of which most hold a `|` become `MultiCategorical` with that
+        separator. Times and whatever else no column reads are left out, with a warning. A label
+        of zeros and ones, or of True and False, is `Binary`, one of other numbers `Regression`,
+        any other `Multiclass`.
 
         Args:
             df: pandas DataFrame; a sample of some thousand rows is enough.
-            labels: names of the label columns.
+            labels: names of the label columns, or the one name.
 
         Returns:
             A `Schema`. `print(schema.to_json())` shows it.
@@ -343,60 +367,7 @@ class Schema:
         Raises:
             ValueError: if a label is not among the columns or has no value.
         """
-        missing = [label for label in labels if label not in df.columns]
-        if missing or not labels:
-            raise ValueError(
-                f"Schema.infer needs `labels` from the table's columns "
-                f"{[str(name) for name in df.columns]}. Received labels={list(labels)!r}, "
-                f"of which {missing} are not there."
-            )
-        columns = [_infer_column(df[name]) for name in df.columns if name not in labels]
-        return cls(columns, [_infer_task(df[name]) for name in labels])
+        # Imported here so that reading a schema file does not load pandas.
+        from tfmoe.infer import columns_and_tasks
 
-
-def _plain(name):
-    """A name that may be served, and the source if it had to change."""
-    if NAME.match(str(name)):
-        return {"name": str(name)}
-    plain = re.sub(r"[^A-Za-z0-9_]", "_", str(name))
-    return {"name": plain if NAME.match(plain) else f"c_{plain}", "source": str(name)}
-
-
-def _infer_column(series):
-    # Imported here so that reading a schema file does not load pandas.
-    from pandas.api import types
-
-    named = _plain(series.name)
-    present = series.dropna()
-    if types.is_bool_dtype(series) or isinstance(series.dtype, types.CategoricalDtype):
-        return Categorical(**named, dtype="string")
-    if types.is_numeric_dtype(series):
-        whole = types.is_integer_dtype(series)
-        # pandas reads integers with gaps as floats.
-        whole = whole or (0 < len(present) < len(series) and bool((present % 1 == 0).all()))
-        if whole and (str(series.name).lower().endswith("id") or present.nunique() <= 20):
-            return Categorical(**named, dtype="int")
-        skewed = (
-            len(present) > 0 and present.min() >= 0 and present.max() > 20 * (present.median() + 1)
-        )
-        return Numeric(**named, transform="log" if skewed else "standardize")
-    first = present.iloc[0] if len(present) else ""
-    if not isinstance(first, str | bytes) and hasattr(first, "__len__"):
-        return MultiCategorical(**named)
-    if present.astype(str).str.contains("|", regex=False).mean() > 0.3:
-        return MultiCategorical(**named, separator="|")
-    return Categorical(**named, dtype="string")
-
-
-def _infer_task(series):
-    from pandas.api import types
-
-    named = _plain(series.name)
-    values = series.dropna().unique()
-    if not len(values):
-        raise ValueError(f"Label {series.name!r} has no value to infer a task from.")
-    if types.is_numeric_dtype(series):
-        if set(values) <= {0, 1}:
-            return Binary(**named)
-        return Regression(**named)
-    return Multiclass(**named, classes=tuple(sorted(str(v) for v in values)))
+        return cls(*columns_and_tasks(df, labels))

@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.checks import check_at_least, check_choice, check_name
+from tfmoe.checks import check_at_least, check_choice, check_name, make_plain, plain
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,10 @@ class Task:
     num_outputs = 1
 
     def __post_init__(self):
+        make_plain(self)
         check_name(type(self).__name__, self.name)
-        if not (isinstance(self.weight, int | float) and 0 <= self.weight < float("inf")):
+        number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
+        if not (number and 0 <= self.weight < float("inf")):
             raise ValueError(
                 f"Task {self.name!r} needs a finite `weight` of at least 0. Received "
                 f"weight={self.weight!r}."
@@ -111,7 +113,7 @@ class Multiclass(Task):
             )
         check_at_least(owner, "num_classes", self.num_classes, 2)
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(self.classes))
+            object.__setattr__(self, "classes", plain(tuple(self.classes)))
             kinds = {type(label) for label in self.classes}
             if kinds not in ({str}, {int}) or len(set(self.classes)) < max(2, len(self.classes)):
                 raise ValueError(

@@ -119,7 +119,7 @@ def to_ints(array, name):
         raise wrong_type(name, "integers", array, pc.max(array).as_py()) from error
 
 
-def _whole(array, name):
+def _whole(array, name, expected="integers"):
     """Floats as int64, if they are whole, and small enough to be told from their neighbours."""
     # Digits of a float's fraction, and the one that is always there.
     exact = 2.0 ** (np.finfo(array.type.to_pandas_dtype()).nmant + 1)
@@ -134,7 +134,7 @@ def _whole(array, name):
                 f"above {exact:.0f}. Received {example:.0f}. Write or read the column as "
                 'integers; in pandas, where it has gaps, with dtype="Int64".'
             )
-        raise wrong_type(name, "integers", array, example)
+        raise wrong_type(name, expected, array, example)
     whole = np.full(len(floats), MISSING_INT, np.int64)
     whole[present] = floats[present].astype(np.int64)
     return whole
@@ -156,7 +156,7 @@ def to_text(array, name):
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return array
     if pa.types.is_floating(kind):
-        whole = _whole(array, name)
+        whole = _whole(array, name, "strings or integers")
         array = pa.array(whole, mask=whole == MISSING_INT)
     elif pa.types.is_boolean(kind):
         return pc.if_else(array, "True", "False")

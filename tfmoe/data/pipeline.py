@@ -1,6 +1,7 @@
 """Packed rows as batches: streaming, shuffling, sharding, and the tf.data.Dataset."""
 
 import os
+import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
@@ -202,6 +203,16 @@ class Epochs:
         elif source.listed:
             # A missing column is told here rather than out of the middle of `model.fit`.
             encoder.required_columns(source.pieces()[0].names)
+        self._check_batches(self.num_batches)
+
+    def _check_batches(self, num_batches):
+        """Raises ValueError if there are none, for Keras only says that data ran out."""
+        if num_batches == 0 and self._drop_remainder:
+            raise ValueError(
+                "With drop_remainder=True there must be rows for a whole batch. Received a source "
+                f"(or a worker's shard of it) with fewer rows than batch_size={self._batch_size}. "
+                "Take a smaller batch_size, or drop_remainder=False."
+            )
 
     @property
     def num_batches(self):
@@ -231,11 +242,15 @@ class Epochs:
         chunks = packed_chunks(
             self._encoder, self._source, self._shard, rng if self._shuffle else None
         )
-        chunks = _counted(chunks)
+        chunks = counted(chunks)
         if self._shuffle:
             buffer_rows = SHUFFLE_ROWS if self._shuffle is True else self._shuffle
             chunks = mixed(chunks, buffer_rows, rng)
-        yield from batched(chunks, self._batch_size, self._drop_remainder)
+        num_batches = 0
+        for batch in batched(chunks, self._batch_size, self._drop_remainder):
+            num_batches += 1
+            yield batch
+        self._check_batches(num_batches)
 
     def _held_batches(self, rng):
         rows, size = self._held, self._batch_size
@@ -250,7 +265,7 @@ class Epochs:
             yield rows[start:stop] if order is None else rows[order[start:stop]]
 
 
-def _counted(chunks):
+def counted(chunks):
     """The chunks, with an error at the end if there were none."""
     num_rows = 0
     for chunk in chunks:
@@ -264,7 +279,9 @@ def as_dataset(epochs, encoder, batch_size, drop_remainder, sharded):
     import tensorflow as tf
 
     signature = tf.TensorSpec((batch_size if drop_remainder else None, encoder.width), tf.int32)
-    dataset = tf.data.Dataset.from_generator(epochs, output_signature=signature)
+    # TensorFlow never lets go of a generator, so it gets one that does not hold the rows.
+    reference = weakref.ref(epochs)
+    dataset = tf.data.Dataset.from_generator(lambda: reference()(), output_signature=signature)
 
     def unpack(words):
         return encoder.unpack(words, tf.bitcast(words, tf.float32))
@@ -280,4 +297,7 @@ def as_dataset(epochs, encoder, batch_size, drop_remainder, sharded):
         # Each worker has its part already; tf.distribute must not cut it again.
         policy = tf.data.experimental.AutoShardPolicy.OFF
         options.experimental_distribute.auto_shard_policy = policy
-    return dataset.prefetch(4).with_options(options)
+    dataset = dataset.prefetch(4).with_options(options)
+    # Held by the dataset, and so by all that is made of it.
+    dataset.epochs = epochs
+    return dataset

@@ -11,9 +11,12 @@ from tfmoe.data.pipeline import (
     Epochs,
     ahead,
     as_dataset,
+    batched,
     check_dataset_arguments,
     check_rows,
+    counted,
     held_rows,
+    packed_chunks,
     raw_chunks,
 )
 from tfmoe.data.readers import open_source
@@ -30,8 +33,8 @@ class Preprocessor:
     vocabulary by falling count (ties by value). The rules for each kind of column are
     in `tfmoe.columns` and, to the bit, in `tfmoe.data.encoding`.
 
-    A source of rows is a DataFrame; a dict of arrays of equal length; a path or glob, or
-    a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
+    A source of rows is a DataFrame; a dict of arrays of equal length; a path, glob or folder,
+    or a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
     `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
     of them. Files are read in chunks and never held as a whole.
 
@@ -237,11 +240,19 @@ class Preprocessor:
             TypeError: if a column does not hold what the schema says.
         """
         encoder = self._encoder(labels)
-        words = held_rows(encoder, open_source(source))
-        parts = encoder.unpack(words, words.view(np.float32))
-        if not labels:
-            return _contiguous(parts)
-        return tuple(map(_contiguous, parts))
+        return _arrays(encoder, held_rows(encoder, open_source(source)))
+
+    def batches(self, source, batch_size=1024, labels=True):
+        """Yields what `arrays` returns, `batch_size` rows at a time, without holding them all.
+
+        Args:
+            source, labels: see `arrays`, as is what is raised.
+            batch_size: int >= 1. The last batch may be smaller.
+        """
+        encoder = self._encoder(labels)
+        chunks = counted(packed_chunks(encoder, open_source(source)))
+        for words in batched(chunks, batch_size, drop_remainder=False):
+            yield _arrays(encoder, words)
 
     def transform(self, df):
         """The encoded columns of a table as a DataFrame, for a look; lists as lists."""
@@ -361,6 +372,14 @@ class Preprocessor:
                 )
             self._fitted = Fitted.of(Statistics(self.schema, self.max_distinct))
         return self._fitted
+
+
+def _arrays(encoder, words):
+    """Packed rows as dicts of arrays that do not hold each other's memory."""
+    parts = encoder.unpack(words, words.view(np.float32))
+    if not encoder.labels:
+        return _contiguous(parts)
+    return tuple(map(_contiguous, parts))
 
 
 def _contiguous(arrays):

@@ -38,12 +38,20 @@ class TablePiece:
 
     def __init__(self, table):
         self._table = table
-        self.names = list(table.columns if isinstance(table, pd.DataFrame) else table)
+        # pandas names columns by numbers where it is told no names; schemas name them by text.
+        named = [(str(name), name) for name in table]
+        self.names = [text for text, _ in named]
         _check_names(self.names, self.names)
-        self._arrays = {}
+        self._named = dict(named)
         if isinstance(table, pd.DataFrame):
             self.num_rows = len(table)
             return
+        single = [name for name, values in table.items() if not hasattr(values, "__len__")]
+        if single:
+            raise TypeError(
+                "A table given as a dict needs an array for each column. Received a single value "
+                f"for {single}. A table of one row has arrays of one value."
+            )
         lengths = {name: len(values) for name, values in table.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -54,7 +62,7 @@ class TablePiece:
 
     def read(self, kinds):
         """Yields dicts of Arrow arrays, `CHUNK_ROWS` rows or fewer, of the columns `kinds`."""
-        arrays = {name: to_arrow(self._table[name], name) for name in kinds}
+        arrays = {name: to_arrow(self._table[self._named[name]], name) for name in kinds}
         for start in range(0, self.num_rows, CHUNK_ROWS):
             yield {
                 name: _one_array(array.slice(start, CHUNK_ROWS)) for name, array in arrays.items()
@@ -68,8 +76,8 @@ def _one_array(chunked):
 class CsvPiece:
     """A CSV or TSV file, perhaps gzipped: UTF-8, a header line, empty cells missing.
 
-    A category's `12.0` is read as `12` where the first cells are whole numbers with gaps: so
-    writes pandas integers with gaps, and in a file without gaps they have no `.0`.
+    A category's `12.0` is read as `12` where the first block has only whole floats: so writes
+    pandas integers with gaps, and any part of them.
     """
 
     num_rows = None
@@ -93,27 +101,32 @@ class CsvPiece:
             convert_options=convert,
         )
 
-    def first(self, num_rows=1):
-        """The first rows, at least so many, as a `pa.Table` of types that fit the cells."""
+    def first(self, num_rows=1, text=None):
+        """The first rows, at least so many, as a `pa.Table` of types that fit the cells.
+
+        Args:
+            num_rows: int.
+            text: a column that is left as text, or None.
+        """
         batches, rows = [], 0
+        types = None if text is None else {text: pa.string()}
         try:
-            with self._open(ahead=False) as reader:
+            with self._open(types=types, ahead=False) as reader:
                 while rows < num_rows:
                     batches.append(reader.read_next_batch())
                     rows += batches[-1].num_rows
         except StopIteration:
             pass
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise self._unreadable(error) from error
         return pa.Table.from_batches(batches, reader.schema)
 
     @cached_property
     def _inferred(self):
-        """The first block's schema, and the names of its columns of whole floats with gaps."""
+        """The first block's schema, and the names of its columns of whole floats."""
         table = self.first()
         columns = zip(table.column_names, table.columns, strict=True)
-        gaps = {n: cells for n, cells in columns if 0 < cells.null_count < len(cells)}
-        floats = {n: cells for n, cells in gaps.items() if pa.types.is_floating(cells.type)}
+        floats = {n: cells for n, cells in columns if pa.types.is_floating(cells.type)}
         whole = [
             n for n, cells in floats.items() if pc.all(pc.equal(pc.floor(cells), cells)).as_py()
         ]
@@ -126,15 +139,16 @@ class CsvPiece:
     def _type(self, name, kind):
         inferred = self._inferred[0].field(name).type
         if kind == "float":
-            return pa.float64()
-        if kind == "flag":
             return inferred if pa.types.is_boolean(inferred) else pa.float64()
         if kind in ("string", "text", "list"):
             return pa.string()
         # Integers with gaps may have been written as 3.0: keep what the file has.
         if pa.types.is_integer(inferred) or pa.types.is_floating(inferred):
             return inferred
-        return pa.int64() if kind == "int" and pa.types.is_null(inferred) else pa.string()
+        if pa.types.is_null(inferred):
+            # All that may read a column in two ways reads numbers.
+            return pa.int64() if kind == "int" else pa.float64()
+        return pa.string()
 
     def read(self, kinds):
         _check_names(self.names, kinds, self.path)
@@ -143,7 +157,7 @@ class CsvPiece:
             with self._open(list(types), types) as reader:
                 for chunk in _chunks(reader):
                     yield {n: self._category(chunk[n], n, kinds[n]) for n in types}
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise self._unreadable(error) from error
 
     def _category(self, array, name, kind):
@@ -152,11 +166,15 @@ class CsvPiece:
         return pc.replace_substring_regex(array, r"^(-?[0-9]+)\.0\z", r"\1")
 
     def _unreadable(self, error):
+        if isinstance(error, FileNotFoundError):
+            return error
+        if isinstance(error, OSError):
+            return OSError(f"Received {self.path}, which is cut off or no gzip file: {error}.")
         place = re.search(r"CSV column #(\d+)", str(error))
         if place is None:
             return ValueError(
-                f"A CSV file needs a header line and rows of as many cells, in UTF-8. Received "
-                f"{self.path}: {error}. Repair the file."
+                "A CSV file needs a header line and rows of as many cells, in UTF-8, of at most "
+                f"1 MB a row. Received {self.path}: {error}. Repair the file."
             )
         name = self.names[int(place[1])]
         return TypeError(
@@ -221,8 +239,8 @@ class ParquetPiece:
                 groups, rows = [], 0
         return pieces or [cls(path, file, schema, [], 0)]
 
-    def first(self, num_rows=1):
-        """The first rows, at most so many, as a `pa.Table`."""
+    def first(self, num_rows=1, text=None):
+        """The first rows, at most so many, as a `pa.Table`; `text` is for CSV files."""
         with pyarrow.parquet.ParquetFile(self.path) as opened:
             batches = opened.iter_batches(num_rows, row_groups=self._groups)
             return pa.Table.from_batches(itertools.islice(batches, 1), self._schema)
@@ -285,8 +303,8 @@ def open_source(source):
     """The `Source` for what a user passed.
 
     Args:
-        source: DataFrame; dict of arrays of equal length; path or glob of CSV, TSV (both
-            perhaps gzipped), Parquet or TFRecord files; list of paths and globs; iterable of
+        source: DataFrame; dict of arrays of equal length; path, glob or folder of CSV, TSV
+            (both perhaps gzipped), Parquet or TFRecord files; list of these; iterable of
             DataFrames, or callable that returns an iterator of DataFrames.
 
     Raises:
@@ -327,6 +345,8 @@ def _files(given):
     paths = []
     for pattern in map(str, given):
         found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        if found == [pattern] and Path(pattern).is_dir():
+            found = _files_in(Path(pattern))
         if not found:
             raise FileNotFoundError(
                 f"No file matches. Received source={pattern!r}, looked up from "
@@ -343,6 +363,18 @@ def _files(given):
     return Source(lambda: pieces)
 
 
+def _files_in(folder):
+    """The tables in a folder, as Spark writes one, but for marks such as `_SUCCESS`."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name[0] not in "._")
+    if not any(name.lower().endswith(_EXTENSIONS) for name in names):
+        raise ValueError(
+            f"A folder needs files of tables in it. Received {str(folder)!r} with {names[:4]}. "
+            "Those of folders in folders are given as a glob, 'folder/**/*.parquet'; what the "
+            "folders' names say is not read."
+        )
+    return [str(folder / name) for name in names]
+
+
 def _extension(path):
     name = Path(path).name.lower()
     for extension in _EXTENSIONS:
@@ -350,7 +382,7 @@ def _extension(path):
             return extension.removesuffix(".gz")
     raise ValueError(
         f"Files must be named {', '.join('*' + known for known in _EXTENSIONS)}. Received "
-        f"{path!r}. Rename or convert it; the files of a folder are given as a glob, "
+        f"{path!r}. Rename or convert it; some files of a folder are given as a glob, "
         "'folder/*.parquet'."
     )
 

@@ -7,8 +7,11 @@ rows at once.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfmoe.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.data.convert import to_floats
@@ -20,7 +23,7 @@ from tfmoe.data.encoding import (
     weight_values,
 )
 from tfmoe.data.labels import TaskColumn, label_values
-from tfmoe.tasks import Binary, Multiclass
+from tfmoe.tasks import Multiclass
 
 
 def required_columns(schema, names, dtypes, labels, weights):
@@ -34,8 +37,8 @@ def required_columns(schema, names, dtypes, labels, weights):
         weights: whether to read the weight column.
 
     Returns:
-        Dict of raw column to `"float"`, `"flag"` (numbers or true and false), `"int"`,
-        `"string"`, `"text"` (as it is written), `"list"` or None (as found).
+        Dict of raw column to `"float"` (numbers, or true and false), `"int"`, `"string"`,
+        `"text"` (as it is written), `"list"` or None (as found).
 
     Raises:
         ValueError: if the table lacks a column that is needed.
@@ -57,7 +60,7 @@ def required_columns(schema, names, dtypes, labels, weights):
         if task.raw in names:
             wanted.append((task.raw, _label_kind(task), f"task {task.name!r}"))
             if task.where:
-                wanted.append((schema.where_source(task), "flag", f"`where` of {task.name!r}"))
+                wanted.append((schema.where_source(task), "float", f"`where` of {task.name!r}"))
     absent = {raw: owner for raw, _, owner in wanted if raw not in names}
     if absent:
         needs = ", ".join(f"{raw!r} (for {owner})" for raw, owner in absent.items())
@@ -80,7 +83,7 @@ def required_columns(schema, names, dtypes, labels, weights):
 def _label_kind(task):
     if isinstance(task, Multiclass) and task.classes and isinstance(task.classes[0], str):
         return "text"
-    return "flag" if isinstance(task, Binary) else "float"
+    return "float"
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,19 @@ class RowEncoder:
                 f"{[task.raw for task in self.schema.tasks]}; its columns are "
                 f"{[str(name) for name in names]}. For features only pass labels=False."
             )
-        dtypes = self.fitted.dtypes
+        dtypes = self.fitted.dtypes | dict.fromkeys(self._literal, "text")
         return required_columns(self.schema, names, dtypes, self.labels, self.labels)
+
+    @cached_property
+    def _literal(self):
+        """Columns whose vocabulary has a `12.0`, which a text file must not turn into `12`."""
+        owners = set()
+        for owner, values in self.fitted.vocabularies.items():
+            if pa.types.is_large_string(values.type):
+                ends = values.filter(pc.ends_with(values, ".0"))
+                if pc.any(pc.match_substring_regex(ends, r"^-?[0-9]+\.0\z")).as_py():
+                    owners.add(owner)
+        return [c.name for c in categorical(self.schema) if c.table in owners]
 
     def encode(self, chunk):
         """Packed rows of a chunk.
