@@ -181,6 +181,17 @@ def test_a_task_of_another_kind_has_a_tower_of_its_own():
     assert extended.predict(table(), verbose=0)["us"].shape == (200, 3)
 
 
+def test_a_task_is_added_to_a_hash_gate(tmp_path):
+    gate = tfmoe.HashGate(column="city", per_task=True)
+    model = trained(tfmoe.MMoE(num_experts=3, hidden_units=(4,), gate=gate), False)
+    extended = model.add_task(tfmoe.Binary("us"))
+    rows = table()
+    fit(extended, rows)
+    extended.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(again, rows)["us"], predict(extended, rows)["us"])
+
+
 def test_an_added_task_is_exported(tmp_path):
     model = trained(tfmoe.MMoE(gate=tfmoe.TaskAwareGate(), **SPARSE), one_task=True)
     tfmoe.export(model.add_task(new_task(True)), tmp_path)

@@ -342,6 +342,19 @@ def test_usage_is_kept_in_fit_and_saved(jit_compile, tmp_path):
     np.testing.assert_array_equal(again.usage, gate.usage)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "low_rank"])
+def test_a_task_router_starts_by_the_global_seed(kind):
+    found = []
+    for seed in (1, 2, 1):
+        keras.utils.set_random_seed(seed)
+        gate = tfmoe.TaskAwareGate(3, 8, router=tfmoe.TaskRouter(dim=4, kind=kind))
+        gate.build((None, 5))
+        found.append([np.array(weight) for weight in gate.weights])
+    for first, second, again in zip(*found, strict=True):
+        assert np.any(first != second) or not first.any()
+        np.testing.assert_array_equal(first, again)
+
+
 def test_task_router_survives_json():
     router = tfmoe.TaskRouter(3, [5], "mlp", "gelu", keras.initializers.Orthogonal(seed=1), "zeros")
     saved = json.loads(json.dumps(keras.saving.serialize_keras_object(router)))

@@ -136,7 +136,7 @@ def test_a_functional_model_trains_on_a_mixture():
     ("make", "message"),
     [
         (lambda: tfmoe.MMoE(0), "MMoE needs `num_tasks`.*Received num_tasks=0"),
-        (lambda: tfmoe.OMoE(num_experts=0), "OMoE needs `num_experts`.*at least 1.*=0"),
+        (lambda: tfmoe.OMoE(num_experts=0), "OMoE needs `num_experts`.*at least 2.*=0"),
         (lambda: tfmoe.MMoE(gate="softmax"), "tfmoe's gates.*Received gate='softmax'"),
         (lambda: tfmoe.MMoE(dropout=2.0), "below 1. Received dropout=2.0"),
         (lambda: tfmoe.SharedBottom(-1), "SharedBottom needs `num_tasks`.*num_tasks=-1"),
@@ -170,6 +170,45 @@ def test_ready_layers_are_experts():
     expected = reference.mixture(stacked, np.array(record["weights"]))
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
     assert mixture.num_experts == 3
+
+
+def test_ready_layers_need_no_shapes():
+    @keras.saving.register_keras_serializable("test")
+    class Plain(keras.layers.Layer):
+        def __init__(self, units, **kwargs):
+            super().__init__(**kwargs)
+            self.units, self.inner = units, keras.layers.Dense(units)
+
+        def call(self, inputs):
+            return self.inner(inputs)
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+    mixture = tfmoe.MMoE(2, experts=[Plain(3), Plain(3)])
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, mixture(inputs))
+    assert model.output_shape == (None, 2, 3)
+    assert len(model.trainable_variables) == 2 * 2 + 1
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        tfmoe.MMoE(2, 4, (3,)),
+        tfmoe.OMoE(2, 4, (3,)),
+        tfmoe.SharedBottom(2, (3,)),
+        tfmoe.TopKGate(2, 3),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_rows_may_be_steps_of_time(layer):
+    inputs = keras.Input((4, 5))
+    model = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
+    x = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+    outputs = model.predict(x, verbose=0)
+    assert model.output_shape[1:] == outputs.shape[1:] == (4, 2, 3)
+    np.testing.assert_allclose(outputs[:, 1], layer(x[:, 1]), atol=1e-6)
 
 
 def test_frozen_experts_stay_as_they_are():

@@ -244,6 +244,19 @@ def test_experts_never_start_alike():
         assert 0.8 * limit < np.abs(stack).max() <= limit
 
 
+def test_gates_do_not_start_alike_from_a_users_seed():
+    gate = top_k(noisy=True, seed=7, kernel_initializer=keras.initializers.GlorotUniform(seed=3))
+    layer = tfmoe.ModSquad(TASKS, DIM, 2, EXPERTS, gate)
+    layer(tokens())
+    again = tfmoe.ModSquad.from_config(layer.get_config())
+    again(tokens())
+    kernels = [np.array(one.head.kernel) for one in layer.gates]
+    assert len({kernel.tobytes() for kernel in kernels}) == 4
+    assert len({one.seed for one in layer.gates}) == 4
+    for kernel, one in zip(kernels, again.gates, strict=True):
+        np.testing.assert_array_equal(kernel, one.head.kernel)
+
+
 def test_a_task_costs_the_same_whatever_k():
     def size_of_chosen(k):
         layer = shaken(tfmoe.ModSquadBlock(1, 8, tfmoe.TopKGate(num_nonzeros=k)), (None, None, 16))

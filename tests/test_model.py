@@ -216,6 +216,16 @@ def test_reloads_whole_where_the_data_were_never_seen(trained, prep, df, tmp_pat
         np.testing.assert_allclose(there[name], here[name], rtol=1e-6)
 
 
+def test_a_model_keeps_what_it_was_made_with(df, tmp_path):
+    prep = tables.fitted(df)
+    model = tables.small_model(prep)
+    before = model.predict(df, verbose=0)["watch"]
+    prep.fit(df[df["user_id"] > df["user_id"].median()].assign(age=df["age"] * 7))
+    model.save(tmp_path / "model.keras")
+    for one in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        np.testing.assert_allclose(one.predict(df, verbose=0)["watch"], before, rtol=1e-6)
+
+
 def test_keras_arguments_override(prep, df, tmp_path):
     model = tables.small_model(prep)
     model.compile(
@@ -257,6 +267,77 @@ def test_keras_losses_and_metrics_from_logits_get_logits(trained, prep, df):
     assert logs["watch_bce"] == pytest.approx(own["watch_log_loss"], rel=1e-4)
     for name in ("watch_loss", "mood_loss", "loss"):
         assert logs[name] == pytest.approx(own[name], rel=1e-4)
+
+
+def test_what_would_fail_in_fit_is_refused(trained, prep, df):
+    model, _ = trained
+    with pytest.raises(ValueError, match="count for all metrics"):
+        tables.small_model(prep).compile(weighted_metrics=["mae"])
+    features, labels, _ = prep.arrays(df)
+    with pytest.raises(ValueError, match=r"self.run\(x, training=True\)"):
+        model.compute_loss(features, labels, model(features))
+
+
+def test_functions_are_metrics(prep, df):
+    def gap(labels, predictions):
+        return keras.ops.abs(labels - predictions)
+
+    model = tables.small_model(prep)
+    model.compile(metrics={"rating": [gap, "mae"]}, jit_compile=False)
+    logs = model.evaluate(df, verbose=0)
+    assert logs["rating_gap"] == pytest.approx(logs["rating_mean_absolute_error"], rel=1e-5)
+
+
+def test_a_metric_that_cannot_be_copied_is_refused(prep):
+    class Constant(keras.metrics.Metric):
+        def __init__(self, value, **kwargs):
+            super().__init__(**kwargs)
+
+    with pytest.raises(ValueError, match=r"takes \['value'\] and has no get_config"):
+        tables.small_model(prep).compile(metrics={"rating": [Constant(3.0)]})
+
+
+def test_a_list_of_scores_is_in_the_order_of_the_metrics(trained, df):
+    model, _ = trained
+    scores = model.evaluate(df, return_dict=False, verbose=0)
+    named = dict(zip(model.metrics_names, scores, strict=True))
+    assert named == pytest.approx(model.evaluate(df, verbose=0))
+
+
+def test_some_steps_have_the_auc_of_their_rows(trained, prep, df):
+    model, _ = trained
+    x, y, weights = prep.arrays(df)
+    some = model.evaluate(x, y, weights, steps=2, batch_size=50, verbose=0)
+    first = slice(100)
+    expected = model.evaluate(part(x, first), part(y, first), part(weights, first), verbose=0)
+    assert some["watch_auc"] == pytest.approx(expected["watch_auc"])
+
+
+def test_fit_takes_what_predict_takes(prep, df):
+    model = tables.small_model(prep)
+    model.compile("sgd", jit_compile=False)
+    x, y, _ = prep.arrays(df)
+    column = {name: v[:, None] if v.ndim == 1 else v for name, v in x.items()}
+    floats = {name: v.astype("float32") for name, v in x.items()}
+    expected = model.evaluate(x, y, verbose=0)
+    for features in (column, floats):
+        assert model.evaluate(features, y, verbose=0) == pytest.approx(expected)
+        model.fit(features, y, verbose=0, batch_size=len(df))
+    for features in (list(x.values()), {"age": x["age"]}):
+        with pytest.raises(ValueError, match="come as a dict by column"):
+            model.fit(features, y, verbose=0)
+    with pytest.raises(ValueError, match="at least one of the tasks"):
+        model.fit(x, {}, verbose=0)
+
+
+def test_a_part_of_the_model_is_a_model(trained, prep, df, tmp_path):
+    model, _ = trained
+    x = prep.arrays(df, labels=False)
+    expected = model.predict(x, verbose=0)["rating"]
+    keras.Model(model.input, model.output["rating"]).save(tmp_path / "one.keras")
+    one = keras.saving.load_model(tmp_path / "one.keras")
+    np.testing.assert_allclose(one.predict(x, verbose=0), expected, rtol=1e-6)
+    assert set(keras.models.clone_model(model).output) == set(TASKS)
 
 
 def test_weights_beside_a_table_count(trained, df):

@@ -77,6 +77,18 @@ def test_ready_experts_bring_their_weights(prep, df, tmp_path):
         np.testing.assert_allclose(values, expected[task], atol=1e-6)
 
 
+def test_ready_experts_stay_frozen_whenever_they_were(prep, df):
+    layers = [keras.Sequential([keras.layers.Dense(6), keras.layers.Dense(6)]) for _ in range(2)]
+    mixture = tfmoe.MMoE(experts=layers)
+    width = build(prep, None, 2, (6,)).mixture.experts.kernels[0].shape[1]
+    for layer in layers:
+        layer.build((None, width))
+    layers[0].trainable = False
+    layers[1].layers[1].trainable = False
+    ours = tfmoe.MultiTaskModel(prep, mixture).mixture.experts.layers
+    assert [len(layer.trainable_variables) for layer in ours] == [0, 2]
+
+
 @pytest.mark.parametrize("gate", [tfmoe.TopKGate(), tfmoe.DSelectKGate(gamma=1e-4)])
 def test_a_sparse_model_is_the_dense_one_from_fit_to_serving(prep, df, gate, tmp_path):
     results = []

@@ -85,6 +85,15 @@ def test_a_tower_reads_its_own_task_only():
     assert np.any(after[1] != before[1])
 
 
+@pytest.mark.parametrize("task", [-1, 3])
+def test_tasks_out_of_range_are_told(task):
+    rows = np.ones((2, 1, UNITS), "float32")
+    with pytest.raises(ValueError, match=f"from 0 to 2. Received {task}"):
+        tfmoe.Towers(OUTPUTS)(rows, task=np.array([0, task]))
+    with pytest.raises(ValueError, match=f"from 0 to 2. Received {task}"):
+        tfmoe.TopKGate(3, 4)(rows[:, 0], task=np.array([0, task]))
+
+
 def test_logits_keep_their_digits_in_half_precision():
     layer = tfmoe.Towers((1,), (), dtype="mixed_bfloat16")
     layer.build((None, 1, 1))

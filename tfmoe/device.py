@@ -12,6 +12,35 @@ def on_cpu():
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
+def check_tasks(owner, task, num_tasks):
+    """Raises ValueError where numbers of tasks are out of range, if they are known by now.
+
+    While a graph is traced or compiled they are not.
+    """
+    values = _known(task)
+    wrong = [] if values is None else values[(values < 0) | (values >= num_tasks)]
+    if len(wrong):
+        raise ValueError(
+            f"{owner} takes as `task` the number of each row's task, from 0 to {num_tasks - 1}. "
+            f"Received {int(wrong[0])}."
+        )
+
+
+def _known(tensor):
+    """A tensor's values, or None."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tensor.numpy() if tf.executing_eagerly() else None
+    if backend == "jax":
+        import jax
+
+        if isinstance(tensor, jax.core.Tracer):
+            return None
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def num_replicas():
     """How many replicas the step runs on in which this is called."""
     if keras.backend.backend() != "tensorflow":

@@ -24,6 +24,10 @@ def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, ste
         scored = _scored_batches(model, x, steps)
     else:
         size = batch_size or 32
+        if steps is not None:
+            x, y, sample_weight = keras.tree.map_structure(
+                lambda v: None if v is None else v[: steps * size], (x, y, sample_weight)
+            )
         scored = [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
     columns = {name: ([], [], []) for name in names}
     for features, labels, weights, scores in scored:
@@ -48,7 +52,7 @@ def _by_task(schema, features, labels, weights, scores):
         if not schema.task_column:
             yield output, row
             continue
-        task = np.asarray(features[schema.task_column])
+        task = np.reshape(np.asarray(features[schema.task_column]), (-1,))
         for index, name in enumerate(schema.task_names):
             yield name, tuple(values[task == index] for values in row)
 

@@ -1,5 +1,7 @@
 """Experts: networks of one shape, side by side."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -240,15 +242,33 @@ class GivenExperts(keras.layers.Layer):
         self._layer_configs = [recipe.config_of(layer) for layer in layers]
 
     def build(self, input_shape):
-        for layer in self.layers:
-            if not layer.built:
-                layer.build(input_shape)
-        shapes = [tuple(layer.compute_output_shape(input_shape)) for layer in self.layers]
+        shapes = [self._shape_of(layer, input_shape) for layer in self.layers]
         if len(set(shapes)) > 1 or len(shapes[0]) != 2:
             raise ValueError(
                 "`experts` map the input to (batch, units), with the same units each. "
                 f"Received experts that map {tuple(input_shape)} to {shapes}."
             )
+
+        self._units = shapes[0][-1]
+
+    def _shape_of(self, layer, input_shape):
+        """What a layer makes of inputs of a shape; builds it, and the layers inside it."""
+        if layer.built:
+            # Not every layer says so by itself.
+            with contextlib.suppress(NotImplementedError):
+                return tuple(layer.compute_output_shape(input_shape))
+        return tuple(layer(keras.KerasTensor(input_shape, dtype=self.compute_dtype)).shape)
+
+    def adopt(self, original):
+        """Takes over weights, and what is frozen, from the layers these are copies of."""
+        for ours, theirs in zip(self.layers, original.layers, strict=True):
+            if theirs.built:
+                ours.set_weights(theirs.get_weights())
+            # A layer takes those within it along, which come later.
+            pairs = zip(ours._flatten_layers(), theirs._flatten_layers(), strict=False)
+            for own, given in pairs:
+                if own.trainable != given.trainable:
+                    own.trainable = given.trainable
 
     def call(self, inputs):
         # Layers keep the precision they were made with.
@@ -256,8 +276,9 @@ class GivenExperts(keras.layers.Layer):
         return ops.stack(outputs, axis=1)
 
     def compute_output_shape(self, input_shape):
-        batch, units = self.layers[0].compute_output_shape(input_shape)
-        return (batch, len(self.layers), units)
+        if not self.built:
+            self.build(input_shape)
+        return (input_shape[0], len(self.layers), self._units)
 
     def get_config(self):
         return {**super().get_config(), "layers": self._layer_configs}

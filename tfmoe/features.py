@@ -5,6 +5,7 @@ import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfmoe.columns import MultiCategorical
 
@@ -49,6 +50,55 @@ def ids_of(schema, mixture, features):
             f"column={name!r}."
         )
     return {"ids": features[name]}
+
+
+def named(inputs, features):
+    """Features by name, in the type and shape of the model's inputs, as in Keras's `predict`.
+
+    Args:
+        inputs: dict of `keras.Input` by name.
+        features: what `fit` was given: a dict of tensors, of which `(b, 1)` will do for `(b,)`.
+    """
+    if not isinstance(features, dict) or not set(inputs) <= set(features):
+        received = list(features) if isinstance(features, dict) else type(features).__name__
+        raise ValueError(
+            f"Features come as a dict by column, {list(inputs)}. Received {received}. "
+            "`Preprocessor.dataset` and `arrays` make them."
+        )
+    found = {}
+    for name, one in inputs.items():
+        values = ops.convert_to_tensor(features[name])
+        if len(values.shape) == len(one.shape) + 1 and values.shape[-1] == 1:
+            values = ops.squeeze(values, axis=-1)
+        found[name] = ops.cast(values, one.dtype)
+    return found
+
+
+def labels_of(schema, y):
+    """Labels as a dict by output.
+
+    Raises:
+        ValueError: if there are none, or some of no output, or no dict says of which they are.
+    """
+    names = schema.output_names
+    if not isinstance(y, dict):
+        if len(names) > 1:
+            raise ValueError(
+                f"Labels come as a dict by task, of the tasks {list(names)}. Received "
+                f"labels of type {type(y).__name__}. `Preprocessor.dataset` makes them."
+            )
+        y = {names[0]: y}
+    if not y:
+        raise ValueError(
+            f"Labels are needed of at least one of the tasks {list(names)}. Received none."
+        )
+    unknown = sorted(set(y) - set(names))
+    if unknown:
+        raise ValueError(
+            f"Labels are given by task, of the tasks {list(names)}. Received labels for "
+            f"{unknown}. Remove them, or add the tasks to the schema."
+        )
+    return y
 
 
 def is_frame(x):

@@ -9,6 +9,8 @@ def member_initializer(initializer, index=0, salt=0):
     A seed of the user's is mixed with `index` and `salt`; without one the draw is
     random anyway. Initializers that draw nothing come back as they are.
     """
+    if not hasattr(initializer, "get_config"):
+        return initializer  # a function
     config = initializer.get_config()
     if "seed" not in config:
         return initializer
@@ -17,6 +19,21 @@ def member_initializer(initializer, index=0, salt=0):
     else:
         config["seed"] = None
     return type(initializer).from_config(config)
+
+
+def reseeded(config, index):
+    """A layer's config whose seeds, its own and its initializers', are others for each index.
+
+    At index 0 they are as they were, and those that are None stay so.
+    """
+    if isinstance(config, list):
+        return [reseeded(value, index) for value in config]
+    if not isinstance(config, dict):
+        return config
+    changed = {name: reseeded(value, index) for name, value in config.items()}
+    if index and isinstance(config.get("seed"), int):
+        changed["seed"] = (config["seed"] * 1_000_003 + index) % 2**31
+    return changed
 
 
 class PerMember(keras.initializers.Initializer):

@@ -1,5 +1,6 @@
 """Losses and metrics of each kind of task, row by row."""
 
+import inspect
 from typing import NamedTuple
 
 import keras
@@ -99,7 +100,16 @@ def metric_of(task, metric):
         metric = getattr(keras.metrics, kinds.get(type(task), "Accuracy"))("accuracy")
     metric = keras.metrics.get(metric)
     if not isinstance(metric, keras.metrics.Metric):
-        metric = keras.metrics.MeanMetricWrapper(metric, metric.__name__)
+        return keras.metrics.MeanMetricWrapper(metric, f"{task.name}_{metric.__name__}")
+    kind = type(metric)
+    parameters = inspect.signature(kind).parameters.values()
+    own = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    own -= {"name", "dtype"}
+    if own and kind.get_config is keras.metrics.Metric.get_config:
+        raise ValueError(
+            f"A metric is copied for its task, by its config. Received {metric!r}, whose class "
+            f"takes {sorted(own)} and has no get_config of its own. Write one that returns them."
+        )
     config = {**metric.get_config(), "name": f"{task.name}_{metric.name}"}
     return type(metric).from_config(config)
 

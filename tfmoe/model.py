@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import copy
 from typing import NamedTuple
 
 import keras
@@ -16,6 +17,8 @@ from tfmoe.features import (
     columns_of,
     ids_of,
     is_frame,
+    labels_of,
+    named,
     quiet_end,
     symbols,
     task_of,
@@ -162,7 +165,8 @@ class MultiTaskModel(keras.Model):
         self._fitted = _Untracked(None)
         self._objectives = _Untracked(None)
         if isinstance(preprocessor, Preprocessor):
-            self._fitted.value = preprocessor
+            # Its own, for the caller may fit theirs again.
+            self._fitted.value = copy.copy(preprocessor)
         if num_added:
             encoder.trainable = False
             mixture.freeze()
@@ -247,11 +251,17 @@ class MultiTaskModel(keras.Model):
 
     def train_step(self, *args):
         with self._step():
-            return super().train_step(*args)
+            return super().train_step(*self._named(*args))
 
     def test_step(self, *args):
         with self._step():
-            return super().test_step(*args)
+            return super().test_step(*self._named(*args))
+
+    def _named(self, *args):
+        """What a step is called with: a state on some backends, and data, the last."""
+        *state, data = args
+        x, *rest = keras.utils.unpack_x_y_sample_weight(data)
+        return *state, (named(self.input, x), *rest)
 
     def compile(
         self,
@@ -282,8 +292,13 @@ class MultiTaskModel(keras.Model):
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: if a dict names an unknown task, or is no dict.
+            ValueError: if a dict names an unknown task, or is no dict; for `weighted_metrics`.
         """
+        if kwargs.get("weighted_metrics"):
+            raise ValueError(
+                "Row weights count for all metrics. Received weighted_metrics="
+                f"{kwargs['weighted_metrics']!r}. Give them by task as `metrics`."
+            )
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         for name, value in given.items():
             self._check_by_task(name, value)
@@ -321,9 +336,12 @@ class MultiTaskModel(keras.Model):
             )
 
     def get_compile_config(self):
+        given = self._compiled_with.value if self.compiled else {}
+        # Left out what was not given: a clone is a plain Keras model, which knows less.
         return {
             name: keras.saving.serialize_keras_object(value)
-            for name, value in (self._compiled_with.value if self.compiled else {}).items()
+            for name, value in given.items()
+            if value is not None and value != []
         }
 
     def compile_from_config(self, config):
@@ -334,7 +352,13 @@ class MultiTaskModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        labels = self._labels(y)
+        if not isinstance(y_pred, Forward):
+            raise ValueError(
+                "compute_loss takes as `y_pred` all that a pass makes. Received "
+                f"{type(y_pred).__name__}. In a train_step of your own call "
+                "`self.run(x, training=True)` in place of the model."
+            )
+        labels = labels_of(self.schema, y)
         task = task_of(self.schema, x)
         total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)
         for loss in self.losses:
@@ -348,26 +372,10 @@ class MultiTaskModel(keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         task = task_of(self.schema, x)
-        self._objectives.value.update_metrics(self._labels(y), sample_weight, y_pred, **task)
+        self._objectives.value.update_metrics(
+            labels_of(self.schema, y), sample_weight, y_pred, **task
+        )
         return self.get_metrics_result()
-
-    def _labels(self, y):
-        """Labels as a dict by output."""
-        names = self.schema.output_names
-        if not isinstance(y, dict):
-            if len(names) > 1:
-                raise ValueError(
-                    f"Labels come as a dict by task, of the tasks {list(names)}. Received "
-                    f"labels of type {type(y).__name__}. `Preprocessor.dataset` makes them."
-                )
-            y = {names[0]: y}
-        unknown = sorted(set(y) - set(names))
-        if unknown:
-            raise ValueError(
-                f"Labels are given by task, of the tasks {list(names)}. Received labels for "
-                f"{unknown}. Remove them, or add the tasks to the schema."
-            )
-        return y
 
     @property
     def metrics(self):
@@ -417,7 +425,8 @@ class MultiTaskModel(keras.Model):
         Args:
             x, y, sample_weight: see `keras.Model.evaluate`.
             exact: bool; take the AUC of binary tasks from a second pass that sorts all
-                scores, in place of the binned one (which is within about 2e-6).
+                scores, in place of the binned one (within about 2e-6 of it once scores are
+                spread). A generator can be read once, and has the binned one.
             return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
             **kwargs: see `keras.Model.evaluate`.
         """
@@ -432,7 +441,7 @@ class MultiTaskModel(keras.Model):
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
                 logs.update(exact_aucs(self, names, x, y, sample_weight, **kwargs))
-        return logs if return_dict else list(logs.values())
+        return logs if return_dict else self._flatten_metrics_in_order(logs)
 
     def predict(self, x, batch_size=None, **kwargs):
         """As in Keras; `x` may also be a DataFrame of raw rows.

@@ -44,7 +44,13 @@ def filled(config, owner, name=None, **values):
         config["config"][argument] = value
     if name is not None:
         config["config"]["name"] = name
-    return keras.saving.deserialize_keras_object(config)
+    try:
+        return keras.saving.deserialize_keras_object(config)
+    except TypeError as error:
+        # Keras wraps the constructor's own error in many lines of config.
+        if isinstance(error.__context__, ValueError):
+            raise error.__context__ from error
+        raise
 
 
 def _plain(config):

@@ -7,10 +7,12 @@ import numpy as np
 from keras import ops
 
 from tfmoe import dispatch, recipe
+from tfmoe.device import check_tasks
 from tfmoe.experts import Experts
 from tfmoe.initializers import PerMember
+from tfmoe.schema import part_from_dict, part_to_dict
 from tfmoe.stacked import stacked_dense
-from tfmoe.tasks import Binary, Multiclass
+from tfmoe.tasks import Binary, Multiclass, Task
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -95,6 +97,9 @@ class Towers(keras.layers.Layer):
     def call(self, inputs, task=None, training=False):
         num = len(self.num_outputs)
         self._check_shape(inputs.shape, (num,) if task is None else (1,))
+        if task is not None:
+            task = ops.convert_to_tensor(task)
+            check_tasks("Towers", task, num)
         if task is not None and num > 1 and self._dispatch_pays():
             return self._own(inputs[:, 0], task, training)
         if task is not None:
@@ -129,6 +134,9 @@ class Towers(keras.layers.Layer):
         own = own + bias[:, None]
         later = later + ops.take(bias, plan.experts, axis=0)[:, None]
         return dispatch.collect(own, later, plan)[:, 0]
+
+    def compute_output_shape(self, input_shape):
+        return [(input_shape[0], num) for num in self.num_outputs]
 
     def compute_output_spec(self, inputs, task=None, training=False):
         if task is not None:
@@ -217,12 +225,22 @@ def _widened(logits, width):
     return ops.pad(logits, ((0, 0), (0, width - logits.shape[1])))
 
 
-class Outputs(keras.layers.Layer):
-    """Towers' logits to `(predictions, logits)`, dicts by task."""
+class _OfTasks(keras.layers.Layer):
+    """A layer that is given the tasks, or a saved config of them."""
 
     def __init__(self, tasks, **kwargs):
         super().__init__(**kwargs)
-        self.tasks = tasks
+        self.tasks = tuple(
+            part_from_dict(task, Task) if isinstance(task, dict) else task for task in tasks
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "tasks": [part_to_dict(task) for task in self.tasks]}
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Outputs(_OfTasks):
+    """Towers' logits to `(predictions, logits)`, dicts by task."""
 
     def call(self, logits):
         predictions, named = {}, {}
@@ -237,15 +255,12 @@ class Outputs(keras.layers.Layer):
         return predictions, named
 
 
-class ScoreOutputs(keras.layers.Layer):
+@keras.saving.register_keras_serializable("tfmoe")
+class ScoreOutputs(_OfTasks):
     """Towers' logits of rows of one task each to `(predictions, logits)`, both `{"score"}`.
 
     Tasks with fewer classes than the widest have probability 0 for the others.
     """
-
-    def __init__(self, tasks, **kwargs):
-        super().__init__(**kwargs)
-        self.tasks = tasks
 
     def call(self, logits, task):
         if isinstance(self.tasks[0], Multiclass):

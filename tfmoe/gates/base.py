@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfmoe import recipe
+from tfmoe.device import check_tasks
 from tfmoe.gates.balance import BalanceLoss
 from tfmoe.gates.routers import MLPRouter, ScoreHead
 from tfmoe.gates.rows import Rows
@@ -234,6 +235,9 @@ class Gate(keras.layers.Layer):
         output = ops.cast(record["weights"], self.compute_dtype)
         return (output, record) if return_aux else output
 
+    def compute_output_shape(self, input_shape):
+        return (1 if self.router == "static" else input_shape[0], self.num_tasks, self.num_experts)
+
     def compute_output_spec(
         self, inputs, task=None, ids=None, training=False, return_aux=False, present=None
     ):
@@ -265,6 +269,7 @@ class Gate(keras.layers.Layer):
                 f"{keras.backend.standardize_dtype(task.dtype)}. Give the number of each row's "
                 "task, or None where each row has all tasks."
             )
+        check_tasks(type(self).__name__, task, self.num_tasks)
         task = ops.cast(task, "int32")
         return task if self.num_tasks > 1 else ops.zeros_like(task)
 

@@ -3,6 +3,7 @@
 import keras
 
 from tfmoe import recipe
+from tfmoe.checks import plain
 
 
 def is_schedule(value):
@@ -26,6 +27,7 @@ def number_or_schedule(name, argument, value, least, above=False):
     if is_schedule(value):
         _check_floats(name, argument, value)
         return value
+    value = plain(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (value > least if above else value >= least):
         raise ValueError(

@@ -122,7 +122,8 @@ class TaskHead(keras.layers.Layer):
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.num_tasks, router.dim),
-            initializer=router.embeddings_initializer,
+            # A copy, for the default is one object, whose seed was drawn long before.
+            initializer=member_initializer(router.embeddings_initializer, salt=-1),
         )
         size = features + router.dim
         self.hidden = []
@@ -130,7 +131,7 @@ class TaskHead(keras.layers.Layer):
             self.down = self.add_weight(
                 name="down",
                 shape=(features, router.dim),
-                initializer=router.kernel_initializer,
+                initializer=member_initializer(router.kernel_initializer),
             )
         else:
             for i, units in enumerate(router.hidden_units):

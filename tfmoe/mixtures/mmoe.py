@@ -86,10 +86,12 @@ class MMoE(keras.layers.Layer):
         name = type(self).__name__
         if experts is not None:
             num_experts = len(experts)
-        recipe.check_counts(
-            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, 1)
-        )
         gate = SoftmaxGate() if gate is None else recipe.given(gate)
+        # One expert is left where others were cut.
+        least = 2 if getattr(gate, "kept", None) is None else 1
+        recipe.check_counts(
+            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, least)
+        )
         if not isinstance(gate, Gate):
             raise ValueError(
                 f"{name} takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "
@@ -145,7 +147,10 @@ class MMoE(keras.layers.Layer):
     @property
     def id_column(self):
         """Name of the column whose ids `call` wants, or None."""
-        return self._gate_config["config"].get("column")
+        config = self._gate_config["config"]
+        # A gate that had tasks added holds the one that hashes.
+        inner = config.get("gate") or {"config": config}
+        return inner["config"].get("column")
 
     def build(self, input_shape):
         recipe.check_known(self, "num_tasks")
@@ -167,11 +172,9 @@ class MMoE(keras.layers.Layer):
         self.gate.build((input_shape[0], math.prod(input_shape[1:])))
 
     def adopt(self, original):
-        """Takes over the weights of ready experts from the mixture it was copied from."""
+        """Takes over from the mixture it was copied from ready experts' weights, frozen or not."""
         if isinstance(original.experts, GivenExperts):
-            for ours, theirs in zip(self.experts.layers, original.experts.layers, strict=True):
-                if theirs.built:
-                    ours.set_weights(theirs.get_weights())
+            self.experts.adopt(original.experts)
 
     def computes_sparsely(self, one_task=False):
         """Whether training may compute only the selected experts.
@@ -203,6 +206,10 @@ class MMoE(keras.layers.Layer):
     def _told(self, task):
         """The row's task, for a gate that tells tasks apart."""
         return task if self.num_gates == self.num_tasks else None
+
+    def compute_output_shape(self, input_shape):
+        batch, _, units = self.experts.compute_output_shape(input_shape)
+        return (batch, self.num_tasks, units)
 
     def compute_output_spec(self, inputs, task=None, ids=None, training=False, return_aux=False):
         batch, _, units = self.experts.compute_output_shape(inputs.shape)

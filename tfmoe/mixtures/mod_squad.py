@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe import recipe
+from tfmoe.initializers import reseeded
 from tfmoe.mixtures.mod_squad_block import ModSquadBlock, checked_kept
 
 # What a record has with one entry a row, whatever the number of tasks.
@@ -95,11 +96,13 @@ class ModSquad(keras.layers.Layer):
         self.num_tasks = num_tasks
         self.dim, self.num_blocks, self.pooling = dim, num_blocks, pooling
         self.kept = checked_kept("ModSquad", kept, 2 * num_blocks)
+        if isinstance(gate, keras.layers.Layer):
+            gate = recipe.config_of(gate)
         self.blocks = [
             ModSquadBlock(
                 num_tasks,
                 num_experts,
-                gate,
+                reseeded(gate, 2 * i),  # as in a block, whose second gate takes 1
                 mlp_ratio,
                 causal,
                 dropout,

@@ -11,6 +11,7 @@ from tfmoe.embedding import Embedding
 from tfmoe.experts import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.top_k import TopKGate
+from tfmoe.initializers import reseeded
 from tfmoe.ops import mix
 
 
@@ -110,7 +111,7 @@ class ModSquadBlock(keras.layers.Layer):
         recipe.check_known(self, "num_tasks")
         size, dtype = input_shape[-1], {"dtype": self.dtype_policy}
         names, kept = ("attention", "mlp"), self.kept or (None, None)
-        self.gates = [self._make_gate(f"{n}_gate", k) for n, k in zip(names, kept, strict=True)]
+        self.gates = [self._make_gate(i, f"{names[i]}_gate", kept[i]) for i in range(2)]
         heads, perceptrons = (gate.num_experts for gate in self.gates)
         head_dim = max(1, round(size / self.num_chosen))
         hidden = max(1, round(self.mlp_ratio * size / self.num_chosen))
@@ -126,13 +127,15 @@ class ModSquadBlock(keras.layers.Layer):
         for layer in (*self.gates, self.mlp):
             layer.build((None, size))
 
-    def _make_gate(self, name, kept):
+    def _make_gate(self, index, name, kept):
         cut = {"num_experts": self.num_experts}
         if kept is not None:
             num = len(kept)
             cut = {"num_experts": num, "kept": list(kept), "num_choices": self.num_experts}
+        # With a seed of the user's the two would start alike, and draw the same noise.
+        config = reseeded(self._gate_config, index)
         return recipe.filled(
-            self._gate_config, type(self).__name__, name=name, num_tasks=self.num_tasks, **cut
+            config, type(self).__name__, name=name, num_tasks=self.num_tasks, **cut
         )
 
     def call(self, tokens, present, task, training=False, return_aux=False):

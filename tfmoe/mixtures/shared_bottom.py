@@ -74,6 +74,16 @@ class SharedBottom(keras.layers.Layer):
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, []) if return_aux else outputs
 
+    def compute_output_shape(self, input_shape):
+        batch, _, units = self.bottom.compute_output_shape(input_shape)
+        return (batch, self.num_tasks, units)
+
+    def compute_output_spec(self, inputs, task=None, training=False, return_aux=False):
+        batch, num, units = self.compute_output_shape(inputs.shape)
+        shape = (batch, num if task is None else 1, units)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return (outputs, []) if return_aux else outputs
+
     def freeze(self):
         """Leaves nothing to be trained."""
         self.bottom.trainable = False
