@@ -21,8 +21,9 @@ class Column:
     """What all columns share. Use one of its four kinds.
 
     Args:
-        name: letters, digits and underscores; the model's input and the served
-            request are named by it.
+        name: letters, digits and underscores, and no word of Python; the model's input
+            and the served request are named by it. Those of a schema differ by more than
+            capital letters.
         source: the column's name in the raw table, if it is not `name`.
     """
 
@@ -95,7 +96,8 @@ class Categorical(Column):
         name, source: see `Column`.
         dim: int >= 1, size of the embedding.
         dtype: `"int"`, `"string"`, or None to take what the fitted data has. Integers
-            in a string column count as their decimal digits.
+            in a string column count as their decimal digits, and so do whole floats (in
+            CSV files too, unless the fitted column has a `12.0` beside a `12.5`).
         min_count: int >= 1; rarer values are unknown.
         max_size: int >= 1 or None; keep that many of the most frequent values.
         hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the

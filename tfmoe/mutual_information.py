@@ -72,7 +72,8 @@ class MutualInformationLoss:
         task_prior: `"counts"`, each task weighs as its number of labels, or `"uniform"`,
             all alike: then a rare task counts as much as any.
         momentum: float in [0, 1). M becomes an exponential average over the training
-            steps, of which the gradient sees the newest part, `1 - momentum` of it.
+            steps, of which the gradient sees the newest part, `1 - momentum` of it. It
+            is not saved: a model that was loaded begins a new average.
 
     Pass it to `MultiTaskModel.compile(aux_losses=[...])`; the history then has
     `mutual_information`, its mean over the gates, in nats.
