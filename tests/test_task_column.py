@@ -84,7 +84,7 @@ def test_select_and_add_keep_the_column():
         ),
         (
             lambda: Schema(_COLUMNS, _TASKS, task_column="my market"),
-            r"a letter first. Received task_column='my market'. Rename",
+            r"and no word of Python. Received task_column='my market'. Rename",
         ),
         (
             lambda: Schema(_COLUMNS, _TASKS, task_column="market_id"),

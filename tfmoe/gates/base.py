@@ -269,9 +269,12 @@ class Gate(keras.layers.Layer):
                 f"{keras.backend.standardize_dtype(task.dtype)}. Give the number of each row's "
                 "task, or None where each row has all tasks."
             )
-        check_tasks(type(self).__name__, task, self.num_tasks)
         task = ops.cast(task, "int32")
-        return task if self.num_tasks > 1 else ops.zeros_like(task)
+        if self.num_tasks == 1:
+            # It takes all rows for its own.
+            return ops.zeros_like(task)
+        check_tasks(type(self).__name__, task, self.num_tasks)
+        return task
 
     def _make_usage(self):
         if not self.selects:
