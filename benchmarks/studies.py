@@ -1,7 +1,9 @@
 """What the studies share: a grid of runs that can be resumed, paired tests, pictures."""
 
+import contextlib
 import json
 import re
+import warnings
 from pathlib import Path
 
 import keras
@@ -54,7 +56,8 @@ class Grid:
                 bar.update(task, description=f"{self.name}: {_short(cell)}")
                 # Before anything is made: an initializer without a seed draws one then.
                 keras.utils.set_random_seed(cell["seed"])
-                self._keep(cell, self.function(cell))
+                with _few_steps(self.path is None):
+                    self._keep(cell, self.function(cell))
                 bar.advance(task)
         if self.path is not None:
             commits = (self.commits[_key(cell)] for cell in cells)
@@ -71,6 +74,25 @@ class Grid:
         line = json.dumps({"cell": cell, "scores": scores, "commit": results.commit()})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def _few_steps(quick):
+    """Without graphs in quick forms: to trace one takes longer than its few steps."""
+    if not quick or keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            # tf.data keeps its graphs, and says so.
+            warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)
+            yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def _key(cell):
