@@ -47,10 +47,8 @@ def synthetic_ratings(num_rows=200_000, num_users=1000, num_movies=500, conflict
     `watch`; for most users it also decides their `rating`. The users of some
     occupations are in conflict: they rate low what drew them to watch, and high what a
     second taste of theirs asks for. Layers that both tasks share must keep these users
-    apart, which costs them units: where units are few, a shared bottom falls behind gated
-    experts, and without the conflict it does not (`benchmarks/README.md`, `conflict`).
-    Young users prefer new
-    movies.
+    apart, which takes two thirds of what sharing gains over single tasks
+    (`benchmarks/README.md`, `conflict`). Young users prefer new movies.
 
     At the default arguments, on the test part:
 
