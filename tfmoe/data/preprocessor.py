@@ -207,8 +207,9 @@ class Preprocessor:
             labels and weights the one name `score`, for the row's own task.
 
         Raises:
-            ValueError, TypeError: as `arrays`. What is wrong within files is told when the
-                dataset is read, in TensorFlow's `InvalidArgumentError`.
+            ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. What is
+                wrong within files is told when the dataset is read, in TensorFlow's
+                `InvalidArgumentError`.
         """
         check_dataset_arguments(self.schema, batch_size, shuffle, seed, shard, mixer)
         source = open_source(source)
