@@ -43,7 +43,7 @@ setup(
         "pyyaml>=6.0",
     ],
     extras_require={"plot": plot, "tfrs": tfrs, "test": test},
-    entry_points={"console_scripts": ["tfmoe = tfmoe.cli:app"]},
+    entry_points={"console_scripts": ["tfmoe = tfmoe.cli.app:app"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

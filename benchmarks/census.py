@@ -24,15 +24,16 @@ import pandas as pd
 
 from benchmarks import search, studies
 from benchmarks.gate_choices import DSELECT_K, OWN, gate_of, gates
-from tfmoe.columns import Categorical, Numeric
 from tfmoe.data import Split, census_income
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.gates import SoftmaxGate
-from tfmoe.mixtures import MMoE, OMoE, SharedBottom
-from tfmoe.model import MultiTaskModel
+from tfmoe.gates.softmax import SoftmaxGate
+from tfmoe.model.model import MultiTaskModel
 from tfmoe.optimizers import Adam
-from tfmoe.schema import Schema
-from tfmoe.tasks import Binary
+from tfmoe.schema.columns import Categorical, Numeric
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary
+from tfmoe.structures.mmoe import MMoE, OMoE
+from tfmoe.structures.shared_bottom import SharedBottom
 
 SINGLE, SHARED, ONE_GATE, MULTI_GATE = "single tasks", "shared bottom", "OMoE", "MMoE"
 MODELS = (SINGLE, SHARED, ONE_GATE, MULTI_GATE, DSELECT_K)

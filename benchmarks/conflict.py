@@ -19,13 +19,14 @@ import keras
 import numpy as np
 
 from benchmarks import studies
-from tfmoe.data.movielens import floors
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.data.synthetic import synthetic_ratings
-from tfmoe.mixtures import MMoE, SharedBottom
-from tfmoe.model import MultiTaskModel
+from tfmoe.datasets.movielens import floors
+from tfmoe.datasets.synthetic import synthetic_ratings
+from tfmoe.model.model import MultiTaskModel
 from tfmoe.optimizers import Adam
-from tfmoe.schema import Schema
+from tfmoe.schema.schema import Schema
+from tfmoe.structures.mmoe import MMoE
+from tfmoe.structures.shared_bottom import SharedBottom
 
 SHARED, GATED, SINGLE = "shared bottom of 16", "MMoE, 4 of 4", "single tasks, 8 each"
 MIXTURES = {

@@ -17,12 +17,17 @@ import numpy as np
 from keras import ops
 
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.gates import MLPRouter, SoftmaxGate, TaskAwareGate, TaskRouter, TopKGate
-from tfmoe.mixtures import MMoE, SharedBottom
-from tfmoe.model import MultiTaskModel
-from tfmoe.mutual_information import MutualInformationLoss
+from tfmoe.gates.routers import MLPRouter
+from tfmoe.gates.softmax import SoftmaxGate
+from tfmoe.gates.task_aware import TaskAwareGate
+from tfmoe.gates.task_router import TaskRouter
+from tfmoe.gates.top_k import TopKGate
+from tfmoe.model.model import MultiTaskModel
+from tfmoe.objectives.mutual_information import MutualInformationLoss
 from tfmoe.optimizers import Adam
-from tfmoe.tasks import Binary
+from tfmoe.schema.tasks import Binary
+from tfmoe.structures.mmoe import MMoE
+from tfmoe.structures.shared_bottom import SharedBottom
 
 SINGLE, SHARED, DENSE, TASK_AWARE = "single task", "shared bottom", "dense MMoE", "task-aware"
 WIDE, MOD_SQUAD = "shared bottom, one layer", "Mod-Squad"

@@ -23,9 +23,10 @@ from keras import ops
 
 from benchmarks import search, studies
 from tfmoe.data import correlated_tasks
-from tfmoe.mixtures import MMoE, OMoE, SharedBottom
+from tfmoe.heads.towers import Towers
 from tfmoe.optimizers import Adam
-from tfmoe.towers import Towers
+from tfmoe.structures.mmoe import MMoE, OMoE
+from tfmoe.structures.shared_bottom import SharedBottom
 
 OPTIONS = {"scales": (str, "0.3,1", "scales of the tasks")}
 CORRELATIONS = (0.5, 0.9, 1.0)

@@ -1,8 +1,8 @@
 """The demo's three models on MovieLens-1M, beside what a table of averages reaches."""
 
-from tfmoe import demo
-from tfmoe.data.movielens import floors, movielens
-from tfmoe.data.synthetic import synthetic_ratings
+from tfmoe.cli import demo
+from tfmoe.datasets.movielens import floors, movielens
+from tfmoe.datasets.synthetic import synthetic_ratings
 
 
 def run(quick):

@@ -15,7 +15,7 @@ from keras import ops
 import tfmoe
 from benchmarks import studies
 from benchmarks.timing import alternating
-from tfmoe.towers import Towers
+from tfmoe.heads.towers import Towers
 
 TABLES = (10**4, 10**5, 10**6, 10**7)
 DIM, IDS, NUMBERS, BATCH, BATCHES = 16, 4, 13, 1024, 8

@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfmoe.columns import Categorical, Numeric
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.export import export, sample_rows, tensors
-from tfmoe.extract import extract
-from tfmoe.gates import DSelectKGate
-from tfmoe.mixtures import MMoE
-from tfmoe.model import MultiTaskModel
-from tfmoe.schema import Schema
-from tfmoe.tasks import Binary
+from tfmoe.extraction.extract import extract
+from tfmoe.gates.dselect_k import DSelectKGate
+from tfmoe.model.model import MultiTaskModel
+from tfmoe.schema.columns import Categorical, Numeric
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary
+from tfmoe.serving.export import export, tensors
+from tfmoe.serving.sample_rows import sample_rows
+from tfmoe.structures.mmoe import MMoE
 
 # Batch size to the number of calls in a turn.
 CALLS = {1: 200, 4096: 4}

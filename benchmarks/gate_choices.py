@@ -5,7 +5,11 @@ from typing import NamedTuple
 from keras.optimizers.schedules import ExponentialDecay, PolynomialDecay
 
 from benchmarks.search import log_uniform, one_of
-from tfmoe.gates import CometGate, DSelectKGate, GumbelGate, SoftmaxGate, TopKGate
+from tfmoe.gates.comet import CometGate
+from tfmoe.gates.dselect_k import DSelectKGate
+from tfmoe.gates.gumbel import GumbelGate
+from tfmoe.gates.softmax import SoftmaxGate
+from tfmoe.gates.top_k import TopKGate
 
 SOFTMAX, TOP_K, NOISY_TOP_K, GUMBEL = "Softmax", "Top-k", "noisy Top-k", "Gumbel"
 DSELECT_K, COMET = "DSelect-k", "COMET"

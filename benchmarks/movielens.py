@@ -1,6 +1,6 @@
 """MovieLens-1M by the protocol of the DSelect-k and COMET papers: watched, and which rating?
 
-The data are `tfmoe.data.movielens` with seed 0. The model: embeddings of 128 for user and
+The data are `tfmoe.datasets.movielens` with seed 0. The model: embeddings of 128 for user and
 movie, side by side; 16 experts of one layer of 256 units with dropout 0.5; towers of 256; gates
 that select 2 per example; Adam, batches of 512; up to 100 epochs, until the validation loss has
 not fallen for 25, with the weights of the best. A shared bottom, and single tasks, have 256,
@@ -14,7 +14,7 @@ validation loss: one in twenty, at least two. `best_...` is what the best one wa
 `--trials`, `--epochs`, `--patience` and `--fraction`, a share of the users, cut it to what a
 machine can do; the rows say to what. With `--winners`, another share, the best trial of each is
 run once more on so many users. The floors are those of the same cut: the mean rating, means of
-users and movies, popularity (`tfmoe.data.movielens.floors`). The movies that a user has not
+users and movies, popularity (`tfmoe.datasets.movielens.floors`). The movies that a user has not
 watched are drawn with equal chances, which makes `watch` largely a question of popularity, or,
 with `--negatives popularity`, in proportion to how often they were rated.
 """
@@ -28,15 +28,16 @@ import numpy as np
 
 from benchmarks import search, studies
 from benchmarks.gate_choices import PUBLISHED, gate_of, gates
-from tfmoe.columns import Categorical
-from tfmoe.data.movielens import floors, movielens
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.data.synthetic import Split, synthetic_ratings
-from tfmoe.gate_use import gate_use
-from tfmoe.mixtures import MMoE, SharedBottom
-from tfmoe.model import MultiTaskModel
+from tfmoe.datasets.movielens import floors, movielens
+from tfmoe.datasets.synthetic import Split, synthetic_ratings
+from tfmoe.model.model import MultiTaskModel
 from tfmoe.optimizers import Adam
-from tfmoe.schema import Schema
+from tfmoe.reports.gate_use import gate_use
+from tfmoe.schema.columns import Categorical
+from tfmoe.schema.schema import Schema
+from tfmoe.structures.mmoe import MMoE
+from tfmoe.structures.shared_bottom import SharedBottom
 
 SINGLE, SHARED = "single tasks", "shared bottom"
 MEANS = "popularity; user and movie means"

@@ -28,10 +28,10 @@ from keras import layers, ops
 
 from benchmarks import search, studies
 from benchmarks.gate_choices import DSELECT_K, OWN, TOP_K, gate_of, gates
-from tfmoe.gate_use import gate_use
-from tfmoe.mixtures import MMoE
+from tfmoe.heads.towers import Towers
 from tfmoe.optimizers import Adam
-from tfmoe.towers import Towers
+from tfmoe.reports.gate_use import gate_use
+from tfmoe.structures.mmoe import MMoE
 
 EXPERTS, CHOSEN, BATCH_SIZE, SIZE, DIGIT = 8, 2, 256, 36, 28
 LEARNING_RATE = search.log_uniform(1e-4, 3e-3)

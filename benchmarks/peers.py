@@ -1,6 +1,6 @@
 """The same model and data on tfmoe, DeepCTR and torch-rechub, from training to a file.
 
-MovieLens-1M with its two tasks (`tfmoe.data.movielens`): user, movie, gender, age and
+MovieLens-1M with its two tasks (`tfmoe.datasets.movielens`): user, movie, gender, age and
 occupation as ids into embeddings of 16, an MMoE of 8 experts of 64 -> 32 units, towers of 32;
 Adam at 0.001, batches of 4,096, four epochs. Rating is missing where nobody rated; only tfmoe
 knows missing labels, the others are given weights, or a loss that leaves them out. Each runs in
@@ -32,8 +32,8 @@ import pandas as pd
 from benchmarks.rivals import taking_part
 from benchmarks.rivals.peer import TASKS, Job, Peer
 from benchmarks.rivals.process import Process
-from tfmoe.data.movielens import movielens
-from tfmoe.data.synthetic import synthetic_ratings
+from tfmoe.datasets.movielens import movielens
+from tfmoe.datasets.synthetic import synthetic_ratings
 
 CONTESTANTS = {
     "tfmoe": "local",

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from tfmoe.columns import Categorical, Numeric
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.schema import Schema
-from tfmoe.tasks import Binary
+from tfmoe.schema.columns import Categorical, Numeric
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary
 
 _BATCH = 4096
 _NUMBERS = [f"n{i}" for i in range(13)]

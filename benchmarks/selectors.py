@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfmoe.gates import DSelectKGate
-from tfmoe.ops import expert_codes, num_bits, smooth_step
+from tfmoe.compute.math import expert_codes, num_bits, smooth_step
+from tfmoe.gates.dselect_k import DSelectKGate
 
 COUNTS = (3, 5, 6, 7, 9, 12, 17, 24, 31)
 CONTROLS = (8, 16)  # powers of two: no code is dead, and both ways are one

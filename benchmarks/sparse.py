@@ -18,7 +18,7 @@ import tfmoe
 from benchmarks.rivals.local import tfmoe_model
 from benchmarks.rivals.worker import Sizes, keras_turn, make_batches
 from benchmarks.timing import alternating
-from tfmoe import dispatch
+from tfmoe.compute import dispatch
 
 BATCH, INPUTS, CHOSEN = 4096, 128, 2
 # Experts of the size, and small ones, whose matmuls cost less than their layout.

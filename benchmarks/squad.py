@@ -33,9 +33,10 @@ from keras import ops
 
 from benchmarks import contestants, studies
 from benchmarks.worlds import QUICK, WORLDS
-from tfmoe.extract import extract
-from tfmoe.gate_use import gates_of
-from tfmoe.mixtures import MMoE, ModSquad
+from tfmoe.extraction.extract import extract
+from tfmoe.reports.gate_use import gates_of
+from tfmoe.structures.mmoe import MMoE
+from tfmoe.structures.mod_squad import ModSquad
 
 SEEDS = 10
 PERCEPTRONS, TRANSFORMER = "perceptrons", "transformer"

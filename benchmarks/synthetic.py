@@ -45,10 +45,10 @@ from keras import ops
 from benchmarks import gate_choices, search, studies
 from benchmarks.gate_choices import COMET, DSELECT_K, NOISY_TOP_K, TOP_K, Choice
 from tfmoe.data import grouped_tasks, selection_scores
-from tfmoe.gate_use import gate_use
-from tfmoe.mixtures import MMoE
+from tfmoe.heads.towers import Towers
 from tfmoe.optimizers import Adam
-from tfmoe.towers import Towers
+from tfmoe.reports.gate_use import gate_use
+from tfmoe.structures.mmoe import MMoE
 
 OPTIONS = {
     "tasks": (str, "16,32,64,128", "numbers of tasks"),

@@ -14,7 +14,7 @@ from keras import ops
 import tfmoe
 from benchmarks import studies
 from benchmarks.timing import alternating
-from tfmoe.towers import Towers
+from tfmoe.heads.towers import Towers
 
 BATCH, INPUTS, CHOSEN = 4096, 128, 2
 UNITS, TOWER_UNITS = (256, 128), (64,)

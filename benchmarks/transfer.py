@@ -17,7 +17,7 @@ import itertools
 
 from benchmarks import added, contestants, studies
 from benchmarks.worlds import QUICK, WORLDS, Y_LABELS, only
-from tfmoe.data.mixer import TaskMixer
+from tfmoe.data.batch.task_mixer import TaskMixer
 
 # Not 0 to 9: those had a first form of `grouped`, of fewer rows, whose test scores were seen.
 SEEDS = range(100, 110)

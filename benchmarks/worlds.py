@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from tfmoe.data import Split, add_unrelated, census_income, grouped_tasks, task_rows
-from tfmoe.schema import Schema
-from tfmoe.tasks import Binary
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary
 
 
 class World(NamedTuple):

@@ -1,46 +1,68 @@
 """tfmoe: multi-task recommender models on mixtures of experts, in Keras 3."""
 
-from tfmoe import data, optimizers
-from tfmoe.callbacks import GateReport
-from tfmoe.columns import Categorical, MultiCategorical, Numeric, Sequence
-from tfmoe.compact import CompactExperts
-from tfmoe.data.mixer import TaskMixer
-from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.embedding import Embedding
-from tfmoe.encoder import Encoder
-from tfmoe.experts import Experts
-from tfmoe.export import export
-from tfmoe.extract import extract
-from tfmoe.gates import (
-    BalancedTopKGate,
-    CometGate,
-    DSelectKGate,
-    EntmaxGate,
-    GumbelGate,
-    HardenPermutations,
-    HashGate,
-    ImportanceLoss,
-    LearnedPermutation,
-    LoadLoss,
-    MLPRouter,
-    ReLUGate,
-    SoftmaxGate,
-    SparsemaxGate,
-    SwitchLoss,
-    TaskAwareGate,
-    TaskRouter,
-    TopKGate,
-    ZLoss,
-)
-from tfmoe.metrics import AUC
-from tfmoe.mixtures import MMoE, ModSquad, ModSquadBlock, OMoE, SharedBottom
-from tfmoe.model import MultiTaskModel
-from tfmoe.mutual_information import MutualInformationLoss
-from tfmoe.schema import Schema
-from tfmoe.tasks import Binary, Multiclass, Regression
-from tfmoe.towers import Towers
+import importlib
+from typing import TYPE_CHECKING
+
+from tfmoe import loading
 
 __version__ = "0.1.0"
+
+# Where each public name lives. It is imported at first use, so that `import tfmoe`, the command
+# line and all that only reads tables load no TensorFlow.
+_HOMES = {
+    "AUC": "objectives.metrics",
+    "BalancedTopKGate": "gates.balanced",
+    "Binary": "schema.tasks",
+    "Categorical": "schema.columns",
+    "CometGate": "gates.comet",
+    "CompactExperts": "extraction.compact",
+    "DSelectKGate": "gates.dselect_k",
+    "Embedding": "features.embedding",
+    "Encoder": "features.encoder",
+    "EntmaxGate": "gates.entmax",
+    "Experts": "experts.mlp",
+    "Gate": "gates.base",
+    "GateReport": "reports.callback",
+    "GumbelGate": "gates.gumbel",
+    "HardenPermutations": "gates.permutation",
+    "HashGate": "gates.hashed",
+    "ImportanceLoss": "gates.balance",
+    "LearnedPermutation": "gates.permutation",
+    "LoadLoss": "gates.balance",
+    "MLPRouter": "gates.routers",
+    "MMoE": "structures.mmoe",
+    "ModSquad": "structures.mod_squad",
+    "ModSquadBlock": "structures.mod_squad_block",
+    "MultiCategorical": "schema.columns",
+    "MultiTaskModel": "model.model",
+    "Multiclass": "schema.tasks",
+    "MutualInformationLoss": "objectives.mutual_information",
+    "Numeric": "schema.columns",
+    "OMoE": "structures.mmoe",
+    "Preprocessor": "data.preprocessor",
+    "ReLUGate": "gates.relu",
+    "Regression": "schema.tasks",
+    "Schema": "schema.schema",
+    "Sequence": "schema.columns",
+    "SharedBottom": "structures.shared_bottom",
+    "SoftmaxGate": "gates.softmax",
+    "SparsemaxGate": "gates.sparsemax",
+    "SwitchLoss": "gates.balance",
+    "TaskAwareGate": "gates.task_aware",
+    "TaskMixer": "data.batch.task_mixer",
+    "TaskRouter": "gates.task_router",
+    "TopKGate": "gates.top_k",
+    "Towers": "heads.towers",
+    "ZLoss": "gates.balance",
+    "data": "data",
+    "datasets": "datasets",
+    "draw_gates": "reports.pictures",
+    "export": "serving.export",
+    "extract": "extraction.extract",
+    "gate_use": "reports.gate_use",
+    "optimizers": "optimizers",
+    "write_report": "reports.pictures",
+}
 
 __all__ = [
     "AUC",
@@ -54,6 +76,7 @@ __all__ = [
     "Encoder",
     "EntmaxGate",
     "Experts",
+    "Gate",
     "GateReport",
     "GumbelGate",
     "HardenPermutations",
@@ -87,7 +110,82 @@ __all__ = [
     "Towers",
     "ZLoss",
     "data",
+    "datasets",
+    "draw_gates",
     "export",
     "extract",
+    "gate_use",
     "optimizers",
+    "write_report",
 ]
+
+if TYPE_CHECKING:
+    from tfmoe import data as data
+    from tfmoe import datasets as datasets
+    from tfmoe import optimizers as optimizers
+    from tfmoe.data.batch.task_mixer import TaskMixer as TaskMixer
+    from tfmoe.data.preprocessor import Preprocessor as Preprocessor
+    from tfmoe.experts.mlp import Experts as Experts
+    from tfmoe.extraction.compact import CompactExperts as CompactExperts
+    from tfmoe.extraction.extract import extract as extract
+    from tfmoe.features.embedding import Embedding as Embedding
+    from tfmoe.features.encoder import Encoder as Encoder
+    from tfmoe.gates.balance import ImportanceLoss as ImportanceLoss
+    from tfmoe.gates.balance import LoadLoss as LoadLoss
+    from tfmoe.gates.balance import SwitchLoss as SwitchLoss
+    from tfmoe.gates.balance import ZLoss as ZLoss
+    from tfmoe.gates.balanced import BalancedTopKGate as BalancedTopKGate
+    from tfmoe.gates.base import Gate as Gate
+    from tfmoe.gates.comet import CometGate as CometGate
+    from tfmoe.gates.dselect_k import DSelectKGate as DSelectKGate
+    from tfmoe.gates.entmax import EntmaxGate as EntmaxGate
+    from tfmoe.gates.gumbel import GumbelGate as GumbelGate
+    from tfmoe.gates.hashed import HashGate as HashGate
+    from tfmoe.gates.permutation import HardenPermutations as HardenPermutations
+    from tfmoe.gates.permutation import LearnedPermutation as LearnedPermutation
+    from tfmoe.gates.relu import ReLUGate as ReLUGate
+    from tfmoe.gates.routers import MLPRouter as MLPRouter
+    from tfmoe.gates.softmax import SoftmaxGate as SoftmaxGate
+    from tfmoe.gates.sparsemax import SparsemaxGate as SparsemaxGate
+    from tfmoe.gates.task_aware import TaskAwareGate as TaskAwareGate
+    from tfmoe.gates.task_router import TaskRouter as TaskRouter
+    from tfmoe.gates.top_k import TopKGate as TopKGate
+    from tfmoe.heads.towers import Towers as Towers
+    from tfmoe.model.model import MultiTaskModel as MultiTaskModel
+    from tfmoe.objectives.metrics import AUC as AUC
+    from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss
+    from tfmoe.reports.callback import GateReport as GateReport
+    from tfmoe.reports.gate_use import gate_use as gate_use
+    from tfmoe.reports.pictures import draw_gates as draw_gates
+    from tfmoe.reports.pictures import write_report as write_report
+    from tfmoe.schema.columns import Categorical as Categorical
+    from tfmoe.schema.columns import MultiCategorical as MultiCategorical
+    from tfmoe.schema.columns import Numeric as Numeric
+    from tfmoe.schema.columns import Sequence as Sequence
+    from tfmoe.schema.schema import Schema as Schema
+    from tfmoe.schema.tasks import Binary as Binary
+    from tfmoe.schema.tasks import Multiclass as Multiclass
+    from tfmoe.schema.tasks import Regression as Regression
+    from tfmoe.serving.export import export as export
+    from tfmoe.structures.mmoe import MMoE as MMoE
+    from tfmoe.structures.mmoe import OMoE as OMoE
+    from tfmoe.structures.mod_squad import ModSquad as ModSquad
+    from tfmoe.structures.mod_squad_block import ModSquadBlock as ModSquadBlock
+    from tfmoe.structures.shared_bottom import SharedBottom as SharedBottom
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tfmoe' has no attribute {name!r}")
+    module = importlib.import_module(f"tfmoe.{_HOMES[name]}")
+    # A room, or what a module of one holds.
+    value = module if name == _HOMES[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+loading.install()

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tfmoe.keras_private import ClipsGradients, slot
+
 
 @keras.saving.register_keras_serializable("tfmoe")
 class Adam(keras.optimizers.Adam):
@@ -27,13 +29,12 @@ class Adam(keras.optimizers.Adam):
             return
         import tensorflow as tf
 
-        index = self._get_variable_index(variable)
         dtype = variable.dtype
         step = ops.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=slot(self, "momentums", variable).handle,
+            v=slot(self, "velocities", variable).handle,
             beta1_power=ops.power(ops.cast(self.beta_1, dtype), step),
             beta2_power=ops.power(ops.cast(self.beta_2, dtype), step),
             lr=ops.cast(learning_rate, dtype),
@@ -44,17 +45,17 @@ class Adam(keras.optimizers.Adam):
         )
 
 
-class _ClippedByRows:
+class _ClippedByRows(ClipsGradients):
     """Clips sparse gradients by the global norm as what they are: Keras makes them dense."""
 
-    def _clip_gradients(self, grads):
-        if self.clipnorm or not self.global_clipnorm or not any(map(_is_sparse, grads)):
-            return super()._clip_gradients(grads)
+    def clip(self, gradients, usual):
+        if self.clipnorm or not self.global_clipnorm or not any(map(_is_sparse, gradients)):
+            return usual(gradients)
         import tensorflow as tf
 
         # Of rows that came twice the norm is that of their sum.
-        grads = [_summed(grad) if _is_sparse(grad) else grad for grad in grads]
-        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
+        summed = [_summed(one) if _is_sparse(one) else one for one in gradients]
+        return tf.clip_by_global_norm(summed, self.global_clipnorm)[0]
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -97,8 +98,7 @@ class LazyAdam(_ClippedByRows, Adam):
             super().update_step(gradient, variable, learning_rate)
             return
         ids, gradient = _distinct(gradient)
-        index = self._get_variable_index(variable)
-        moments = self._momentums[index].value, self._velocities[index].value
+        moments = slot(self, "momentums", variable), slot(self, "velocities", variable)
         betas = (ops.cast(beta, gradient.dtype) for beta in (self.beta_1, self.beta_2))
         found = []
         for moment, beta, new in zip(moments, betas, (gradient, gradient**2), strict=True):
@@ -133,7 +133,7 @@ class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
             super().update_step(gradient, variable, learning_rate)
             return
         ids, gradient = _distinct(gradient)
-        sums = self._accumulators[self._get_variable_index(variable)].value
+        sums = slot(self, "accumulators", variable)
         rows = _rows(sums, ids) + gradient**2
         _write(sums, ids, rows)
         rate = ops.cast(learning_rate, gradient.dtype)

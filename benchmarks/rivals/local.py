@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfmoe
 from benchmarks.rivals import dense_list
 from benchmarks.rivals.worker import keras_turn, serve
-from tfmoe.columns import FIRST_ID
+from tfmoe.schema.columns import FIRST_ID
 
 
 def build(sizes):

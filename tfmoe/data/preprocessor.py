@@ -4,10 +4,7 @@ import contextlib
 
 import numpy as np
 
-from tfmoe.columns import Numeric
-from tfmoe.data import storage
-from tfmoe.data.fitting import Fitted, Statistics, unfitted_columns
-from tfmoe.data.pipeline import (
+from tfmoe.data.batch.epochs import (
     Epochs,
     ahead,
     as_dataset,
@@ -19,10 +16,14 @@ from tfmoe.data.pipeline import (
     packed_chunks,
     raw_chunks,
 )
-from tfmoe.data.readers import open_source
-from tfmoe.data.rows import RowEncoder
-from tfmoe.data.statistics import RANK_ERROR
-from tfmoe.schema import Schema
+from tfmoe.data.encode.rows import RowEncoder
+from tfmoe.data.fit import storage
+from tfmoe.data.fit.fitted import Fitted, unfitted_columns
+from tfmoe.data.fit.sketches import RANK_ERROR
+from tfmoe.data.fit.statistics import Statistics
+from tfmoe.data.read.source import open_source
+from tfmoe.schema.columns import Numeric
+from tfmoe.schema.schema import Schema
 
 
 class Preprocessor:
@@ -31,7 +32,7 @@ class Preprocessor:
     `fit` reads a table once and keeps vocabularies, moments and quantiles; `dataset` and
     `arrays` encode rows with them. Ids are 0 padding, 1 missing, 2 unknown, then the
     vocabulary by falling count (ties by value). The rules for each kind of column are
-    in `tfmoe.columns` and, to the bit, in `tfmoe.data.encoding`.
+    in `tfmoe.schema.columns` and, to the bit, in `tfmoe.data.encode.columns`.
 
     A source of rows is a DataFrame; a dict of arrays of equal length; a path, glob or folder,
     or a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
@@ -45,7 +46,7 @@ class Preprocessor:
         schema: `Schema`.
         max_distinct: int >= 1. Of a column with more distinct values only this many of
             the most frequent are counted; a warning says so. Memory is bounded by it, and
-            rare values may then be missed: see `tfmoe.data.vocabulary.Counts`.
+            rare values may then be missed: see `tfmoe.data.fit.counts.Counts`.
 
     Example:
 

@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute.math import shares
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
-from tfmoe.ops import shares
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -69,7 +69,7 @@ class BalancedTopKGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("BalancedTopKGate", num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("BalancedTopKGate", num_nonzeros=(num_nonzeros, 1))
         if not rate >= 0:
             raise ValueError(
                 "BalancedTopKGate moves its bias by `rate` a step, which must be at least "

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmoe import recipe
-from tfmoe.device import check_tasks
+from tfmoe import validation
+from tfmoe.compute import nested
+from tfmoe.compute.device import check_tasks
 from tfmoe.gates.balance import BalanceLoss
 from tfmoe.gates.routers import MLPRouter, ScoreHead
 from tfmoe.gates.rows import Rows
@@ -88,12 +89,12 @@ class Gate(keras.layers.Layer):
         super().__init__(**kwargs)
         name = type(self).__name__
         least = 2 if kept is None else 1
-        recipe.check_counts(
+        validation.check_counts(
             name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, least)
         )
         self.num_tasks, self.num_experts = num_tasks, num_experts
         self.kept, self._num_choices = _kept(name, kept, num_choices, num_experts)
-        router = recipe.given(router)
+        router = nested.given(router)
         if router not in ("linear", "static") and not isinstance(router, MLPRouter | TaskRouter):
             raise ValueError(
                 f'{name} takes `router` "linear", "static", an MLPRouter or a TaskRouter. '
@@ -102,13 +103,13 @@ class Gate(keras.layers.Layer):
         # Not through `self`: Keras would track the recipe's own weights, if it has any.
         config = router
         if isinstance(router, MLPRouter):
-            config = recipe.config_of(router)
-            router = recipe.filled(config, name, name="router")
+            config = nested.config_of(router)
+            router = nested.filled(config, name, name="router")
         elif isinstance(router, TaskRouter):
-            config = recipe.config_of(router)
+            config = nested.config_of(router)
         self._router_config, self.router = config, router
         balance = balance if isinstance(balance, list | tuple) else (balance,)
-        self.balance = tuple(recipe.given(loss) for loss in balance)
+        self.balance = tuple(nested.given(loss) for loss in balance)
         if not all(isinstance(loss, BalanceLoss) for loss in self.balance):
             raise ValueError(
                 f"{name} takes as `balance` losses such as tfmoe.SwitchLoss(). "
@@ -162,7 +163,7 @@ class Gate(keras.layers.Layer):
         return value(self.steps) if is_schedule(value) else value
 
     def build(self, input_shape):
-        recipe.check_known(self, "num_tasks", "num_experts")
+        validation.check_known(self, "num_tasks", "num_experts")
         if self.kept is not None and len(self.kept) != self.num_experts:
             raise ValueError(
                 f"{type(self).__name__} emits a weight for each expert in `kept`. Received "
@@ -337,7 +338,7 @@ def _kept(name, kept, num_choices, num_experts):
     """Both as attributes, checked."""
     if kept is None and num_choices is None:
         return None, None
-    recipe.check_counts(name, num_choices=(num_choices, 2))
+    validation.check_counts(name, num_choices=(num_choices, 2))
     kept = tuple(kept or ())
     if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(num_choices)):
         raise ValueError(

@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute import nested
+from tfmoe.compute.math import entropy, num_bits, smooth_step
 from tfmoe.gates.base import Gate
 from tfmoe.gates.permutation import LearnedPermutation
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
-from tfmoe.ops import entropy, num_bits, smooth_step
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -75,13 +76,13 @@ class CometGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("CometGate", num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("CometGate", num_nonzeros=(num_nonzeros, 1))
         if not gamma > 0:
             raise ValueError(
                 "CometGate's smooth step has the width `gamma`, which must be above 0. "
                 f"Received gamma={gamma}. Values from 0.01 to 10 are usual."
             )
-        permutation = recipe.given(permutation)
+        permutation = nested.given(permutation)
         if permutation is not None and not isinstance(permutation, LearnedPermutation):
             raise ValueError(
                 "CometGate takes as `permutation` a LearnedPermutation(num_steps), or None. "
@@ -92,8 +93,8 @@ class CometGate(Gate):
         self.entropy_reg = number_or_schedule("CometGate", "entropy_reg", entropy_reg, 0)
         self._permutation_config = self.permutation = None
         if permutation is not None:
-            self._permutation_config = recipe.config_of(permutation)
-            self.permutation = recipe.filled(
+            self._permutation_config = nested.config_of(permutation)
+            self.permutation = nested.filled(
                 self._permutation_config, "CometGate", name="permutation"
             )
 

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute.math import entropy, expert_codes, num_bits, shares, smooth_step
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
-from tfmoe.ops import entropy, expert_codes, num_bits, shares, smooth_step
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -84,7 +84,7 @@ class DSelectKGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("DSelectKGate", num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("DSelectKGate", num_nonzeros=(num_nonzeros, 1))
         if not gamma > 0:
             raise ValueError(
                 "DSelectKGate's smooth step has the width `gamma`, which must be above "

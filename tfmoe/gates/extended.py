@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute import nested
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import MLPRouter
 from tfmoe.gates.task_router import TaskRouter
@@ -42,9 +43,9 @@ class ExtendedGate(Gate):
 
     def __init__(self, num_tasks=None, num_experts=None, gate=None, added=(), **kwargs):
         super().__init__(num_tasks, num_experts, **kwargs)
-        config = recipe.config_of(recipe.given(gate))
+        config = nested.config_of(nested.given(gate))
         self._gate_config, self._added_specs = config, [dict(spec) for spec in added]
-        self.base = recipe.filled(config, "ExtendedGate", name="base", num_experts=num_experts)
+        self.base = nested.filled(config, "ExtendedGate", name="base", num_experts=num_experts)
         total = self.base.num_tasks + len(added)
         if num_tasks not in (None, total):
             raise ValueError(
@@ -57,7 +58,7 @@ class ExtendedGate(Gate):
             setattr(self, name, getattr(self.base, name))
 
     def _of_one_task(self, config, index, spec):
-        gate = recipe.filled(
+        gate = nested.filled(
             config,
             "ExtendedGate",
             name=f"added_{index}",
@@ -74,7 +75,7 @@ class ExtendedGate(Gate):
         return self.base.num_tasks
 
     def build(self, input_shape):
-        recipe.check_known(self, "num_tasks", "num_experts")
+        validation.check_known(self, "num_tasks", "num_experts")
         for gate in (self.base, *self.added):
             gate.build(input_shape)
             gate.trainable = gate is self.added[-1]

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute.math import shares
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
-from tfmoe.ops import shares
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -74,7 +74,7 @@ class GumbelGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("GumbelGate", optional=True, num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("GumbelGate", optional=True, num_nonzeros=(num_nonzeros, 1))
         self.num_nonzeros = num_nonzeros
         self.always_sparse = self.selects = num_nonzeros is not None
         self.temperature = number_or_schedule(

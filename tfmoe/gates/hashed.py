@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
@@ -67,7 +67,7 @@ class HashGate(Gate):
                 "HashGate takes as `column` the name of a categorical column, or None. "
                 f"Received column={column!r}."
             )
-        recipe.check_counts("HashGate", seed=(seed, 0))
+        validation.check_counts("HashGate", seed=(seed, 0))
         self.column, self.per_task, self.seed = column, per_task, seed
 
     def score_parts(self):

@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 from scipy.optimize import linear_sum_assignment
 
-from tfmoe import recipe
-from tfmoe.ops import entropy
+from tfmoe import validation
+from tfmoe.compute.math import entropy
+from tfmoe.keras_private import flatten_layers
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -74,12 +75,12 @@ class LearnedPermutation(keras.layers.Layer):
     ):
         # In half precision the weights that come in would be rounded.
         super().__init__(autocast=False, **kwargs)
-        recipe.check_counts("LearnedPermutation", num_steps=(num_steps, 1))
+        validation.check_counts("LearnedPermutation", num_steps=(num_steps, 1))
         self.num_steps = num_steps
         self.temperature = _pair("temperature", temperature)
         self.num_iterations = _pair("num_iterations", num_iterations)
         for count in self.num_iterations:
-            recipe.check_counts("LearnedPermutation", num_iterations=(count, UNROLLED))
+            validation.check_counts("LearnedPermutation", num_iterations=(count, UNROLLED))
         if not all(value > 0 for value in self.temperature):
             raise ValueError(
                 "LearnedPermutation divides by `temperature`, which must be above 0. Received "
@@ -224,7 +225,7 @@ class HardenPermutations(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
-        for layer in self.model._flatten_layers():
+        for layer in flatten_layers(self.model):
             learning = isinstance(layer, LearnedPermutation) and layer.built
             if learning and int(ops.convert_to_numpy(layer.steps)) >= layer.num_steps:
                 layer.harden()

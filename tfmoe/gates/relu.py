@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
@@ -79,7 +79,7 @@ class ReLUGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("ReLUGate", num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("ReLUGate", num_nonzeros=(num_nonzeros, 1))
         if not START <= max_coefficient < float("inf"):
             raise ValueError(
                 "ReLUGate's `max_coefficient` limits the weight of a loss that starts at "

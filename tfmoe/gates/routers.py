@@ -5,8 +5,9 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from tfmoe import dispatch, recipe
-from tfmoe.initializers import member_initializer
+from tfmoe import validation
+from tfmoe.compute import dispatch
+from tfmoe.compute.initializers import member_initializer
 
 
 class Scores(NamedTuple):
@@ -151,7 +152,7 @@ class MLPRouter(keras.layers.Layer):
         self, hidden_units=(64,), activation="relu", kernel_initializer="glorot_uniform", **kwargs
     ):
         super().__init__(**kwargs)
-        self.hidden_units = recipe.sizes("MLPRouter", "hidden_units", hidden_units)
+        self.hidden_units = validation.sizes("MLPRouter", "hidden_units", hidden_units)
         if not self.hidden_units:
             raise ValueError(
                 "MLPRouter needs at least one hidden layer. Received hidden_units=(). "

@@ -2,8 +2,8 @@
 
 import keras
 
-from tfmoe import recipe
-from tfmoe.checks import plain
+from tfmoe.compute import nested
+from tfmoe.validation import plain
 
 
 def is_schedule(value):
@@ -23,7 +23,7 @@ def number_or_schedule(name, argument, value, least, above=False):
     Raises:
         ValueError: if it is anything else, or a schedule of whole numbers.
     """
-    value = recipe.given(value)
+    value = nested.given(value)
     if is_schedule(value):
         _check_floats(name, argument, value)
         return value

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute.math import shares
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.task_router import TaskRouter
-from tfmoe.ops import shares
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -72,7 +72,7 @@ class TaskAwareGate(Gate):
     ):
         router = TaskRouter() if router is None else router
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("TaskAwareGate", num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("TaskAwareGate", num_nonzeros=(num_nonzeros, 1))
         self.num_nonzeros = num_nonzeros
         self.renormalize = renormalize
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

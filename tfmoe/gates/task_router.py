@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute.initializers import member_initializer
 from tfmoe.gates.routers import add_score_weights
-from tfmoe.initializers import member_initializer
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -62,12 +62,12 @@ class TaskRouter:
     kernel_initializer: object = "glorot_uniform"
 
     def __post_init__(self):
-        recipe.check_counts("TaskRouter", dim=(self.dim, 1))
+        validation.check_counts("TaskRouter", dim=(self.dim, 1))
         if self.kind not in ("mlp", "low_rank"):
             raise ValueError(
                 f'TaskRouter takes `kind` "mlp" or "low_rank". Received kind={self.kind!r}.'
             )
-        units = recipe.sizes("TaskRouter", "hidden_units", self.hidden_units)
+        units = validation.sizes("TaskRouter", "hidden_units", self.hidden_units)
         if self.kind == "mlp" and not units:
             raise ValueError(
                 "TaskRouter needs at least one hidden layer, for without one the task only "

@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from tfmoe import recipe
+from tfmoe import validation
+from tfmoe.compute.math import shares
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
-from tfmoe.ops import shares
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -66,7 +66,7 @@ class TopKGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        recipe.check_counts("TopKGate", num_nonzeros=(num_nonzeros, 1))
+        validation.check_counts("TopKGate", num_nonzeros=(num_nonzeros, 1))
         self.num_nonzeros = num_nonzeros
         self.noisy = noisy
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -1,0 +1,240 @@
+"""What the comparisons of gates rest on: the same budget for all, chosen on validation rows."""
+
+import gzip
+
+import numpy as np
+import pytest
+from keras import ops
+
+from benchmarks import __main__ as command_line
+from benchmarks import census, movielens, multimnist, peers, search, studies, synthetic
+from benchmarks.gate_choices import DSELECT_K, OWN, PUBLISHED, TOP_K, gate_of, gates
+from tfmoe.datasets.synthetic import synthetic_ratings
+
+BUDGET = search.Budget(trials=30, finalists=3, again=2, seeds=4)
+RATE = {"learning_rate": search.log_uniform(1e-4, 1e-1)}
+
+
+@pytest.fixture
+def ran():
+    """A grid whose error depends on the learning rate and on the seed, and the cells it ran."""
+    cells = []
+
+    def function(cell):
+        cells.append(cell)
+        error = abs(np.log10(cell["learning_rate"]) + 2)
+        # The validation error prefers 0.01, in worlds of which some are easier than others; a
+        # very large rate fails. The score, of the test rows, prefers what is far from 0.01.
+        valid = error + 10 * np.random.default_rng(cell["world"]).random()
+        return {"valid": valid if cell["learning_rate"] < 0.05 else np.nan, "score": -error}
+
+    return studies.Grid("fake", function, quick=True), cells
+
+
+def test_the_winner_is_chosen_on_validation_rows_and_run_on_fresh_seeds(ran):
+    grid, cells = ran
+    runs, settings = search.winner(grid, {"model": "a"}, RATE, BUDGET)
+    tried = [cell["learning_rate"] for cell in cells[:30]]
+    assert settings["learning_rate"] == min(tried, key=lambda rate: abs(np.log10(rate) + 2))
+    assert len(cells) == 30 + 3 * 2 + 4
+    assert [run["seed"] for run in runs] == [0, 1, 2, 3]
+    assert all(run["learning_rate"] == settings["learning_rate"] for run in runs)
+    trial_seeds = {cell["seed"] for cell in cells[:36]}
+    assert not trial_seeds & {run["seed"] for run in runs}
+
+
+def test_a_single_trial_wins_without_being_run(ran):
+    grid, cells = ran
+    runs, settings = search.winner(grid, {"model": "a"}, RATE, search.QUICK)
+    assert settings == search.drawn(RATE, trial=0)
+    assert [cell["seed"] for cell in cells] == [run["seed"] for run in runs] == [0, 1]
+
+
+def test_all_contestants_see_the_same_trials(ran):
+    grid, _ = ran
+    alone = search.trials(grid, {"model": "a"}, RATE, BUDGET)
+    more = search.trials(grid, {"model": "b"}, RATE | gates(OWN)[DSELECT_K].space, BUDGET)
+    both = [{run["seed"]: run["learning_rate"] for run in runs} for runs in (alone, more)]
+    assert both[0] == both[1]
+    assert len(set(both[0].values())) == 30
+    assert len({run["world"] for run in alone + more}) == 1
+    valid = [run["valid"] for run in alone]
+    numbers = [value for value in valid if np.isfinite(value)]
+    assert valid[: len(numbers)] == sorted(numbers)
+    assert 0 < len(numbers) < 30
+
+
+def test_draws_cover_their_range():
+    drawn = [search.drawn(RATE, trial)["learning_rate"] for trial in range(300)]
+    assert 1e-4 <= min(drawn) < 2e-4
+    assert 5e-2 < max(drawn) <= 1e-1
+    assert np.mean(np.log10(drawn) < -2.5) == pytest.approx(0.5, abs=0.1)
+    values = {search.one_of(1, "a")(np.random.default_rng(seed)) for seed in range(9)}
+    assert values == {1, "a"}
+
+
+@pytest.mark.parametrize("form", ["static", "linear"])
+@pytest.mark.parametrize("space", [OWN, PUBLISHED], ids=["own", "published"])
+@pytest.mark.parametrize("name", list(gates(OWN)))
+def test_gates_are_what_their_settings_say(name, space, form):
+    choices = gates(space)
+    cell = {"model": name} | search.drawn(choices[name].space, trial=3)
+    gate = gate_of(choices, cell, 2, form, steps=100)
+    gate = type(gate).from_config(gate.get_config() | {"num_tasks": 3, "num_experts": 4})
+    weights = ops.convert_to_numpy(
+        gate(np.random.default_rng(0).normal(size=(5, 6)), training=True)
+    )
+    assert weights.shape == (1 if form == "static" else 5, 3, 4) or name == "Gumbel"
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    if name == TOP_K:
+        assert np.all(np.sum(weights > 0, axis=-1) == 2)
+    if name == DSELECT_K and space is PUBLISHED:
+        assert gate.entropy_reg == cell["entropy"] in (0.05, 0.1, 0.5, 1, 5, 10)
+        assert cell["gamma"] in (0.01, 0.1, 1, 5, 10)
+    elif name == DSELECT_K:
+        assert float(gate.entropy_reg(0)) == 0
+        assert float(gate.entropy_reg(100)) == pytest.approx(cell["entropy"])
+
+
+def test_pictures_are_two_digits_of_a_part_added_up():
+    rng = np.random.default_rng(0)
+    images, digits = rng.integers(1, 256, size=(7, 28, 28)), np.arange(7)
+    found = multimnist.combined(images, digits, seed=1)
+    assert found.x.shape == (14, 36, 36, 1)
+    assert sorted(found.y[:, 0]) == np.repeat(digits, 2).tolist()
+    for x, (first, second) in zip(found.x[..., 0], found.y, strict=True):
+        assert first != second
+        whole = np.zeros((36, 36))
+        whole[:28, :28] += images[first] / 255
+        whole[8:, 8:] += images[second] / 255
+        np.testing.assert_allclose(x, whole, atol=1e-6)
+    few = multimnist.combined(images, digits, seed=1, num=2)
+    first = few.y[:, 0].tolist()
+    assert first[0] == first[1] != first[2] == first[3]
+    assert set(first) != {0, 1}  # any two, not the first two
+
+
+def test_mnist_is_read_from_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFMOE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="four files of MNIST"):
+        multimnist._read("train")
+    (tmp_path / "mnist").mkdir()
+    images = np.arange(2 * 784).astype("uint8").reshape(2, 28, 28)
+    for kind, head, data in (("images-idx3", 16, images), ("labels-idx1", 8, [[3, 4]])):
+        text = bytes(head) + np.array(data, "uint8").tobytes()
+        (tmp_path / "mnist" / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(text))
+    read, digits = multimnist._read("train")
+    assert np.array_equal(read, images)
+    assert digits.tolist() == [3, 4]
+
+
+def test_settings_that_keep_to_four_experts_come_first():
+    runs = [
+        {"valid": valid, "valid_experts": experts}
+        for valid, experts in [(0.1, 16.0), (0.3, 4.2), (0.2, 3.0), (np.nan, 0.0), (0.1, 5.0)]
+    ]
+    ranked = sorted(runs, key=synthetic.by_size)
+    assert ranked == [runs[2], runs[1], runs[4], runs[0], runs[3]]
+
+
+def test_a_comparison_names_the_measures_that_differ_for_certain():
+    def runs(score, f1, experts):
+        rng = np.random.default_rng(0)
+        same = dict.fromkeys(("jaccard", "precision", "recall"), 0.5) | {"experts": experts}
+        return [
+            {"seed": seed, **same, "score": score + rng.random(), "f1": f1 + rng.random()}
+            for seed in range(20)
+        ]
+
+    found = {"ours": runs(1.0, 1.0, 4.0), "theirs": runs(1.1, 1.2, 16.0)}
+    row = synthetic._comparison("ours", "theirs", found, tasks=16, set="static")
+    assert (row["name"], row["better"], row["worse"]) == ("ours - theirs", "score", "f1")
+    assert row["score"] == pytest.approx(-0.1)
+    assert row["score_p"] < 1e-5
+    assert row["jaccard_p"] == 1.0
+    assert synthetic.headline([row]) == "ours_theirs_static_16=1/5"
+
+
+def test_movielens_reports_the_best_twentieth_by_validation_loss():
+    runs = [
+        {"model": "a", "watch_weight": 0.1, "learning_rate": 1.0, "valid": i, "experts": None}
+        | dict.fromkeys(("loss", "watch_auc", "watch_log_loss", "rating_mse"), float(i))
+        | {"parameters": 7}
+        for i in range(60)
+    ]
+    row = movielens._row(runs, ["learning_rate"], {"trials": 60})
+    assert (row["of_best"], row["loss"], row["trials"]) == (3, 1.0, 60)
+    assert (row["best_learning_rate"], row["parameters"]) == (1.0, 7)
+    assert row["loss_error"] == pytest.approx(1 / 3**0.5)
+    assert "experts" not in row
+
+
+def test_movielens_is_cut_to_whole_users(monkeypatch):
+    split = synthetic_ratings(num_rows=3000)
+    monkeypatch.setattr(movielens, "movielens", lambda name, negatives, seed: split)
+    cut = movielens.table.__wrapped__(quick=False, fraction=0.5, negatives="uniform")
+    users = set(cut.train["user_id"])
+    assert len(users) == round(split.train["user_id"].nunique() / 2)
+    assert set(cut.test["user_id"]) <= users
+    expected = split.test["user_id"].isin(users).sum()
+    assert len(cut.test) == expected > 0
+
+
+def test_census_says_what_the_paper_reports():
+    runs = [
+        {"model": census.MULTI_GATE, "valid_auc": v, "main_auc": a, "marital_auc": 0.5}
+        | {"seed": seed, "parameters": 5}
+        for seed, (v, a) in enumerate([(0.1, 0.9), (0.3, 0.7), (0.2, 0.8)])
+    ]
+    row = census._row("income", runs, {"units": 16})
+    # The run that is best on validation rows, not on test rows.
+    assert (row["best"], row["main_auc"]) == (0.7, pytest.approx(0.8))
+    assert (row["paper_best"], row["paper_mean"]) == (0.9410, 0.9359)
+    assert census.headline([row]) == "income_auc=0.7000"
+
+
+def test_rivals_read_ids_of_the_train_part(tmp_path):
+    split = synthetic_ratings(num_rows=300)
+    test_users = split.test["user_id"].copy()
+    train_users = sorted(set(split.train["user_id"]))
+    job = peers.write(split, str(tmp_path))
+    columns, labels = job.read("train")
+    assert job.table_sizes["user_id"] == len(train_users) + 1
+    assert set(columns["user_id"]) == set(range(len(train_users)))
+    assert np.isnan(labels["rating"]).any()
+    found, none = job.read("test")
+    assert none == {}
+    for user, place in zip(test_users, found["user_id"], strict=True):
+        known = user in train_users
+        assert place == (train_users.index(user) if known else len(train_users))
+    assert peers.Job.from_json(job.to_json()) == job
+
+
+def test_all_in_their_quick_form(monkeypatch, capsys):
+    ran = []
+
+    class Fake:
+        OPTIONS = {"trials": (int, 5, "how many")}
+
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, quick, trials):
+            ran.append((self.name, quick, trials))
+            return [{"name": self.name}]
+
+        def headline(self, rows):
+            return "rows=1"
+
+    monkeypatch.setattr(command_line.importlib, "import_module", Fake)
+    command_line.main(["all", "--quick"])
+    assert ran == [(module, True, 5) for module in command_line.BENCHMARKS.values()]
+    for wrong, message in (
+        (["all"], "many hours"),
+        (["all", "--quick", "--trials", "2"], "trials"),
+    ):
+        with pytest.raises(SystemExit):
+            command_line.main(wrong)
+        assert message in capsys.readouterr().err
+    command_line.main(["census", "--no-save", "--trials", "2"])
+    assert ran[-1] == ("benchmarks.census", False, 2)

@@ -1,0 +1,294 @@
+import json
+import re
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import tfmoe
+from tests import tables
+from tfmoe.cli import demo
+from tfmoe.cli.app import app
+from tfmoe.cli.by_name import mixture_by_name
+
+runner = CliRunner()
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder: a table, as CSV, and the schema that was proposed and edited."""
+    folder = tmp_path_factory.mktemp("user")
+    df = tables.rows()[["user_id", "movie_id", "genres", "age", "watch", "rating", "mood"]]
+    df.to_csv(folder / "rows.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    """What `schema` and `train` leave behind."""
+    labels = ("--label", "watch", "--label", "rating", "--label", "mood")
+    proposed = run("schema", folder / "rows.csv", *labels, "--out", folder / "schema.yaml")
+    assert proposed.exit_code == 0, proposed.output
+    done = run(
+        *("train", folder / "rows.csv", "--schema", folder / "schema.yaml"),
+        *("--valid", folder / "rows.csv", "--out", folder / "model.keras", "--epochs", 2),
+        *("--gate", "dselect-k", "--num-experts", 3, "--hidden-units", "8,4"),
+        *("--history", folder / "gates.csv"),
+    )
+    assert done.exit_code == 0, done.output
+    assert "on the validation table" in done.output
+    assert "watch_auc" in done.output
+    return folder / "model.keras"
+
+
+def test_schema_proposes_a_file_that_a_person_can_edit(folder, model):
+    schema = tfmoe.Schema.load(folder / "schema.yaml")
+    assert schema.task_names == ("watch", "rating", "mood")
+    assert isinstance(schema.column("genres"), tfmoe.MultiCategorical)
+
+
+def test_a_schema_is_proposed_from_thousands_of_wide_rows(tmp_path):
+    wide = pd.DataFrame({f"c{i}": ["x" * 40] * 3000 for i in range(30)})
+    wide["market"], wide["y"] = ["de"] * 2500 + ["fr"] * 500, [0, 1] * 1500
+    text = wide.to_csv(index=False).replace("y\n", "y,,\n", 1).replace("0\n", "0,,\n")
+    (tmp_path / "rows.csv").write_text(text.replace("1\n", "1,,\n"))
+    out = tmp_path / "schema.yaml"
+    done = run(
+        "schema", tmp_path / "rows.csv", "--label", "y", "--task-column", "market", "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    assert tfmoe.Schema.load(out).task_names == ("de", "fr")
+
+
+def test_evaluate_prints_metrics(folder, model):
+    done = run("evaluate", model, folder / "rows.csv")
+    assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in ("watch_auc", "rating_rmse", "mood_accuracy"))
+
+
+def test_predict_writes_a_row_for_each_input_row(folder, model):
+    done = run("predict", model, folder / "rows.csv", "--out", folder / "predictions.csv")
+    assert done.exit_code == 0, done.output
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert set(predictions) == {"mood_bad", "mood_good", "mood_so-so", "rating", "watch"}
+    assert len(predictions) == 300
+    again = run("predict", model, folder / "rows.csv", "--out", folder / "predictions.csv")
+    assert again.exit_code == 1
+    assert "is there already" in " ".join(again.output.split())
+
+
+def test_export_writes_a_version(folder, model):
+    done = run("export", model, folder / "serving")
+    assert done.exit_code == 0, done.output
+    assert (folder / "serving" / "1" / "saved_model.pb").exists()
+
+
+def test_extract_writes_a_model_of_one_task(folder, model):
+    out = folder / "rating.keras"
+    arguments = ("extract", model, "--task", "rating", "--data", folder / "rows.csv")
+    done = run(*arguments, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"Parameters: [\d,]+ of [\d,]+", done.output)
+    df = pd.read_csv(folder / "rows.csv")
+    whole, extracted = (
+        keras.saving.load_model(path).predict(df, verbose=0) for path in (model, out)
+    )
+    assert list(extracted) == ["rating"]
+    assert "rating_rmse" in run("evaluate", out, folder / "rows.csv").output
+    np.testing.assert_allclose(extracted["rating"], whole["rating"], rtol=1e-5)
+    again = run(*arguments, "--out", out)
+    assert again.exit_code == 1
+    assert "is there already" in " ".join(again.output.split())
+
+
+def test_report_writes_pictures_and_numbers(folder, model):
+    arguments = ("report", model, folder / "rows.csv", "--out", folder / "report")
+    done = run(*arguments, "--history", folder / "gates.csv")
+    assert done.exit_code == 0, done.output
+    assert "experts used" in done.output
+    found = {path.name for path in (folder / "report").iterdir()}
+    assert found == {"gate.png", "gate_curves.png", "gate_history.png", "gates.csv"}
+    history = pd.read_csv(folder / "gates.csv")
+    assert set(history["epoch"]) == {1, 2}
+    again = run(*arguments)
+    assert again.exit_code == 1
+    assert "is there already" in " ".join(again.output.split())
+
+
+@pytest.mark.parametrize(
+    "gate", ["balanced-top-k", "comet", "entmax", "gumbel", "relu", "sparsemax", "task-aware"]
+)
+def test_every_gate_has_a_name(gate):
+    mixture = mixture_by_name("mmoe", gate, 4, 3, "8")
+    mixture.num_tasks = 2
+    assert mixture(np.ones((1, 5))).shape == (1, 2, 8)
+    assert mixture.gate.num_nonzeros in (3, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "none.keras", "x.csv"], "There is no model at none.keras"),
+        (["schema", "none.csv", "--label", "y"], "No file matches. Received source='none.csv'"),
+        (["demo", "--data", "ml-9m"], "ml-9m"),
+    ],
+)
+def test_errors_come_without_a_traceback(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_names_of_results_are_checked_before_the_work(folder, model):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    for name, message in {"model": "ends in .keras", "model.keras": "is there already"}.items():
+        done = run(*arguments, "--out", folder / name)
+        assert (done.exit_code, message in " ".join(done.output.split())) == (1, True)
+    done = run("predict", model, folder / "rows.csv", "--out", folder / "new" / "rows.csv")
+    assert done.exit_code == 0, done.output
+    assert len(pd.read_csv(folder / "new" / "rows.csv")) == 300
+
+
+def test_a_bad_cell_is_told_without_a_traceback(folder, model, tmp_path):
+    bad = pd.read_csv(folder / "rows.csv").assign(watch=7)
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    trained = run(*arguments, "--out", tmp_path / "m.keras", "--valid", tmp_path / "bad.csv")
+    for done in (run("evaluate", model, tmp_path / "bad.csv"), trained):
+        assert done.exit_code == 1
+        assert done.output.splitlines()[-1].startswith("Error:") or "Error:" in done.output
+        assert "'watch'" in done.output
+        assert "Traceback" not in done.output
+    (tmp_path / "bad.yaml").write_text("columns: [")
+    done = run(*arguments[:2], "--schema", tmp_path / "bad.yaml", "--out", tmp_path / "m.keras")
+    assert "is no YAML" in " ".join(done.output.split())
+
+
+def test_train_rejects_what_it_does_not_know(folder, model):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    done = run(*arguments, "--gate", "hard", "--out", folder / "other.keras")
+    assert done.exit_code == 1
+    assert "--gate hard" in done.output
+    done = run(*arguments, "--hidden-units", "8-4", "--out", folder / "other.keras")
+    assert "--hidden-units 8-4" in done.output
+    assert not (folder / "other.keras").exists()
+
+
+def test_train_in_half_precision(folder, model):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    arguments += ("--out", folder / "half.keras", "--epochs", 1, "--hidden-units", "4")
+    assert "--dtype bfloat16." in run(*arguments, "--dtype", "bfloat16").output
+    done = run(*arguments, "--dtype", "mixed_bfloat16")
+    assert done.exit_code == 0, done.output
+    assert keras.config.dtype_policy().name == "float32"
+    half = keras.saving.load_model(folder / "half.keras")
+    assert half.mixture.compute_dtype == half.encoder.compute_dtype == "bfloat16"
+    assert run("evaluate", folder / "half.keras", folder / "rows.csv").exit_code == 0
+
+
+def test_rows_of_one_task_each_all_the_way(tmp_path):
+    df = tables.rows()[["user_id", "age", "device", "watch"]]
+    df["market"] = np.where(df["user_id"] % 3 == 0, "NA", "7")
+    df.to_csv(tmp_path / "rows.csv", index=False)
+    rows, schema, model = (tmp_path / name for name in ("rows.csv", "schema.yaml", "m.keras"))
+    proposed = ("schema", rows, "--label", "watch", "--task-column", "market", "--out", schema)
+    two_labels = (*proposed[:-1], tmp_path / "other.yaml", "--label", "age")
+    done = run(*proposed)
+    assert done.exit_code == 0, done.output
+    read = tfmoe.Schema.load(schema)
+    assert (read.task_names, read.task_keys) == (("market_7", "NA"), ("7", "NA"))
+    assert {task.raw for task in read.tasks} == {"watch"}
+    assert "--task-column market with 2 labels" in run(*two_labels).output
+    options = ("--gate", "task-aware", "--num-experts", 4, "--hidden-units", "4", "--epochs", 1)
+    history = ("--history", tmp_path / "gates.csv")
+    done = run("train", rows, "--schema", schema, "--out", model, *options, *history)
+    assert done.exit_code == 0, done.output
+    assert "market_7_auc" in done.output
+    # Not a missing value, wherever a table is read.
+    done = run("report", model, rows, "--out", tmp_path / "report", *history)
+    assert done.exit_code == 0, done.output
+    assert "NA" in done.output
+    out = ("--task", "NA", "--by", "usage", "--threshold", 0.1, "--out", tmp_path / "de.keras")
+    done = run("extract", model, *out)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"Experts kept: \d", done.output)
+    df[df["market"] == "NA"].to_csv(tmp_path / "de.csv", index=False)
+    done = run("predict", tmp_path / "de.keras", tmp_path / "de.csv", "--out", tmp_path / "p.csv")
+    assert done.exit_code == 0, done.output
+    assert list(pd.read_csv(tmp_path / "p.csv")) == ["score"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "keys"),
+    [
+        ([True, False], ("False", "True"), ("False", "True")),
+        (["2020-01-01", "2020-02-01"], ("m_2020_01_01", "m_2020_02_01"), None),
+        ([2.0, 10.0], ("m_2", "m_10"), ("2", "10")),
+        (["fr FR", "fr-FR"], ("m_fr_FR", "m_fr_FR_2"), ("fr FR", "fr-FR")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_keys_of_tasks_are_text(tmp_path, cells, names, keys, kind):
+    df = pd.DataFrame({"m": cells, "n": [1.5, 2.5], "y": [0, 1]})
+    rows, out = tmp_path / f"rows.{kind}", tmp_path / "schema.yaml"
+    df.to_csv(rows, index=False) if kind == "csv" else df.to_parquet(rows)
+    done = run("schema", rows, "--label", "y", "--task-column", "m", "--out", out)
+    if isinstance(cells[0], float) and kind == "csv":
+        names, keys = ("m_2_0", "m_10_0"), ("2.0", "10.0")  # as training reads them
+    assert done.exit_code == 0, done.output
+    schema = tfmoe.Schema.load(out)
+    assert (schema.task_names, schema.task_keys) == (names, keys or tuple(cells))
+    tfmoe.Preprocessor(schema).fit(rows)
+
+
+def test_what_is_left_out_of_a_schema_is_told(tmp_path):
+    rows = pd.DataFrame({"n": [1.5], "y": [1], "day": pd.to_datetime(["2020-01-01"])})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    out = tmp_path / "a[best].yaml"
+    done = run("schema", tmp_path / "rows.parquet", "--label", "y", "--out", out)
+    assert done.exit_code == 0, done.output
+    output = "".join(done.output.split())
+    assert "Leftout['day']" in output
+    assert "a[best].yaml" in output
+
+
+def test_other_models_are_refused(tmp_path):
+    keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "plain.keras")
+    (tmp_path / "file").touch()
+    done = run("evaluate", tmp_path / "plain.keras", "rows.csv")
+    assert (done.exit_code, "a Sequential" in " ".join(done.output.split())) == (1, True)
+    done = run("export", tmp_path / "plain.keras", tmp_path / "file")
+    assert (done.exit_code, "which is a file" in " ".join(done.output.split())) == (1, True)
+
+
+def test_mod_squad_has_a_name():
+    mixture = mixture_by_name("mod-squad", None, 4, 3, "16,8")
+    assert (mixture.dim, mixture.blocks[0].num_experts) == (8, 4)
+    assert mixture.blocks[0].num_chosen == 3
+
+
+def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
+    split = tfmoe.data.synthetic_ratings(num_rows=3000, num_users=100, num_movies=80)
+    monkeypatch.setattr("tfmoe.datasets.synthetic.synthetic_ratings", lambda seed: split)
+    monkeypatch.setattr(demo, "SYNTHETIC", demo.Settings(units=4, batch_size=256, epochs=1))
+    (tmp_path / "1").mkdir()  # an earlier run
+    done = run("demo", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "2"
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"gates.png", "model.keras", "predictions.csv", "results.json", "serving"}
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["model"] for row in rows] == ["SharedBottom", "MMoE", "DSelect-k"]
+    assert all(0 < row["watch_auc"] < 1 and row["rows_per_s"] > 0 for row in rows)
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert len(predictions) == 10
+    assert np.isfinite(predictions[["watch_predicted", "rating_predicted"]]).all(axis=None)
+    assert (folder / "gates.png").stat().st_size > 10_000

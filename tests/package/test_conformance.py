@@ -1,0 +1,202 @@
+"""Every public layer keeps every promise of conformance.py."""
+
+from functools import partial
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+
+import tfmoe
+from tests.package import conformance
+
+UNIFORM = keras.initializers.RandomUniform(-0.5, 0.5, seed=3)
+PERMUTATION = partial(tfmoe.LearnedPermutation, 40, (0.5, 0.1), (25, 50), 0.01)
+DECAY = keras.optimizers.schedules.ExponentialDecay(2.0, 10, 0.9)
+STACK = {
+    "hidden_units": (5, 4),
+    "activation": "gelu",
+    "dropout": 0.25,
+    "layer_norm": True,
+    "kernel_initializer": UNIFORM,
+}
+SCHEMA = tfmoe.Schema(
+    columns=[
+        tfmoe.Numeric("age"),
+        tfmoe.Categorical("city", dim=3),
+        tfmoe.MultiCategorical("cities", share="city", pooling="sum"),
+        tfmoe.Sequence("visits", share="city", pooling="max"),
+        tfmoe.MultiCategorical("tags", dim=2),
+        tfmoe.Numeric("income", transform="buckets", dim=2),
+    ],
+    tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend")],
+)
+SIZES = {"city": 9, "tags": 6, "income": 7}
+
+
+class Case(NamedTuple):
+    """A layer with no argument at its default, and what it is called with."""
+
+    make: partial
+    inputs: object
+    options: dict
+
+
+def _matrix(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def _router():
+    return tfmoe.MLPRouter((6,), "tanh", UNIFORM)
+
+
+def _ids(size, *shape):
+    return np.random.default_rng(0).integers(0, size, shape).astype("int32")
+
+
+FEATURES = {
+    "age": _matrix(4),
+    "city": _ids(9, 4),
+    "cities": _ids(9, 4, 3),
+    "visits": _ids(9, 4, 5),
+    "tags": _ids(6, 4, 2),
+    "income": _ids(7, 4),
+}
+
+
+def _case(kind, *arguments, inputs=None, **keywords):
+    options = {
+        key: keywords.pop(key) for key in ("aux", "keeps_float32", "defaults") if key in keywords
+    }
+    inputs = _matrix(4, 5) if inputs is None else inputs
+    return Case(partial(kind, *arguments, **keywords), inputs, options)
+
+
+def _gates():
+    static = [
+        _case(tfmoe.SoftmaxGate, 2, 3, 2.0, "static", UNIFORM, aux=True),
+        _case(tfmoe.TopKGate, 2, 4, 3, True, "static", UNIFORM, 7, aux=True),
+        _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, "static", "penalty", aux=True),
+        _case(tfmoe.GumbelGate, 2, 4, 2, DECAY, "static", UNIFORM, 7, aux=True),
+        _case(tfmoe.SparsemaxGate, 2, 4, "static", UNIFORM, aux=True),
+        _case(tfmoe.EntmaxGate, 2, 4, "static", UNIFORM, aux=True),
+        _case(tfmoe.ReLUGate, 2, 4, 3, 0.5, "static", UNIFORM, aux=True),
+        _case(tfmoe.CometGate, 2, 5, 3, 2.0, DECAY, "static", PERMUTATION(), aux=True),
+        _case(tfmoe.BalancedTopKGate, 2, 4, 3, 0.1, "static", UNIFORM, aux=True),
+    ]
+    routed = [
+        _case(tfmoe.SoftmaxGate, 2, 3, 2.0, _router(), UNIFORM, aux=True),
+        _case(tfmoe.TopKGate, 2, 4, 3, True, _router(), UNIFORM, 7, aux=True),
+        _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, _router(), "penalty", aux=True),
+        _case(tfmoe.GumbelGate, 2, 4, 2, DECAY, _router(), UNIFORM, 7, aux=True),
+        _case(tfmoe.SparsemaxGate, 2, 4, _router(), UNIFORM, aux=True),
+        _case(tfmoe.EntmaxGate, 2, 4, _router(), UNIFORM, aux=True),
+        _case(tfmoe.ReLUGate, 2, 4, 3, 0.5, _router(), UNIFORM, aux=True),
+        _case(tfmoe.CometGate, 2, 5, 3, 2.0, DECAY, _router(), PERMUTATION(), aux=True),
+        _case(tfmoe.BalancedTopKGate, 2, 4, 3, 0.1, _router(), UNIFORM, aux=True),
+    ]
+    hashed = {"inputs": _matrix(4, 5), "ids": _ids(9, 4)}
+    one_task = {"inputs": _matrix(4, 5), "task": np.array([2, 0, 1, 2], "int32")}
+    by_task = [
+        _case(tfmoe.TaskAwareGate, 3, 4, 3, router, True, UNIFORM, inputs=x, aux=True)
+        for router in (
+            tfmoe.TaskRouter(3, (6, 3), "mlp", "tanh", UNIFORM, UNIFORM),
+            tfmoe.TaskRouter(3, (), "low_rank", "tanh", UNIFORM, UNIFORM),
+        )
+        for x in (one_task, _matrix(4, 5))
+    ]
+    return [
+        *static,
+        *routed,
+        *by_task,
+        # Enough tasks for each row's own router to be computed alone.
+        _case(tfmoe.TaskAwareGate, 5, 4, 3, "linear", True, UNIFORM, inputs=one_task, aux=True),
+        _case(tfmoe.HashGate, 2, 4, "user", True, 7, inputs=hashed, aux=True),
+    ]
+
+
+def _mixtures():
+    gate = tfmoe.DSelectKGate(num_nonzeros=3, gamma=2.0, router=_router())
+    top_k = tfmoe.TopKGate(router="static")
+    sparse = {"dispatch": "sparse", "aux": True, "defaults": ["experts"], **STACK}
+    # As configs, for each mixture needs layers of its own.
+    as_config = keras.saving.serialize_keras_object
+    dense = as_config(keras.layers.Dense(4, "tanh", kernel_initializer=UNIFORM))
+    flat = as_config(keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)]))
+    ready = {"dispatch": "dense", "aux": True, **STACK}
+    images = _matrix(4, 2, 3)
+    return [
+        _case(tfmoe.MMoE, 2, 5, gate=gate, **sparse),
+        _case(tfmoe.MMoE, 2, 5, gate=tfmoe.TopKGate(), **sparse),
+        _case(tfmoe.OMoE, 2, 5, gate=top_k, **sparse),
+        _case(tfmoe.MMoE, 2, 3, gate=gate, experts=[dense] * 3, **ready),
+        _case(tfmoe.OMoE, 2, 2, gate=top_k, experts=[flat] * 2, **ready, inputs=images),
+        _case(tfmoe.SharedBottom, 2, **STACK, aux=True),
+    ]
+
+
+def _transformers():
+    tokens, present = _matrix(6, 5, 6), np.arange(5) < np.array([5, 4, 5, 3, 5, 2])[:, None]
+    task = np.array([0, 1, 1, 0, 1, 0], "int32")
+    gate = tfmoe.TopKGate(num_nonzeros=3, usage_decay=0.8)
+    shared = {"gate": gate, "mlp_ratio": 2.0, "causal": True, "dropout": 0.25, "aux": True}
+    block = {"tokens": tokens, "present": present, "task": task}
+    one = {"inputs": (tokens, present), "task": task}
+    kept = [[0, 1, 3, 4], [4, 3, 2, 1]]
+    return [
+        _case(tfmoe.ModSquadBlock, 2, 5, dispatch="dense", kept=kept, inputs=block, **shared),
+        *(
+            _case(tfmoe.ModSquad, 2, 6, 1, 5, **shared, **more, pooling="last", kept=kept)
+            for more in (
+                {"dispatch": "sparse", "inputs": one},
+                {"dispatch": "dense", "inputs": (tokens, present)},
+            )
+        ),
+    ]
+
+
+CASES = [
+    *_gates(),
+    *_mixtures(),
+    *_transformers(),
+    _case(tfmoe.MLPRouter, (6, 3), "tanh", UNIFORM),
+    Case(PERMUTATION, _matrix(4, 3, 5), {"keeps_float32": True}),
+    _case(tfmoe.Experts, 3, **STACK, last_activation="tanh"),
+    _case(tfmoe.Experts, 20, **STACK, last_activation="tanh"),
+    _case(tfmoe.Experts, 3, **STACK, last_activation="tanh", inputs=_matrix(4, 3, 5)),
+    _case(tfmoe.Towers, (1, 3), **STACK, inputs=_matrix(4, 2, 5), keeps_float32=True),
+    _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens"]),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES),
+]
+
+
+def _name(case):
+    routers = [a for a in case.make.args if a == "static" or isinstance(a, tfmoe.MLPRouter)]
+    parts = [case.make.func, *map(type, routers)]
+    return "-".join([part.__name__ for part in parts] + [str(getattr(case.inputs, "ndim", 0))])
+
+
+each_case = pytest.mark.parametrize("case", CASES, ids=_name)
+
+
+@each_case
+def test_layer_keeps_its_promises(case):
+    conformance.check_layer(case.make, case.inputs, **case.options)
+
+
+@each_case
+def test_layer_survives_saving(case, tmp_path):
+    conformance.check_saving(case.make, case.inputs, tmp_path)
+
+
+def test_no_public_layer_escapes():
+    public = {getattr(tfmoe, name) for name in tfmoe.__all__}
+    layers = {
+        one
+        for one in public
+        if isinstance(one, type)
+        and issubclass(one, keras.layers.Layer)
+        and not issubclass(one, keras.Model)
+    }
+    assert layers == {case.make.func for case in CASES}

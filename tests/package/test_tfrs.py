@@ -1,0 +1,50 @@
+"""TensorFlow Recommenders needs Keras 2, so each of these runs in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.package.test_readme import python_blocks
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, **environment):
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_tfrs_model_trains_saves_and_exports_a_mixture(tmp_path):
+    done = run(ROOT / "tests" / "tfrs_ranking.py", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.endswith("done\n")
+
+
+def test_without_keras_2_it_says_what_to_do():
+    done = run("-c", "import tfmoe.tfrs", TF_USE_LEGACY_KERAS="0")
+    assert done.returncode == 1
+    assert "TF_USE_LEGACY_KERAS='0'. Set that environment variable to 1" in done.stderr
+
+
+def test_the_readme_example_trains(tmp_path):
+    (example,) = (block for block in python_blocks() if "tfrs" in block)
+    script = tmp_path / "example.py"
+    script.write_text(
+        example
+        + """
+rows = {"movie_id": tf.range(64), "watch": tf.ones((64, 1)), "rating": tf.ones((64, 1))}
+model = Ranker()
+model.compile(optimizer=tf.keras.optimizers.Adam(0.01))
+history = model.fit(tf.data.Dataset.from_tensors(rows), epochs=9, verbose=0).history
+assert history["loss"][-1] < 0.9 * history["loss"][0], history
+"""
+    )
+    done = run(script, TF_USE_LEGACY_KERAS="1")
+    assert done.returncode == 0, done.stderr[-3000:]

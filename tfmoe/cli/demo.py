@@ -1,0 +1,180 @@
+"""Three models on one table, side by side: what `tfmoe demo` runs."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+from tfmoe.cli.progress import ProgressLine
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.gates.dselect_k import DSelectKGate
+from tfmoe.model.model import MultiTaskModel
+from tfmoe.reports.gate_use import gate_use
+from tfmoe.reports.pictures import draw_gates
+from tfmoe.structures.mmoe import MMoE
+from tfmoe.structures.shared_bottom import SharedBottom
+
+
+class Settings(NamedTuple):
+    """What fits a data set: units of an expert, rows of a batch, most epochs."""
+
+    units: int
+    batch_size: int
+    epochs: int
+
+
+# Units are what tasks in conflict run out of, and the generated world is small.
+SYNTHETIC = Settings(units=16, batch_size=512, epochs=15)
+MOVIELENS = Settings(units=128, batch_size=4096, epochs=8)
+
+
+class Trained(NamedTuple):
+    """One model and what was measured of it.
+
+    Attributes:
+        model: `MultiTaskModel`, with the weights of its best epoch.
+        row: dict: `model`, each task's metrics on the test part, `parameters`,
+            `epochs`, `rows_per_s` in training after the first epoch.
+        use: `GateUse`, or None without a gate.
+    """
+
+    model: MultiTaskModel
+    row: dict
+    use: object
+
+
+def mixtures(units):
+    """The demo's mixtures by name: one network of `units`, and eight such, gated."""
+    return {
+        "SharedBottom": SharedBottom(hidden_units=(units,)),
+        "MMoE": MMoE(num_experts=8, hidden_units=(units,)),
+        "DSelect-k": MMoE(
+            num_experts=8,
+            hidden_units=(units,),
+            gate=DSelectKGate(num_nonzeros=2, entropy_reg=0.01),
+        ),
+    }
+
+
+class _Speed(keras.callbacks.Callback):
+    """Seconds spent in each epoch's training batches."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.stop = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(self.stop - self.start)
+
+
+def run(split, mixtures, epochs, batch_size, seed=0, console=None):
+    """Fits the preprocessor, then trains and measures a model for each mixture.
+
+    The weights kept are those of the epoch with the lowest validation loss; the test
+    part is read once.
+
+    Args:
+        split: `Split` with train, valid and test part and a schema.
+        mixtures: dict of mixtures by name.
+        epochs: int >= 1, at most; training stops after two without an improvement.
+        batch_size: int >= 1.
+        seed: int.
+        console: `rich.console.Console` for progress, or None.
+
+    Yields:
+        `Trained`, one for each model.
+    """
+    preprocessor = Preprocessor(split.schema).fit(split.train)
+    train = preprocessor.dataset(split.train, batch_size=batch_size, shuffle=True, seed=seed)
+    valid = preprocessor.dataset(split.valid, batch_size=batch_size)
+    test = preprocessor.dataset(split.test, batch_size=batch_size)
+    for name, mixture in mixtures.items():
+        keras.utils.set_random_seed(seed)
+        model = MultiTaskModel(preprocessor, mixture)
+        model.compile("adam")
+        speed = _Speed()
+        best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+        line = ProgressLine(f"{name:<12}", console)
+        with line.progress:
+            model.fit(
+                train,
+                validation_data=valid,
+                epochs=epochs,
+                callbacks=[line, best, speed],
+                verbose=0,
+            )
+        scores = model.evaluate(test, verbose=0)
+        uses = gate_use(model, split.test)
+        # The first epoch compiles.
+        later = speed.seconds[1:] or speed.seconds
+        row = {
+            "model": name,
+            **{key: float(value) for key, value in scores.items()},
+            "parameters": model.count_params(),
+            "epochs": len(speed.seconds),
+            "rows_per_s": len(split.train) * len(later) / sum(later),
+        }
+        yield Trained(model, row, uses[0] if uses else None)
+
+
+def table(trained, schema):
+    """The demo's results as a `rich.table.Table`."""
+    from rich.table import Table
+
+    shown = Table(title="On the test part")
+    shown.add_column("model")
+    columns = []
+    for task in schema.tasks:
+        metric = "rmse" if f"{task.name}_rmse" in trained[0].row else "auc"
+        columns.append(f"{task.name}_{metric}")
+        shown.add_column(f"{task.name} {metric.upper()}", justify="right")
+    shown.add_column("experts used per task", justify="right")
+    for title in ("parameters", "epochs", "rows/s"):
+        shown.add_column(title, justify="right")
+    for one in trained:
+        used = "-" if one.use is None else ", ".join(f"{n:.1f}" for n in one.use.num_used)
+        shown.add_row(
+            one.row["model"],
+            *(f"{one.row[column]:.4f}" for column in columns),
+            used,
+            f"{one.row['parameters']:,}",
+            str(one.row["epochs"]),
+            f"{one.row['rows_per_s']:,.0f}",
+        )
+    return shown
+
+
+def served_predictions(model, version, rows):
+    """Predictions of raw rows by the written SavedModel, as a DataFrame beside them."""
+    import tensorflow as tf
+
+    from tfmoe.serving.export import tensors
+
+    served = tf.saved_model.load(str(version)).signatures["serving_default"]
+    answers = served(**tensors(model.preprocessor, rows))
+    inputs = rows[[column.raw for column in model.schema.columns]].reset_index(drop=True)
+    predicted = {f"{task}_predicted": values.numpy() for task, values in answers.items()}
+    labels = rows[[task.raw for task in model.schema.tasks]].reset_index(drop=True)
+    return inputs.join(labels).assign(**predicted)
+
+
+def new_folder(path):
+    """Makes `path/1`, or the next free number: an earlier run is never written over."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    number = 1 + max([int(p.name) for p in path.iterdir() if p.name.isdigit()], default=0)
+    folder = path / str(number)
+    folder.mkdir()
+    return folder
+
+
+def draw(trained, schema, path):
+    """The heat map of every model that has a gate."""
+    uses = {one.row["model"]: one.use for one in trained if one.use is not None}
+    draw_gates(uses, [task.name for task in schema.tasks], path)

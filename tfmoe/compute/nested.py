@@ -1,0 +1,79 @@
+"""Arguments that are layers are recipes: their holder keeps a copy of its own."""
+
+import warnings
+
+import keras
+
+
+def config_of(layer):
+    """What `get_config` of the holder stores for a layer given as an argument."""
+    config = _plain(keras.saving.serialize_keras_object(layer))
+    # A layer that was called before notes its input's shape here; the holder's copy is
+    # built by the holder.
+    config.pop("build_config", None)
+    return config
+
+
+def given(recipe):
+    """The layer behind an argument: itself, or rebuilt from a saved config."""
+    if isinstance(recipe, dict):
+        return keras.saving.deserialize_keras_object(recipe)
+    return recipe
+
+
+def filled(config, owner, name=None, **values):
+    """A new layer from a recipe's config, with what the holder knows filled in.
+
+    Args:
+        config: from `config_of`.
+        owner: str, who fills in, for the error.
+        name: str or None, the new layer's name.
+        **values: constructor arguments; those the recipe leaves at None are set.
+
+    Raises:
+        ValueError: if the recipe already says something else.
+    """
+    config = _plain(config)
+    for argument, value in values.items():
+        stated = config["config"].get(argument)
+        if stated is not None and stated != value:
+            raise ValueError(
+                f"{owner} sets `{argument}` of its {config['class_name']} to {value!r}. "
+                f"Received {argument}={stated!r} there. Leave it out."
+            )
+        config["config"][argument] = value
+    if name is not None:
+        config["config"]["name"] = name
+    try:
+        return keras.saving.deserialize_keras_object(config)
+    except TypeError as error:
+        # Keras wraps the constructor's own error in many lines of config.
+        if isinstance(error.__context__, ValueError):
+            raise error.__context__ from error
+        raise
+
+
+def _plain(config):
+    """A copy of plain dicts and lists. Keras wraps those that a layer holds in ones that
+    know the layer, which `copy.deepcopy` would copy as well.
+
+    Its marks of sharing are left out: while a file is loaded Keras tells objects by their
+    address, and recipes that are gone by then leave theirs to the next one, which would
+    be taken for the same object.
+    """
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items() if key != "shared_object_id"}
+    if isinstance(config, list | tuple):
+        return [_plain(value) for value in config]
+    return config
+
+
+def warn_of_policies(mixture, policy):
+    """Warns if a model's mixture computes in another precision than the rest, which is slow."""
+    if mixture.dtype_policy.name != policy.name:
+        warnings.warn(
+            f"The mixture was made under the policy {mixture.dtype_policy.name}, the model under "
+            f"{policy.name}, and each computes in its own. Call keras.config.set_dtype_policy "
+            "before both are made, or pass the same `dtype` to both.",
+            stacklevel=3,
+        )

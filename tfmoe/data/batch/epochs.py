@@ -1,0 +1,303 @@
+"""Packed rows as batches: streaming, shuffling, sharding, and the tf.data.Dataset."""
+
+import os
+import weakref
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
+
+import numpy as np
+
+from tfmoe.data.batch.task_mixer import MixedOrder, TaskMixer
+from tfmoe.data.read.tables import CHUNK_ROWS
+
+SHUFFLE_ROWS = 1_000_000
+
+
+def check_rows(num_rows):
+    """Raises ValueError if there are none."""
+    if not num_rows:
+        raise ValueError(
+            "There must be rows to read. Received a source (or a worker's shard of it) with no "
+            "rows. Check the files and filters, or use fewer shards."
+        )
+
+
+def check_dataset_arguments(schema, batch_size, shuffle, seed, shard, mixer):
+    """Raises what is wrong with the arguments of `Preprocessor.dataset`."""
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(
+                f"dataset needs `{name}` to be an integer of at least {least}. Received "
+                f"{name}={value!r}."
+            )
+    if not isinstance(shuffle, Integral) or shuffle < 0:
+        raise ValueError(
+            "dataset takes `shuffle` as True, False or the number of rows in the shuffle "
+            f"buffer. Received shuffle={shuffle!r}."
+        )
+    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise ValueError(
+            "dataset takes `shard` as (index, count) with 0 <= index < count. Received "
+            f"shard={shard!r}."
+        )
+    if mixer is not None and not (isinstance(mixer, TaskMixer) and schema.task_column):
+        raise ValueError(
+            "dataset takes a TaskMixer as `mixer`, for a schema with a `task_column`. Received "
+            f"mixer={mixer!r} with task_column={schema.task_column!r}. Where every row has the "
+            "labels of all tasks there is nothing to mix: use `Task.weight`."
+        )
+
+
+def raw_chunks(source, plan):
+    """Chunks of raw columns, dicts of Arrow arrays, of a whole source.
+
+    Args:
+        source: `readers.Source`.
+        plan: callable from a table's column names to the kinds of those to read.
+    """
+    for piece in source.pieces():
+        yield from piece.read(plan(piece.names))
+
+
+def packed_chunks(encoder, source, shard=(0, 1), rng=None):
+    """Packed rows of a worker's part of a source, chunk by chunk.
+
+    Args:
+        encoder: `RowEncoder`.
+        source: `readers.Source`.
+        shard: (index, count).
+        rng: NumPy generator that puts the pieces in a random order, or None.
+
+    Yields:
+        int32 `(n, width)`.
+    """
+    index, count = shard
+    pieces, split_rows = source.shard(index, count)
+    numbered = enumerate(source.pieces() if pieces is None else pieces)
+    if rng is not None and pieces is not None:
+        numbered = list(numbered)
+        numbered = [numbered[place] for place in rng.permutation(len(numbered))]
+
+    def read():
+        for number, piece in numbered:
+            # Workers may visit pieces in different orders, so rows are told apart by
+            # their place within the piece; its number spreads the remainders evenly.
+            row = number
+            for chunk in piece.read(encoder.required_columns(piece.names)):
+                num_rows = len(next(iter(chunk.values())))
+                if num_rows:
+                    yield chunk, (index - row) % count if split_rows else None
+                    row += num_rows
+
+    def encode(work):
+        chunk, first = work
+        packed = encoder.encode(chunk)
+        return packed if first is None else packed[first::count]
+
+    yield from ahead(encode, read())
+
+
+def ahead(work, items, workers=None):
+    """`map(work, items)` in threads, in order, as many items ahead as there are threads."""
+    # Each thread holds a chunk, and reading is the limit long before eight of them.
+    workers = workers or min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque()
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def held_rows(encoder, source, shard=(0, 1)):
+    """All packed rows at once.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    chunks = list(packed_chunks(encoder, source, shard))
+    check_rows(sum(map(len, chunks)))
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def mixed(chunks, buffer_rows, rng):
+    """Chunks of the same rows in another order, mixed in a buffer of `buffer_rows` rows.
+
+    The buffer's places are visited in a random order, over and over; each gives its row
+    away and takes the next of the input. So no row moves further than a buffer from its
+    place, and if all rows fit into the buffer their order is uniformly random.
+    """
+    buffer, filled = None, 0
+    places = np.zeros(0, np.int64)
+    for chunk in chunks:
+        if buffer is None:
+            buffer = np.empty((buffer_rows, chunk.shape[1]), chunk.dtype)
+        if filled < buffer_rows:
+            taken = min(buffer_rows - filled, len(chunk))
+            buffer[filled : filled + taken] = chunk[:taken]
+            filled += taken
+            chunk = chunk[taken:]
+        while len(chunk):
+            if not len(places):
+                places = rng.permutation(buffer_rows)
+            now, places = places[: len(chunk)], places[len(chunk) :]
+            yield buffer[now]
+            buffer[now] = chunk[: len(now)]
+            chunk = chunk[len(now) :]
+    if filled:
+        order = rng.permutation(filled)
+        for start in range(0, filled, CHUNK_ROWS):
+            yield buffer[order[start : start + CHUNK_ROWS]]
+
+
+def batched(chunks, batch_size, drop_remainder):
+    """Batches of `batch_size` rows, cut from chunks of any size."""
+    left = []
+    missing = batch_size
+    for chunk in chunks:
+        start = 0
+        while len(chunk) - start >= missing:
+            left.append(chunk[start : start + missing])
+            yield left[0] if len(left) == 1 else np.concatenate(left)
+            start += missing
+            left, missing = [], batch_size
+        if start < len(chunk):
+            left.append(chunk[start:])
+            missing -= len(chunk) - start
+    if left and not drop_remainder:
+        yield np.concatenate(left)
+
+
+class Epochs:
+    """Batches of packed rows; each call starts the next epoch.
+
+    Args:
+        encoder: `RowEncoder`.
+        source: `readers.Source`. A table in memory is encoded here, once.
+        batch_size: int >= 1.
+        shuffle: False, True, or the rows of the shuffle buffer (files only; a table in
+            memory is always permuted as a whole).
+        seed: int; the order follows from it and the epoch's number.
+        shard: (index, count).
+        drop_remainder: whether to leave out a last, smaller batch.
+        mixer: `TaskMixer` or None. With one, files too are encoded here and held.
+    """
+
+    def __init__(self, encoder, source, batch_size, shuffle, seed, shard, drop_remainder, mixer):
+        self._encoder = encoder
+        self._source = source
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._seed = seed
+        self._shard = shard
+        self._drop_remainder = drop_remainder
+        self._epoch = 0
+        self._held = held_rows(encoder, source, shard) if source.held or mixer else None
+        self._mixed = None
+        if mixer:
+            # Workers draw apart from each other, or all would have the same task at once.
+            self._mixed = MixedOrder(mixer, encoder.tasks(self._held), [seed, shard[0]])
+        elif source.listed:
+            # A missing column is told here rather than out of the middle of `model.fit`.
+            encoder.required_columns(source.pieces()[0].names)
+        self._check_batches(self.num_batches)
+
+    def _check_batches(self, num_batches):
+        """Raises ValueError if there are none, for Keras only says that data ran out."""
+        if num_batches == 0 and self._drop_remainder:
+            raise ValueError(
+                "With drop_remainder=True there must be rows for a whole batch. Received a source "
+                f"(or a worker's shard of it) with fewer rows than batch_size={self._batch_size}. "
+                "Take a smaller batch_size, or drop_remainder=False."
+            )
+
+    @property
+    def num_batches(self):
+        """Batches of an epoch if known without reading, else None."""
+        index, count = self._shard
+        if self._held is not None:
+            rows = len(self._held)
+        else:
+            pieces, split_rows = self._source.shard(index, count)
+            counts = [None] if pieces is None else [piece.num_rows for piece in pieces]
+            if None in counts:
+                return None
+            if split_rows:
+                counts = [
+                    len(range((index - number) % count, rows, count))
+                    for number, rows in enumerate(counts)
+                ]
+            rows = sum(counts)
+        return rows // self._batch_size if self._drop_remainder else -(-rows // self._batch_size)
+
+    def __call__(self):
+        rng = np.random.default_rng([self._seed, self._epoch])
+        self._epoch += 1
+        if self._held is not None:
+            yield from self._held_batches(rng)
+            return
+        chunks = packed_chunks(
+            self._encoder, self._source, self._shard, rng if self._shuffle else None
+        )
+        chunks = counted(chunks)
+        if self._shuffle:
+            buffer_rows = SHUFFLE_ROWS if self._shuffle is True else self._shuffle
+            chunks = mixed(chunks, buffer_rows, rng)
+        num_batches = 0
+        for batch in batched(chunks, self._batch_size, self._drop_remainder):
+            num_batches += 1
+            yield batch
+        self._check_batches(num_batches)
+
+    def _held_batches(self, rng):
+        rows, size = self._held, self._batch_size
+        order = None
+        if self._mixed:
+            order = self._mixed.next_epoch()
+        elif self._shuffle:
+            order = rng.permutation(len(rows))
+        last = len(rows) - size + 1 if self._drop_remainder else len(rows)
+        for start in range(0, last, size):
+            stop = start + size
+            yield rows[start:stop] if order is None else rows[order[start:stop]]
+
+
+def counted(chunks):
+    """The chunks, with an error at the end if there were none."""
+    num_rows = 0
+    for chunk in chunks:
+        num_rows += len(chunk)
+        yield chunk
+    check_rows(num_rows)
+
+
+def as_dataset(epochs, encoder, batch_size, drop_remainder, sharded):
+    """The `tf.data.Dataset` of `Epochs`."""
+    import tensorflow as tf
+
+    signature = tf.TensorSpec((batch_size if drop_remainder else None, encoder.width), tf.int32)
+    # TensorFlow never lets go of a generator, so it gets one that does not hold the rows.
+    reference = weakref.ref(epochs)
+    dataset = tf.data.Dataset.from_generator(lambda: reference()(), output_signature=signature)
+
+    def unpack(words):
+        return encoder.unpack(words, tf.bitcast(words, tf.float32))
+
+    dataset = dataset.map(unpack)
+    if epochs.num_batches is not None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(epochs.num_batches))
+    options = tf.data.Options()
+    # There is one map and one prefetch to tune, and the tuner's thread can keep a
+    # finished epoch waiting for seconds.
+    options.autotune.enabled = False
+    if sharded:
+        # Each worker has its part already; tf.distribute must not cut it again.
+        policy = tf.data.experimental.AutoShardPolicy.OFF
+        options.experimental_distribute.auto_shard_policy = policy
+    dataset = dataset.prefetch(4).with_options(options)
+    # Held by the dataset, and so by all that is made of it.
+    dataset.epochs = epochs
+    return dataset

@@ -1,0 +1,211 @@
+"""Raw columns to ids and floats: what every row becomes, in NumPy and Arrow.
+
+The rules, which the exported graph repeats:
+
+- `Numeric`: computed in float64, then cast to float32. NaN and infinities are missing.
+  With y = x, or sign(x) * log1p(|x|) for `"log"`, the feature is
+  `clip((y - mean) * scale, -100, 100)`; a missing cell is `fill` (in raw units), or 0.0
+  if that is None. `"none"` is x, clipped to +-3e38. `"buckets"` is an id,
+  `FIRST_ID + searchsorted(boundaries, x, side="right")`; a missing cell has the bucket of
+  `fill`, or `MISSING_ID` if that is None.
+- `Categorical`: `MISSING_ID` for null, NaN, `MISSING_INT` in an integer column and the
+  empty string in a string column; the vocabulary's id, or `UNKNOWN_ID`.
+- Lists: a cell ends with its last element that is not missing, for a request is padded.
+  Of its positions the first `length` are kept (the last ones for `Sequence`), with
+  `PADDING_ID` for missing elements and after the end. A cell of which no element is left
+  has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
+  cut like `str.split(separator)`; its pieces are compared as text, with the decimal form
+  of the vocabulary if that holds integers, and only the empty piece is missing.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from tfmoe.data import arrow
+from tfmoe.schema.columns import FIRST_ID, MISSING_ID, MISSING_STRING, PADDING_ID
+
+_LARGEST_FEATURE = 100.0
+_LARGEST_FLOAT = 3e38
+
+
+@dataclass(frozen=True)
+class NumericFit:
+    """What was fitted of a `Numeric` column; plain float64 data.
+
+    Args:
+        mean, scale: the feature is `(y - mean) * scale`. 0 and 1 if nothing is scaled.
+        fill: what a missing cell counts as in raw units, or None (then the feature is 0,
+            or the missing id for buckets).
+        boundaries: inner boundaries of the buckets, ascending, float64 `(<= num_buckets - 1,)`;
+            empty without buckets.
+    """
+
+    mean: float = 0.0
+    scale: float = 1.0
+    fill: float | None = None
+    boundaries: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+def log_transform(values):
+    """sign(x) * log(1 + |x|)."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def numeric_feature(values, column, fit):
+    """The feature of a `Numeric` column.
+
+    Args:
+        values: float64 `(n,)` in raw units, NaN for missing.
+        column: `Numeric`.
+        fit: `NumericFit`.
+
+    Returns:
+        float32 `(n,)`, or int32 ids `(n,)` if the column has buckets.
+    """
+    missing = ~np.isfinite(values)
+    gaps = missing.any()
+    if gaps:
+        values = np.where(missing, 0.0 if fit.fill is None else fit.fill, values)
+    if column.embeds:
+        feature = (FIRST_ID + np.searchsorted(fit.boundaries, values, side="right")).astype("int32")
+        empty = MISSING_ID
+    elif column.transform == "none":
+        feature = np.clip(values, -_LARGEST_FLOAT, _LARGEST_FLOAT).astype("float32")
+        empty = 0.0
+    else:
+        scaled = log_transform(values) if column.transform == "log" else values
+        with np.errstate(over="ignore"):
+            scaled = (scaled - fit.mean) * fit.scale
+        feature = np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype("float32")
+        empty = 0.0
+    if gaps and fit.fill is None:
+        feature[missing] = empty
+    return feature
+
+
+class TextCache:
+    """Ids of the last dictionary of strings that came along in a column.
+
+    The chunks of a Parquet row group share their dictionary, which then is looked up
+    once.
+    """
+
+    def __init__(self):
+        self._last = (None, None)
+
+    def ids(self, dictionary, look_up):
+        last, ids = self._last
+        if last is None or not last.equals(dictionary):
+            ids = look_up(dictionary)
+            self._last = (dictionary, ids)
+        return ids
+
+
+def categorical_ids(array, name, table, is_int, cache):
+    """Ids of single values.
+
+    Args:
+        array: Arrow array of n values.
+        name: the raw column's name, for errors.
+        table: `Vocabulary` or `HashTable`.
+        is_int: whether the table's values are integers.
+        cache: the column's `TextCache`.
+
+    Returns:
+        int32 `(n,)`.
+    """
+    if is_int:
+        return table.int_ids(arrow.to_ints(array, name))
+    return _text_ids(arrow.to_text(array, name), table, cache)
+
+
+def _text_ids(text, table, cache):
+    if not pa.types.is_dictionary(text.type):
+        if table.takes_repeats(len(text)):
+            return table.text_ids(text.fill_null(MISSING_STRING))
+        text = text.dictionary_encode()
+
+    def look_up(dictionary):
+        # The last place is for null, here and in the indices.
+        return np.append(table.text_ids(dictionary.fill_null(MISSING_STRING)), np.int32(MISSING_ID))
+
+    ids = cache.ids(text.dictionary, look_up)
+    places = text.indices
+    if places.null_count:
+        places = places.fill_null(len(ids) - 1)
+    return ids.take(places.to_numpy(zero_copy_only=False))
+
+
+def list_ids(array, column, table, is_int, length, cache):
+    """Ids of a list column's cells.
+
+    Args:
+        array: Arrow array of n cells, lists or separated strings.
+        column: `MultiCategorical` or `Sequence`.
+        table, is_int, cache: as in `categorical_ids`.
+        length: int >= 1, the number of positions kept.
+
+    Returns:
+        int32 `(n, length)`.
+    """
+    if column.separator is None or arrow.is_list(array.type):
+        return _padded_ids(array, column, table, is_int, length, cache)
+    # Separated strings repeat, "Action|Comedy": cut and look up the different ones.
+    text = arrow.to_text(array, column.raw)
+    if not pa.types.is_dictionary(text.type):
+        text = text.dictionary_encode()
+
+    def look_up(dictionary):
+        cells = pa.concat_arrays([dictionary, pa.nulls(1, dictionary.type)])
+        return _padded_ids(cells, column, table, False, length, TextCache())
+
+    ids = cache.ids(text.dictionary, look_up)
+    places = text.indices.fill_null(len(ids) - 1).to_numpy(zero_copy_only=False)
+    return ids.take(places, axis=0)
+
+
+def _padded_ids(array, column, table, is_int, length, cache):
+    elements, lengths = arrow.split_lists(array, column)
+    ids = categorical_ids(elements, column.raw, table, is_int, cache)
+    # No value has the missing id, so it marks the elements to skip.
+    ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
+    starts = np.cumsum(lengths) - lengths
+    lengths = _up_to_last_present(ids, starts, lengths)
+    if column.keeps_last:
+        starts = starts + np.maximum(lengths - length, 0)
+    kept = np.minimum(lengths, length)
+    places = np.arange(length)
+    inside = places < kept[:, None]
+    padded = np.full((len(lengths), length), PADDING_ID, np.int32)
+    padded[inside] = ids[(starts[:, None] + places)[inside]]
+    padded[(padded == PADDING_ID).all(axis=1), 0] = MISSING_ID
+    return padded
+
+
+def _up_to_last_present(ids, starts, lengths):
+    """Each cell's length without the missing elements at its end."""
+    cells = np.repeat(np.arange(len(lengths)), lengths)
+    present = np.flatnonzero(ids != PADDING_ID)
+    trimmed = np.zeros_like(lengths)
+    # Places ascend, and of several values for one cell NumPy keeps the last.
+    trimmed[cells[present]] = present - starts[cells[present]] + 1
+    return trimmed
+
+
+def weight_values(array, name):
+    """Row weights as float32 `(n,)`.
+
+    Raises:
+        ValueError: if one is missing, infinite or below 0.
+    """
+    weights = arrow.to_floats(array, name)
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise ValueError(
+            f"`weight_column` must hold a finite weight of at least 0 in every row. Received "
+            f"{name}={weights[bad][0]} in row {np.flatnonzero(bad)[0]} of a chunk. Give rows "
+            "that should not count the weight 0."
+        )
+    return weights.astype(np.float32)

@@ -1,0 +1,233 @@
+"""The Preprocessor's look-ups once more, as a TensorFlow graph over raw rows.
+
+The rules are those of `tfmoe.data.encode.columns`. Where a table has None, a request has NaN
+for a number, `MISSING_INT` for an integer, the empty string for a string; lists are
+padded to a common length with the same. A row's task comes as its key's text.
+"""
+
+import numpy as np
+
+from tfmoe.data.encode.hashing import HASH_KEY
+from tfmoe.schema.columns import (
+    FIRST_ID,
+    MISSING_ID,
+    MISSING_INT,
+    MISSING_STRING,
+    PADDING_ID,
+    UNKNOWN_ID,
+    Categorical,
+    MultiCategorical,
+    Numeric,
+)
+
+NO_TASK = -1
+
+
+def is_text(preprocessor, column):
+    """Whether the raw column holds strings."""
+    if isinstance(column, Numeric):
+        return False
+    return preprocessor.dtypes[column.name] == "string" or _is_separated(column)
+
+
+def _is_separated(column):
+    return isinstance(column, MultiCategorical) and column.separator is not None
+
+
+def is_padded(column):
+    """Whether the raw column is a matrix: a list of values a row."""
+    return isinstance(column, MultiCategorical) and column.separator is None
+
+
+def signature(preprocessor, task=True):
+    """Dict of `tf.TensorSpec` by column name: what a request holds.
+
+    Args:
+        preprocessor: `Preprocessor`.
+        task: whether a request names its rows' tasks, if the schema has a `task_column`.
+    """
+    import tensorflow as tf
+
+    specs = {}
+    for column in preprocessor.schema.columns:
+        dtype = tf.float64 if isinstance(column, Numeric) else tf.int64
+        if is_text(preprocessor, column):
+            dtype = tf.string
+        shape = (None, None) if is_padded(column) else (None,)
+        specs[column.name] = tf.TensorSpec(shape, dtype, name=column.name)
+    name = preprocessor.schema.task_column
+    if name and task:
+        specs[name] = tf.TensorSpec((None,), tf.string, name=name)
+    return specs
+
+
+def request(preprocessor, df, task=True):
+    """Raw rows of a DataFrame as the arrays of a request.
+
+    Args:
+        preprocessor: `Preprocessor`.
+        df: DataFrame with the schema's raw columns.
+        task: see `signature`.
+
+    Returns:
+        Dict by column name: float64, int64 or object (str) `(n,)`; `(n, longest)` for
+        list cells.
+    """
+    arrays = {}
+    for column in preprocessor.schema.columns:
+        cells = df[column.raw].tolist()
+        text = is_text(preprocessor, column)
+        if isinstance(column, Numeric):
+            arrays[column.name] = np.array([np.nan if c is None else c for c in cells], "float64")
+        elif is_padded(column):
+            arrays[column.name] = _padded(cells, text)
+        else:
+            arrays[column.name] = _plain(cells, text)
+    name = preprocessor.schema.task_column
+    if name and task:
+        arrays[name] = _plain(df[name].tolist(), text=True)
+    return arrays
+
+
+def _is_null(cell):
+    # NaN, pandas.NA and NaT as well: none of them equals itself.
+    return cell is None or (cell == cell) is not True
+
+
+def _plain(cells, text):
+    missing = MISSING_STRING if text else MISSING_INT
+    plain = [missing if _is_null(c) else _as_text(c) if text else int(c) for c in cells]
+    return np.array(plain, object if text else "int64")
+
+
+def _as_text(cell):
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # pandas turns integers with gaps into floats
+    return cell.decode() if isinstance(cell, bytes) else str(cell)
+
+
+def _padded(cells, text):
+    lists = [[] if cell is None or isinstance(cell, float) else list(cell) for cell in cells]
+    missing = MISSING_STRING if text else MISSING_INT
+    width = max([1, *map(len, lists)])
+    rows = [_plain(cell + [missing] * (width - len(cell)), text) for cell in lists]
+    return np.stack(rows) if rows else np.zeros((0, width), object if text else "int64")
+
+
+class RawInputs:
+    """Turns a request's tensors into the model's features; TensorFlow only.
+
+    Args:
+        preprocessor: fitted `Preprocessor`.
+
+    Attributes:
+        tables: dict of `tf.lookup.StaticHashTable`, to be tracked by who exports.
+    """
+
+    def __init__(self, preprocessor):
+        self.preprocessor = preprocessor
+        self.tables = {}
+        for column in preprocessor.schema.columns:
+            if isinstance(column, Categorical) and not self._buckets(column):
+                self._table(column)
+        if preprocessor.schema.task_column:
+            self.tables["_task"] = self._task_table()
+
+    def __call__(self, raw):
+        """Dict of raw tensors by column name to dict of features by column name.
+
+        The task is left out where `raw` lacks it, and `NO_TASK` where its key is unknown.
+        """
+        features = {
+            column.name: self._numeric(column, raw[column.name])
+            if isinstance(column, Numeric)
+            else self._ids(column, raw[column.name])
+            for column in self.preprocessor.schema.columns
+        }
+        name = self.preprocessor.schema.task_column
+        if name in raw:
+            features[name] = self.tables["_task"].lookup(raw[name])
+        return features
+
+    def _task_table(self):
+        import tensorflow as tf
+
+        keys = self.preprocessor.schema.task_keys
+        places = tf.range(len(keys), dtype=tf.int32)
+        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(keys), places)
+        return tf.lookup.StaticHashTable(initializer, NO_TASK)
+
+    def _buckets(self, column):
+        return self.preprocessor.schema.column(column.table).hash_buckets
+
+    def _table(self, column):
+        """The vocabulary of the column, keyed as its raw values are."""
+        import tensorflow as tf
+
+        text = is_text(self.preprocessor, column)
+        key = f"{column.table}_{'text' if text else 'int'}"
+        if key not in self.tables:
+            values = np.asarray(self.preprocessor.vocabulary(column.name))
+            keys = [str(value) for value in values.tolist()] if text else values
+            initializer = tf.lookup.KeyValueTensorInitializer(
+                tf.constant(keys, tf.string if text else tf.int64, shape=(len(values),)),
+                tf.range(FIRST_ID, FIRST_ID + len(values), dtype=tf.int64),
+            )
+            self.tables[key] = tf.lookup.StaticHashTable(initializer, UNKNOWN_ID)
+        return self.tables[key]
+
+    def _numeric(self, column, raw):
+        import tensorflow as tf
+
+        fit = self.preprocessor.numeric[column.name]
+        missing = ~tf.math.is_finite(raw)
+        values = tf.where(missing, np.float64(0 if fit.fill is None else fit.fill), raw)
+        missing = missing if fit.fill is None else tf.zeros_like(missing)
+        if column.embeds:
+            boundaries = tf.constant(np.asarray(fit.boundaries, "float64"))
+            ids = FIRST_ID + tf.searchsorted(boundaries[None], values[None], side="right")[0]
+            return tf.where(missing, MISSING_ID, ids)
+        if column.transform == "none":
+            feature = tf.clip_by_value(values, np.float64(-3e38), np.float64(3e38))
+        else:
+            if column.transform == "log":
+                values = tf.sign(values) * tf.math.log1p(tf.abs(values))
+            scaled = (values - np.float64(fit.mean)) * np.float64(fit.scale)
+            feature = tf.clip_by_value(scaled, np.float64(-100), np.float64(100))
+        return tf.where(missing, np.float32(0), tf.cast(feature, tf.float32))
+
+    def _ids(self, column, raw):
+        import tensorflow as tf
+
+        if _is_separated(column):
+            raw = tf.strings.split(raw, column.separator).to_tensor(MISSING_STRING)
+        text = raw.dtype == tf.string
+        missing = raw == (MISSING_STRING if text else np.int64(MISSING_INT))
+        buckets = self._buckets(column)
+        if buckets:
+            words = raw if text else tf.strings.as_string(raw)
+            ids = FIRST_ID + tf.strings.to_hash_bucket_strong(words, buckets, key=HASH_KEY)
+        else:
+            ids = self._table(column).lookup(raw)
+        ids = tf.cast(ids, tf.int32)
+        if isinstance(column, MultiCategorical):
+            return self._list(column, tf.where(missing, PADDING_ID, ids))
+        return tf.where(missing, MISSING_ID, ids)
+
+    def _list(self, column, ids):
+        """Ids `(b, any)` to the fixed length, with the missing id where nothing is."""
+        import tensorflow as tf
+
+        length = self.preprocessor.lengths[column.name]
+        places = tf.range(tf.shape(ids)[1])
+        present = ids != PADDING_ID
+        # One place more, so that a request of width 0 has a maximum.
+        ends = tf.pad(tf.where(present, places + 1, 0), [[0, 0], [0, 1]])
+        start = tf.zeros_like(ends[:, 0])
+        if column.keeps_last:
+            start = tf.maximum(tf.reduce_max(ends, axis=1) - length, 0)
+        kept = start[:, None] + tf.range(length)
+        kept = tf.gather(tf.pad(ids, [[0, 0], [0, length]]), kept, batch_dims=1)
+        empty = tf.reduce_all(kept == PADDING_ID, axis=1, keepdims=True)
+        first = tf.one_hot(0, length, MISSING_ID, PADDING_ID, dtype=tf.int32)[None]
+        return tf.where(empty, first, kept)

@@ -1,0 +1,246 @@
+"""Chunks of raw columns to packed rows, and packed rows to dicts by column name.
+
+A packed row is a record of 4-byte words: the features in the schema's order, the row's
+task if the schema has a `task_column`, then the labels, then the row's weight. One matrix
+holds ids and floats alike (floats by their bits), so shuffling and batching move whole
+rows at once.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfmoe.data.arrow import to_floats
+from tfmoe.data.encode.columns import (
+    TextCache,
+    categorical_ids,
+    list_ids,
+    numeric_feature,
+    weight_values,
+)
+from tfmoe.data.encode.labels import TaskColumn, label_values
+from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema.tasks import Multiclass
+
+
+def required_columns(schema, names, dtypes, labels, weights):
+    """The raw columns to read from a table, and how a text file should read them.
+
+    Args:
+        schema: `Schema`.
+        names: the table's columns.
+        dtypes: dict of categorical column to `"int"`, `"string"` or None.
+        labels: whether to read the labels that the table has.
+        weights: whether to read the weight column.
+
+    Returns:
+        Dict of raw column to `"float"` (numbers, or true and false), `"int"`, `"string"`,
+        `"text"` (as it is written), `"list"` or None (as found).
+
+    Raises:
+        ValueError: if the table lacks a column that is needed.
+    """
+    wanted = []
+    for column in schema.columns:
+        if isinstance(column, Numeric):
+            wanted.append((column.raw, "float", f"column {column.name!r}"))
+        else:
+            kind = dtypes[column.name]
+            if isinstance(column, MultiCategorical):
+                kind = "list" if column.separator is None else "text"
+            wanted.append((column.raw, kind, f"column {column.name!r}"))
+    if schema.task_column:
+        wanted.append((schema.task_column, "text", "`task_column`"))
+    if weights and schema.weight_column:
+        wanted.append((schema.weight_column, "float", "`weight_column`"))
+    for task in schema.tasks if labels else ():
+        if task.raw in names:
+            wanted.append((task.raw, _label_kind(task), f"task {task.name!r}"))
+            if task.where:
+                wanted.append((schema.where_source(task), "float", f"`where` of {task.name!r}"))
+    absent = {raw: owner for raw, _, owner in wanted if raw not in names}
+    if absent:
+        needs = ", ".join(f"{raw!r} (for {owner})" for raw, owner in absent.items())
+        raise ValueError(
+            f"The table needs the columns of the schema. Received a table without {needs}; its "
+            f"columns are {[str(name) for name in names]}. Add the columns, or name the table's "
+            "own by `source`."
+        )
+    kinds = {}
+    for raw, kind, _ in wanted:
+        other = kinds.get(raw, kind)
+        if {kind, other} == {"string", "text"}:
+            kinds[raw] = "text"
+        else:
+            # Two readers that disagree take the column as the file has it.
+            kinds[raw] = kind if other == kind else None
+    return kinds
+
+
+def _label_kind(task):
+    if isinstance(task, Multiclass) and task.classes and isinstance(task.classes[0], str):
+        return "text"
+    return "float"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a column, label or weight lies in a packed row; `width` None for one word."""
+
+    start: int
+    width: int | None
+    floating: bool
+
+    def of(self, words, floats):
+        """Its part of packed rows, given as int32 and as float32."""
+        rows = floats if self.floating else words
+        if self.width is None:
+            return rows[:, self.start]
+        return rows[:, self.start : self.start + self.width]
+
+    def put(self, values, words, floats):
+        """Writes its values, `(n,)` or `(n, width)`, into rows that lie on their side."""
+        columns = floats if self.floating else words
+        columns[self.start : self.start + (self.width or 1)] = values.T
+
+
+class RowEncoder:
+    """Encodes raw chunks with what a `Preprocessor` has fitted.
+
+    Args:
+        schema: `Schema`.
+        fitted: `Fitted`.
+        labels: whether rows carry labels and weights.
+    """
+
+    def __init__(self, schema, fitted, labels):
+        self.schema = schema
+        self.fitted = fitted
+        self.labels = labels
+        self._caches = {column.name: TextCache() for column in schema.columns}
+        self._features, self._labels = {}, {}
+        self.width = 0
+        for column in schema.columns:
+            floating = isinstance(column, Numeric) and not column.embeds
+            self._features[column.name] = self._slot(fitted.lengths.get(column.name), floating)
+        self._tasks = None
+        if schema.task_column:
+            self._tasks = TaskColumn(schema)
+            self._features[schema.task_column] = self._slot(None, False)
+        if labels:
+            self._labels = {name: self._slot(None, True) for name in schema.output_names}
+            self._weight = self._slot(None, True)
+
+    def _slot(self, width, floating):
+        slot = Slot(self.width, width, floating)
+        self.width += width or 1
+        return slot
+
+    def required_columns(self, names):
+        """The raw columns to read; see `required_columns`.
+
+        Raises:
+            ValueError: if a column is missing, or labels are wanted and there is none.
+        """
+        if self.labels and not any(task.raw in names for task in self.schema.tasks):
+            raise ValueError(
+                "Labels are read from the table. Received a table without any of "
+                f"{[task.raw for task in self.schema.tasks]}; its columns are "
+                f"{[str(name) for name in names]}. For features only pass labels=False."
+            )
+        dtypes = self.fitted.dtypes | dict.fromkeys(self._literal, "text")
+        return required_columns(self.schema, names, dtypes, self.labels, self.labels)
+
+    @cached_property
+    def _literal(self):
+        """Columns whose vocabulary has a `12.0`, which a text file must not turn into `12`."""
+        owners = set()
+        for owner, values in self.fitted.vocabularies.items():
+            if pa.types.is_large_string(values.type):
+                ends = values.filter(pc.ends_with(values, ".0"))
+                if pc.any(pc.match_substring_regex(ends, r"^-?[0-9]+\.0\z")).as_py():
+                    owners.add(owner)
+        return [c.name for c in categorical(self.schema) if c.table in owners]
+
+    def encode(self, chunk):
+        """Packed rows of a chunk.
+
+        Args:
+            chunk: dict of raw column to Arrow array of n values.
+
+        Returns:
+            int32 `(n, width)`.
+        """
+        num_rows = len(next(iter(chunk.values())))
+        # Columns are written one after the other and turned over once: writing each
+        # into its place in every row takes three times as long.
+        words = np.empty((self.width, num_rows), np.int32)
+        floats = words.view(np.float32)
+        for column in self.schema.columns:
+            self._features[column.name].put(self._feature(column, chunk), words, floats)
+        tasks = None
+        if self._tasks:
+            tasks = self._tasks.indices(chunk)
+            self._features[self.schema.task_column].put(tasks, words, floats)
+        if self.labels:
+            for name, values in self._label_values(chunk, tasks):
+                self._labels[name].put(values, words, floats)
+            name = self.schema.weight_column
+            weights = weight_values(chunk[name], name) if name else np.float32(1.0)
+            self._weight.put(weights, words, floats)
+        return np.ascontiguousarray(words.T)
+
+    def _feature(self, column, chunk):
+        array = chunk[column.raw]
+        if isinstance(column, Numeric):
+            fit = self.fitted.numeric[column.name]
+            return numeric_feature(to_floats(array, column.raw), column, fit)
+        table = self.fitted.tables[column.table]
+        is_int = self.fitted.dtypes[column.name] == "int"
+        cache = self._caches[column.name]
+        if isinstance(column, MultiCategorical):
+            length = self.fitted.lengths[column.name]
+            return list_ids(array, column, table, is_int, length, cache)
+        return categorical_ids(array, column.raw, table, is_int, cache)
+
+    def _label_values(self, chunk, tasks):
+        """Yields the name of each output and its labels."""
+        if self._tasks:
+            yield self.schema.output_names[0], self._tasks.labels(chunk, tasks)
+            return
+        for task in self.schema.tasks:
+            if task.raw in chunk:
+                where = self.schema.where_source(task)
+                yield task.name, label_values(chunk[task.raw], task, chunk.get(where), where)
+            else:
+                yield task.name, np.float32(np.nan)
+
+    def tasks(self, words):
+        """The tasks of packed rows, int32 `(n,)`, of a schema with a `task_column`."""
+        return self._features[self.schema.task_column].of(words, None)
+
+    def unpack(self, words, floats):
+        """Packed rows as dicts by name; `(features, labels, weights)`, or features only.
+
+        Args:
+            words, floats: the rows as int32 and as float32 `(n, width)`, NumPy or tensors.
+        """
+        features = {name: slot.of(words, floats) for name, slot in self._features.items()}
+        if not self.labels:
+            return features
+        labels = {name: slot.of(words, floats) for name, slot in self._labels.items()}
+        weight = self._weight.of(words, floats)
+        return features, labels, dict.fromkeys(labels, weight)
+
+
+def categorical(schema):
+    """The schema's columns that have ids by value."""
+    return [column for column in schema.columns if isinstance(column, Categorical)]
+
+
+def tables(schema):
+    """Dict of the columns that own an id table by value, by name."""
+    return {column.name: column for column in categorical(schema) if not column.share}

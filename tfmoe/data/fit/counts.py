@@ -1,0 +1,101 @@
+"""Counting values: how often each occurs."""
+
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfmoe.data.encode.vocabulary import ARROW_TYPES
+from tfmoe.schema.columns import MISSING_INT, MISSING_STRING
+
+_BUFFER = 1_000_000
+
+
+class Counts:
+    """How often each value of a table occurs.
+
+    Chunks are counted by Arrow and buffered; once the buffer exceeds a million entries
+    and twice what is counted so far, it is summed up. If then more than `max_distinct`
+    values are left, the most frequent ones are kept and a warning says so. From then on
+    counts are lower bounds: a value that was dropped and comes again starts at 0, so
+    rare values may be missed, while a value that is frequent in every part of the data
+    is never dropped. Up to the cap counts are exact, in any order of rows and merges.
+
+    Args:
+        dtype: `"int"` or `"string"`.
+        max_distinct: int >= 1.
+        name: the column's name, for the warning.
+    """
+
+    def __init__(self, dtype, max_distinct, name):
+        self.dtype = dtype
+        self.max_distinct = max_distinct
+        self.name = name
+        self._parts = []
+        self._buffered = 0
+        self._current = 0
+        self._warned = False
+
+    def add(self, values, counts=None):
+        """Counts an Arrow array of values; null and the missing values are left out."""
+        if counts is None:
+            if pa.types.is_dictionary(values.type):
+                present = values.indices.drop_null().to_numpy(zero_copy_only=False)
+                counts = pa.array(np.bincount(present, minlength=len(values.dictionary)))
+                values = values.dictionary
+            else:
+                values, counts = pc.value_counts(values).flatten()
+        part = pa.table({"value": values.cast(ARROW_TYPES[self.dtype]), "count": counts})
+        missing = MISSING_INT if self.dtype == "int" else MISSING_STRING
+        keep = pc.and_(pc.not_equal(part["value"], missing), pc.greater(part["count"], 0))
+        self.add_table(part.filter(keep))
+
+    def add_table(self, table):
+        """Adds an Arrow table of `value` and `count`."""
+        self._parts.append(table)
+        self._buffered += len(table)
+        if self._buffered > max(2 * self._current, _BUFFER):
+            self._sum_up()
+
+    def _sum_up(self):
+        if not self._buffered:
+            return
+        # Several times faster than Arrow's group_by. The sums pass through float64, which
+        # is exact up to 2**53 rows.
+        parts = pa.concat_tables(self._parts).combine_chunks()
+        values = parts["value"].combine_chunks().dictionary_encode()
+        counts = np.bincount(values.indices.to_numpy(), parts["count"].to_numpy())
+        table = pa.table({"value": values.dictionary, "count": counts.astype(np.int64)})
+        if len(table) > self.max_distinct:
+            table = _most_frequent_first(table).slice(0, self.max_distinct)
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"Column {self.name!r} has more than max_distinct={self.max_distinct} "
+                    "different values: only the most frequent are kept and counts are lower "
+                    "bounds. Raise `max_distinct`, or use `hash_buckets` for such a column.",
+                    stacklevel=2,
+                )
+        self._parts = [table]
+        self._current = len(table)
+        self._buffered = 0
+
+    def table(self):
+        """Arrow table of `value` and `count`, most frequent first, ties by value."""
+        self._sum_up()
+        if not self._parts:
+            empty = {"value": pa.array([], ARROW_TYPES[self.dtype]), "count": pa.array([], "int64")}
+            return pa.table(empty)
+        return _most_frequent_first(self._parts[0])
+
+    def vocabulary(self, min_count=1, max_size=None):
+        """The values that get an id, in the order of their ids."""
+        table = self.table()
+        table = table.filter(pc.greater_equal(table["count"], min_count))
+        return table["value"].slice(0, max_size).combine_chunks()
+
+
+def _most_frequent_first(table):
+    # Arrow compares text by its UTF-8 bytes.
+    return table.sort_by([("count", "descending"), ("value", "ascending")])

@@ -1,0 +1,130 @@
+"""What a pass over the rows leaves: all that encoding needs."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfmoe.data.encode.columns import NumericFit
+from tfmoe.data.encode.rows import categorical, tables
+from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
+from tfmoe.data.fit.counts import Counts
+from tfmoe.data.fit.sketches import Moments
+from tfmoe.data.fit.statistics import no_labels
+from tfmoe.schema.columns import FIRST_ID, MultiCategorical, Numeric
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What encoding needs. Dicts by column name, `label_means` by task.
+
+    Args:
+        num_rows: rows seen.
+        dtypes: `"int"` or `"string"` of each `Categorical` kind.
+        vocabularies: Arrow array in id order, of each column that owns a vocabulary.
+        numeric: `NumericFit` of each `Numeric`.
+        lengths: padded width of each list column.
+        label_means: mean label, or float64 `(num_classes,)` of class frequencies; NaN for
+            a task without labels.
+        tables: `Vocabulary` or `HashTable` of each owner.
+    """
+
+    num_rows: int
+    dtypes: dict
+    vocabularies: dict
+    numeric: dict
+    lengths: dict
+    label_means: dict
+    tables: dict
+
+    @classmethod
+    def of(cls, statistics):
+        """Closes the statistics of a pass."""
+        schema = statistics.schema
+        numeric = {c.name: _numeric_fit(c, statistics) for c in schema.columns if _is_numeric(c)}
+        vocabularies = {}
+        for owner, column in tables(schema).items():
+            if not column.hash_buckets:
+                counts = statistics.counts.get(owner) or Counts("string", 1, owner)
+                vocabularies[owner] = counts.vocabulary(column.min_count, column.max_size)
+        return cls.build(
+            schema,
+            statistics.num_rows,
+            statistics.dtypes,
+            vocabularies,
+            numeric,
+            statistics.longest,
+            {name: _mean_label(seen) for name, seen in statistics.labels.items()},
+        )
+
+    def under(self, schema):
+        """The same under a schema with other tasks; a new one has no labels yet."""
+        means = {
+            t.name: self.label_means.get(t.name, _mean_label(no_labels(t))) for t in schema.tasks
+        }
+        return dataclasses.replace(self, label_means=means)
+
+    @classmethod
+    def build(cls, schema, num_rows, dtypes, vocabularies, numeric, longest, label_means):
+        """From its parts; `dtypes` by owner (None becomes `"string"`), `longest` as seen."""
+        lengths = {
+            c.name: c.max_length or max(longest[c.name], 1)
+            for c in schema.columns
+            if isinstance(c, MultiCategorical)
+        }
+        by_name = {
+            owner: HashTable(column.hash_buckets)
+            if column.hash_buckets
+            else Vocabulary(vocabularies[owner])
+            for owner, column in tables(schema).items()
+        }
+        dtypes = {c.name: dtypes[c.table] or "string" for c in categorical(schema)}
+        return cls(num_rows, dtypes, vocabularies, numeric, lengths, label_means, by_name)
+
+    def table_sizes(self, schema):
+        """Rows of the embedding table of each owner, in the schema's order."""
+        sizes = {}
+        for column in schema.columns:
+            if column.name in self.tables:
+                sizes[column.name] = self.tables[column.name].size
+            elif _is_numeric(column) and column.embeds:
+                sizes[column.name] = FIRST_ID + column.num_buckets
+        return sizes
+
+
+def _is_numeric(column):
+    return isinstance(column, Numeric)
+
+
+def _numeric_fit(column, statistics):
+    fill = None if column.fill is None else float(column.fill)
+    if column.embeds:
+        sketch = statistics.quantiles[column.name]
+        return NumericFit(fill=fill, boundaries=sketch.boundaries(column.num_buckets))
+    moments = statistics.moments.get(column.name, Moments())
+    if column.transform == "none":
+        return NumericFit(fill=fill)
+    return NumericFit(moments.mean, moments.scale, fill)
+
+
+def _mean_label(seen):
+    if isinstance(seen, Moments):
+        return seen.mean if seen.count else float("nan")
+    total = seen.sum()
+    return seen / total if total else np.full(len(seen), np.nan)
+
+
+def unfitted_columns(schema):
+    """Names of the columns that cannot be encoded without fitting."""
+    owners = tables(schema)
+    names = []
+    for column in schema.columns:
+        if isinstance(column, Numeric):
+            needs = column.transform != "none"
+        else:
+            needs = owners[column.table].hash_buckets is None
+            if isinstance(column, MultiCategorical):
+                needs = needs or column.max_length is None
+        if needs:
+            names.append(column.name)
+    return names

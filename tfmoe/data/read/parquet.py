@@ -1,0 +1,55 @@
+"""Parquet files as a source of rows."""
+
+import itertools
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from tfmoe.data.arrow import is_text
+from tfmoe.data.read.tables import CHUNK_ROWS, _check_names
+
+
+class ParquetPiece:
+    """Some neighbouring row groups of a Parquet file, together at least a chunk."""
+
+    def __init__(self, path, file, schema, groups, num_rows):
+        self.path = path
+        self.file = file
+        self.names = schema.names
+        self.num_rows = num_rows
+        self._groups = groups
+        self._schema = schema
+
+    @classmethod
+    def all_of(cls, path, file):
+        """The pieces of a file."""
+        try:
+            with pyarrow.parquet.ParquetFile(path) as opened:
+                metadata, schema = opened.metadata, opened.schema_arrow
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"Received {path}, which is no Parquet file: {error}.") from error
+        pieces, groups, rows = [], [], 0
+        for group in range(metadata.num_row_groups):
+            groups.append(group)
+            rows += metadata.row_group(group).num_rows
+            if rows >= CHUNK_ROWS or group == metadata.num_row_groups - 1:
+                pieces.append(cls(path, file, schema, groups, rows))
+                groups, rows = [], 0
+        return pieces or [cls(path, file, schema, [], 0)]
+
+    def first(self, num_rows=1, text=None):
+        """The first rows, at most so many, as a `pa.Table`; `text` is for CSV files."""
+        with pyarrow.parquet.ParquetFile(self.path) as opened:
+            batches = opened.iter_batches(num_rows, row_groups=self._groups)
+            return pa.Table.from_batches(itertools.islice(batches, 1), self._schema)
+
+    def read(self, kinds):
+        _check_names(self.names, kinds, self.path)
+        # Text arrives as the file has it, a dictionary and places in it.
+        text = [name for name in kinds if is_text(self._schema.field(name).type)]
+        with pyarrow.parquet.ParquetFile(self.path, read_dictionary=text) as opened:
+            for batch in opened.iter_batches(
+                CHUNK_ROWS, row_groups=self._groups, columns=list(kinds)
+            ):
+                yield {name: batch.column(name) for name in kinds}

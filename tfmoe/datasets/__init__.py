@@ -1,0 +1,19 @@
+"""Generated and public data to learn on."""
+
+from tfmoe.datasets.census import census_income
+from tfmoe.datasets.correlated import correlated_tasks
+from tfmoe.datasets.grouped import add_unrelated, grouped_tasks, selection_scores, task_rows
+from tfmoe.datasets.movielens import movielens
+from tfmoe.datasets.synthetic import Split, synthetic_ratings
+
+__all__ = [
+    "Split",
+    "add_unrelated",
+    "census_income",
+    "correlated_tasks",
+    "grouped_tasks",
+    "movielens",
+    "selection_scores",
+    "synthetic_ratings",
+    "task_rows",
+]

@@ -1,0 +1,312 @@
+"""MovieLens with two tasks: will the user watch the movie, and how will they rate it?"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tfmoe.datasets.synthetic import Split
+from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary, Regression
+
+_HOME = "https://files.grouplens.org/datasets/movielens/"
+
+# SHA-256 of the archives, as TensorFlow Datasets has them too
+# (url_checksums/movielens.txt). ml-latest-small is the release of September 2018;
+# GroupLens may bring out another under the same name.
+_CHECKSUMS = {
+    "ml-1m": "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    "ml-latest-small": "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+}
+
+_ML_1M_RATINGS = ("ratings.dat", "ratings_reconstructed.csv.gz")
+_NO_GENRES = "(no genres listed)"
+
+
+def movielens(name_or_path="ml-1m", negatives="uniform", seed=0):
+    """MovieLens ratings as a table with the labels `watch` and `rating`.
+
+    Every rating is a row with `watch` 1. For each user as many movies again, drawn
+    from the rated-by-somebody movies that this user has not rated (or all of those, if
+    they are fewer), are rows with `watch` 0 and no rating. 10 % of the rows, stratified
+    by `watch`, are the test part, and 12.5 % of the rest the validation part.
+
+    The protocol is that of the DSelect-k and COMET papers, reconstructed: its counts
+    for ml-1m are 1,574,602 / 224,944 / 199,950 rows. The papers' own negatives are not
+    public; ours depend on `seed`. The split itself does not.
+
+    Args:
+        name_or_path: `"ml-1m"` or `"ml-latest-small"`, or the path of a folder that
+            holds the files of either. A name is looked for in the folder
+            `$TFMOE_DATA/<name>`, then in the cache `~/.cache/tfmoe/<name>`
+            (`$XDG_CACHE_HOME/tfmoe/<name>` if that variable is set), and else
+            downloaded from GroupLens, checked and kept in the cache.
+        negatives: `"uniform"` draws the movies a user did not watch with equal
+            chances, which makes `watch` largely a question of popularity;
+            `"popularity"` draws them in proportion to their number of ratings.
+        seed: int, of the negatives.
+
+    Returns:
+        A `Split`. Columns: `user_id`, `movie_id`, `genres` (parted by `|`, empty where
+        none are listed), `year` of the movie (NaN where its title has none), for ml-1m
+        also `gender`, `age` (the code of a range) and `occupation` (a code); `watch`
+        (0 or 1) and `rating` (1 to 5, ml-latest-small 0.5 to 5; NaN where not watched).
+
+    Raises:
+        ValueError: if the folder holds no MovieLens files or `negatives` is unknown.
+        FileNotFoundError: if there is no such folder.
+        ConnectionError: if the data has to be downloaded and cannot be.
+        OSError: if what was downloaded is not the known archive. Nothing is kept.
+
+    MovieLens may be used for research, not commercially, and must be cited:
+    Harper and Konstan, 2015, https://doi.org/10.1145/2827872.
+    """
+    if negatives not in ("uniform", "popularity"):
+        raise ValueError(
+            "movielens draws its negatives in one of the ways ['uniform', 'popularity']. "
+            f"Received negatives={negatives!r}."
+        )
+    folder = _folder(name_or_path)
+    ratings, movies, users = _read(folder)
+    rows = pd.concat([ratings, _negatives(ratings, negatives, seed)], ignore_index=True)
+    rows = rows.merge(movies, how="left", on="movie_id")
+    columns = [
+        Categorical("user_id", dim=32, dtype="int"),
+        Categorical("movie_id", dim=32, dtype="int"),
+        MultiCategorical("genres", separator="|"),
+        Numeric("year"),
+    ]
+    if users is not None:
+        rows = rows.merge(users, how="left", on="user_id")
+        columns += [
+            Categorical("gender", dim=4, dtype="string"),
+            Categorical("age", dim=4, dtype="int"),
+            Categorical("occupation", dim=8, dtype="int"),
+        ]
+    labels = ["watch", "rating"]
+    rows = rows[[column.raw for column in columns] + labels]
+    schema = Schema(columns, [Binary("watch"), Regression("rating", where="watch")])
+    return Split(*_split(rows), schema)
+
+
+def floors(split):
+    """What a table's two tasks come to without any model; a model must do better.
+
+    Args:
+        split: `Split` with the columns `user_id`, `movie_id`, `watch`, `rating`.
+
+    Returns:
+        Dict of floats, fitted on the training part and measured on the test part:
+        `rating_mse_constant`, the mean rating for everyone; `rating_mse_bias`, mean
+        plus a user's and a movie's offset, each shrunk towards 0 as by 5 further
+        ratings of offset 0; `watch_auc` and `watch_log_loss`, the share of a movie's
+        rows that were watched, smoothed by one row of either kind.
+    """
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    counts = split.train.groupby("movie_id")["watch"].agg(["sum", "count"])
+    share = (counts["sum"] + 1) / (counts["count"] + 2)
+    popularity = split.test["movie_id"].map(share).fillna(split.train["watch"].mean())
+
+    train = split.train[split.train["watch"] == 1]
+    test = split.test[split.test["watch"] == 1]
+    mean = train["rating"].mean()
+    of_user, of_movie = _offsets(train, train["rating"] - mean)
+    predicted = (
+        mean + test["user_id"].map(of_user).fillna(0.0) + test["movie_id"].map(of_movie).fillna(0.0)
+    )
+    return {
+        "rating_mse_constant": float(np.mean((test["rating"] - mean) ** 2)),
+        "rating_mse_bias": float(np.mean((test["rating"] - predicted) ** 2)),
+        "watch_auc": float(roc_auc_score(split.test["watch"], popularity)),
+        "watch_log_loss": float(log_loss(split.test["watch"], popularity)),
+    }
+
+
+def _offsets(train, residual, shrinkage=5.0, rounds=10):
+    """Ridge offsets of users and movies, each fitted in turn given the other."""
+    keys = {name: train[name] for name in ("user_id", "movie_id")}
+    offsets = {name: pd.Series(dtype=float) for name in keys}
+    for _ in range(rounds):
+        for name, other in (("movie_id", "user_id"), ("user_id", "movie_id")):
+            left = residual - keys[other].map(offsets[other]).fillna(0.0)
+            groups = left.groupby(keys[name])
+            offsets[name] = groups.sum() / (groups.count() + shrinkage)
+    return offsets["user_id"], offsets["movie_id"]
+
+
+def _negatives(ratings, how, seed):
+    """Rows of movies that a user did not rate, users in ascending order."""
+    rng = np.random.default_rng(seed)
+    movies, counts = np.unique(ratings["movie_id"], return_counts=True)
+    rated = np.searchsorted(movies, ratings["movie_id"])
+    users, starts, sizes = np.unique(
+        np.sort(ratings["user_id"].to_numpy()), return_index=True, return_counts=True
+    )
+    by_user = rated[np.argsort(ratings["user_id"].to_numpy(), kind="stable")]
+    drawn = []
+    for start, size in zip(starts, sizes, strict=True):
+        unrated = np.ones(len(movies), bool)
+        unrated[by_user[start : start + size]] = False
+        pool = np.flatnonzero(unrated)
+        odds = counts[pool] / counts[pool].sum() if how == "popularity" else None
+        drawn.append(rng.choice(pool, min(size, len(pool)), replace=False, p=odds))
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat(users, [len(pool) for pool in drawn]),
+            "movie_id": movies[np.concatenate(drawn)],
+            "watch": 0,
+            "rating": np.nan,
+        }
+    )
+
+
+def _split(rows):
+    from sklearn.model_selection import train_test_split
+
+    rest, test = train_test_split(rows, train_size=0.9, stratify=rows["watch"], random_state=0)
+    train, valid = train_test_split(rest, test_size=0.125, random_state=0)
+    return [part.reset_index(drop=True) for part in (train, valid, test)]
+
+
+def _read(folder):
+    """Ratings in file order, movies, and users or None."""
+    if (folder / "movies.dat").is_file():
+        movies = _read_dat(folder / "movies.dat", ["movie_id", "title", "genres"])
+        users = _read_dat(folder / "users.dat", ["user_id", "gender", "age", "occupation", "zip"])
+        users = users.astype({"user_id": int, "age": int, "occupation": int}).drop(columns="zip")
+        ratings = _read_ml_1m_ratings(folder)
+    else:
+        movies = pd.read_csv(folder / "movies.csv").rename(columns={"movieId": "movie_id"})
+        users = None
+        ratings = pd.read_csv(folder / "ratings.csv", usecols=["userId", "movieId", "rating"])
+        ratings.columns = ["user_id", "movie_id", "rating"]
+    movies = pd.DataFrame(
+        {
+            "movie_id": movies["movie_id"].astype(int),
+            "genres": movies["genres"].replace(_NO_GENRES, ""),
+            # The last year in parentheses: "Nine (9) (2009)", "Fargo (2014-2015)".
+            "year": movies["title"].str.extract(r"\((\d{4})[^()]*\)\s*$")[0].astype(float),
+        }
+    )
+    ratings.insert(2, "watch", 1)
+    return ratings.astype({"rating": float}), movies, users
+
+
+def _read_dat(path, names):
+    # The files are latin-1; titles may hold single colons, never two.
+    lines = path.read_text(encoding="latin-1").splitlines()
+    return pd.DataFrame([line.split("::") for line in lines], columns=names)
+
+
+def _read_ml_1m_ratings(folder):
+    names = ["user_id", "movie_id", "rating"]
+    if (folder / "ratings.dat").is_file():
+        # With one colon as the separator, pandas' fast parser sees an empty column
+        # between any two.
+        return pd.read_csv(
+            folder / "ratings.dat", sep=":", header=None, usecols=[0, 2, 4], names=range(7)
+        ).set_axis(names, axis=1)
+    return pd.read_csv(folder / "ratings_reconstructed.csv.gz", usecols=names)[names]
+
+
+def _folder(name_or_path):
+    """Folder with the files; downloads them if a name is given and nothing is there."""
+    if name_or_path in _CHECKSUMS:
+        homes = [Path(os.environ["TFMOE_DATA"])] if os.environ.get("TFMOE_DATA") else []
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfmoe"
+        for home in (*homes, cache):
+            if _is_movielens(home / name_or_path):
+                return home / name_or_path
+        return _download(name_or_path, cache)
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"movielens takes one of the names {sorted(_CHECKSUMS)} or the path of a folder. "
+            f"Received name_or_path={str(name_or_path)!r}, which is neither."
+        )
+    if not _is_movielens(folder):
+        raise ValueError(
+            "A MovieLens folder holds movies.dat, users.dat and ratings.dat (ml-1m), or "
+            f"movies.csv and ratings.csv. Received name_or_path={str(name_or_path)!r}, which "
+            f"holds {sorted(path.name for path in folder.iterdir())[:10]}. Give the folder "
+            f"that the archive of {_HOME} unpacks to."
+        )
+    return folder
+
+
+def _is_movielens(folder):
+    def has(name):
+        return (folder / name).is_file()
+
+    ml_1m = has("movies.dat") and has("users.dat") and any(map(has, _ML_1M_RATINGS))
+    return ml_1m or (has("movies.csv") and has("ratings.csv"))
+
+
+def _download(name, cache):
+    """Fetches, checks and unpacks the archive; the folder appears whole or not at all."""
+    url = f"{_HOME}{name}.zip"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
+        archive = Path(scratch) / "archive.zip"
+        try:
+            _fetch(url, archive)
+        except OSError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
+            raise ConnectionError(
+                f"{name} is not on this machine and could not be downloaded from {url} "
+                f"({error}). Download it elsewhere, unpack it, and either set the environment "
+                f"variable TFMOE_DATA to the folder that holds the folder {name!r}, or move "
+                f"{name!r} into {cache}, or give movielens its path. Received "
+                f"TFMOE_DATA={os.environ.get('TFMOE_DATA')!r}."
+            ) from error
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if digest != _CHECKSUMS[name]:
+            raise OSError(
+                f"The archive of {name} should have the SHA-256 {_CHECKSUMS[name]}. Received "
+                f"sha256={digest} from {url}; nothing was kept. Try again; if the archive "
+                "itself has changed, unpack it yourself and give movielens the folder's path."
+            )
+        _unpack(archive, Path(scratch))
+        folder = Path(scratch) / name
+        if not _is_movielens(folder):
+            raise OSError(
+                f"The archive of {name} should hold a folder {name!r} with its files. Received "
+                f"another content from {url}; nothing was kept."
+            )
+        try:
+            folder.rename(cache / name)
+        except OSError:
+            # If another process was faster, its copy passed the same checks.
+            if not _is_movielens(cache / name):
+                raise
+    return cache / name
+
+
+def _fetch(url, path):
+    from rich.progress import wrap_file
+
+    with urllib.request.urlopen(url, timeout=30) as response, path.open("wb") as out:
+        size = int(response.headers.get("Content-Length") or 0)
+        with wrap_file(response, total=size, description=f"Downloading {url}") as source:
+            shutil.copyfileobj(source, out)
+
+
+def _unpack(archive, folder):
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise OSError(
+                    "The archive's files should lie inside its own folder. Received a file "
+                    f"named {name!r}; nothing was kept. Do not use this archive."
+                )
+        packed.extractall(folder)

@@ -1,0 +1,220 @@
+"""Experts: networks of one shape, side by side."""
+
+import keras
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute import dispatch
+from tfmoe.compute.dense import affine, apart, is_unrolled
+from tfmoe.compute.dropout import Dropout
+from tfmoe.compute.initializers import PerMember
+from tfmoe.compute.math import add_bias
+from tfmoe.compute.relu import activated
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Experts(keras.layers.Layer):
+    r"""`num_experts` multi-layer perceptrons of one shape, computed together.
+
+    Every hidden layer of expert `e` is
+
+        h <- dropout(activation(norm(h @ W_e + b_e)))
+
+    Args:
+        num_experts: int >= 1.
+        hidden_units: sequence of int >= 1, units of each layer; the last is `u`.
+        activation: Keras activation, after every layer.
+        dropout: float in [0, 1), after every activation, in training.
+        layer_norm: bool; normalise each expert's units before the activation.
+        kernel_initializer: Keras initializer. Each expert draws alone, at the scale of
+            its own fan-in, also under a seed of the user's.
+        last_activation: Keras activation of the last layer, or None for the same as after
+            the others.
+
+    Call arguments:
+        inputs: float tensor `(b, f)`, the same for all experts, or `(b, e, f)`, one
+            for each.
+        chosen: int tensor `(b, k)`, only these experts of each row, each at most once,
+            with `num_experts` where a row has fewer than k; or `(k,)`, the same for all
+            rows. Only for inputs `(b, f)`. None means all experts.
+        training: bool, for the dropout.
+
+    Returns:
+        Float tensor `(b, e, u)`, or `(b, k, u)` of the chosen (anything finite where a
+        row has fewer).
+
+    Raises:
+        ValueError: if a count is too small, `dropout` is outside [0, 1), or the input
+            has another rank or number of experts.
+
+    Example:
+
+    >>> Experts(num_experts=4, hidden_units=(16, 8))(np.ones((2, 3))).shape
+    TensorShape([2, 4, 8])
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        hidden_units,
+        activation="relu",
+        dropout=0.0,
+        layer_norm=False,
+        kernel_initializer="glorot_uniform",
+        last_activation=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        validation.check_counts("Experts", num_experts=(num_experts, 1))
+        if not 0 <= dropout < 1:
+            raise ValueError(
+                "Experts drop a share of units, so `dropout` must be at least 0 and "
+                f"below 1. Received dropout={dropout}."
+            )
+        self.num_experts = num_experts
+        self.hidden_units = validation.sizes("Experts", "hidden_units", hidden_units)
+        self.activation = keras.activations.get(activation)
+        self.dropout = dropout
+        self.layer_norm = layer_norm
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.last_activation = None
+        if last_activation is not None:
+            self.last_activation = keras.activations.get(last_activation)
+
+    def build(self, input_shape):
+        if len(input_shape) not in (2, 3) or (
+            len(input_shape) == 3 and input_shape[1] != self.num_experts
+        ):
+            raise ValueError(
+                "Experts take inputs of shape (batch, features), or (batch, "
+                f"{self.num_experts}, features) with one input for each expert. Received "
+                f"shape {tuple(input_shape)}."
+            )
+        if len(input_shape) == 2 and not self.hidden_units:
+            raise ValueError(
+                "Experts that share an input need a layer each. Received hidden_units=()."
+            )
+        self.kernels, self.biases, self.scales, self.offsets, self.dropouts = [], [], [], [], []
+        inputs = input_shape[-1]
+        for i, units in enumerate(self.hidden_units):
+            self.kernels.append(
+                self.add_weight(
+                    name=f"kernel_{i}",
+                    shape=(self.num_experts, inputs, units),
+                    initializer=PerMember(self.kernel_initializer, salt=i),
+                )
+            )
+            self.biases.append(self._add_vectors(f"bias_{i}", units, "zeros"))
+            if self.layer_norm:
+                self.scales.append(self._add_vectors(f"scale_{i}", units, "ones"))
+                self.offsets.append(self._add_vectors(f"offset_{i}", units, "zeros"))
+            if self.dropout:
+                self.dropouts.append(Dropout(self.dropout, dtype=self.dtype_policy))
+            inputs = units
+
+    def _add_vectors(self, name, units, initializer):
+        return self.add_weight(name=name, shape=(self.num_experts, units), initializer=initializer)
+
+    def call(self, inputs, chosen=None, training=False):
+        if chosen is not None and len(chosen.shape) == 2:
+            plan = dispatch.plan(chosen, self.num_experts)
+            parts = dispatch.spread(inputs, plan, self.num_experts)
+            return dispatch.collect(*self.through(parts, plan, training), plan)
+        layers = self._weights_by_layer()
+        if chosen is None:
+            return self._all(inputs, layers, self.num_experts, training)
+        layers = [[ops.take(w, chosen, axis=0) for w in weights] for weights in layers]
+        return self._all(inputs, layers, chosen.shape[0], training)
+
+    def _weights_by_layer(self):
+        """A list of the layers' weights: kernel, bias, and those of the norm."""
+        norms = (self.scales, self.offsets) if self.layer_norm else ()
+        return list(zip(self.kernels, self.biases, *norms, strict=True))
+
+    def _all(self, inputs, layers, num, training):
+        """Every row through `num` experts, whose weights are `layers`."""
+        first = layers[0][0].shape[1:] if layers else ()
+        if is_unrolled(num, first):
+            layers = [[ops.unstack(w, num) for w in weights] for weights in layers]
+            outputs = []
+            for e, hidden in enumerate(apart(inputs, num)):
+                for i, weights in enumerate(layers):
+                    kernel, bias, *norm = (w[e] for w in weights)
+                    hidden = add_bias(ops.matmul(hidden, kernel), bias)
+                    hidden = self._finish(i, hidden, *norm, training=training)
+                outputs.append(hidden)
+            return ops.stack(outputs, axis=1)
+        # All at once, experts first; what has no axis for examples gets one.
+        hidden = inputs if len(inputs.shape) == 2 else ops.transpose(inputs, (1, 0, 2))
+        for i, (kernel, bias, *norm) in enumerate(layers):
+            norm = [w[:, None] for w in norm]
+            hidden = self._finish(i, affine(hidden, kernel, bias), *norm, training=training)
+        return ops.transpose(hidden, (1, 0, 2))
+
+    def through(self, parts, plan, training=False):
+        """Slots of pairs through the layers of their experts.
+
+        Args:
+            parts: pair of tensors, as `dispatch.spread` lays them out.
+            plan: `dispatch.Plan`.
+            training: bool.
+
+        Returns:
+            Pair of tensors, `(e, span, u)` and `(n, block, u)`.
+        """
+        for i, (kernel, *rest) in enumerate(self._weights_by_layer()):
+            own, later = dispatch.grouped_matmul(*parts, kernel, plan)
+            own_bias, *own_norm = (w[:, None] for w in rest)
+            bias, *norm = (ops.take(w, plan.experts, axis=0)[:, None] for w in rest)
+            parts = [
+                self._finish(i, own + own_bias, *own_norm, training=training),
+                self._finish(i, later + bias, *norm, training=training),
+            ]
+        return parts
+
+    def _finish(self, i, hidden, *norm, training):
+        """What follows matmul and bias of layer `i`.
+
+        Args:
+            i: int.
+            hidden: `(b, u)`, or `(e, b, u)` with `e` experts or blocks.
+            norm: scale and offset `(u,)` or `(e, 1, u)`, if there is a norm.
+            training: bool.
+        """
+        if norm:
+            hidden = normalize(hidden) * norm[0] + norm[1]
+        is_last = i == len(self.hidden_units) - 1
+        activation = self.last_activation if is_last and self.last_activation else self.activation
+        hidden = activated(activation, hidden)
+        if self.dropout:
+            hidden = self.dropouts[i](hidden, training=training)
+        return hidden
+
+    def compute_output_shape(self, input_shape):
+        units = self.hidden_units[-1] if self.hidden_units else input_shape[-1]
+        return (input_shape[0], self.num_experts, units)
+
+    def compute_output_spec(self, inputs, chosen=None, training=False):
+        batch, num, units = self.compute_output_shape(inputs.shape)
+        num = num if chosen is None else chosen.shape[-1]
+        return keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "hidden_units": list(self.hidden_units),
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "layer_norm": self.layer_norm,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "last_activation": self.last_activation
+            and keras.activations.serialize(self.last_activation),
+        }
+
+
+def normalize(hidden):
+    """Mean 0 and variance 1 over the last axis, computed at least in float32."""
+    exact = ops.cast(hidden, keras.backend.result_type(hidden.dtype, "float32"))
+    mean, variance = ops.moments(exact, axes=-1, keepdims=True)
+    return ops.cast((exact - mean) * ops.rsqrt(variance + 1e-3), hidden.dtype)

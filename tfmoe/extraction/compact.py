@@ -1,0 +1,185 @@
+"""Conditional training: once a gate has decided, the experts that nobody selected go."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe.experts.ready_layers import GivenExperts
+from tfmoe.extraction.extract import blank_rows, cut_mixture
+from tfmoe.keras_private import (
+    flatten_layers,
+    optimizer_key,
+    recompile,
+    rename_key,
+    resize,
+    track_again,
+)
+from tfmoe.model.model import MultiTaskModel
+from tfmoe.reports.gate_use import gate_use
+from tfmoe.structures.mmoe import MMoE
+
+
+class CompactExperts(keras.callbacks.Callback):
+    """Drops the experts that no task selects, in a running `fit`, once the gate has decided.
+
+    At the end of an epoch in which every selector has decided (`gate.converged`), the
+    experts of weight 0 leave the model, and their state the optimizer; the next epoch
+    trains what stays, with a step compiled anew. Predictions stay what they were, and
+    losses go on as if nothing had happened, up to rounding, as long as no score comes back
+    from where the gate decided: a decided score gets no gradient, but weight decay moves
+    it. In each epoch `logs` gets `num_experts`, the number that are left.
+
+    A compacted model is saved and loaded like any other. What holds its weights from
+    before does not fit any more: `EarlyStopping(restore_best_weights=True)` fails if the
+    best epoch was before; use `ModelCheckpoint(save_best_only=True)` in its place.
+
+    Args:
+        data: rows that show whether a gate has decided that sees the example, and which
+            experts it uses: a DataFrame of raw rows, features as `Preprocessor.arrays`
+            makes them, or a dataset. An expert that is used on other rows only is lost. A
+            static gate needs none.
+
+    Raises:
+        ValueError: when training begins, if the model is no `MultiTaskModel` on `MMoE` or
+            `OMoE`, its experts are ready layers, its gate has nothing to decide, `data` is
+            missing, or the model is trained on several devices; when experts would be
+            dropped, if the optimizer keeps state of another shape than its variables'.
+
+    Example:
+
+    >>> gate = tfmoe.DSelectKGate(num_nonzeros=2, router="static", entropy_reg=0.1)
+    >>> schema = tfmoe.Schema([tfmoe.Numeric("age", transform="none")], [tfmoe.Binary("click")])
+    >>> mixture = tfmoe.MMoE(num_experts=4, hidden_units=(8,), gate=gate)
+    >>> model = tfmoe.MultiTaskModel(schema, mixture)
+    >>> model.compile("adam", jit_compile=False)
+    >>> ages = {"age": np.linspace(0, 1, 8, dtype="float32")}
+    >>> labels = {"click": np.arange(8.0) > 3}
+    >>> history = model.fit(ages, labels, callbacks=[CompactExperts()], verbose=0)
+    >>> history.history["num_experts"]
+    [4]
+
+    Source: section 4 of the DSelect-k paper, Hazimeh et al., 2021,
+    https://arxiv.org/abs/2106.03760, on conditional training.
+    """
+
+    def __init__(self, data=None):
+        super().__init__()
+        self.data = data
+
+    def on_train_begin(self, logs=None):
+        mixture = getattr(self.model, "mixture", None)
+        if not isinstance(self.model, MultiTaskModel) or not isinstance(mixture, MMoE):
+            raise ValueError(
+                "CompactExperts drops experts of a MultiTaskModel on MMoE or OMoE. Received "
+                f"model={self.model!r} on {type(mixture).__name__}. Leave the callback out."
+            )
+        if isinstance(mixture.experts, GivenExperts):
+            raise ValueError(
+                "CompactExperts drops experts that a mixture made itself. Received a mixture "
+                f"with experts={mixture.experts.layers!r}. Use tfmoe.extract after the training."
+            )
+        gate = mixture.gate
+        if gate.router != "static" and self.data is None:
+            raise ValueError(
+                "Which experts a gate uses that sees the example, only rows can tell. Received "
+                "data=None. Pass some, such as the validation rows."
+            )
+        if gate_use(self.model, blank_rows(self.model), similarity=False)[0].converged is None:
+            raise ValueError(
+                "CompactExperts waits until a gate's selectors have decided. Received a "
+                f"{type(gate).__name__}, which has none. Use DSelectKGate, or tfmoe.extract "
+                "after the training."
+            )
+        strategy = getattr(self.model, "distribute_strategy", None)
+        if strategy is not None and strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "CompactExperts remakes variables on one device. Received a model on "
+                f"{strategy.num_replicas_in_sync} replicas. Use tfmoe.extract after the training."
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        use = self._use()
+        experts = np.flatnonzero((use.mean_weight > 0).any(axis=0)).tolist()
+        # A mean over many rows may round.
+        decided = np.all(use.converged > 1 - 1e-6)
+        if decided and 0 < len(experts) < self.model.mixture.num_experts:
+            _compact(self.model, experts)
+        if logs is not None:
+            logs["num_experts"] = self.model.mixture.num_experts
+
+    def _use(self):
+        static = self.model.mixture.gate.router == "static"
+        data = blank_rows(self.model) if static else self.data
+        return gate_use(self.model, data, similarity=False)[0]
+
+
+def _compact(model, experts):
+    """Drops all but some experts of a model that is being trained.
+
+    Args:
+        experts: list of int, indices of those that stay.
+    """
+    mixture = model.mixture
+    optimizer, weights = model.optimizer, mixture.experts.weights
+    # All of them before the first is changed, for this may raise.
+    slots = [_slots(optimizer, weight) for weight in weights]
+    for weight, states in zip(weights, slots, strict=True):
+        keys = _keys(optimizer, weight)
+        for variable in (weight, *states):
+            resize(variable, ops.convert_to_numpy(variable)[experts])
+        _rename(optimizer, keys, _keys(optimizer, weight))
+    for joint in (joint for tracker in model._trackers.value for joint in tracker.joints):
+        resize(joint, ops.convert_to_numpy(joint)[:, experts])
+    config = cut_mixture(mixture, [experts])
+    gate, gate_config = mixture.gate, config["config"]["gate"]
+    gate.kept = tuple(gate_config["config"]["kept"])
+    gate._num_choices = gate_config["config"]["num_choices"]
+    mixture.num_experts = mixture.experts.num_experts = gate.num_experts = len(experts)
+    mixture._gate_config, model._mixture_config = gate_config, config
+    if keras.backend.backend() == "torch":
+        # There a layer also lists its variables' values.
+        for layer in flatten_layers(model):
+            track_again(layer)
+    # What was compiled has the old shapes.
+    recompile(model)
+
+
+def _optimizers(optimizer):
+    """The optimizer and, under mixed precision, the one inside that does the work."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [optimizer] if inner is None else [optimizer, inner]
+
+
+def _keys(optimizer, variable):
+    return [optimizer_key(one, variable) for one in _optimizers(optimizer)]
+
+
+def _rename(optimizer, before, after):
+    """Tells an optimizer that a variable has another key: on TensorFlow, its value's."""
+    for one, old, new in zip(_optimizers(optimizer), before, after, strict=True):
+        rename_key(one, old, new)
+
+
+def _slots(optimizer, variable):
+    """The optimizer's variables that hold the state of one of the model's.
+
+    Raises:
+        ValueError: if such a state has another shape than the variable.
+    """
+    # By name, as Keras gives them: that of the variable's path and the state's. Only
+    # Adafactor's factors have the variable's alone.
+    prefix = variable.path.replace("/", "_") + "_"
+    slots = [
+        slot
+        for slot in optimizer.variables
+        if slot.name.startswith(prefix) or slot.name == variable.name
+    ]
+    for slot in slots:
+        if tuple(slot.shape) != tuple(variable.shape):
+            raise ValueError(
+                "CompactExperts carries an optimizer's state along if it has the shape of the "
+                f"variable. Received {type(optimizer).__name__}, whose {slot.name!r} has shape "
+                f"{tuple(slot.shape)} for a variable of shape {tuple(variable.shape)}. Use Adam "
+                "or SGD, or tfmoe.extract after the training."
+            )
+    return slots

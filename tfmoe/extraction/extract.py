@@ -1,0 +1,356 @@
+"""A standalone model for some of the tasks, with only the experts that these use."""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from tfmoe.compute import nested
+from tfmoe.model.model import MultiTaskModel
+from tfmoe.model.transfer import copy_mixture, copy_weights
+from tfmoe.reports.gate_use import batches, gate_name, gate_use, gates_of
+from tfmoe.structures.mmoe import MMoE
+from tfmoe.structures.mod_squad import ModSquad
+from tfmoe.structures.shared_bottom import SharedBottom
+
+
+class Extraction(NamedTuple):
+    """What `extract` did, as `extracted.extraction`.
+
+    Attributes:
+        experts: tuple of int, the experts that stayed, by their numbers in the model that
+            was trained; `()` for a mixture without a gate. Where several gates have experts
+            of their own, as in `ModSquad`, a dict of such tuples by the gates' names, which
+            are those that `gate_use` gives.
+        num_parameters: int, of the extracted model.
+        num_parameters_before: int.
+        largest_change: float, the largest change of a prediction on the rows given, see
+            `extract`; None without rows: it is not known then.
+    """
+
+    experts: tuple | dict
+    num_parameters: int
+    num_parameters_before: int
+    largest_change: float | None
+
+
+def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight"):
+    """Makes a standalone model of some of a model's tasks.
+
+    It has their towers, their part of the gates, and the experts that one of them uses. A
+    gate emits for these experts what the whole gate does: nothing is renormalised over the
+    rest. Label columns that only the other tasks needed are no longer read; a `task_column`
+    is, also for a single task. The experts and the gates read all input columns, so all
+    columns and embedding tables stay, and so does the whole of a shared bottom.
+
+    `by="weight"` keeps the experts whose mean weight for a task is above `threshold`. How
+    exact it is depends on how they are found:
+
+    - A static gate's weights are known. What is dropped at threshold 0 has weight 0 for
+      every row, so predictions are the same up to rounding.
+    - A gate that sees the example needs rows, `data`; without them all experts stay. What
+      is dropped at threshold 0 has weight 0 on these rows, and predictions on them are the
+      same up to rounding; on other rows they are as long as no dropped expert would have
+      been selected there.
+    - A threshold above 0 drops weights above 0. The change is measured on `data`, and past
+      `tolerance` nothing is returned.
+
+    `by="usage"` keeps, for each gate, the experts that more than `threshold` of a task's
+    rows selected in late training, and at least the task's `num_nonzeros` most used. It
+    asks what the gate has noted (`usage_decay=0.95`) and needs no rows; but what training
+    did not select, other rows may. With `data` the change is measured, and past
+    `tolerance` nothing is returned if an expert was dropped. Without it nobody has looked:
+    `largest_change` is None, and all that is known is that predictions are the same up to
+    rounding on rows where every gate selects experts that stayed.
+
+    The result is a `MultiTaskModel` like any other, not compiled; it can be fitted, saved,
+    exported and extracted from again. The model given stays as it is.
+
+    Args:
+        model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom` or `ModSquad`.
+        tasks: sequence of task names. They keep the schema's order.
+        threshold: float >= 0, up to which an expert is dropped: 0.02 means 2 % of a task's
+            output, or of its rows.
+        data: rows to find the experts and to measure the change on: a DataFrame of raw
+            rows, features as `Preprocessor.arrays` makes them, or a dataset. Of rows of one
+            task each, only those of `tasks` count, or all where one gate serves all tasks.
+        tolerance: float >= 0, the largest change of a prediction that is allowed where
+            weights above 0 were dropped, divided by the largest prediction of the task, if
+            that is above 1.
+        by: `"weight"` or `"usage"`.
+
+    Returns:
+        `MultiTaskModel`; its `extraction` says what was done (see `Extraction`), until it
+        is saved.
+
+    Raises:
+        ValueError: if a task is unknown, the mixture is of another kind, tasks were added
+            with `add_task`, an argument is out of range, no expert is above `threshold`,
+            weights above 0 would be dropped without `data`, predictions change by more than
+            `tolerance`, or it is not known what a task uses: `data` has no rows of it, or
+            the gate kept no usage.
+
+    Example:
+
+    >>> schema = tfmoe.Schema([tfmoe.Numeric("age", transform="none")],
+    ...                       [tfmoe.Binary("click"), tfmoe.Binary("buy")])
+    >>> model = tfmoe.MultiTaskModel(schema, tfmoe.MMoE(num_experts=4, hidden_units=(8,)))
+    >>> extract(model, ["buy"]).schema.task_names
+    ('buy',)
+
+    Source for `by="usage"`: Chen et al., 2023, https://arxiv.org/abs/2212.08066. Differs
+    from it in that the gates still choose among all experts, so that those that stay are
+    never given the weight of those that went.
+    """
+    _check(model, threshold, tolerance, by)
+    preprocessor = model.preprocessor.select(tasks)
+    names = preprocessor.schema.task_names
+    rows = [model.schema.task_names.index(name) for name in names]
+    gates = gates_of(model.mixture)
+    if by == "usage":
+        experts = [_used(gate, names, rows, threshold) for gate in gates]
+        exact = all(len(e) == gate.num_experts for e, gate in zip(experts, gates, strict=True))
+    else:
+        experts, exact = _weighty(model, gates, names, rows, threshold, data)
+    extracted = MultiTaskModel(
+        preprocessor,
+        cut_mixture(model.mixture, experts),
+        tower_units=model.tower_units,
+        tower_dropout=model.tower_dropout,
+        dtype=model.encoder.dtype_policy,
+    )
+    copy_weights(model.encoder, extracted.encoder)
+    copy_weights(model.towers, extracted.towers, rows)
+    copy_mixture(model.mixture, extracted.mixture, rows, experts)
+    if gates:
+        _check_gate(model, extracted, rows, experts[0])
+    change = None if data is None else _largest_change(model, extracted, rows, data)
+    if not exact and change is not None and not change <= tolerance:
+        raise ValueError(
+            "Dropping experts of weight above 0 must not change a prediction by more than "
+            f"`tolerance`. Received threshold={threshold}, which changes one by {change:.3g}, "
+            f"with tolerance={tolerance}. Lower the threshold, or raise the tolerance and "
+            "fine-tune the extracted model."
+        )
+    extracted.extraction = Extraction(
+        _kept(model.mixture, gates, experts), extracted.count_params(), model.count_params(), change
+    )
+    return extracted
+
+
+def _check(model, threshold, tolerance, by):
+    mixture = getattr(model, "mixture", None)
+    known = isinstance(mixture, MMoE | SharedBottom | ModSquad)
+    if not isinstance(model, MultiTaskModel) or not known:
+        raise ValueError(
+            "extract takes a MultiTaskModel on MMoE, OMoE, SharedBottom or ModSquad. Received "
+            f"model={model!r} on {type(mixture).__name__}. Train such a model."
+        )
+    if model.num_added:
+        names = list(model.schema.task_names[-model.num_added :])
+        raise ValueError(
+            "extract takes models whose tasks were trained together. Received one to which "
+            f"add_task has added {names}. Extract from the model it was added to, or serve the "
+            "whole."
+        )
+    for name, value in (("threshold", threshold), ("tolerance", tolerance)):
+        if not value >= 0:
+            raise ValueError(
+                f"extract takes `{name}` as a number of at least 0. Received {name}={value!r}."
+            )
+    if by not in ("weight", "usage"):
+        raise ValueError(f'extract takes `by` "weight" or "usage". Received by={by!r}.')
+
+
+def _used(gate, names, rows, threshold):
+    """Indices of the experts that some task of `rows` used in training."""
+    if gate.usage is None:
+        raise ValueError(
+            'by="usage" asks a gate what training selected, which it notes if told to. Received '
+            f"a {type(gate).__name__} with usage_decay=None. Build it with usage_decay=0.95 and "
+            'train it, or use by="weight".'
+        )
+    usage = gate.usage if len(gate.usage) == 1 else gate.usage[rows]
+    unseen = np.isnan(usage).any(axis=1)
+    if unseen.any():
+        raise ValueError(
+            'by="usage" asks what training selected for each task. Received tasks without rows '
+            f"in it: {[n for n, no in zip(names, unseen, strict=False) if no]}. Train them, or "
+            'use by="weight" with `data`.'
+        )
+    most = np.argsort(-usage, axis=1, kind="stable")[:, : gate.num_nonzeros or 1]
+    stays = (usage > threshold).any(axis=0)
+    stays[most.ravel()] = True
+    return np.flatnonzero(stays).tolist()
+
+
+def _weighty(model, gates, names, rows, threshold, data):
+    """For each gate the indices of the experts that stay; whether the others have no weight."""
+    static = all(gate.router == "static" for gate in gates)
+    if not static and data is None:
+        if threshold > 0:
+            raise ValueError(
+                "Which experts a gate uses that sees the example, only rows can tell. Received "
+                f"threshold={threshold} and data=None. Pass `data`, or threshold=0 to keep all "
+                "experts."
+            )
+        return [list(range(gate.num_experts)) for gate in gates], True
+    experts, lost = [], 0.0
+    uses = gate_use(model, blank_rows(model) if static else data, similarity=False)
+    for use in uses:
+        mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
+        unseen = np.isnan(mean_weight).any(axis=1)
+        if unseen.any():
+            raise ValueError(
+                "Which experts a task uses, only its own rows can tell. Received `data` without "
+                f"rows of {[n for n, no in zip(names, unseen, strict=False) if no]}. Add some."
+            )
+        largest = mean_weight.max(axis=0)
+        experts.append(np.flatnonzero(largest > threshold).tolist())
+        lost = max(lost, largest[largest <= threshold].max(initial=0))
+        if not experts[-1]:
+            raise ValueError(
+                "At least one expert's weight must be above `threshold`. Received "
+                f"threshold={threshold}; the largest mean weight is {largest.max():.3g}. "
+                "Lower it."
+            )
+    if lost > 0 and data is None:
+        raise ValueError(
+            "Dropping experts of weight above 0 changes predictions, and only rows can tell by "
+            f"how much. Received threshold={threshold}, which drops weights up to {lost:.3g}, "
+            "and data=None. Pass `data`, or threshold=0 to drop only what has no weight."
+        )
+    return experts, lost == 0
+
+
+def blank_rows(model):
+    """Features for gates that do not look at them: one row, or one for each row's task."""
+    column = model.schema.task_column
+    num = 1 if column is None else len(model.schema.tasks)
+    # Not 0, which is padding.
+    features = {
+        name: np.ones((num, *symbol.shape[1:]), symbol.dtype)
+        for name, symbol in model.input.items()
+    }
+    return features if column is None else {**features, column: np.arange(num, dtype="int32")}
+
+
+def _numbers(gate, experts):
+    """Some of a gate's experts by their numbers among those it chooses from."""
+    return [e if gate.kept is None else gate.kept[e] for e in experts]
+
+
+def _kept(mixture, gates, experts):
+    """What `Extraction.experts` says."""
+    kept = [tuple(_numbers(*pair)) for pair in zip(gates, experts, strict=True)]
+    if len(gates) > 1:
+        names = [gate_name(mixture, gate) for gate in gates]
+        return dict(zip(names, kept, strict=True))
+    return kept[0] if kept else ()
+
+
+def cut_mixture(mixture, experts):
+    """A mixture's recipe, for any number of tasks, with some of its experts.
+
+    Args:
+        mixture: `MMoE`, `OMoE`, `SharedBottom` or `ModSquad`.
+        experts: list with a list of int for each gate, indices of the experts that stay.
+    """
+    config = nested.config_of(mixture)
+    inner = config["config"]
+    inner["num_tasks"] = None
+    gates = gates_of(mixture)
+    if not gates:
+        return config
+    # The mixture fills in the counts, also where the recipe had stated them.
+    gate_config = inner["gate"]["config"]
+    gate_config.update(num_tasks=None, num_experts=None)
+    kept = [_numbers(*pair) for pair in zip(gates, experts, strict=True)]
+    is_cut = any(len(e) < gate.num_choices for e, gate in zip(kept, gates, strict=True))
+    if isinstance(mixture, ModSquad):
+        inner["kept"] = kept if is_cut else None
+        return config
+    inner["num_experts"] = len(experts[0])
+    if inner["experts"] is not None:
+        inner["experts"] = [inner["experts"][e] for e in experts[0]]
+    if is_cut:
+        gate_config.update(kept=kept[0], num_choices=gates[0].num_choices)
+    return config
+
+
+def _check_gate(model, extracted, rows, experts):
+    """Raises ValueError unless the first new gate emits what the old one does.
+
+    A gate may depend on a task's or an expert's place otherwise than by its weights. A
+    mixture's gates are of one kind, and what the others see hangs on the first.
+    """
+    features = _random_rows(model, rows, 64)
+    both = ((model, features), (extracted, _for_extracted(model, rows, features)))
+    before, after = (ops.convert_to_numpy(one.run(x).aux[0]["weights"]) for one, x in both)
+    if model.schema.task_column is None and before.shape[1] > 1:
+        before = before[:, rows]
+    differ = ~np.isclose(before[:, :, experts], after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))
+    # Scores that tie up to rounding may be chosen otherwise in a row or two.
+    if differ.mean() > 0.05:
+        raise ValueError(
+            "The gate of an extracted model must emit what the whole gate does. Received "
+            f"{type(gates_of(model.mixture)[0]).__name__}, which on {differ.sum()} of "
+            f"{len(differ)} random rows does not for the tasks "
+            f"{list(extracted.schema.task_names)}. Its choice depends on a task's place among "
+            "the others: extract all tasks, or the first ones."
+        )
+
+
+def _random_rows(model, rows, num_rows):
+    """Features that mean nothing, with valid ids and, if rows have one, tasks of `rows`."""
+    generator = np.random.default_rng(0)
+    sizes = {
+        column.name: model.encoder.table_sizes[owner]
+        for owner, columns in model.encoder.groups.items()
+        for column in columns
+    }
+    features = {}
+    for name, symbol in model.input.items():
+        shape = (num_rows, *symbol.shape[1:])
+        if name == model.schema.task_column:
+            values = generator.choice(rows, size=shape)
+        elif name in sizes:
+            values = generator.integers(sizes[name], size=shape)
+        else:
+            values = generator.normal(size=shape)
+        features[name] = values.astype(symbol.dtype)
+    return features
+
+
+def _for_extracted(model, rows, features):
+    """Features of the whole model for the extracted one; rows of other tasks get its first."""
+    column = model.schema.task_column
+    if column is None:
+        return features
+    places = np.zeros(len(model.schema.tasks), "int32")
+    places[rows] = range(len(rows))
+    return {**features, column: places[np.asarray(features[column])]}
+
+
+def _largest_change(model, extracted, rows, data):
+    """The largest change of a prediction, relative to a task's largest if above 1."""
+    names = extracted.schema.task_names
+    changes, largest = np.zeros(len(names)), np.ones(len(names))
+    for features in batches(model, data, 1024):
+        before = _predictions(model, features)
+        after = _predictions(extracted, _for_extracted(model, rows, features))
+        for i, name in enumerate(names):
+            key, ours = name, slice(None)
+            if model.schema.task_column is not None:
+                key, ours = "score", np.asarray(features[model.schema.task_column]) == rows[i]
+            new = after[key][ours]
+            # Classes that only tasks left out have are padding.
+            old = before[key][ours][..., : new.shape[-1]] if new.ndim > 1 else before[key][ours]
+            # Not `max`, which may pass over a NaN.
+            changes[i] = np.maximum(changes[i], np.abs(new - old).max(initial=0))
+            largest[i] = np.maximum(largest[i], np.abs(old).max(initial=0))
+    return float(np.max(changes / largest))
+
+
+def _predictions(model, features):
+    return {name: ops.convert_to_numpy(x) for name, x in model.run(features).predictions.items()}

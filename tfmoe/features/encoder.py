@@ -1,0 +1,228 @@
+"""From the Preprocessor's ids and floats to one vector a row, or to tokens."""
+
+import keras
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute.initializers import member_initializer
+from tfmoe.features.embedding import Embedding
+from tfmoe.schema.columns import PADDING_ID, Categorical, MultiCategorical, Sequence
+from tfmoe.schema.schema import Schema
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Encoder(keras.layers.Layer):
+    r"""Embeds the ids, pools the lists, and puts all columns side by side.
+
+    The output has the columns in the schema's order: a number as it is, an id as its
+    embedding, a list as the mean, sum or maximum of its values' embeddings (id 0 is
+    padding and does not count; a list of nothing but padding is 0). Columns that share
+    a table make one look-up.
+
+    With `tokens=d` the output is a set of tokens, for mixtures of attention: first the
+    columns that are no `Sequence`, in the schema's order, one token each,
+
+        token = vector @ W + bias
+
+    where `vector` is what the column would give above (a number is a vector of size 1)
+    and every column has a `W` and a `bias` of its own; then the sequences, not pooled,
+    one token a position, oldest first, with a learned vector of the position added.
+
+    Args:
+        schema: `Schema`, or what its `to_dict` returns.
+        table_sizes: dict, for each column that owns an embedding table its number of
+            rows; `Preprocessor.table_sizes`.
+        embeddings_initializer: Keras initializer of the tables, and of the tokens' biases
+            and positions. Their maps `W` start at the scale of their own fan-in.
+        tokens: int >= 1, the size `d` of a token, or None for one vector a row.
+
+    Call arguments:
+        features: dict of tensors by column name: float `(b,)` for a number, int `(b,)`
+            for an id, int `(b, length)` for a list. As tokens, a sequence may be shorter than
+            its `max_length`, not longer.
+
+    Returns:
+        Float tensor `(b, f)`, `f` the sum of the columns' sizes. With `tokens` a pair,
+        float `(b, c, d)` and bool `(b, c)`, False at a sequence's padding.
+
+    Raises:
+        ValueError: if the size of a table or a column is missing, or a sequence that is
+            to be tokens has no known length.
+
+    Example:
+
+    >>> schema = tfmoe.Schema([tfmoe.Numeric("age"), tfmoe.Categorical("city", dim=4)],
+    ...                       [tfmoe.Binary("click")])
+    >>> encoder = Encoder(schema, table_sizes={"city": 10})
+    >>> encoder({"age": np.array([0.5]), "city": np.array([3])}).shape
+    TensorShape([1, 5])
+    >>> encoder = Encoder(schema, table_sizes={"city": 10}, tokens=8)
+    >>> tokens, mask = encoder({"age": np.array([0.5]), "city": np.array([3])})
+    >>> tokens.shape, mask.numpy().tolist()
+    (TensorShape([1, 2, 8]), [[True, True]])
+    """
+
+    def __init__(
+        self, schema, table_sizes, embeddings_initializer="uniform", tokens=None, **kwargs
+    ):
+        super().__init__(**kwargs)
+        validation.check_counts("Encoder", optional=True, tokens=(tokens, 1))
+        self.tokens = tokens
+        self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.groups = {}
+        for column in self.schema.columns:
+            if column.embeds:
+                owner = column.table if isinstance(column, Categorical) else column.name
+                self.groups.setdefault(owner, []).append(column)
+        unsized = sorted(set(self.groups) - set(table_sizes))
+        if unsized:
+            raise ValueError(
+                "Encoder needs the number of rows of every embedding table. Received "
+                f"table_sizes={dict(table_sizes)}, without {unsized}. A fitted "
+                "Preprocessor has them as `table_sizes`."
+            )
+        self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
+        self.tables = {
+            owner: Embedding(
+                self.table_sizes[owner],
+                self.schema.column(owner).dim,
+                # One initializer draws the same numbers at each call: tables would
+                # start alike.
+                member_initializer(self.embeddings_initializer, index),
+                dtype=self.dtype_policy,
+                name=f"table_{owner}",
+            )
+            for index, owner in enumerate(self.groups)
+        }
+
+    def build(self, input_shape):
+        for table in self.tables.values():
+            table.build((None,))
+        if self.tokens is None:
+            return
+        self.maps, self.biases, self.positions = {}, {}, {}
+        for index, column in enumerate(self.schema.columns):
+            name, size = column.name, self._size(column)
+            self.maps[name] = self.add_weight(
+                name=f"map_{name}", shape=(size, self.tokens), initializer="lecun_normal"
+            )
+            self.biases[name] = self._add_vectors(f"bias_{name}", (self.tokens,), index)
+            if isinstance(column, Sequence):
+                length = column.max_length or input_shape[name][1]
+                if length is None:
+                    raise ValueError(
+                        "Encoder has a vector for each position of a sequence that is to be "
+                        f"tokens. Received {name!r} of any length, with max_length=None. Set "
+                        "its `max_length`."
+                    )
+                shape = (length, self.tokens)
+                self.positions[name] = self._add_vectors(f"positions_{name}", shape, index)
+
+    def _add_vectors(self, name, shape, index):
+        salt = len(shape)  # a column's bias and its positions
+        initializer = member_initializer(self.embeddings_initializer, index, salt)
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+    def _size(self, column):
+        """The size of a column's vector."""
+        owner = column.table if isinstance(column, Categorical) else column.name
+        return self.tables[owner].dim if column.embeds else 1
+
+    def call(self, features):
+        missing = [c.name for c in self.schema.columns if c.name not in features]
+        if missing:
+            raise ValueError(
+                f"Encoder reads every column of its schema. Received features={sorted(features)}, "
+                f"without {missing}. `Preprocessor.arrays` and `dataset` make them all."
+            )
+        encoded = {}
+        for owner, columns in self.groups.items():
+            encoded.update(self._embed(self.tables[owner], columns, features))
+        for column in self.schema.columns:
+            if not column.embeds:
+                encoded[column.name] = ops.cast(features[column.name], self.compute_dtype)[:, None]
+        if self.tokens is not None:
+            return self._as_tokens(encoded, features)
+        return ops.concatenate([encoded[column.name] for column in self.schema.columns], axis=-1)
+
+    def _as_tokens(self, encoded, features):
+        """The columns' vectors as tokens `(b, c, d)`, and the mask `(b, c)`."""
+        single = [c.name for c in self.schema.columns if not isinstance(c, Sequence)]
+        tokens, masks = [], []
+        if single:
+            parts = [ops.matmul(encoded[n], self.maps[n]) + self.biases[n] for n in single]
+            tokens.append(ops.stack(parts, axis=1))
+            masks.append(ops.ones((ops.shape(parts[0])[0], len(parts)), "bool"))
+        for name, positions in self.positions.items():
+            present = features[name] != PADDING_ID
+            added = self.biases[name] + positions[: ops.shape(present)[1]]
+            tokens.append(ops.matmul(encoded[name], self.maps[name]) + added)
+            masks.append(present)
+        return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
+
+    def _pool(self, column, ids, vectors):
+        """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are."""
+        is_history = self.tokens is not None and isinstance(column, Sequence)
+        if is_history or not isinstance(column, MultiCategorical):
+            return vectors
+        return _pooled(vectors, ids, column.pooling)
+
+    def _embed(self, table, columns, features):
+        """One look-up for all columns of a table; dict by column name of `(b, dim)`.
+
+        A sequence that becomes tokens keeps its positions, `(b, length, dim)`.
+        """
+        ids = [features[column.name] for column in columns]
+        if len(columns) == 1:
+            return {columns[0].name: self._pool(columns[0], ids[0], table(ids[0]))}
+        wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
+        vectors = table(ops.concatenate(wide, axis=1))
+        pooled, start = {}, 0
+        for column, own, two_axes in zip(columns, ids, wide, strict=True):
+            stop = start + ops.shape(two_axes)[1]
+            part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
+            pooled[column.name] = self._pool(column, own, part)
+            start = stop
+        return pooled
+
+    def compute_output_shape(self, input_shape):
+        columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
+        if self.tokens is None:
+            return (batch, sum(self._size(column) for column in columns))
+        counts = [input_shape[c.name][1] if isinstance(c, Sequence) else 1 for c in columns]
+        count = None if None in counts else sum(counts)
+        return (batch, count, self.tokens), (batch, count)
+
+    def compute_output_spec(self, features):
+        shapes = self.compute_output_shape({name: x.shape for name, x in features.items()})
+        if self.tokens is None:
+            return keras.KerasTensor(shapes, dtype=self.compute_dtype)
+        tokens, mask = shapes
+        return (
+            keras.KerasTensor(tokens, dtype=self.compute_dtype),
+            keras.KerasTensor(mask, dtype="bool"),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "schema": self.schema.to_dict(),
+            "table_sizes": self.table_sizes,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "tokens": self.tokens,
+        }
+
+
+def _pooled(vectors, ids, pooling):
+    """Lists' vectors `(b, length, d)` and ids `(b, length)` to `(b, d)`."""
+    present = ops.expand_dims(ids != PADDING_ID, -1)
+    if pooling == "max":
+        lowest = ops.full_like(vectors, -6e4)  # finite in half precision too
+        highest = ops.max(ops.where(present, vectors, lowest), axis=1)
+        return ops.where(ops.any(present, axis=1), highest, ops.zeros_like(highest))
+    mask = ops.cast(present, vectors.dtype)
+    total = ops.sum(vectors * mask, axis=1)
+    if pooling == "sum":
+        return total
+    return total / ops.maximum(ops.sum(mask, axis=1), 1)

@@ -1,0 +1,75 @@
+"""Towers that were trained, and towers for tasks that came later."""
+
+import keras
+from keras import ops
+
+from tfmoe.heads.towers import Towers
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class ExtendedTowers(keras.layers.Layer):
+    """Towers that were trained, and one for each task that came after them.
+
+    All but the newest task's tower are frozen. Those trained before run apart, on the
+    shapes they had, so that their logits stay the same to the bit.
+
+    Args:
+        num_outputs: see `Towers`; those of the added tasks come last.
+        num_added: int >= 1, how many tasks were added, one at a time.
+        hidden_units, dropout: see `Towers`.
+
+    Call arguments, returns: see `Towers`.
+    """
+
+    def __init__(self, num_outputs, num_added, hidden_units=(64,), dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_outputs, self.num_added = tuple(num_outputs), num_added
+        self.num_base = len(self.num_outputs) - num_added
+        groups = [self.num_outputs[: self.num_base]]
+        groups += [(num,) for num in self.num_outputs[self.num_base :]]
+        self.groups = [
+            Towers(group, hidden_units, dropout=dropout, dtype=self.dtype_policy, name=f"group_{i}")
+            for i, group in enumerate(groups)
+        ]
+        self.hidden_units, self.dropout = tuple(hidden_units), dropout
+
+    def build(self, input_shape):
+        for group in self.groups:
+            group.build((input_shape[0], len(group.num_outputs), input_shape[2]))
+            group.trainable = group is self.groups[-1]
+
+    def call(self, inputs, task=None, training=False):
+        base, *added = self.groups
+        if task is None:
+            logits = base(inputs[:, : self.num_base], training=training)
+            for i, group in enumerate(added, self.num_base):
+                logits = logits + group(inputs[:, i : i + 1], training=training)
+            return logits
+        widest = max(self.num_outputs)
+        old = ops.minimum(task, self.num_base - 1)
+        logits = _widened(base(inputs, task=old, training=training), widest)
+        for i, group in enumerate(added, self.num_base):
+            own = group(inputs, training=training)[0]
+            logits = ops.where((task == i)[:, None], _widened(own, widest), logits)
+        return logits
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_outputs": list(self.num_outputs),
+            "num_added": self.num_added,
+            "hidden_units": list(self.hidden_units),
+            "dropout": self.dropout,
+        }
+
+
+def towers_of(num_outputs, num_added, **options):
+    """`Towers`, or `ExtendedTowers` if the last `num_added` tasks came one by one."""
+    if num_added:
+        return ExtendedTowers(num_outputs, num_added, **options)
+    return Towers(num_outputs, **options)
+
+
+def _widened(logits, width):
+    """`(b, n)` with columns of zeros up to `width`."""
+    return ops.pad(logits, ((0, 0), (0, width - logits.shape[1])))

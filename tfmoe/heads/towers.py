@@ -1,0 +1,154 @@
+"""Towers: per task, the last layers and the outputs."""
+
+import math
+
+import keras
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute import dispatch
+from tfmoe.compute.dense import stacked_dense
+from tfmoe.compute.device import check_tasks
+from tfmoe.compute.initializers import PerMember
+from tfmoe.experts.mlp import Experts
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class Towers(keras.layers.Layer):
+    r"""One small network a task, all computed together.
+
+    Args:
+        num_outputs: sequence of int >= 1, for each task how many numbers it needs: 1,
+            or a multiclass task's number of classes.
+        hidden_units: sequence of int >= 1, units of the hidden layers; `()` for none.
+        activation, dropout, layer_norm, kernel_initializer: see `Experts`.
+
+    Call arguments:
+        inputs: float tensor `(b, t, u)`, one representation a task; `(b, 1, u)` with
+            `task`.
+        task: int tensor `(b,)`, the task of each row, or None where a row has them all.
+            Only a row's own tower is computed where that is faster.
+        training: bool, for the dropout.
+
+    Returns:
+        List of `t` float tensors `(b, num_outputs[t])`, without activation (logits).
+        With `task` one tensor `(b, max(num_outputs))`; what a task has no outputs for is
+        any. They are float32 under half precision too.
+
+    Raises:
+        ValueError: if a count is too small, or the input has another number of tasks.
+
+    Example:
+
+    >>> [logits.shape for logits in Towers((1, 3), hidden_units=(4,))(np.ones((2, 2, 8)))]
+    [TensorShape([2, 1]), TensorShape([2, 3])]
+    """
+
+    def __init__(
+        self,
+        num_outputs,
+        hidden_units=(64,),
+        activation="relu",
+        dropout=0.0,
+        layer_norm=False,
+        kernel_initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_outputs = validation.sizes("Towers", "num_outputs", num_outputs)
+        if not self.num_outputs:
+            raise ValueError("Towers need at least one task. Received num_outputs=().")
+        self.hidden = Experts(
+            len(self.num_outputs),
+            hidden_units,
+            activation,
+            dropout,
+            layer_norm,
+            kernel_initializer,
+            dtype=self.dtype_policy,
+            name="hidden",
+        )
+
+    def build(self, input_shape):
+        num = len(self.num_outputs)
+        self._check_shape(input_shape, (1, num))
+        input_shape = (input_shape[0], num, input_shape[2])
+        self.hidden.build(input_shape)
+        units = self.hidden.compute_output_shape(input_shape)[-1]
+        # Tasks with fewer outputs than the widest have columns that nobody reads.
+        shape = (len(self.num_outputs), units, max(self.num_outputs))
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=shape,
+            initializer=PerMember(self.hidden.kernel_initializer, salt=-1),
+        )
+        self.bias = self.add_weight(name="bias", shape=(shape[0], shape[2]), initializer="zeros")
+
+    def _check_shape(self, shape, tasks):
+        if len(shape) != 3 or shape[1] not in tasks:
+            raise ValueError(
+                "Towers take inputs of shape (batch, tasks, units) with "
+                f"{len(self.num_outputs)} tasks, or (batch, 1, units) with the `task` of each "
+                f"row. Received shape {tuple(shape)}."
+            )
+
+    def call(self, inputs, task=None, training=False):
+        num = len(self.num_outputs)
+        self._check_shape(inputs.shape, (num,) if task is None else (1,))
+        if task is not None:
+            task = ops.convert_to_tensor(task)
+            check_tasks("Towers", task, num)
+        if task is not None and num > 1 and self._dispatch_pays():
+            return self._own(inputs[:, 0], task, training)
+        if task is not None:
+            inputs = ops.repeat(inputs, num, axis=1)
+        hidden = self.hidden(inputs, training=training)
+        logits = stacked_dense(ops.cast(hidden, self._exact), *self._last())
+        if task is None:
+            return [values[:, :n] for values, n in zip(logits, self.num_outputs, strict=True)]
+        taken = ops.take_along_axis(ops.stack(logits, axis=1), task[:, None, None], axis=1)
+        return taken[:, 0]
+
+    @property
+    def _exact(self):
+        return keras.backend.result_type(self.compute_dtype, "float32")
+
+    def _last(self):
+        return ops.cast(self.kernel, self._exact), ops.cast(self.bias, self._exact)
+
+    def _dispatch_pays(self):
+        kernels = [*self.hidden.kernels, self.kernel]
+        num_weights = sum(math.prod(kernel.shape[1:]) for kernel in kernels)
+        return dispatch.pays(1, len(self.num_outputs), num_weights, certain=True)
+
+    def _own(self, inputs, task, training):
+        """Every row `(b, u)` through the tower of its task."""
+        plan = dispatch.plan(task[:, None], len(self.num_outputs))
+        parts = dispatch.spread(inputs, plan, len(self.num_outputs))
+        parts = self.hidden.through(parts, plan, training)
+        kernel, bias = self._last()
+        parts = [ops.cast(part, self._exact) for part in parts]
+        own, later = dispatch.grouped_matmul(*parts, kernel, plan)
+        own = own + bias[:, None]
+        later = later + ops.take(bias, plan.experts, axis=0)[:, None]
+        return dispatch.collect(own, later, plan)[:, 0]
+
+    def compute_output_shape(self, input_shape):
+        return [(input_shape[0], num) for num in self.num_outputs]
+
+    def compute_output_spec(self, inputs, task=None, training=False):
+        if task is not None:
+            shape = (inputs.shape[0], max(self.num_outputs))
+            return keras.KerasTensor(shape, dtype=self._exact)
+        return [
+            keras.KerasTensor((inputs.shape[0], n), dtype=self._exact) for n in self.num_outputs
+        ]
+
+    def get_config(self):
+        config = self.hidden.get_config()
+        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
+        return {
+            **super().get_config(),
+            "num_outputs": list(self.num_outputs),
+            **{name: config[name] for name in shared},
+        }

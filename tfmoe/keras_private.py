@@ -1,0 +1,132 @@
+"""Every private name of Keras and TensorFlow that tfmoe touches, and nothing else of them.
+
+None of these is promised to stay. Each is looked up through `_private`, which says what to do
+when it is gone; `tests/package/test_keras_private.py` tries each on the lowest and the newest
+versions. Keras is imported where it is used: see `tfmoe/loading.py`.
+"""
+
+
+def _private(owner, name):
+    """`owner.name`, a private name of Keras or TensorFlow.
+
+    Raises:
+        RuntimeError: if this version has no such name.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        import keras
+
+        kind = owner.__name__ if hasattr(owner, "__name__") else type(owner).__name__
+        raise RuntimeError(
+            f"tfmoe relies on a name that Keras and TensorFlow do not promise. Received "
+            f"{kind} of Keras {keras.__version__} without {name!r}. Install an older Keras or "
+            "TensorFlow, or a newer tfmoe, and please report this."
+        ) from error
+
+
+def flatten_layers(layer):
+    """A layer, and all layers inside it at any depth, holders before what they hold."""
+    return list(_private(layer, "_flatten_layers")())
+
+
+def sublayers(layer):
+    """The layers that a layer holds itself."""
+    return list(_private(layer, "_layers"))
+
+
+def calls_of(layer):
+    """Positional and named arguments of each symbolic call of a layer, as list of pairs."""
+    nodes = _private(layer, "_inbound_nodes")
+    return [(list(node.arguments.args), dict(node.arguments.kwargs)) for node in nodes]
+
+
+# `fit` validates through `evaluate`, and says so by this argument.
+_VALIDATES = "_use_cached_eval_dataset"
+
+
+def validates_in_fit(arguments):
+    """Whether named arguments of `evaluate` are those by which `fit` validates."""
+    return bool(arguments.get(_VALIDATES, False))
+
+
+def metrics_in_order(model, logs):
+    """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
+    return _private(model, "_flatten_metrics_in_order")(logs)
+
+
+def resize(variable, values):
+    """Gives a Keras variable values of another shape.
+
+    The variable stays the same object, so all lists of variables that layers, optimizers
+    and Keras keep still hold.
+    """
+    from keras import ops
+
+    _private(variable, "_shape")
+    _private(variable, "_initialize")(ops.convert_to_tensor(values, dtype=variable.dtype))
+    variable._shape = tuple(values.shape)
+
+
+def track_again(layer):
+    """Lets a layer list its variables' values anew, where the backend lists them (torch)."""
+    _private(layer, "_track_variables")()
+
+
+def recompile(model):
+    """Has the functions of a model that is being fitted made anew at the next step."""
+    model.test_function = model.predict_function = None
+    model.make_train_function(force=True)
+
+
+def optimizer_key(optimizer, variable):
+    """By what an optimizer tells a variable: on TensorFlow, by its value."""
+    return _private(optimizer, "_var_key")(variable)
+
+
+def rename_key(optimizer, old, new):
+    """Tells an optimizer that a variable has another key."""
+    indices = _private(optimizer, "_trainable_variables_indices")
+    if old in indices:  # a frozen variable is in none
+        indices[new] = indices.pop(old)
+    # Made only when something is left out of the decay.
+    undecayed = getattr(optimizer, "_exclude_from_weight_decay", set())
+    if old in undecayed:
+        undecayed.add(new)
+
+
+def slot(optimizer, name, variable):
+    """The TensorFlow variable of an optimizer's state for one of the model's.
+
+    Args:
+        optimizer: Keras optimizer.
+        name: `"momentums"`, `"velocities"` or `"accumulators"`.
+        variable: a variable it updates.
+    """
+    index = _private(optimizer, "_get_variable_index")(variable)
+    return _private(optimizer, f"_{name}")[index].value
+
+
+class ClipsGradients:
+    """Before a Keras optimizer among a class's bases: `clip` decides how gradients are clipped.
+
+    A class that defines `clip(gradients, usual)` gets all gradients of a step and Keras's own
+    way of clipping them.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "apply_gradients"):
+            _private(super(), "_clip_gradients")
+
+    def _clip_gradients(self, grads):
+        return self.clip(grads, super()._clip_gradients)
+
+
+def is_compiled_by_xla():
+    """Whether the TensorFlow graph that is being traced is one that XLA compiles."""
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    in_xla = _private(control_flow_util, "GraphOrParentsInXlaContext")
+    return in_xla(tf.compat.v1.get_default_graph())

@@ -1,0 +1,153 @@
+"""What a model is given: columns, the row's task where rows have one each, and in what form."""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe.schema.columns import MultiCategorical
+
+
+def columns_of(schema, features):
+    """Those of the features that the encoder reads."""
+    return {column.name: features[column.name] for column in schema.columns}
+
+
+def task_of(schema, features):
+    """What calls want of the row's task: nothing where rows have all labels."""
+    return {"task": features[schema.task_column]} if schema.task_column else {}
+
+
+def symbols(schema, lengths):
+    """Dict of `keras.Input` by name.
+
+    Args:
+        schema: `Schema`.
+        lengths: dict of int, positions of each list column.
+    """
+    inputs = {}
+    for column in schema.columns:
+        shape = (lengths[column.name],) if isinstance(column, MultiCategorical) else ()
+        dtype = "int32" if column.embeds else "float32"
+        inputs[column.name] = keras.Input(shape=shape, dtype=dtype, name=column.name)
+    if schema.task_column:
+        name = schema.task_column
+        inputs[name] = keras.Input(shape=(), dtype="int32", name=name)
+    return inputs
+
+
+def ids_of(schema, mixture, features):
+    """What a mixture's call wants of a column's ids, if anything."""
+    name = getattr(mixture, "id_column", None)
+    if name is None:
+        return {}
+    plain = [c.name for c in schema.columns if c.embeds and not isinstance(c, MultiCategorical)]
+    if name not in plain:
+        raise ValueError(
+            f"A gate hashes the ids of one Categorical column, of {plain}. Received "
+            f"column={name!r}."
+        )
+    return {"ids": features[name]}
+
+
+def named(inputs, features):
+    """Features by name, in the type and shape of the model's inputs, as in Keras's `predict`.
+
+    Args:
+        inputs: dict of `keras.Input` by name.
+        features: what `fit` was given: a dict of tensors, of which `(b, 1)` will do for `(b,)`.
+    """
+    if not isinstance(features, dict) or not set(inputs) <= set(features):
+        received = list(features) if isinstance(features, dict) else type(features).__name__
+        raise ValueError(
+            f"Features come as a dict by column, {list(inputs)}. Received {received}. "
+            "`Preprocessor.dataset` and `arrays` make them."
+        )
+    found = {}
+    for name, one in inputs.items():
+        values = ops.convert_to_tensor(features[name])
+        # TensorFlow forgets the rank where a column came as `(b,)` before and as `(b, 1)` now.
+        unknown = getattr(values.shape, "rank", 0) is None
+        if unknown or (len(values.shape) == len(one.shape) + 1 and values.shape[-1] == 1):
+            values = ops.reshape(values, (-1, *one.shape[1:]))
+        found[name] = ops.cast(values, one.dtype)
+    return found
+
+
+def labels_of(schema, y):
+    """Labels as a dict by output.
+
+    Raises:
+        ValueError: if there are none, or some of no output, or no dict says of which they are.
+    """
+    names = schema.output_names
+    if not isinstance(y, dict):
+        if len(names) > 1:
+            raise ValueError(
+                f"Labels come as a dict by task, of the tasks {list(names)}. Received "
+                f"labels of type {type(y).__name__}. `Preprocessor.dataset` makes them."
+            )
+        y = {names[0]: y}
+    if not y:
+        raise ValueError(
+            f"Labels are needed of at least one of the tasks {list(names)}. Received none."
+        )
+    unknown = sorted(set(y) - set(names))
+    if unknown:
+        raise ValueError(
+            f"Labels are given by task, of the tasks {list(names)}. Received labels for "
+            f"{unknown}. Remove them, or add the tasks to the schema."
+        )
+    return y
+
+
+def is_frame(x):
+    return hasattr(x, "columns") and hasattr(x, "iloc")
+
+
+@contextlib.contextmanager
+def quiet_end(*sources):
+    """Silences Keras where a dataset's number of batches is found by reading it.
+
+    Keras 3.15 warns at the end of every epoch of such a dataset (of CSV files, say) that
+    it ran out of data.
+    """
+    with warnings.catch_warnings():
+        if any(hasattr(one, "cardinality") and int(one.cardinality()) == -2 for one in sources):
+            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+        yield
+
+
+def unpacked(x, y, sample_weight):
+    """Parts of `arrays(df)`, if that is what `x` has become; rows weigh also what is given.
+
+    Raises:
+        ValueError: if labels are given beside a table that has them, or weights of other rows
+            or labels.
+    """
+    if not (isinstance(x, tuple) and len(x) == 3):
+        return x, y, sample_weight
+    if y is not None:
+        raise ValueError(
+            "The labels of a table are columns of it, which the schema's tasks name. Received "
+            f"y={type(y).__name__} beside a table. Add it to the table, and leave y out."
+        )
+    x, y, weights = x
+    if sample_weight is None:
+        return x, y, weights
+    given = sample_weight if isinstance(sample_weight, dict) else dict.fromkeys(y, sample_weight)
+    own = weights or {name: np.ones(len(labels), "float32") for name, labels in y.items()}
+    return x, y, {**own, **{name: _weighed(own, name, more) for name, more in given.items()}}
+
+
+def _weighed(weights, name, more):
+    """Weights of a label's rows, times those given beside the table."""
+    more = np.reshape(np.asarray(more, "float32"), (-1,))
+    if name not in weights or len(more) != len(weights[name]):
+        raise ValueError(
+            f"sample_weight has a number for each row, or a dict of such by {list(weights)}. "
+            f"Received {len(more)} numbers for {name!r}."
+        )
+    return weights[name] * more

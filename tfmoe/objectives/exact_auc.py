@@ -1,0 +1,65 @@
+"""What is measured after training from all scores at once."""
+
+import keras
+import numpy as np
+
+from tfmoe.objectives.metrics import exact_auc
+
+
+def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, steps=None, **_):
+    """AUC of binary tasks from all scores, sorted.
+
+    Args:
+        model: `MultiTaskModel`.
+        names: the tasks.
+        x, y, sample_weight, batch_size, steps: as for `keras.Model.evaluate`. Labels and
+            weights may be dicts by task; NaN labels are missing.
+
+    Returns:
+        Dict `{"<task>_auc": float}` of the tasks that have labels.
+    """
+    if not names:
+        return {}
+    if y is None:
+        scored = _scored_batches(model, x, steps)
+    else:
+        size = batch_size or 32
+        if steps is not None:
+            x, y, sample_weight = keras.tree.map_structure(
+                lambda v: None if v is None else v[: steps * size], (x, y, sample_weight)
+            )
+        scored = [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
+    columns = {name: ([], [], []) for name in names}
+    for features, labels, weights, scores in scored:
+        for name, row in _by_task(model.schema, features, labels, weights, scores):
+            for values, value in zip(columns.get(name, ()), row, strict=False):
+                values.append(value.reshape(-1))
+    return {
+        f"{name}_auc": exact_auc(*map(np.concatenate, parts))
+        for name, parts in columns.items()
+        if parts[0]
+    }
+
+
+def _by_task(schema, features, labels, weights, scores):
+    """For each task with labels: its name, and its labels, scores and weights."""
+    outputs = schema.output_names
+    labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
+    for output in set(outputs) & set(labels):
+        own = weights.get(output) if isinstance(weights, dict) else weights
+        own = np.ones(len(scores[output])) if own is None else np.asarray(own)
+        row = (np.asarray(labels[output]), scores[output], own)
+        if not schema.task_column:
+            yield output, row
+            continue
+        task = np.reshape(np.asarray(features[schema.task_column]), (-1,))
+        for index, name in enumerate(schema.task_names):
+            yield name, tuple(values[task == index] for values in row)
+
+
+def _scored_batches(model, batches, steps):
+    for step, batch in enumerate(batches):
+        if steps is not None and step >= steps:
+            return
+        x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        yield x, labels, weights, model.predict_on_batch(x)

@@ -1,0 +1,121 @@
+"""Losses and metrics where each row has the label of its own task."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe.objectives.losses import (
+    masked_mean,
+    metric_of,
+    outputs_for_metrics,
+    own_metrics,
+    present,
+    row_losses,
+    update_given,
+)
+from tfmoe.objectives.metrics import AUCByTask, MeanByTask
+from tfmoe.schema.tasks import Binary
+
+
+class OwnLabel:
+    """Each row has the label of its own task, `score`.
+
+    The loss is the mean over the rows with a label of the row's loss times its task's
+    weight: a task counts by its share of the rows. All tasks with one kind of loss are
+    computed together. Losses and metrics are reported by task, as means over its own rows.
+
+    Args:
+        schema: `Schema` with a task column.
+        losses, weights, metrics: dicts by task of what replaces the tasks' own.
+    """
+
+    def __init__(self, schema, losses, weights, metrics):
+        self.tasks = schema.tasks
+        weights = [float(weights.get(t.name, t.weight)) for t in schema.tasks]
+        self._weights = np.array(weights, "float32")
+        groups = {}
+        for index, task in enumerate(schema.tasks):
+            loss = losses.get(task.name)
+            loss = None if loss is None else keras.losses.get(loss)
+            kind = (type(task), getattr(task, "loss", None)) if loss is None else index
+            groups.setdefault(kind, (task, loss, []))[2].append(index)
+        self._groups = [(*group, self._members(group[2])) for group in groups.values()]
+        names = [task.name for task in schema.tasks]
+        self.tracker = MeanByTask(None, [f"{name}_loss" for name in names], range(len(names)))
+        self.sorted_aucs = []
+        self._own, self._given = [], []
+        self._make_metrics(metrics)
+
+    def _members(self, indices):
+        """Which of the tasks are meant: bool `(t,)`."""
+        members = np.zeros(len(self.tasks), bool)
+        members[indices] = True
+        return members
+
+    def _make_metrics(self, given):
+        kinds = {}
+        for index, task in enumerate(self.tasks):
+            if given.get(task.name) is not None:
+                ours = [metric_of(task, metric) for metric in given[task.name]]
+                self._given += [(metric, index) for metric in ours]
+                continue
+            if isinstance(task, Binary):
+                self.sorted_aucs.append(task.name)
+            for own in own_metrics(task):
+                kinds.setdefault((type(task), own), []).append(index)
+        for (_, own), indices in kinds.items():
+            names = [f"{self.tasks[index].name}_{own.name}" for index in indices]
+            if own.function is None:
+                metric = AUCByTask(names, indices)
+            else:
+                metric = MeanByTask(own.function, names, indices, own.root)
+            self._own.append((metric, self.tasks[indices[0]]))
+
+    @property
+    def metrics(self):
+        own = [metric for metric, _ in (*self._own, *self._given)]
+        return [self.tracker, *own]
+
+    def loss(self, labels, row_weights, forward, task=None):
+        """See `AllLabels.loss`."""
+        labels, weights, logits, predictions = self._row(labels, row_weights, forward)
+        losses = ops.zeros_like(labels)
+        for example, loss, _, members in self._groups:
+            mine = ops.take(ops.array(members), task)
+            # Rows of other tasks are replaced before too: no gradient of theirs may be NaN.
+            own = row_losses(
+                example,
+                loss,
+                _where(mine, labels, 0.0),
+                _where(mine, logits, 0.0),
+                _where(mine, predictions, 0.5),
+            )
+            losses = ops.where(mine, own, losses)
+        self.tracker.update_state(losses, None, weights, task)
+        return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
+
+    def update_metrics(self, labels, row_weights, forward, task=None):
+        labels, weights, logits, predictions = self._row(labels, row_weights, forward)
+        for metric, example in self._own:
+            outputs = outputs_for_metrics(example, logits, predictions)
+            metric.update_state(labels, outputs, weights, task)
+        for metric, index in self._given:
+            own = weights * ops.cast(task == index, "float32")
+            update_given(metric, labels, logits, predictions, own)
+
+    def with_label(self, labels):
+        """Which rows have their label: float `(b,)`."""
+        return present(labels["score"], None)[1]
+
+    def _row(self, labels, row_weights, forward):
+        if isinstance(row_weights, dict):
+            row_weights = row_weights.get("score")
+        labels, weights = present(labels["score"], row_weights)
+        return labels, weights, forward.logits["score"], forward.predictions["score"]
+
+
+def _where(mine, values, other):
+    """`values` of the rows that are `mine`, `other` elsewhere."""
+    if len(values.shape) > 1:
+        mine = mine[:, None]
+    return ops.where(mine, values, ops.full_like(values, other))

@@ -1,0 +1,277 @@
+"""What gates select, shown: a table on the console, pictures, a folder with both."""
+
+import io
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tfmoe.reports.gate_use import gate_use
+
+# More than this cannot be read in a picture or on a screen.
+MOST_LABELS = 32
+MOST_NUMBERS = 256
+MOST_ROWS = 24
+MOST_PANELS = 12
+MOST_COLORS = 10
+
+
+def use_table(use, title):
+    """A `rich.table.Table` with a row for each task; the first 24 of many."""
+    from rich.table import Table
+
+    table = Table(title=f"{title}: experts used", title_justify="left")
+    table.add_column("task", overflow="ellipsis", no_wrap=True)
+    for name in ("a row", "in all", "entropy", "decided"):
+        if name != "decided" or use.converged is not None:
+            table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("largest mean weights", no_wrap=True, overflow="ellipsis")
+    for t, task in enumerate(use.tasks[:MOST_ROWS]):
+        if np.isnan(use.num_used[t]):
+            table.add_row(task, *[""] * (len(table.columns) - 2), "no rows")
+            continue
+        numbers = [f"{x[t]:.1f}" for x in (use.num_used, use.effective_experts)]
+        numbers.append(f"{use.entropy[t]:.2f}")
+        if use.converged is not None:
+            numbers.append(f"{use.converged[t]:.0%}")
+        largest = np.argsort(-use.mean_weight[t], kind="stable")[:4]
+        weights = [
+            f"{use.experts[e]}: {use.mean_weight[t, e]:.2f}"
+            for e in largest
+            if use.mean_weight[t, e] >= 0.005
+        ]
+        table.add_row(task, *numbers, "  ".join(weights))
+    if len(use.tasks) > MOST_ROWS:
+        table.caption = f"and {len(use.tasks) - MOST_ROWS} more tasks"
+    return table
+
+
+def draw_gates(uses, task_names, path):
+    """Draws heat maps of mean gate weights, task by expert, side by side.
+
+    Args:
+        uses: dict of `GateUse` by title.
+        task_names: sequence of str.
+        path: file to write, `.png` or another kind that matplotlib knows.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        FileExistsError: if the file is there already.
+    """
+    _save(_heat_maps(uses, task_names), path)
+
+
+def heat_map_png(use):
+    """One gate's heat map as the bytes of a PNG file."""
+    held = io.BytesIO()
+    _heat_maps({use.gate: use}, use.tasks).savefig(held, format="png", dpi=100)
+    return held.getvalue()
+
+
+def draw_curves(use, path):
+    """Draws how much of each task's weight its most used experts carry together.
+
+    A curve that reaches 1 at the second expert is that of a task that needs two.
+
+    Args, errors: see `draw_gates`.
+    """
+    num_tasks, num_experts = use.mean_weight.shape
+    figure = _figure(6.4, 4.2)
+    axis = figure.subplots()
+    total = np.maximum(use.mean_weight.sum(axis=1, keepdims=True), 1e-12)
+    curves = np.cumsum(-np.sort(-use.mean_weight / total, axis=1), axis=1)
+    seen = ~np.isnan(use.num_used)
+    ranks = range(1, num_experts + 1)
+    if num_tasks <= MOST_COLORS:
+        for task, curve in zip(use.tasks, curves, strict=True):
+            axis.plot(ranks, curve, marker="o", markersize=3, label=task)
+    else:
+        axis.plot(ranks, curves[seen].T, color="tab:gray", linewidth=0.6, alpha=0.5)
+        axis.plot(ranks, np.median(curves[seen], axis=0), linewidth=2.5, label="median task")
+    axis.axhline(0.9, color="black", linewidth=0.8, linestyle=":")
+    axis.set_xlabel("experts, each task's most used first")
+    axis.set_ylabel("share of the mean weight")
+    axis.set_ylim(0, 1.03)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(loc="lower right", frameon=False)
+    _save(figure, path)
+
+
+def draw_history(frame, path):
+    """Draws each task's mean weight of every expert over the epochs.
+
+    Args:
+        frame: `GateReport.frame`, of one gate.
+        path: see `draw_gates`.
+
+    Raises: see `draw_gates`.
+    """
+    tasks = list(dict.fromkeys(frame["task"]))
+    shown = [
+        tasks[i] for i in np.linspace(0, len(tasks) - 1, min(len(tasks), MOST_PANELS), dtype=int)
+    ]
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    figure = _figure(1.2 + 3 * columns, 0.6 + 2.3 * rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    few = frame["expert"].nunique() <= MOST_COLORS
+    for axis, task in zip(axes, shown, strict=False):
+        ours = frame[frame["task"] == task]
+        weights = ours.pivot(index="epoch", columns="expert", values="mean_weight")
+        # Many experts are grey, but for those that the task uses most at some time.
+        largest = sorted(weights.columns if few else weights.max().nlargest(4).index)
+        axis.plot(weights.drop(columns=largest), color="tab:gray", linewidth=0.6, alpha=0.5)
+        for expert in largest:
+            axis.plot(weights[expert], label=str(expert))
+        axis.set_title(_short(task), loc="left", fontsize="medium")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if not few:
+            axis.legend(
+                title="expert",
+                loc="upper left",
+                fontsize="x-small",
+                title_fontsize="x-small",
+                frameon=False,
+            )
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    if few:
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            title="expert",
+            loc="outside right upper",
+            frameon=False,
+        )
+    left_out = f" of {len(shown)} of {len(tasks)} tasks" if len(shown) < len(tasks) else ""
+    figure.suptitle(f"Mean weights{left_out} over the epochs", x=0.01, ha="left")
+    figure.supxlabel("epoch", fontsize="medium")
+    _save(figure, path)
+
+
+def write_report(model, source, folder, history=None):
+    """Writes a folder that shows what a model's gates select on some rows.
+
+    For each gate a heat map `<gate>.png` and the curves of `draw_curves`,
+    `<gate>_curves.png`; with `history` also `<gate>_history.png`; and the numbers of all,
+    `gates.csv`.
+
+    Args:
+        model, source: see `gate_use`.
+        folder: path that is not there yet.
+        history: DataFrame such as `GateReport.frame`, or None.
+
+    Returns:
+        List of `GateUse`.
+
+    Raises:
+        FileExistsError: if the folder is there already.
+        ImportError: if matplotlib is not installed.
+        ValueError: if the model has no gate, or `history` is none of a `GateReport`'s.
+    """
+    require_matplotlib()
+    folder = Path(folder)
+    _must_be_new(folder)
+    if history is not None and not {"epoch", "gate", "task", "expert", "mean_weight"} <= set(
+        history
+    ):
+        raise ValueError(
+            "The history is a table that `GateReport.frame.to_csv(path, index=False)` writes. "
+            f"Received one with columns {list(history)}."
+        )
+    uses = gate_use(model, source)
+    if not uses:
+        raise ValueError(
+            f"A report shows gates. Received model={model.name!r}, which has none. Build it "
+            "with a mixture such as tfmoe.MMoE."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place, so that it is there whole or not at all.
+    draft = Path(tempfile.mkdtemp(prefix=".report-", dir=folder.parent))
+    try:
+        _draw_all(uses, history, draft)
+        draft.chmod(0o755)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return uses
+
+
+def _draw_all(uses, history, folder):
+    for use in uses:
+        name = use.gate.replace("/", "_")
+        draw_gates({use.gate: use}, use.tasks, folder / f"{name}.png")
+        draw_curves(use, folder / f"{name}_curves.png")
+        if history is not None:
+            ours = history[history["gate"] == use.gate]
+            if len(ours):
+                draw_history(ours, folder / f"{name}_history.png")
+    pd.concat([use.frame() for use in uses]).to_csv(folder / "gates.csv", index=False)
+
+
+def _heat_maps(uses, task_names):
+    sizes = [_side(use.mean_weight.shape[1]) for use in uses.values()]
+    height = 1.6 + _side(len(task_names))
+    labels = 0.09 * max(len(_short(name)) for name in task_names)
+    figure = _figure(1.6 + labels + sum(sizes) + 0.3 * len(sizes), height)
+    axes = figure.subplots(1, len(uses), squeeze=False, width_ratios=sizes)[0]
+    # With many experts each weight is small; weights all alike are still shown pale.
+    highest = max(max(4 / u.mean_weight.shape[1], np.nanmax(u.mean_weight)) for u in uses.values())
+    for axis, (title, use) in zip(axes, uses.items(), strict=True):
+        # A gate for all tasks has one row.
+        rows = np.broadcast_to(use.mean_weight, (len(task_names), use.mean_weight.shape[1]))
+        picture = axis.imshow(rows, vmin=0, vmax=highest, cmap="Blues", aspect="auto")
+        axis.set_title(title, loc="left")
+        axis.set_xlabel("expert")
+        _label(axis.set_xticks, [str(expert) for expert in use.experts])
+        _label(axis.set_yticks, [_short(name) for name in task_names])
+        axis.tick_params(labelleft=axis is axes[0])
+        if rows.size <= MOST_NUMBERS:
+            for (t, e), value in np.ndenumerate(rows):
+                if value > 0.005:
+                    color = "white" if value > 0.5 * highest else "black"
+                    axis.text(
+                        e, t, f"{value:.2f}", ha="center", va="center", color=color, fontsize=7
+                    )
+    figure.colorbar(picture, ax=axes, label="mean weight", shrink=0.9, aspect=10 * height)
+    return figure
+
+
+def require_matplotlib():
+    """Raises ImportError, with what to do, if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib: pip install 'tfmoe[plot]'") from error
+
+
+def _figure(width, height):
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _side(cells):
+    """Inches for so many cells of a heat map: large enough for a number, or bounded."""
+    return 0.5 * max(cells, 3) if cells <= 16 else min(max(0.2 * cells, 8), 12)
+
+
+def _label(set_ticks, names):
+    step = -(-len(names) // MOST_LABELS)
+    set_ticks(range(0, len(names), step), names[::step])
+
+
+def _short(name, most=24):
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _save(figure, path):
+    _must_be_new(Path(path))
+    figure.savefig(path, dpi=150)
+
+
+def _must_be_new(path):
+    if path.exists():
+        raise FileExistsError(f"{path} is there already. Remove it or choose another name.")

@@ -1,0 +1,203 @@
+"""The kinds of column. Plain data, no TensorFlow."""
+
+import dataclasses
+from dataclasses import KW_ONLY, dataclass
+
+from tfmoe.validation import check_at_least, check_choice, check_input, make_plain, number
+
+# Ids enter saved files and served graphs, so they are fixed for good.
+PADDING_ID, MISSING_ID, UNKNOWN_ID, FIRST_ID = 0, 1, 2, 3
+
+# What stands for "missing" in a served request, where there is no None.
+MISSING_INT = -(2**63)
+MISSING_STRING = ""
+
+_POOLINGS = ("mean", "sum", "max")
+_TRANSFORMS = ("standardize", "log", "buckets", "none")
+
+
+@dataclass(frozen=True)
+class Column:
+    """What all columns share. Use one of its four kinds.
+
+    Args:
+        name: letters, digits and underscores, and no word of Python; the model's input
+            and the served request are named by it. Those of a schema differ by more than
+            capital letters.
+        source: the column's name in the raw table, if it is not `name`.
+    """
+
+    name: str
+    _: KW_ONLY
+    source: str | None = None
+
+    def __post_init__(self):
+        make_plain(self)
+        check_input(type(self).__name__, self.name)
+        if not isinstance(self.source, str | None):
+            raise ValueError(
+                f"{type(self).__name__}({self.name!r}) needs `source` to be a column's name or "
+                f"None. Received source={self.source!r}."
+            )
+
+    @property
+    def raw(self):
+        """The column's name in the raw table."""
+        return self.source or self.name
+
+
+@dataclass(frozen=True)
+class Numeric(Column):
+    """A number.
+
+    Missing (None, NaN) and infinite cells take `fill`; with `"buckets"` they get an
+    id of their own.
+
+    Args:
+        name, source: see `Column`.
+        transform: `"standardize"` subtracts the fitted mean and divides by the fitted
+            standard deviation; `"log"` does so after `sign(x) * log(1 + |x|)`;
+            `"buckets"` cuts at fitted quantiles and embeds the bucket; `"none"`
+            leaves the number as it is. Standardised values are clipped to
+            100 standard deviations, lest one odd cell swamp the network.
+        num_buckets: int >= 2, for `"buckets"`.
+        dim: int >= 1, size of a bucket's embedding.
+        fill: what a missing cell counts as, in raw units. None means the fitted mean
+            (0 with `"none"`; with `"buckets"` the missing id).
+    """
+
+    _: KW_ONLY
+    transform: str = "standardize"
+    num_buckets: int = 32
+    dim: int = 16
+    fill: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        owner = f"Numeric({self.name!r})"
+        check_choice(owner, "transform", self.transform, _TRANSFORMS)
+        check_at_least(owner, "num_buckets", self.num_buckets, 2, optional=False)
+        check_at_least(owner, "dim", self.dim, 1, optional=False)
+        object.__setattr__(self, "fill", number(owner, "fill", self.fill))
+
+    @property
+    def embeds(self):
+        return self.transform == "buckets"
+
+
+@dataclass(frozen=True)
+class Categorical(Column):
+    """One value of a set: a user, a country, a device.
+
+    Ids: 0 padding, 1 missing (None, NaN, the empty string), 2 unknown, then the
+    vocabulary by falling count (ties by value), or the hash buckets.
+
+    Args:
+        name, source: see `Column`.
+        dim: int >= 1, size of the embedding.
+        dtype: `"int"`, `"string"`, or None to take what the fitted data has. Integers
+            in a string column count as their decimal digits, and so do whole floats (in
+            CSV files too, unless the fitted column has a `12.0` beside a `12.5`).
+        min_count: int >= 1; rarer values are unknown.
+        max_size: int >= 1 or None; keep that many of the most frequent values.
+        hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the
+            SipHash of its text modulo this number.
+        share: name of another column whose vocabulary and embedding table this one
+            uses. Both are fitted together. `dim`, `dtype`, `min_count`, `max_size`
+            and `hash_buckets` are then the other column's and must be left alone here.
+    """
+
+    _: KW_ONLY
+    dim: int = 16
+    dtype: str | None = None
+    min_count: int = 1
+    max_size: int | None = None
+    hash_buckets: int | None = None
+    share: str | None = None
+
+    embeds = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        owner = f"{type(self).__name__}({self.name!r})"
+        check_choice(owner, "dtype", self.dtype, ("int", "string", None))
+        check_at_least(owner, "dim", self.dim, 1, optional=False)
+        check_at_least(owner, "min_count", self.min_count, 1, optional=False)
+        check_at_least(owner, "max_size", self.max_size, 1)
+        check_at_least(owner, "hash_buckets", self.hash_buckets, 1)
+        if self.hash_buckets and (self.min_count > 1 or self.max_size):
+            raise ValueError(
+                f"{owner} hashes, so there is no vocabulary to cut. Received "
+                f"hash_buckets={self.hash_buckets} with min_count={self.min_count}, "
+                f"max_size={self.max_size}. Leave either out."
+            )
+        if self.share:
+            own = {f.name: f.default for f in dataclasses.fields(Categorical)}
+            for field in ("dim", "dtype", "min_count", "max_size", "hash_buckets"):
+                if getattr(self, field) != own[field]:
+                    raise ValueError(
+                        f"{owner} uses the table of {self.share!r}, which decides its "
+                        f"`{field}`. Received {field}={getattr(self, field)!r}. Set it "
+                        f"on {self.share!r}."
+                    )
+
+    @property
+    def table(self):
+        """Name of the column that owns the vocabulary and the table."""
+        return self.share or self.name
+
+
+@dataclass(frozen=True)
+class MultiCategorical(Categorical):
+    """A set of values: genres, tags, interests.
+
+    A cell is a list, or a string to be split at `separator`. Empty and missing
+    elements are skipped; a cell without elements has the one id 1 (missing).
+
+    Args:
+        name, source, dim, dtype, min_count, max_size, hash_buckets, share: see
+            `Categorical`.
+        separator: string that parts a cell's values, or None if cells are lists.
+        pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings.
+        max_length: int >= 1 or None for the longest cell seen in fitting. Further
+            values are dropped.
+    """
+
+    _: KW_ONLY
+    separator: str | None = None
+    pooling: str = "mean"
+    max_length: int | None = None
+
+    keeps_last = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        owner = f"{type(self).__name__}({self.name!r})"
+        check_choice(owner, "pooling", self.pooling, _POOLINGS)
+        check_at_least(owner, "max_length", self.max_length, 1)
+        if self.separator == "" or not isinstance(self.separator, str | None):
+            raise ValueError(
+                f"{owner} needs `separator` to be a string that is not empty, or None if the "
+                f"cells are lists. Received separator={self.separator!r}."
+            )
+
+
+@dataclass(frozen=True)
+class Sequence(MultiCategorical):
+    """An ordered history, oldest first: the films a user saw, the pages of a visit.
+
+    Like `MultiCategorical`, but of a long cell the LAST `max_length` values are kept
+    (missing values at its end do not count). A model whose mixture takes tokens, such as
+    `ModSquad`, sees every value at its place; for other mixtures the values are pooled and
+    their order does not count.
+
+    Args:
+        name, source, dim, dtype, min_count, max_size, hash_buckets, share, separator,
+            pooling: see `MultiCategorical`.
+        max_length: int >= 1.
+    """
+
+    _: KW_ONLY
+    max_length: int | None = 50
+
+    keeps_last = True

@@ -1,0 +1,373 @@
+"""What a table holds: its columns, its tasks. Plain data, no TensorFlow."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
+from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
+from tfmoe.validation import check_choice, may_be_served
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in (Numeric, Categorical, MultiCategorical, Sequence, Binary, Regression, Multiclass)
+}
+
+# Raw columns that are neither input nor label, in the order of Schema's arguments.
+_ROLES = ("weight_column", "task_column")
+
+
+def part_to_dict(part):
+    """A column's or task's kind and the fields that differ from their defaults."""
+    given = {"kind": type(part).__name__, "name": part.name}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name != "name" and value != field.default:
+            given[field.name] = list(value) if isinstance(value, tuple) else value
+    return given
+
+
+def part_from_dict(given, base):
+    """The column or task, as `base` says, of what `part_to_dict` made."""
+    if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
+        raise ValueError(
+            "A schema file lists columns and tasks as mappings with a `kind` and a "
+            f"`name`. Received {given!r}."
+        )
+    kinds = {name: kind for name, kind in _KINDS.items() if issubclass(kind, base)}
+    check_choice(
+        f"The schema's {base.__name__.lower()} {given.get('name')!r}", "kind", given["kind"], kinds
+    )
+    kind = kinds[given["kind"]]
+    if not all(isinstance(name, str) for name in given):
+        raise ValueError(f"A schema file names fields by text. Received {given!r}.")
+    fields = {name: value for name, value in given.items() if name != "kind"}
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown or "name" not in fields:
+        raise ValueError(
+            f"A {given['kind']} has the fields {known}, of which `name` is required. "
+            f"Received {given!r}, with unknown fields {unknown}."
+        )
+    return kind(**fields)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns and tasks of a table. Frozen, and equal by value.
+
+    Without `task_column` every row has the labels of all tasks. With it each row belongs
+    to one task (a market, a domain, a scenario), which that raw column names by its name
+    or `Task.key`: the model gives each row the `score` of its own task. Several tasks may
+    then share a label column, by `source`.
+
+    Args:
+        columns: sequence of `Numeric`, `Categorical`, `MultiCategorical`, `Sequence`.
+        tasks: sequence of `Binary`, `Regression`, `Multiclass`.
+        weight_column: name of a raw column of row weights >= 0, or None. It weighs
+            losses and metrics and is no input.
+        task_column: name of the raw column that says which task a row belongs to, or
+            None. An input that reads it too has another name, and this as its `source`.
+
+    Raises:
+        ValueError: if names repeat, a label is also an input, or `share` or `where`
+            names nothing usable; with `task_column`, if it has another use, keys repeat,
+            a `where` names a task, or some tasks are `Multiclass` and others not; without
+            it, if a task has a `key`.
+
+    Example:
+    >>> schema = Schema([Numeric("age")], [Binary("click")])
+    >>> Schema.from_json(schema.to_json()) == schema
+    True
+    >>> markets = [Binary("de", source="click"), Binary("fr", source="click")]
+    >>> Schema([Numeric("age")], markets, task_column="market").output_names
+    ('score',)
+    """
+
+    columns: tuple
+    tasks: tuple
+    weight_column: str | None = None
+    task_column: str | None = None
+
+    def __post_init__(self):
+        for field, base in (("columns", Column), ("tasks", Task)):
+            parts = tuple(getattr(self, field))
+            object.__setattr__(self, field, parts)
+            for part in parts:
+                if not isinstance(part, base) or type(part) is base:
+                    kinds = [n for n, kind in _KINDS.items() if issubclass(kind, base)]
+                    raise ValueError(
+                        f"Schema takes `{field}` of the kinds {kinds}. Received {part!r}."
+                    )
+            if not parts:
+                raise ValueError(f"Schema needs at least one of its `{field}`. Received none.")
+            names = [part.name for part in parts]
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(
+                    f"Schema needs different names. Received {field} named {repeated} twice."
+                )
+        self._check_served_names()
+        self._check_labels()
+        self._check_tables()
+        self._check_label_spaces()
+        self._check_task_column()
+
+    def _check_served_names(self):
+        inputs = [column.name for column in self.columns]
+        if isinstance(self.task_column, str):
+            inputs.append(self.task_column)
+        lower = [name.lower() for name in inputs]
+        twins = sorted(name for name in set(inputs) if lower.count(name.lower()) > 1)
+        if len(twins) > 1:
+            raise ValueError(
+                "A served model's inputs must differ by more than capital letters. Received inputs "
+                f"named {twins}. Choose another name, and give the table's as `source`."
+            )
+
+    def _check_labels(self):
+        inputs = {column.raw: column.name for column in self.columns}
+        for task in self.tasks:
+            if task.raw in inputs:
+                raise ValueError(
+                    f"The label of task {task.name!r} must not be an input as well, or "
+                    f"the model reads the answer. Received column {inputs[task.raw]!r} "
+                    f"with source {task.raw!r}. Remove the column."
+                )
+        if self.weight_column in inputs:
+            raise ValueError(
+                f"`weight_column` is no input. Received weight_column={self.weight_column!r}, "
+                "which is also among the columns. Remove one."
+            )
+
+    def _check_tables(self):
+        owners = {c.name: c for c in self.columns if isinstance(c, Categorical) and not c.share}
+        for column in self.columns:
+            share = getattr(column, "share", None)
+            if share and share not in owners:
+                raise ValueError(
+                    f"Column {column.name!r} can only share the table of a categorical "
+                    f"column that has its own. Received share={share!r}; such columns "
+                    f"are {sorted(owners)}."
+                )
+
+    def _check_label_spaces(self):
+        binary = {task.name: task for task in self.tasks if isinstance(task, Binary)}
+        for task in self.tasks:
+            named = {t.name for t in self.tasks}
+            if task.where == task.name or (task.where in named and task.where not in binary):
+                raise ValueError(
+                    f"Task {task.name!r} can only be limited by another, binary task or "
+                    f"by a raw column. Received where={task.where!r}; the binary tasks "
+                    f"are {sorted(binary)}."
+                )
+
+    def _check_task_column(self):
+        if self.task_column is None:
+            keyed = [task.name for task in self.tasks if task.key is not None]
+            if keyed:
+                raise ValueError(
+                    "A task's `key` is what its rows have in `task_column`. Received keys of "
+                    f"{keyed} with task_column=None. Name the column, or leave out the keys."
+                )
+            return
+        if not isinstance(self.task_column, str) or not may_be_served(self.task_column):
+            raise ValueError(
+                "A served model takes `task_column`: letters, digits, underscores, a letter first, "
+                "and no word of Python. "
+                f"Received task_column={self.task_column!r}. Rename the table's column."
+            )
+        taken = {task.raw: f"the label of task {task.name!r}" for task in self.tasks}
+        taken[self.weight_column] = "the `weight_column`"
+        taken |= {column.name: "the name of an input column" for column in self.columns}
+        if self.task_column in taken:
+            raise ValueError(
+                "`task_column` says which task a row belongs to and is nothing else. Received "
+                f"task_column={self.task_column!r}, which is {taken[self.task_column]}. An input "
+                "that reads it has another name, and it as `source`."
+            )
+        keys = self.task_keys
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise ValueError(
+                "With `task_column` each task needs a `key` (or a name) of its own, as text. "
+                f"Received {repeated} twice. Choose different ones."
+            )
+        limited = [task.name for task in self.tasks if task.where in self.task_names]
+        if limited:
+            raise ValueError(
+                "With `task_column` a row has one task's label, so `where` must be a raw column. "
+                f"Received tasks {limited} limited by another. Write that into a column."
+            )
+        multiclass = [task.name for task in self.tasks if isinstance(task, Multiclass)]
+        if 0 < len(multiclass) < len(self.tasks):
+            raise ValueError(
+                "With `task_column` all tasks share one output, so all or none are Multiclass. "
+                f"Received Multiclass {multiclass} among {list(self.task_names)}. Make two schemas."
+            )
+
+    @property
+    def task_names(self):
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def task_keys(self):
+        """What the task column holds in each task's rows, as text."""
+        return tuple(task.key_text for task in self.tasks)
+
+    @property
+    def output_names(self):
+        """Names of the labels and the model's outputs: the tasks', or `score` alone."""
+        return ("score",) if self.task_column else self.task_names
+
+    @property
+    def num_outputs(self):
+        """The largest `num_outputs` of the tasks."""
+        return max(task.num_outputs for task in self.tasks)
+
+    def column(self, name):
+        """The column of that name; KeyError if there is none."""
+        return {column.name: column for column in self.columns}[name]
+
+    def where_source(self, task):
+        """Raw column that limits the task's label space, or None."""
+        names = {other.name: other.raw for other in self.tasks}
+        return names.get(task.where, task.where)
+
+    def select(self, tasks):
+        """The schema of the same table with some of the tasks, in their old order.
+
+        A `where` that names a task left out names that task's raw column instead: the
+        label spaces stay what they were.
+
+        Args:
+            tasks: sequence of task names.
+
+        Raises:
+            ValueError: if one is unknown, there are none, or such a raw column has the
+                name of another task that stays.
+        """
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not names or not set(names) <= set(self.task_names):
+            raise ValueError(
+                f"Tasks are chosen by name, at least one of {list(self.task_names)}. Received "
+                f"tasks={tasks!r}."
+            )
+        kept = {task.name: task for task in self.tasks if task.name in names}
+        return dataclasses.replace(self, tasks=[self._apart(t, kept) for t in kept.values()])
+
+    def add(self, task):
+        """The same schema with one more task, the last. Raises ValueError as the class."""
+        return dataclasses.replace(self, tasks=(*self.tasks, task))
+
+    def _apart(self, task, kept):
+        """The task, its `where` without a task that is not `kept`."""
+        raw = self.where_source(task)
+        if task.where in kept or raw == task.where:
+            return task
+        if raw in kept:
+            raise ValueError(
+                f"Without task {task.where!r}, task {task.name!r} is limited by the raw column "
+                f"{raw!r}, which must not have the name of another task. Received "
+                f"tasks={list(kept)}. Keep {task.where!r} too."
+            )
+        return dataclasses.replace(task, where=raw)
+
+    def to_dict(self):
+        given = {
+            "columns": [part_to_dict(column) for column in self.columns],
+            "tasks": [part_to_dict(task) for task in self.tasks],
+        }
+        for field in _ROLES:
+            if getattr(self, field):
+                given[field] = getattr(self, field)
+        return given
+
+    @classmethod
+    def from_dict(cls, given):
+        if not isinstance(given, dict) or not {"columns", "tasks"} <= set(given):
+            raise ValueError(
+                f"A schema is a mapping with `columns` and `tasks`. Received {given!r}."
+            )
+        known = ("columns", "tasks", *_ROLES)
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ValueError(f"A schema has no field {unknown}. Known: {', '.join(known)}.")
+        for field in ("columns", "tasks"):
+            if not isinstance(given[field], list | tuple):
+                raise ValueError(f"A schema lists its `{field}`. Received {given[field]!r}.")
+        return cls(
+            [part_from_dict(column, Column) for column in given["columns"]],
+            [part_from_dict(task, Task) for task in given["tasks"]],
+            *map(given.get, _ROLES),
+        )
+
+    def to_json(self):
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text):
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def load(cls, path):
+        """Reads a schema from a `.json`, `.yaml` or `.yml` file."""
+        path = Path(path)
+        text = path.read_text(encoding="utf-8")
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            try:
+                return cls.from_dict(yaml.safe_load(text))
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path} is no YAML: {error}") from error
+        if path.suffix == ".json":
+            try:
+                return cls.from_json(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(
+            f"A schema file ends in .json, .yaml or .yml. Received path={str(path)!r}."
+        )
+
+    def save(self, path):
+        """Writes the schema to a new `.json`, `.yaml` or `.yml` file."""
+        path = Path(path)
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            text = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        elif path.suffix == ".json":
+            text = self.to_json()
+        else:
+            raise ValueError(f"A schema file ends in .json, .yaml or .yml. Received {path}.")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+
+    @classmethod
+    def infer(cls, df, labels):
+        """Proposes a schema for a DataFrame, for a person to read and edit.
+
+        Floats and decimals become `Numeric`; integers (also with gaps, which pandas reads as
+        floats) too, unless their name ends in `id` (but not in `paid`, `bid` and the like) or
+        they take at most 20 values; strings, booleans and categories become `Categorical`; lists
+        `MultiCategorical`. Strings of which most hold a `|` become `MultiCategorical` with that
+        separator. Times and whatever else no column reads are left out, with a warning. A label
+        of zeros and ones, or of True and False, is `Binary`, one of other numbers `Regression`,
+        any other `Multiclass`.
+
+        Args:
+            df: pandas DataFrame; a sample of some thousand rows is enough.
+            labels: names of the label columns, or the one name.
+
+        Returns:
+            A `Schema`. `print(schema.to_json())` shows it.
+
+        Raises:
+            ValueError: if a label is not among the columns or has no value.
+        """
+        # Imported here so that reading a schema file does not load pandas.
+        from tfmoe.schema.infer import columns_and_tasks
+
+        return cls(*columns_and_tasks(df, labels))

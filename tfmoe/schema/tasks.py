@@ -1,0 +1,126 @@
+"""The kinds of task. Plain data, no TensorFlow."""
+
+from dataclasses import KW_ONLY, dataclass
+
+from tfmoe.validation import check_at_least, check_choice, check_name, make_plain, plain
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all tasks share. Use one of the three kinds.
+
+    Args:
+        name: the task's name in losses, metrics, predictions and the served response.
+        source: the label's column in the raw table, if it is not `name`.
+        weight: float >= 0, the task's weight in the loss.
+        where: name of a binary task, or of a raw column of zeros and ones. Rows in
+            which it is not 1 lie outside this task's label space: for this task their
+            label counts as missing.
+        key: string or integer, the value of the schema's `task_column` in this task's
+            rows if it is not `name`. Compared as text: 7 and "7" are the same.
+    """
+
+    name: str
+    _: KW_ONLY
+    source: str | None = None
+    weight: float = 1.0
+    where: str | None = None
+    key: str | int | None = None
+
+    num_outputs = 1
+
+    def __post_init__(self):
+        make_plain(self)
+        check_name(type(self).__name__, self.name)
+        number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
+        if not (number and 0 <= self.weight < float("inf")):
+            raise ValueError(
+                f"Task {self.name!r} needs a finite `weight` of at least 0. Received "
+                f"weight={self.weight!r}."
+            )
+        text_or_whole = isinstance(self.key, str | int) and not isinstance(self.key, bool)
+        if self.key is not None and (not text_or_whole or self.key == ""):
+            raise ValueError(
+                f"Task {self.name!r} needs `key` to be the string or integer that its rows "
+                f"have in the task column. Received key={self.key!r}. Leave it out if that "
+                "is the task's name."
+            )
+
+    @property
+    def raw(self):
+        """The label's column in the raw table."""
+        return self.source or self.name
+
+    @property
+    def key_text(self):
+        """The value of the task column in the task's rows, as text."""
+        return self.name if self.key is None else str(self.key)
+
+
+@dataclass(frozen=True)
+class Binary(Task):
+    """Yes or no: labels 0 and 1, the prediction is a probability.
+
+    Args:
+        name, source, weight, where, key: see `Task`.
+
+    Loss: binary cross-entropy. Metrics: `auc`, `log_loss`.
+    """
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """A number. The prediction is in the label's units.
+
+    Args:
+        name, source, weight, where, key: see `Task`.
+        loss: `"mse"`, `"mae"` or `"huber"` (delta 1). Metrics: `rmse`, `mae`.
+    """
+
+    _: KW_ONLY
+    loss: str = "mse"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice(f"Regression({self.name!r})", "loss", self.loss, ("mse", "mae", "huber"))
+
+
+@dataclass(frozen=True)
+class Multiclass(Task):
+    """One of several classes. The prediction is a probability per class.
+
+    Loss: categorical cross-entropy. Metrics: `accuracy`, `log_loss`.
+
+    Args:
+        name, source, weight, where, key: see `Task`.
+        num_classes: int >= 2, if the labels are the integers `0 .. num_classes - 1`.
+        classes: sequence of the labels, if they are strings or other integers; the
+            probabilities come in this order. Give exactly one of the two.
+    """
+
+    _: KW_ONLY
+    num_classes: int | None = None
+    classes: tuple | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        owner = f"Multiclass({self.name!r})"
+        if (self.num_classes is None) == (self.classes is None):
+            raise ValueError(
+                f"{owner} needs either `num_classes` (labels 0, 1, ...) or `classes` "
+                f"(the labels themselves). Received num_classes={self.num_classes!r}, "
+                f"classes={self.classes!r}."
+            )
+        check_at_least(owner, "num_classes", self.num_classes, 2)
+        if self.classes is not None:
+            object.__setattr__(self, "classes", plain(tuple(self.classes)))
+            kinds = {type(label) for label in self.classes}
+            if kinds not in ({str}, {int}) or len(set(self.classes)) < max(2, len(self.classes)):
+                raise ValueError(
+                    f"{owner} needs at least two different `classes`, all strings or all "
+                    f"integers. Received classes={self.classes!r}."
+                )
+
+    @property
+    def num_outputs(self):
+        return self.num_classes or len(self.classes)

@@ -1,0 +1,220 @@
+"""A SavedModel that takes raw rows and is checked before it counts as written."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfmoe.data.encode.graph import NO_TASK, RawInputs, request, signature
+from tfmoe.serving.sample_rows import sample_rows
+from tfmoe.validation import check_local
+
+_NUM_CHECKED = 256
+_TOLERANCE = 1e-5
+
+
+def export(model, path):
+    """Writes a model for TF Serving, its vocabularies inside.
+
+    The signature `serving_default` takes the raw columns by name: float64 `(b,)` for a
+    number (NaN if missing), int64 (-2**63 if missing) or string (empty if missing)
+    `(b,)` for a category, `(b, any)` for a list, padded like missing. It returns one
+    float32 tensor a task, by name: `(b,)`, or `(b, c)` for a multiclass task. It loads
+    where there is TensorFlow and no tfmoe.
+
+    With a `task_column`, `serving_default` takes by its name also the key of each row's
+    task, a string (also if keys are integers), and returns `score` alone: `(b,)`, or
+    `(b, c)` with the most classes of a task, 0 for those that a task lacks. It is NaN for
+    an unknown or empty key. A second signature, `all_tasks`, takes the columns without
+    the task and returns the scores of all tasks by name, as above; it runs the model on
+    every row for every task, at as many times the cost and memory.
+
+    Before the version appears, the written graph is compared with the model on 256 raw
+    rows made from the vocabularies, with unknown and missing values among them.
+
+    Args:
+        model: `MultiTaskModel`.
+        path: local folder of the served model. The version is the next free number;
+            nothing in the folder is changed.
+
+    Returns:
+        `pathlib.Path` of the version, `path/<number>`, with `sample_request.json` in it.
+
+    Raises:
+        ValueError: if the backend is not TensorFlow, or the path is a remote one.
+        RuntimeError: if the exported graph's predictions differ from the model's.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "A SavedModel holds a TensorFlow graph. Received a model on the backend "
+            f"{keras.backend.backend()!r}. Save it with model.save('model.keras'), and load "
+            "and export it in a process started with KERAS_BACKEND=tensorflow."
+        )
+    check_local(path)
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    rows = sample_rows(model.preprocessor, _NUM_CHECKED)
+    # Built beside its place, so that it appears whole or not at all. TF Serving ignores
+    # folders that are not named by a number.
+    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=path))
+    try:
+        _write(model, draft)
+        _check(model, draft, rows)
+        _write_sample_request(model.preprocessor, rows, draft / "sample_request.json")
+        os.chmod(draft, 0o755)
+        return _publish(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(model, folder):
+    import tensorflow as tf
+
+    raw_inputs = RawInputs(model.preprocessor)
+    module = tf.Module()
+    module.tables = raw_inputs.tables
+    module.weights = [variable.value for variable in model.variables]
+    module.serve = _serving_default(model, raw_inputs)
+    signatures = {"serving_default": module.serve.get_concrete_function()}
+    if model.schema.task_column:
+        module.serve_all = _all_tasks(model, raw_inputs)
+        signatures["all_tasks"] = module.serve_all.get_concrete_function()
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _serving_default(model, raw_inputs):
+    import tensorflow as tf
+
+    name = model.schema.task_column
+
+    @tf.function(input_signature=[signature(model.preprocessor)])
+    def serve(raw):
+        features = raw_inputs(raw)
+        if not name:
+            return model(features, training=False)
+        known = features[name] != NO_TASK
+        features[name] = tf.where(known, features[name], 0)
+        score = model(features, training=False)["score"]
+        known = tf.reshape(known, [-1] + [1] * (score.shape.rank - 1))
+        return {"score": tf.where(known, score, np.float32(np.nan))}
+
+    return serve
+
+
+def _all_tasks(model, raw_inputs):
+    import tensorflow as tf
+
+    schema = model.schema
+
+    @tf.function(input_signature=[signature(model.preprocessor, task=False)])
+    def serve(raw):
+        features = raw_inputs(raw)
+        num_tasks, num_rows = len(schema.tasks), tf.shape(features[schema.columns[0].name])[0]
+        # All rows of the first task, then of the second.
+        repeated = {n: tf.concat([values] * num_tasks, axis=0) for n, values in features.items()}
+        repeated[schema.task_column] = tf.repeat(tf.range(num_tasks), num_rows)
+        scores = tf.split(model(repeated, training=False)["score"], num_tasks)
+        return _by_task(schema, scores)
+
+    return serve
+
+
+def _by_task(schema, scores):
+    """The tasks' scores by name, of several classes only the task's own."""
+    tasks = zip(schema.tasks, scores, strict=True)
+    return {t.name: one if one.ndim == 1 else one[:, : t.num_outputs] for t, one in tasks}
+
+
+def _check(model, folder, rows):
+    import tensorflow as tf
+
+    preprocessor, schema = model.preprocessor, model.schema
+    served = tf.saved_model.load(str(folder)).signatures
+    features, num_tasks = preprocessor.arrays(rows, labels=False), len(schema.tasks)
+    answers = served["serving_default"](**tensors(preprocessor, rows))
+    _compare(answers, _predictions(model, features), len(rows))
+    if not schema.task_column:
+        return
+    repeated = {name: np.concatenate([values] * num_tasks) for name, values in features.items()}
+    repeated[schema.task_column] = np.repeat(np.arange(num_tasks, dtype="int32"), len(rows))
+    expected = _predictions(model, repeated)["score"]
+    answers = served["all_tasks"](**tensors(preprocessor, rows, task=False))
+    _compare(answers, _by_task(schema, np.split(expected, num_tasks)), len(rows))
+
+
+def _predictions(model, features, batch_size=4096):
+    """What the model predicts, by the operations that are served.
+
+    Not `predict`, which XLA may have compiled: it rounds in other places, in half precision by
+    more than may pass here.
+    """
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def run(batch):
+        return model(batch, training=False)
+
+    num_rows = len(next(iter(features.values())))
+    parts = []
+    for start in range(0, num_rows, batch_size):
+        rows = slice(start, start + batch_size)
+        found = run({name: tf.constant(values[rows]) for name, values in features.items()})
+        parts.append({name: values.numpy() for name, values in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _compare(answers, expected, num_rows):
+    for name, values in expected.items():
+        # Relative to the predictions' size, for a regression may be in any unit.
+        size = max(1.0, float(np.abs(values).max()))
+        gap = float(np.abs(answers[name].numpy() - values).max()) / size
+        if not gap <= _TOLERANCE:
+            raise RuntimeError(
+                f"The exported graph must predict what the model predicts. Received a "
+                f"difference of {gap:.2g} for {name!r} on {num_rows} raw rows. Nothing "
+                "was written; please report this with the schema."
+            )
+
+
+def _publish(draft, path):
+    version = 1 + max([int(p.name) for p in path.iterdir() if p.name.isdigit()], default=0)
+    while True:
+        target = path / str(version)
+        try:
+            target.mkdir()  # fails if another process has just taken the number
+        except FileExistsError:
+            version += 1
+            continue
+        os.replace(draft, target)
+        return target
+
+
+def tensors(preprocessor, df, task=True):
+    """Raw rows as the keyword arguments of a loaded signature.
+
+    Args:
+        preprocessor: `Preprocessor`.
+        df: DataFrame with the schema's raw columns.
+        task: False for the signature `all_tasks`, True for `serving_default`.
+    """
+    import tensorflow as tf
+
+    specs = signature(preprocessor, task)
+    arrays = request(preprocessor, df, task)
+    return {name: tf.constant(values, specs[name].dtype) for name, values in arrays.items()}
+
+
+def _write_sample_request(preprocessor, rows, path):
+    """Three rows in the form that TF Serving's REST interface takes."""
+    arrays = request(preprocessor, rows.iloc[:3])
+    instances = [{name: _plain(values[i]) for name, values in arrays.items()} for i in range(3)]
+    body = {"signature_name": "serving_default", "instances": instances}
+    path.write_text(json.dumps(body, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _plain(cell):
+    return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

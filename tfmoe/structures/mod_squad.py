@@ -1,0 +1,215 @@
+"""Mod-Squad: a transformer whose experts are matched to tasks."""
+
+import keras
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute import nested
+from tfmoe.compute.initializers import reseeded
+from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_kept
+
+# What a record has with one entry a row, whatever the number of tasks.
+PER_ROW = ("task", "present")
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class ModSquad(keras.layers.Layer):
+    r"""Mod-Squad: a transformer over tokens whose experts are matched to tasks.
+
+        x = tokens
+        x = block(x, task)                  num_blocks times, see `ModSquadBlock`
+        output = pooled(norm(x))
+
+    In a `MultiTaskModel` the tokens are the row's columns and the values of its histories,
+    see `Encoder`. It is made for one task a row, `Schema(task_column=...)`. Where all tasks
+    are on each row, the row passes once for each of its `t` tasks, for routing and task
+    embedding depend on it from the first block on: that is `t` times the cost of one task.
+
+    Train it with `MutualInformationLoss`, which makes tasks choose experts of their own.
+
+    Args:
+        num_tasks: int >= 1, or None to take it from the model that holds the mixture.
+        dim: int >= 1, size of a token, and of the output.
+        num_blocks: int >= 1.
+        num_experts, gate, mlp_ratio, causal, dropout, dispatch: of each block, see
+            `ModSquadBlock`.
+        pooling: `"mean"` over the tokens that are present, or the `"last"` of them, which
+            under `causal` is the one that has seen all others.
+        kept: for each gate of `mixture.gates` a sequence of int, the experts that are
+            there, or None for all; see `ModSquadBlock`.
+
+    Call arguments:
+        inputs: pair of a float tensor `(b, c, d)`, tokens, and a bool tensor `(b, c)`,
+            False at padding.
+        task: int tensor `(b,)`, the task of each row; None for all tasks.
+        training: bool.
+        return_aux: bool; if True, also return the gates' records.
+
+    Returns:
+        Float tensor `(b, t, d)`, or `(b, 1, d)` with `task`. With `return_aux` also a list
+        of records, two a block, of the attention's and of the perceptrons' gate, with a
+        row a token: `(b * c, t, .)`, or `(b * c, 1, .)` with `task`. See `ModSquadBlock`.
+
+    Raises:
+        ValueError: if a count is too small, an argument is of the wrong kind, or tokens
+            have another size than `dim`.
+
+    Example:
+
+    >>> mixture = ModSquad(num_tasks=3, dim=8, num_experts=4)
+    >>> tokens, mask = np.ones((2, 5, 8)), np.ones((2, 5), bool)
+    >>> mixture((tokens, mask)).shape
+    TensorShape([2, 3, 8])
+    >>> mixture((tokens, mask), task=np.array([0, 2])).shape
+    TensorShape([2, 1, 8])
+
+    Source: Chen et al., 2023, https://arxiv.org/abs/2212.08066. Differs from it in its
+    tokens, which are columns and not parts of an image; see also `ModSquadBlock`.
+    """
+
+    # What the mixture wants of the Encoder.
+    takes = "tokens"
+    # No gate of it hashes a column.
+    id_column = None
+
+    def __init__(
+        self,
+        num_tasks=None,
+        dim=32,
+        num_blocks=2,
+        num_experts=16,
+        gate=None,
+        mlp_ratio=4.0,
+        causal=False,
+        pooling="mean",
+        dropout=0.0,
+        dispatch="auto",
+        kept=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        validation.check_counts("ModSquad", optional=True, num_tasks=(num_tasks, 1))
+        validation.check_counts("ModSquad", dim=(dim, 1), num_blocks=(num_blocks, 1))
+        if pooling not in ("mean", "last"):
+            raise ValueError(
+                f'ModSquad takes `pooling` "mean" or "last". Received pooling={pooling!r}.'
+            )
+        self.num_tasks = num_tasks
+        self.dim, self.num_blocks, self.pooling = dim, num_blocks, pooling
+        self.kept = checked_kept("ModSquad", kept, 2 * num_blocks)
+        if isinstance(gate, keras.layers.Layer):
+            gate = nested.config_of(gate)
+        self.blocks = [
+            ModSquadBlock(
+                num_tasks,
+                num_experts,
+                reseeded(gate, 2 * i),  # as in a block, whose second gate takes 1
+                mlp_ratio,
+                causal,
+                dropout,
+                dispatch,
+                self.kept and self.kept[2 * i : 2 * i + 2],
+                dtype=self.dtype_policy,
+                name=f"block_{i}",
+            )
+            for i in range(num_blocks)
+        ]
+        self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy, name="norm")
+
+    @property
+    def gates(self):
+        """All gates, in the order of their records."""
+        return [gate for block in self.blocks for gate in block.gates]
+
+    def computes_sparsely(self, one_task=False):
+        """Whether training computes only the selected experts somewhere.
+
+        Args:
+            one_task: bool; whether rows are of one task each. Passes always are.
+        """
+        return any(block.is_sparse(i, training=True) for block in self.blocks for i in range(2))
+
+    def build(self, input_shape):
+        validation.check_known(self, "num_tasks")
+        shapes = [tuple(s) if isinstance(s, list | tuple) else s for s in input_shape]
+        is_pair = [isinstance(shape, tuple) for shape in shapes] == [True, True]
+        if not is_pair or len(shapes[0]) != 3 or shapes[0][-1] != self.dim:
+            raise ValueError(
+                f"ModSquad takes a pair, tokens of shape (batch, tokens, {self.dim}) and a mask. "
+                f"Received shapes {tuple(shapes)}. Encoder(..., tokens={self.dim}) makes both."
+            )
+        for layer in (*self.blocks, self.norm):
+            layer.build(shapes[0])
+
+    def call(self, inputs, task=None, training=False, return_aux=False):
+        tokens, present = inputs
+        if task is not None:
+            outputs, records = self._passed(tokens, present, task, training)
+            return (outputs[:, None], records) if return_aux else outputs[:, None]
+        num = self.num_tasks
+        # All rows for the first task, then all for the second.
+        task = ops.arange(num, dtype="int32")[:, None]
+        task = ops.reshape(ops.broadcast_to(task, (num, ops.shape(tokens)[0])), (-1,))
+        outputs, records = self._passed(
+            ops.tile(tokens, (num, 1, 1)), ops.tile(present, (num, 1)), task, training
+        )
+        outputs = self._tasks_second(outputs)
+        if not return_aux:
+            return outputs
+        marks = ops.reshape(ops.cast(present, "float32"), (-1,))
+        return outputs, [_of_all_tasks(r, self._tasks_second, marks) for r in records]
+
+    def _passed(self, tokens, present, task, training):
+        """Pooled tokens `(b, d)`, and records, of one task a row."""
+        records = []
+        for block in self.blocks:
+            tokens, pair = block(tokens, present, task, training=training, return_aux=True)
+            records += pair
+        shares = ops.cast(present, "float32")
+        if self.pooling == "last":
+            places = ops.arange(ops.shape(present)[1])
+            last = ops.max(ops.where(present, places, -1), axis=1, keepdims=True)
+            shares = ops.cast(places == last, "float32")
+        shares = shares / ops.maximum(ops.sum(shares, axis=1, keepdims=True), 1)
+        shares = ops.cast(shares, self.compute_dtype)
+        return ops.matmul(shares[:, None], self.norm(tokens))[:, 0], records
+
+    def _tasks_second(self, x):
+        """Rows of one task after the other, `(t * n, ..., s)`, as `(n, t, s)`."""
+        return ops.transpose(ops.reshape(x, (self.num_tasks, -1, x.shape[-1])), (1, 0, 2))
+
+    def compute_output_spec(self, inputs, task=None, training=False, return_aux=False):
+        tokens, present = inputs
+        num = self.num_tasks if task is None else 1
+        outputs = keras.KerasTensor((tokens.shape[0], num, self.dim), dtype=self.compute_dtype)
+        if not return_aux:
+            return outputs
+        records = []
+        for block in self.blocks:
+            records += block.compute_output_spec(tokens, present, task, return_aux=True)[1]
+        if task is not None:
+            return outputs, records
+
+        def widened(x):
+            return keras.KerasTensor((x.shape[0], num, x.shape[2]), dtype=x.dtype)
+
+        return outputs, [_of_all_tasks(r, widened, r["present"]) for r in records]
+
+    def get_config(self):
+        block = self.blocks[0].get_config()
+        shared = ("num_experts", "gate", "mlp_ratio", "causal", "dropout", "dispatch")
+        return {
+            **super().get_config(),
+            "num_tasks": self.num_tasks,
+            "dim": self.dim,
+            "num_blocks": self.num_blocks,
+            **{name: block[name] for name in shared},
+            "pooling": self.pooling,
+            "kept": None if self.kept is None else [list(experts) for experts in self.kept],
+        }
+
+
+def _of_all_tasks(record, change, present):
+    """A record of one task a row, its tensors changed to those of all tasks."""
+    changed = {name: change(x) for name, x in record.items() if name not in PER_ROW}
+    return {**changed, "present": present}

@@ -1,0 +1,264 @@
+"""A transformer block whose attention heads and perceptrons are experts."""
+
+import keras
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute import nested
+from tfmoe.compute.dispatch import pays
+from tfmoe.compute.dropout import Dropout
+from tfmoe.compute.initializers import reseeded
+from tfmoe.compute.math import mix
+from tfmoe.experts.attention import MoEAttention
+from tfmoe.experts.mlp import Experts
+from tfmoe.features.embedding import Embedding
+from tfmoe.gates.base import Gate
+from tfmoe.gates.top_k import TopKGate
+
+
+@keras.saving.register_keras_serializable("tfmoe")
+class ModSquadBlock(keras.layers.Layer):
+    r"""A transformer block in which each task picks its own experts for every token.
+
+        x = tokens + embedding[task]
+        x = x + dropout(attention(norm(x)))
+        x = x + dropout(mlp(norm(x)))
+
+    `attention` is `MoEAttention`, `mlp` a mixture of perceptrons with one hidden layer of
+    GELU. Each has a gate of its own, which sees the normalised token and the row's task.
+    With `k` experts a token, heads have `d / k` units and perceptrons `mlp_ratio * d / k`
+    hidden ones, so that a token costs the same whatever `k` and `num_experts` are.
+
+    Args:
+        num_tasks: int >= 1, or None to take it from the mixture that holds the block.
+        num_experts: int >= 2, heads, and as many perceptrons.
+        gate: a gate without `num_tasks` and `num_experts`; None means
+            `TopKGate(num_nonzeros=2, usage_decay=0.95)`. It is a recipe: the block's
+            copies are `block.gates`, of the attention and of the perceptrons. `k` is its
+            `num_nonzeros`, or `num_experts` where it has none.
+        mlp_ratio: float > 0.
+        causal: bool; tokens see only what is before them, and themselves.
+        dropout: float in [0, 1), of what is added to `x`, in training.
+        dispatch: `"dense"` computes all experts for every token, `"sparse"` only those
+            that are selected, none of them dropped, and none for padding. `"auto"` is
+            sparse where the gate is bound to `k` experts and it was measured to be
+            faster. The outputs are the same up to rounding.
+        kept: two sequences of int, the experts of the attention and of the perceptrons
+            that are there, of which the block computes what the whole one would; or None
+            for all. `extract` makes such blocks.
+
+    Call arguments:
+        tokens: float tensor `(b, c, d)`.
+        present: bool tensor `(b, c)`, False at padding.
+        task: int tensor `(b,)`, the task of each example.
+        training: bool.
+        return_aux: bool; if True, also return the gates' records.
+
+    Returns:
+        Float tensor `(b, c, d)`, anything finite at padding; with `return_aux` also a list
+        of two records, see `Gate`, of `b * c` rows: the tokens of the first example, then of
+        the second. Their `present` is 0 for padding.
+
+    Raises:
+        ValueError: if a count is too small, or an argument is of the wrong kind.
+
+    Example:
+
+    >>> block = ModSquadBlock(num_tasks=3, num_experts=4)
+    >>> tokens, present = np.ones((2, 5, 8)), np.ones((2, 5), bool)
+    >>> block(tokens, present, task=np.array([0, 2])).shape
+    TensorShape([2, 5, 8])
+
+    Source: Chen et al., 2023, https://arxiv.org/abs/2212.08066. Differs from
+    the released models in that every block has both kinds of experts, where theirs take
+    turns.
+    """
+
+    def __init__(
+        self,
+        num_tasks=None,
+        num_experts=16,
+        gate=None,
+        mlp_ratio=4.0,
+        causal=False,
+        dropout=0.0,
+        dispatch="auto",
+        kept=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        name = type(self).__name__
+        validation.check_counts(name, optional=True, num_tasks=(num_tasks, 1))
+        validation.check_counts(name, num_experts=(num_experts, 2))
+        gate = _checked_gate(name, gate, dispatch)
+        if not mlp_ratio > 0:
+            raise ValueError(
+                f"{name} needs `mlp_ratio` to be above 0. Received mlp_ratio={mlp_ratio}."
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(
+                f"{name} drops a share of units, so `dropout` must be at least 0 and below 1. "
+                f"Received dropout={dropout}."
+            )
+        self.num_tasks, self.num_experts = num_tasks, num_experts
+        self.mlp_ratio, self.causal, self.dispatch = mlp_ratio, causal, dispatch
+        self.kept = checked_kept(name, kept, 2)
+        self.num_chosen = min(gate.num_nonzeros or num_experts, num_experts)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
+        self._gate_config = nested.config_of(gate)
+        self.gates = []
+
+    def build(self, input_shape):
+        validation.check_known(self, "num_tasks")
+        size, dtype = input_shape[-1], {"dtype": self.dtype_policy}
+        names, kept = ("attention", "mlp"), self.kept or (None, None)
+        self.gates = [self._make_gate(i, f"{names[i]}_gate", kept[i]) for i in range(2)]
+        heads, perceptrons = (gate.num_experts for gate in self.gates)
+        head_dim = max(1, round(size / self.num_chosen))
+        hidden = max(1, round(self.mlp_ratio * size / self.num_chosen))
+        self.embedding = Embedding(self.num_tasks, size, name="task_embedding", **dtype)
+        self.norms = [keras.layers.LayerNormalization(name=f"{n}_norm", **dtype) for n in names]
+        self.attention = MoEAttention(heads, head_dim, self.causal, name="attention", **dtype)
+        self.mlp = Experts(
+            perceptrons, (hidden, size), "gelu", last_activation="linear", name="mlp", **dtype
+        )
+        self.embedding.build((None,))
+        for layer in (*self.norms, self.attention):
+            layer.build(input_shape)
+        for layer in (*self.gates, self.mlp):
+            layer.build((None, size))
+
+    def _make_gate(self, index, name, kept):
+        cut = {"num_experts": self.num_experts}
+        if kept is not None:
+            num = len(kept)
+            cut = {"num_experts": num, "kept": list(kept), "num_choices": self.num_experts}
+        # With a seed of the user's the two would start alike, and draw the same noise.
+        config = reseeded(self._gate_config, index)
+        return nested.filled(
+            config, type(self).__name__, name=name, num_tasks=self.num_tasks, **cut
+        )
+
+    def call(self, tokens, present, task, training=False, return_aux=False):
+        task = ops.cast(task, "int32")
+        marks = ops.reshape(ops.cast(present, "float32"), (-1,))
+        owners = ops.reshape(ops.broadcast_to(task[:, None], ops.shape(present)), (-1,))
+        x = tokens + self.embedding(task)[:, None]
+        seen, weights, chosen, first = self._routed(0, x, owners, marks, training)
+        heads = self.attention(seen, present, weights, chosen)
+        x = x + self.dropout(heads, training=training)
+        seen, weights, chosen, second = self._routed(1, x, owners, marks, training)
+        flat = ops.reshape(seen, (-1, seen.shape[-1]))
+        mixed = mix(self.mlp(flat, chosen=chosen, training=training), weights[:, None])
+        x = x + self.dropout(ops.reshape(mixed, ops.shape(x)), training=training)
+        return (x, [first, second]) if return_aux else x
+
+    def _routed(self, i, x, owners, marks, training):
+        """What the attention (0) or the perceptrons (1) need.
+
+        Args:
+            i: int.
+            x: `(b, c, d)`.
+            owners: int `(b * c,)`, tasks of the tokens.
+            marks: float `(b * c,)`, 0 for padding.
+            training: bool.
+
+        Returns:
+            Normalised tokens `(b, c, d)`; weights `(b * c, k)` of the chosen experts, and
+            these, or weights `(b * c, e)` of all and None; the gate's record.
+        """
+        seen, gate = self.norms[i](x), self.gates[i]
+        flat = ops.reshape(seen, (-1, seen.shape[-1]))
+        _, record = gate(flat, task=owners, training=training, return_aux=True, present=marks)
+        weights, chosen = record["weights"][:, 0] * marks[:, None], None
+        if self.is_sparse(i, training):
+            weights, chosen = ops.top_k(weights, min(self.num_chosen, gate.num_experts))
+            chosen = ops.where(weights > 0, chosen, gate.num_experts)
+        return seen, ops.cast(weights, self.compute_dtype), chosen, record
+
+    def is_sparse(self, i, training):
+        """Whether the attention (0) or the perceptrons (1) compute selected experts only."""
+        gate = self.gates[i]
+        if self.dispatch == "dense" or not gate.always_sparse:
+            return False
+        if training and gate.trains_unselected:
+            return False
+        if self.dispatch == "sparse":
+            return True
+        stacks = self.mlp.kernels if i else [self.attention.queries, self.attention.outputs]
+        num_weights = sum(stack.shape[1] * stack.shape[2] for stack in stacks)
+        return pays(self.num_chosen, gate.num_experts, num_weights, certain=True)
+
+    def compute_output_spec(self, tokens, present, task, training=False, return_aux=False):
+        outputs = keras.KerasTensor(tokens.shape, dtype=self.compute_dtype)
+        if not return_aux:
+            return outputs
+        num = None if None in tokens.shape[:2] else tokens.shape[0] * tokens.shape[1]
+        flat = keras.KerasTensor((num, tokens.shape[2]), dtype=self.compute_dtype)
+        owners = keras.KerasTensor((num,), dtype="int32")
+        marks = keras.KerasTensor((num,), dtype="float32")
+        specs = [
+            gate.compute_output_spec(flat, task=owners, return_aux=True, present=marks)
+            for gate in self.gates
+        ]
+        return outputs, [record for _, record in specs]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_tasks": self.num_tasks,
+            "num_experts": self.num_experts,
+            "gate": self._gate_config,
+            "mlp_ratio": self.mlp_ratio,
+            "causal": self.causal,
+            "dropout": self.dropout.rate,
+            "dispatch": self.dispatch,
+            "kept": None if self.kept is None else [list(part) for part in self.kept],
+        }
+
+
+def _checked_gate(name, gate, dispatch):
+    """The gate, or the default one.
+
+    Raises:
+        ValueError: if it is no gate, or does not go with tokens or `dispatch`.
+    """
+    gate = TopKGate(num_nonzeros=2, usage_decay=0.95) if gate is None else nested.given(gate)
+    if not isinstance(gate, Gate):
+        raise ValueError(
+            f"{name} takes as `gate` one of tfmoe's gates, such as TopKGate(num_nonzeros=2). "
+            f"Received gate={gate!r}."
+        )
+    if gate.needs_ids:
+        raise ValueError(
+            f"{name} routes tokens, which have no ids to be hashed. Received gate={gate!r}. "
+            "Use a gate that sees its input, such as TopKGate(num_nonzeros=2)."
+        )
+    if dispatch not in ("auto", "dense", "sparse"):
+        raise ValueError(
+            f'{name} takes `dispatch` "auto", "dense" or "sparse". Received dispatch={dispatch!r}.'
+        )
+    if dispatch == "sparse" and not gate.always_sparse:
+        raise ValueError(
+            f"{name} computes only selected experts if the gate is bound to a number of them. "
+            f"Received dispatch='sparse' with gate={gate!r}. Use dispatch='auto', or a gate "
+            "such as TopKGate(num_nonzeros=2)."
+        )
+    return gate
+
+
+def checked_kept(name, kept, num_gates):
+    """The argument `kept` as tuples, one a gate, or None.
+
+    Raises:
+        ValueError: if it is no sequence of so many sequences.
+    """
+    if kept is None:
+        return None
+    is_nested = isinstance(kept, list | tuple) and all(isinstance(e, list | tuple) for e in kept)
+    if not is_nested or len(kept) != num_gates:
+        raise ValueError(
+            f"{name} takes as `kept` one sequence of experts for each of its {num_gates} gates. "
+            f"Received kept={kept!r}."
+        )
+    return tuple(tuple(experts) for experts in kept)
