@@ -34,7 +34,7 @@ from keras import ops
 from benchmarks import contestants, studies
 from benchmarks.worlds import QUICK, WORLDS
 from tfmoe.extraction.extract import extract
-from tfmoe.reports.gate_use import gates_of
+from tfmoe.structures.base import gates_inside
 from tfmoe.structures.mmoe import MMoE
 from tfmoe.structures.mod_squad import ModSquad
 
@@ -158,7 +158,7 @@ def one_run(worlds, cell):
         "information": information(model, split.test),
         "needed": _needed(model, split.valid, tasks[: cell["looked_at"]], world.metric),
         **_standalone(model, split, tasks[: cell["extracted"]], found, world.metric, cell["turns"]),
-        "usage": np.round(gates_of(model.mixture)[-1].usage, 3).tolist(),
+        "usage": np.round(gates_inside(model.mixture)[-1].usage, 3).tolist(),
     }
 
 
@@ -191,7 +191,7 @@ def _needed(model, rows, tasks, metric):
     """Mean share of the experts that these tasks need to keep their quality."""
     weights = _silencing_weights(model.mixture)
     whole = [[ops.convert_to_numpy(w) for w in of_gate] for of_gate in weights]
-    gates = gates_of(model.mixture)
+    gates = gates_inside(model.mixture)
     shares = []
     for task in tasks:
         own = rows[rows["task"] == task]

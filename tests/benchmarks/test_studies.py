@@ -210,7 +210,7 @@ def test_silenced_experts_are_those_an_extract_does_without():
         for weights in squad._silencing_weights(model.mixture):
             for weight in weights:
                 weight.assign(rng.normal(size=weight.shape))  # biases start at 0
-        gates = squad.gates_of(model.mixture)
+        gates = model.mixture.gates
         alone = squad.extract(model, ["a"], threshold=0.7, by="usage")
         dropped = 0
         for gate, weights in zip(gates, squad._silencing_weights(model.mixture), strict=True):

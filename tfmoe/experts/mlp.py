@@ -10,6 +10,7 @@ from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.math import add_bias
 from tfmoe.compute.relu import activated
+from tfmoe.compute.weights import copy_weights
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -189,6 +190,10 @@ class Experts(keras.layers.Layer):
         if self.dropout:
             hidden = self.dropouts[i](hidden, training=training)
         return hidden
+
+    def copy_from(self, other, expert_ids=None):
+        """Takes over the weights of all or some of other experts, given by index."""
+        copy_weights(other, self, expert_ids)
 
     def compute_output_shape(self, input_shape):
         units = self.hidden_units[-1] if self.hidden_units else input_shape[-1]

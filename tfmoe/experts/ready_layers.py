@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfmoe.compute import nested
+from tfmoe.compute.weights import copy_weights
 from tfmoe.keras_private import flatten_layers
 
 
@@ -64,6 +65,12 @@ class GivenExperts(keras.layers.Layer):
             for own, given in pairs:
                 if own.trainable != given.trainable:
                     own.trainable = given.trainable
+
+    def copy_from(self, other, expert_ids=None):
+        """Takes over the weights of all or some of other experts, given by index."""
+        ids = range(len(other.layers)) if expert_ids is None else expert_ids
+        for ours, e in zip(self.layers, ids, strict=True):
+            copy_weights(other.layers[e], ours)
 
     def call(self, inputs):
         # Layers keep the precision they were made with.

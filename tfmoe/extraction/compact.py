@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmoe.experts.ready_layers import GivenExperts
-from tfmoe.extraction.extract import blank_rows, cut_mixture
+from tfmoe.extraction.extract import blank_rows
 from tfmoe.keras_private import (
     flatten_layers,
     optimizer_key,
@@ -16,7 +15,6 @@ from tfmoe.keras_private import (
 )
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import gate_use
-from tfmoe.structures.mmoe import MMoE
 
 
 class CompactExperts(keras.callbacks.Callback):
@@ -67,18 +65,14 @@ class CompactExperts(keras.callbacks.Callback):
         self.data = data
 
     def on_train_begin(self, logs=None):
-        mixture = getattr(self.model, "mixture", None)
-        if not isinstance(self.model, MultiTaskModel) or not isinstance(mixture, MMoE):
+        if not isinstance(self.model, MultiTaskModel):
             raise ValueError(
                 "CompactExperts drops experts of a MultiTaskModel on MMoE or OMoE. Received "
-                f"model={self.model!r} on {type(mixture).__name__}. Leave the callback out."
+                f"model={self.model!r}. Leave the callback out."
             )
-        if isinstance(mixture.experts, GivenExperts):
-            raise ValueError(
-                "CompactExperts drops experts that a mixture made itself. Received a mixture "
-                f"with experts={mixture.experts.layers!r}. Use tfmoe.extract after the training."
-            )
-        gate = mixture.gate
+        structure = self.model.structure
+        structure.expert_variables()  # or its error
+        (gate,) = structure.gates
         if gate.router != "static" and self.data is None:
             raise ValueError(
                 "Which experts a gate uses that sees the example, only rows can tell. Received "
@@ -102,13 +96,14 @@ class CompactExperts(keras.callbacks.Callback):
         experts = np.flatnonzero((use.mean_weight > 0).any(axis=0)).tolist()
         # A mean over many rows may round.
         decided = np.all(use.converged > 1 - 1e-6)
-        if decided and 0 < len(experts) < self.model.mixture.num_experts:
+        gate = self.model.structure.gates[0]
+        if decided and 0 < len(experts) < gate.num_experts:
             _compact(self.model, experts)
         if logs is not None:
-            logs["num_experts"] = self.model.mixture.num_experts
+            logs["num_experts"] = gate.num_experts
 
     def _use(self):
-        static = self.model.mixture.gate.router == "static"
+        static = self.model.structure.gates[0].router == "static"
         data = blank_rows(self.model) if static else self.data
         return gate_use(self.model, data, similarity=False)[0]
 
@@ -119,8 +114,8 @@ def _compact(model, experts):
     Args:
         experts: list of int, indices of those that stay.
     """
-    mixture = model.mixture
-    optimizer, weights = model.optimizer, mixture.experts.weights
+    structure, optimizer = model.structure, model.optimizer
+    weights = structure.expert_variables()
     # All of them before the first is changed, for this may raise.
     slots = [_slots(optimizer, weight) for weight in weights]
     for weight, states in zip(weights, slots, strict=True):
@@ -130,12 +125,8 @@ def _compact(model, experts):
         _rename(optimizer, keys, _keys(optimizer, weight))
     for joint in (joint for tracker in model._trackers.value for joint in tracker.joints):
         resize(joint, ops.convert_to_numpy(joint)[:, experts])
-    config = cut_mixture(mixture, [experts])
-    gate, gate_config = mixture.gate, config["config"]["gate"]
-    gate.kept = tuple(gate_config["config"]["kept"])
-    gate._num_choices = gate_config["config"]["num_choices"]
-    mixture.num_experts = mixture.experts.num_experts = gate.num_experts = len(experts)
-    mixture._gate_config, model._mixture_config = gate_config, config
+    model.keep_recipe(structure.select([experts]))
+    structure.keep_experts(experts)
     if keras.backend.backend() == "torch":
         # There a layer also lists its variables' values.
         for layer in flatten_layers(model):

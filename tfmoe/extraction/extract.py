@@ -5,13 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from tfmoe.compute import nested
+from tfmoe.compute.weights import copy_weights
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.model.transfer import copy_mixture, copy_weights
-from tfmoe.reports.gate_use import batches, gate_name, gate_use, gates_of
-from tfmoe.structures.mmoe import MMoE
-from tfmoe.structures.mod_squad import ModSquad
-from tfmoe.structures.shared_bottom import SharedBottom
+from tfmoe.reports.gate_use import batches, gate_name, gate_use
 
 
 class Extraction(NamedTuple):
@@ -67,7 +63,8 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
     exported and extracted from again. The model given stays as it is.
 
     Args:
-        model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom` or `ModSquad`.
+        model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom`, `ModSquad` or another
+            `Structure` that says how its experts are selected.
         tasks: sequence of task names. They keep the schema's order.
         threshold: float >= 0, up to which an expert is dropped: 0.02 means 2 % of a task's
             output, or of its rows.
@@ -106,7 +103,7 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
     preprocessor = model.preprocessor.select(tasks)
     names = preprocessor.schema.task_names
     rows = [model.schema.task_names.index(name) for name in names]
-    gates = gates_of(model.mixture)
+    gates = model.structure.gates
     if by == "usage":
         experts = [_used(gate, names, rows, threshold) for gate in gates]
         exact = all(len(e) == gate.num_experts for e, gate in zip(experts, gates, strict=True))
@@ -114,14 +111,14 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
         experts, exact = _weighty(model, gates, names, rows, threshold, data)
     extracted = MultiTaskModel(
         preprocessor,
-        cut_mixture(model.mixture, experts),
+        model.structure.select(experts),
         tower_units=model.tower_units,
         tower_dropout=model.tower_dropout,
         dtype=model.encoder.dtype_policy,
     )
     copy_weights(model.encoder, extracted.encoder)
     copy_weights(model.towers, extracted.towers, rows)
-    copy_mixture(model.mixture, extracted.mixture, rows, experts)
+    extracted.structure.copy_from(model.structure, rows, experts)
     if gates:
         _check_gate(model, extracted, rows, experts[0])
     change = None if data is None else _largest_change(model, extracted, rows, data)
@@ -133,25 +130,22 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
             "fine-tune the extracted model."
         )
     extracted.extraction = Extraction(
-        _kept(model.mixture, gates, experts), extracted.count_params(), model.count_params(), change
+        _kept(model.structure, experts), extracted.count_params(), model.count_params(), change
     )
     return extracted
 
 
 def _check(model, threshold, tolerance, by):
-    mixture = getattr(model, "mixture", None)
-    known = isinstance(mixture, MMoE | SharedBottom | ModSquad)
-    if not isinstance(model, MultiTaskModel) or not known:
+    if not isinstance(model, MultiTaskModel):
         raise ValueError(
-            "extract takes a MultiTaskModel on MMoE, OMoE, SharedBottom or ModSquad. Received "
-            f"model={model!r} on {type(mixture).__name__}. Train such a model."
+            "extract takes a MultiTaskModel on MMoE, OMoE, SharedBottom, ModSquad or another "
+            f"Structure. Received model={model!r}. Train such a model."
         )
-    if model.num_added:
-        names = list(model.schema.task_names[-model.num_added :])
+    if model.added_tasks:
         raise ValueError(
             "extract takes models whose tasks were trained together. Received one to which "
-            f"add_task has added {names}. Extract from the model it was added to, or serve the "
-            "whole."
+            f"add_task has added {list(model.added_tasks)}. Extract from the model it was added "
+            "to, or serve the whole."
         )
     for name, value in (("threshold", threshold), ("tolerance", tolerance)):
         if not value >= 0:
@@ -235,47 +229,13 @@ def blank_rows(model):
     return features if column is None else {**features, column: np.arange(num, dtype="int32")}
 
 
-def _numbers(gate, experts):
-    """Some of a gate's experts by their numbers among those it chooses from."""
-    return [e if gate.kept is None else gate.kept[e] for e in experts]
-
-
-def _kept(mixture, gates, experts):
+def _kept(structure, experts):
     """What `Extraction.experts` says."""
-    kept = [tuple(_numbers(*pair)) for pair in zip(gates, experts, strict=True)]
+    gates = structure.gates
+    kept = [tuple(gate.numbers(own)) for gate, own in zip(gates, experts, strict=True)]
     if len(gates) > 1:
-        names = [gate_name(mixture, gate) for gate in gates]
-        return dict(zip(names, kept, strict=True))
+        return dict(zip((gate_name(structure, gate) for gate in gates), kept, strict=True))
     return kept[0] if kept else ()
-
-
-def cut_mixture(mixture, experts):
-    """A mixture's recipe, for any number of tasks, with some of its experts.
-
-    Args:
-        mixture: `MMoE`, `OMoE`, `SharedBottom` or `ModSquad`.
-        experts: list with a list of int for each gate, indices of the experts that stay.
-    """
-    config = nested.config_of(mixture)
-    inner = config["config"]
-    inner["num_tasks"] = None
-    gates = gates_of(mixture)
-    if not gates:
-        return config
-    # The mixture fills in the counts, also where the recipe had stated them.
-    gate_config = inner["gate"]["config"]
-    gate_config.update(num_tasks=None, num_experts=None)
-    kept = [_numbers(*pair) for pair in zip(gates, experts, strict=True)]
-    is_cut = any(len(e) < gate.num_choices for e, gate in zip(kept, gates, strict=True))
-    if isinstance(mixture, ModSquad):
-        inner["kept"] = kept if is_cut else None
-        return config
-    inner["num_experts"] = len(experts[0])
-    if inner["experts"] is not None:
-        inner["experts"] = [inner["experts"][e] for e in experts[0]]
-    if is_cut:
-        gate_config.update(kept=kept[0], num_choices=gates[0].num_choices)
-    return config
 
 
 def _check_gate(model, extracted, rows, experts):
@@ -286,7 +246,7 @@ def _check_gate(model, extracted, rows, experts):
     """
     features = _random_rows(model, rows, 64)
     both = ((model, features), (extracted, _for_extracted(model, rows, features)))
-    before, after = (ops.convert_to_numpy(one.run(x).aux[0]["weights"]) for one, x in both)
+    before, after = (ops.convert_to_numpy(one.forward(x).aux[0]["weights"]) for one, x in both)
     if model.schema.task_column is None and before.shape[1] > 1:
         before = before[:, rows]
     differ = ~np.isclose(before[:, :, experts], after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))
@@ -294,7 +254,7 @@ def _check_gate(model, extracted, rows, experts):
     if differ.mean() > 0.05:
         raise ValueError(
             "The gate of an extracted model must emit what the whole gate does. Received "
-            f"{type(gates_of(model.mixture)[0]).__name__}, which on {differ.sum()} of "
+            f"{type(model.structure.gates[0]).__name__}, which on {differ.sum()} of "
             f"{len(differ)} random rows does not for the tasks "
             f"{list(extracted.schema.task_names)}. Its choice depends on a task's place among "
             "the others: extract all tasks, or the first ones."
@@ -353,4 +313,6 @@ def _largest_change(model, extracted, rows, data):
 
 
 def _predictions(model, features):
-    return {name: ops.convert_to_numpy(x) for name, x in model.run(features).predictions.items()}
+    return {
+        name: ops.convert_to_numpy(x) for name, x in model.forward(features).predictions.items()
+    }

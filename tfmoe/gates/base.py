@@ -7,6 +7,7 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.device import check_tasks
+from tfmoe.compute.weights import paired, taken
 from tfmoe.gates.balance import BalanceLoss
 from tfmoe.gates.routers import MLPRouter, ScoreHead
 from tfmoe.gates.rows import Rows
@@ -126,6 +127,55 @@ class Gate(keras.layers.Layer):
     def num_choices(self):
         """How many experts the scores tell apart; more than `num_experts` with `kept`."""
         return self._num_choices or self.num_experts
+
+    @property
+    def id_column(self):
+        """Name of the column whose ids it hashes, or None."""
+        return None
+
+    @property
+    def task_groups(self):
+        """Slices of its tasks whose outputs are to be mixed apart from each other."""
+        return [slice(None)]
+
+    def numbers(self, experts):
+        """Some of its experts, given by index, by their numbers among those it chooses from."""
+        return [e if self.kept is None else self.kept[e] for e in experts]
+
+    def keep(self, experts):
+        """Chooses as before, and emits the weights of only some of its experts.
+
+        Args:
+            experts: list of int, indices of those that stay.
+        """
+        num_choices, self.kept = self.num_choices, tuple(self.numbers(experts))
+        self._num_choices, self.num_experts = num_choices, len(self.kept)
+
+    def freeze(self):
+        """Leaves only what belongs to the newest task to be trained."""
+        self.trainable = False
+
+    def copy_from(self, other, tasks):
+        """Takes over a gate's weights, of those that belong to tasks the given ones.
+
+        All but the scores of each task either have nothing to do with tasks, and keep their
+        shape, or have one axis for them.
+
+        Args:
+            other: built `Gate` of the same kind.
+            tasks: list of int, for each of this gate's tasks its index in the other one.
+
+        Raises:
+            ValueError: if it cannot be told which part of a weight belongs to a task.
+        """
+        # A gate that computes its weights without scores has no head.
+        scores = {id(weight) for weight in self.head.weights} if hasattr(self, "head") else ()
+        for target, values in paired(other, self):
+            if id(target) in scores and values.shape[-1] != target.shape[-1]:
+                # A task's scores lie side by side, `(f, t * s)`.
+                apart = values.reshape(*values.shape[:-1], other.num_tasks, -1)[..., tasks, :]
+                values = apart.reshape(target.shape)
+            target.assign(taken(values, target, tasks, other.num_tasks, other))
 
     def score_parts(self):
         """List of `Scores`: what the selector needs for one task."""

@@ -1,10 +1,12 @@
 """A gate that was trained, and gates for tasks that came after it."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute import nested
+from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import MLPRouter
 from tfmoe.gates.task_router import TaskRouter
@@ -68,6 +70,17 @@ class ExtendedGate(Gate):
         if spec["routing"] == "mix" and not gate.needs_ids:
             gate.mix_of = spec["like"]
         return gate
+
+    @property
+    def id_column(self):
+        return self.base.id_column
+
+    @property
+    def task_groups(self):
+        return [slice(self.num_base), slice(self.num_base, None)]
+
+    def freeze(self):
+        """Building has left just the newest task's part to be trained."""
 
     @property
     def num_base(self):
@@ -138,3 +151,63 @@ class ExtendedGate(Gate):
             "gate": self._gate_config,
             "added": [dict(spec) for spec in self._added_specs],
         }
+
+
+def extended(gate, num_like, routing):
+    """The recipe of a gate with one more task.
+
+    Args:
+        gate: built `Gate`.
+        num_like: int, how many tasks the new one is like.
+        routing: "own" or "mix".
+    """
+    spec = {"routing": routing, "like": num_like}
+    trained = nested.config_of(gate)
+    if isinstance(gate, ExtendedGate):
+        trained["config"].update(num_tasks=None, num_experts=None)
+        trained["config"]["added"].append(spec)
+        return trained
+    trained["config"].update(num_tasks=gate.num_tasks, num_experts=None)
+    return nested.config_of(ExtendedGate(gate=trained, added=[spec]))
+
+
+def copy_extended(old, new, like):
+    """Fills an `ExtendedGate`; its newest gate from those of the tasks it is like."""
+    base, added = (old.base, old.added) if isinstance(old, ExtendedGate) else (old, [])
+    copy_weights(base, new.base)
+    for trained, gate in zip(added, new.added, strict=False):
+        copy_weights(trained, gate)
+    newest = new.added[-1]
+    if newest.mix_of:
+        # In the order in which a gate of all these tasks has them.
+        source = _gate_of(base, like)
+        copy_weights(source.head, newest.head.head)
+        if hasattr(newest.router, "weights"):
+            copy_weights(source.router, newest.router)
+        for target, values in zip(_beside_scores(newest), _beside_scores(source), strict=True):
+            values = ops.convert_to_numpy(values)
+            whole = values.shape == tuple(target.shape)
+            target.assign(values if whole else values.mean(axis=0, keepdims=True))
+        return
+    sources = [_gate_of(base, [index]) for index in like]
+    for target, *values in zip(
+        newest.weights, *(source.weights for source in sources), strict=True
+    ):
+        mean = np.mean([ops.convert_to_numpy(value) for value in values], axis=0)
+        target.assign(mean)
+
+
+def _beside_scores(gate):
+    """A gate's variables that scores are not made of: permutations, biases, averages."""
+    made = {id(v) for part in (gate.head, gate.router) for v in getattr(part, "variables", ())}
+    return [variable for variable in gate.variables if id(variable) not in made]
+
+
+def _gate_of(gate, rows):
+    """A gate of only some of a gate's tasks."""
+    config = nested.config_of(gate)
+    config["config"].update(num_tasks=None)
+    part = nested.filled(config, "add_task", num_tasks=len(rows))
+    part.build(gate.get_build_config()["input_shape"])
+    part.copy_from(gate, rows)
+    return part

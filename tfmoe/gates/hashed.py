@@ -70,6 +70,10 @@ class HashGate(Gate):
         validation.check_counts("HashGate", seed=(seed, 0))
         self.column, self.per_task, self.seed = column, per_task, seed
 
+    @property
+    def id_column(self):
+        return self.column
+
     def score_parts(self):
         return [Scores(self.num_choices, None, None, None)]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -38,18 +39,19 @@ def symbols(schema, lengths):
     return inputs
 
 
-def ids_of(schema, mixture, features):
-    """What a mixture's call wants of a column's ids, if anything."""
-    name = getattr(mixture, "id_column", None)
-    if name is None:
+def context_of(schema, structure, features):
+    """What a structure's call wants beside its inputs, if anything."""
+    columns = structure.context_columns
+    if not columns:
         return {}
     plain = [c.name for c in schema.columns if c.embeds and not isinstance(c, MultiCategorical)]
-    if name not in plain:
+    unknown = [name for name in columns.values() if name not in plain]
+    if unknown:
         raise ValueError(
             f"A gate hashes the ids of one Categorical column, of {plain}. Received "
-            f"column={name!r}."
+            f"column={unknown[0]!r}."
         )
-    return {"ids": features[name]}
+    return {"context": {key: features[name] for key, name in columns.items()}}
 
 
 def named(inputs, features):
@@ -118,6 +120,14 @@ def quiet_end(*sources):
         if any(hasattr(one, "cardinality") and int(one.cardinality()) == -2 for one in sources):
             warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
         yield
+
+
+def weights_and_batch(batch_size, sample_weight):
+    """Both, where `fit(*preprocessor.arrays(rows))` has put weights in the first's place."""
+    is_number = batch_size is None or isinstance(batch_size, Integral)
+    if is_number or sample_weight is not None:
+        return batch_size, sample_weight
+    return None, batch_size
 
 
 def unpacked(x, y, sample_weight):

@@ -28,8 +28,7 @@ def jit_pays(model):
         for column in columns
     )
     # Sparse compute is faster where shapes may depend on data.
-    computes_sparsely = getattr(model.mixture, "computes_sparsely", None)
-    if computes_sparsely and computes_sparsely(one_task=model.schema.task_column is not None):
+    if model.structure.computes_sparsely(one_task=model.schema.task_column is not None):
         return False
     # XLA computes half precision in float32, where the processor may have something faster.
     half = any(layer.compute_dtype in ("bfloat16", "float16") for layer in layers)

@@ -1,7 +1,5 @@
-"""The whole model: encoder, mixture, towers, and losses and metrics that follow from tasks."""
+"""The whole model: encoder, structure, towers, and losses and metrics that follow from tasks."""
 
-import contextlib
-import contextvars
 import copy
 from typing import NamedTuple
 
@@ -15,11 +13,10 @@ from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.features.encoder import Encoder
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, start_at_means
-from tfmoe.model import add_task
+from tfmoe.model.add_task import check_routing, copy_extended, places
+from tfmoe.model.forward import ForwardOutput, Stages, in_step, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
 from tfmoe.model.inputs import (
-    columns_of,
-    ids_of,
     is_frame,
     labels_of,
     named,
@@ -27,6 +24,7 @@ from tfmoe.model.inputs import (
     symbols,
     task_of,
     unpacked,
+    weights_and_batch,
 )
 from tfmoe.model.jit import jit_pays
 from tfmoe.objectives.exact_auc import exact_aucs
@@ -34,34 +32,46 @@ from tfmoe.objectives.joint_labels import AllLabels
 from tfmoe.objectives.mutual_information import tracker_of
 from tfmoe.objectives.task_per_row import OwnLabel
 from tfmoe.schema.schema import Schema
-
-# Set while a training or test step runs: the model then returns all of `Forward`, for
-# losses need more than the public output. A context variable, because replicas of one
-# model run their steps in threads of their own.
-_IN_STEP = contextvars.ContextVar("tfmoe_in_step", default=None)
+from tfmoe.structures.base import structure_of
 
 
-class Forward(NamedTuple):
-    """Everything one pass makes.
+class _Blueprint(NamedTuple):
+    """What a model needs to know to be built, from a Preprocessor or a saved config.
 
     Attributes:
-        predictions: dict by output: probabilities or numbers `(b,)`, or class
-            probabilities `(b, c)`.
-        logits: the same before the last activation.
-        aux: the mixture's list of gate records.
+        schema: `Schema`.
+        table_sizes: rows of each embedding table, by owner.
+        lengths: positions of each list column.
+        num_added: how many of the last tasks were added one by one.
+        preprocessor: `Preprocessor`, or None where it comes later, out of a file.
     """
-
-    predictions: dict
-    logits: dict
-    aux: list
-
-
-class _Sizes(NamedTuple):
-    """What a model needs to know of a Preprocessor to be built without one."""
 
     schema: Schema
     table_sizes: dict
     lengths: dict
+    num_added: int = 0
+    preprocessor: Preprocessor | None = None
+
+    @classmethod
+    def of(cls, preprocessor, num_added=0):
+        """What a user passed, or `add_task`.
+
+        Raises:
+            ValueError: if it is neither a Preprocessor nor a Schema, or must be fitted first.
+        """
+        if isinstance(preprocessor, cls):
+            return preprocessor
+        if isinstance(preprocessor, Schema):
+            preprocessor = Preprocessor(preprocessor)
+        if not isinstance(preprocessor, Preprocessor):
+            raise ValueError(
+                "MultiTaskModel reads columns, tasks and vocabularies from a fitted "
+                f"Preprocessor. Received preprocessor={preprocessor!r}. Make one with "
+                "`tfmoe.Preprocessor(schema).fit(data)`."
+            )
+        sizes, lengths = preprocessor.table_sizes, preprocessor.lengths
+        # A copy of its own, for the caller may fit theirs again.
+        return cls(preprocessor.schema, sizes, lengths, num_added, copy.copy(preprocessor))
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -81,16 +91,16 @@ class MultiTaskModel(keras.Model):
     Args:
         preprocessor: fitted `Preprocessor`; or a `Schema` of which every column can be
             used unfitted (hashed ids, numbers as they are).
-        mixture: `SharedBottom`, `OMoE`, `MMoE`, `ModSquad`, or any layer
-            `(b, f) -> (b, t, u)` with a constructor argument `num_tasks` and a call
-            argument `return_aux` (and `task`, for rows of one task each). It is a recipe:
-            the model's own copy, with `num_tasks` filled in, is `model.mixture`. It
-            keeps its own dtype policy; a warning says where that is not the model's.
+        mixture: a `Structure` such as `SharedBottom`, `OMoE`, `MMoE` or `ModSquad`; or any
+            Keras layer `(b, f) -> (b, t, u)` with a constructor argument `num_tasks` and a
+            call argument `return_aux` (and `task`, for rows of one task each), for which
+            `extract`, `add_task` and a context are not to be had. It is a recipe: the
+            model's own copy, with `num_tasks` filled in, is `model.mixture`. It keeps its own
+            dtype policy; a warning says where that is not the model's.
         tower_units: sequence of int >= 1, hidden units of every task's tower; `()` for
             none.
         tower_dropout: float in [0, 1).
-        num_added: int, how many of the last tasks were added one by one; for `add_task`,
-            which makes such models.
+        name, dtype, trainable: as for any Keras model.
 
     Call arguments:
         inputs: dict by column, as `Preprocessor.dataset` and `arrays` make it.
@@ -112,69 +122,64 @@ class MultiTaskModel(keras.Model):
         mixture,
         tower_units=(64,),
         tower_dropout=0.0,
-        num_added=0,
-        **kwargs,
+        *,
+        name=None,
+        dtype=None,
+        trainable=True,
     ):
-        if isinstance(preprocessor, Schema):
-            preprocessor = Preprocessor(preprocessor)
-        if not isinstance(preprocessor, Preprocessor | _Sizes):
-            raise ValueError(
-                "MultiTaskModel reads columns, tasks and vocabularies from a fitted "
-                f"Preprocessor. Received preprocessor={preprocessor!r}. Make one with "
-                "`tfmoe.Preprocessor(schema).fit(data)`."
-            )
-        schema, sizes = preprocessor.schema, preprocessor.table_sizes
-        mixture = nested.given(mixture)
-        if not isinstance(mixture, keras.layers.Layer):
-            raise ValueError(
-                "MultiTaskModel takes a mixture layer such as "
-                f"tfmoe.MMoE(num_experts=8). Received mixture={mixture!r}."
-            )
-        dtype = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
-        nested.warn_of_policies(mixture, dtype)
-        config, original = nested.config_of(mixture), mixture
-        tokens = mixture.dim if getattr(mixture, "takes", "flat") == "tokens" else None
-        encoder = Encoder(schema, sizes, tokens=tokens, dtype=dtype, name="tfmoe_encoder")
+        blueprint = _Blueprint.of(preprocessor)
+        schema, num_added = blueprint.schema, blueprint.num_added
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        original, config = _recipe_of(mixture, policy)
         # Layers are named so that no column's input can have the same name.
         mixture = nested.filled(
             config, "MultiTaskModel", name="tfmoe_mixture", num_tasks=len(schema.tasks)
         )
-        outputs = [task.num_outputs for task in schema.tasks]
+        structure = structure_of(mixture)
+        encoder = Encoder(
+            schema,
+            blueprint.table_sizes,
+            tokens=structure.token_dim if structure.input_kind == "tokens" else None,
+            dtype=policy,
+            name="tfmoe_encoder",
+        )
         towers = towers_of(
-            outputs,
+            [task.num_outputs for task in schema.tasks],
             num_added,
             hidden_units=tower_units,
             dropout=tower_dropout,
-            dtype=dtype,
+            dtype=policy,
             name="tfmoe_towers",
         )
         kind = ScoreOutputs if schema.task_column else Outputs
         head = kind(schema.tasks, dtype="float32", name="tfmoe_outputs")
-        inputs = symbols(schema, preprocessor.lengths)
-        task = task_of(schema, inputs)
-        encoded = encoder(columns_of(schema, inputs))
-        hidden = mixture(encoded, **task, **ids_of(schema, mixture, inputs))
-        if hasattr(mixture, "adopt"):
-            mixture.adopt(original)
-        predictions, _ = head(towers(hidden, **task), **task)
-        super().__init__(inputs=inputs, outputs=predictions, **kwargs)
+        stages = Stages(schema, encoder, structure, towers, head)
+        inputs = symbols(schema, blueprint.lengths)
+        outputs = stages.forward(inputs, return_aux=False).predictions
+        structure.adopt(original)
+        super().__init__(
+            inputs=inputs, outputs=outputs, name=name, dtype=dtype, trainable=trainable
+        )
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.schema = schema
         self.tower_units = tuple(tower_units)
         self.tower_dropout = tower_dropout
-        self.num_added = num_added
+        self.lengths = dict(blueprint.lengths)
         self._mixture_config = config
-        self.lengths = dict(preprocessor.lengths)
-        self._fitted = _Untracked(None)
+        self._num_added = num_added
+        self._stages = _Untracked(stages)
+        self._fitted = _Untracked(blueprint.preprocessor)
         self._objectives = _Untracked(None)
-        if isinstance(preprocessor, Preprocessor):
-            # Its own, for the caller may fit theirs again.
-            self._fitted.value = copy.copy(preprocessor)
         if num_added:
             encoder.trainable = False
-            mixture.freeze()
-        elif isinstance(preprocessor, Preprocessor):
-            start_at_means(self.towers, schema.tasks, preprocessor.label_means)
+            structure.freeze()
+        elif blueprint.preprocessor is not None:
+            start_at_means(self.towers, schema.tasks, blueprint.preprocessor.label_means)
+
+    @property
+    def structure(self):
+        """`model.mixture` as a `Structure`, which a plain layer is not by itself."""
+        return self._stages.value.structure
 
     @property
     def preprocessor(self):
@@ -211,53 +216,46 @@ class MultiTaskModel(keras.Model):
             ValueError: if the mixture is neither `MMoE`, `OMoE` nor `SharedBottom`, or an
                 argument is out of range.
         """
-        related = add_task.places(self.schema, like, self.num_added)
-        first = self.schema.tasks[related[0]]
+        related = places(self.schema, like, self._num_added)
+        check_routing(routing)
         model = MultiTaskModel(
-            self.preprocessor.add_task(task),
-            add_task.extended_mixture(self.mixture, related, routing),
+            _Blueprint.of(self.preprocessor.add_task(task), self._num_added + 1),
+            self.structure.extended(related, routing),
             tower_units=self.tower_units,
             tower_dropout=self.tower_dropout,
-            num_added=self.num_added + 1,
             dtype=self.encoder.dtype_policy,
         )
-        same_kind = type(first) is type(task) and first.num_outputs == task.num_outputs
-        add_task.copy_extended(self, model, related, same_kind)
+        copy_extended(self, model, related)
         return model
 
-    def run(self, features, training=False):
-        """One pass with everything losses and reports need; returns `Forward`."""
-        encoded = self.encoder(columns_of(self.schema, features))
-        task = task_of(self.schema, features)
-        hidden, aux = self.mixture(
-            encoded,
-            **task,
-            **ids_of(self.schema, self.mixture, features),
-            training=training,
-            return_aux=True,
-        )
-        logits = self.towers(hidden, **task, training=training)
-        return Forward(*self.head(logits, **task), aux)
+    @property
+    def added_tasks(self):
+        """Names of the tasks that `add_task` has added, in their order."""
+        return self.schema.task_names[len(self.schema.tasks) - self._num_added :]
+
+    def forward(self, features, training=False):
+        """One pass with everything losses and reports need; returns `ForwardOutput`."""
+        return self._stages.value.forward(features, training=training)
+
+    def keep_recipe(self, config):
+        """Takes what `Structure.select` returned for the recipe that is saved with the model."""
+        self._mixture_config = config
+
+    def encode(self, features):
+        """What the structure reads of features."""
+        return self._stages.value.encode(features)
 
     def call(self, inputs, training=None, mask=None):
-        if _IN_STEP.get() is self:
-            return self.run(inputs, training=training)
+        if is_in_step(self):
+            return self.forward(inputs, training=training)
         return super().call(inputs, training=training, mask=mask)
 
-    @contextlib.contextmanager
-    def _step(self):
-        token = _IN_STEP.set(self)
-        try:
-            yield
-        finally:
-            _IN_STEP.reset(token)
-
     def train_step(self, *args):
-        with self._step():
+        with in_step(self):
             return super().train_step(*self._named(*args))
 
     def test_step(self, *args):
-        with self._step():
+        with in_step(self):
             return super().test_step(*self._named(*args))
 
     def _named(self, *args):
@@ -318,7 +316,7 @@ class MultiTaskModel(keras.Model):
         )
         kind = OwnLabel if self.schema.task_column else AllLabels
         self._objectives.value = kind(self.schema, loss or {}, loss_weights or {}, metrics or {})
-        self._trackers = _Untracked([tracker_of(one, self.mixture) for one in aux_losses])
+        self._trackers = _Untracked([tracker_of(one, self.structure) for one in aux_losses])
         if optimizer == "adam":
             # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
             from tfmoe.optimizers import Adam
@@ -358,11 +356,11 @@ class MultiTaskModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if not isinstance(y_pred, Forward):
+        if not isinstance(y_pred, ForwardOutput):
             raise ValueError(
                 "compute_loss takes as `y_pred` all that a pass makes. Received "
                 f"{type(y_pred).__name__}. In a train_step of your own call "
-                "`self.run(x, training=True)` in place of the model."
+                "`self.forward(x, training=True)` in place of the model."
             )
         labels = labels_of(self.schema, y)
         task = task_of(self.schema, x)
@@ -395,22 +393,48 @@ class MultiTaskModel(keras.Model):
             return self.preprocessor.arrays(x, labels=labels)
         return x
 
-    def fit(self, x=None, y=None, sample_weight=None, validation_data=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
         """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows.
 
-        `sample_weight` is the third argument, so that `fit(*preprocessor.arrays(rows))`
-        does what it says; all others are given by name. Beside a DataFrame it multiplies the
-        rows' own weights.
+        `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
+        and weights. Beside a DataFrame or a triple `sample_weight` multiplies the rows' own
+        weights.
         """
+        batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
         x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
         validation_data = self._encoded(validation_data, labels=True)
         if hasattr(x, "element_spec"):
             # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
-            kwargs.setdefault("shuffle", False)
+            shuffle = False
         self._build_optimizer()
         with quiet_end(x, validation_data):
             return super().fit(
-                x, y, sample_weight=sample_weight, validation_data=validation_data, **kwargs
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                **kwargs,
             )
 
     def _build_optimizer(self):
@@ -423,30 +447,47 @@ class MultiTaskModel(keras.Model):
         if self.compiled and alone and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
-    def evaluate(self, x=None, y=None, sample_weight=None, exact=True, return_dict=True, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=True,
+        *,
+        exact=True,
+        **kwargs,
+    ):
         """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
 
         A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
 
         Args:
-            x, y, sample_weight: see `keras.Model.evaluate`.
+            x, y, batch_size, verbose, sample_weight, steps, callbacks: see
+                `keras.Model.evaluate`; `x` may be the triple of `preprocessor.arrays`, as in
+                `fit`.
+            return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
             exact: bool; take the AUC of binary tasks from a second pass that sorts all
                 scores, in place of the binned one (within about 2e-6 of it once scores are
                 spread). A generator can be read once, and has the binned one.
-            return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
-            **kwargs: see `keras.Model.evaluate`.
         """
+        batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
         if is_frame(x):
-            kwargs["batch_size"] = kwargs.get("batch_size") or 4096
+            batch_size = batch_size or 4096
         x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
-        # `fit` validates through here, once an epoch.
-        in_fit = keras_private.validates_in_fit(kwargs)
+        shared = {"batch_size": batch_size, "sample_weight": sample_weight, "steps": steps}
         with quiet_end(x):
-            logs = super().evaluate(x, y, sample_weight=sample_weight, return_dict=True, **kwargs)
-        if exact and not in_fit:
+            logs = super().evaluate(
+                x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
+            )
+        # `fit` validates through here, once an epoch.
+        if exact and not keras_private.validates_in_fit(kwargs):
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
-                logs.update(exact_aucs(self, names, x, y, sample_weight, **kwargs))
+                logs.update(exact_aucs(self, names, x, y, **shared))
         return logs if return_dict else keras_private.metrics_in_order(self, logs)
 
     def predict(self, x, batch_size=None, **kwargs):
@@ -474,18 +515,21 @@ class MultiTaskModel(keras.Model):
             "mixture": self._mixture_config,
             "tower_units": list(self.tower_units),
             "tower_dropout": self.tower_dropout,
-            "num_added": self.num_added,
+            "num_added": self._num_added,
             "frozen": frozen_places(self),
         }
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        sizes = _Sizes(
-            Schema.from_dict(config.pop("schema")), config.pop("table_sizes"), config.pop("lengths")
+        blueprint = _Blueprint(
+            Schema.from_dict(config.pop("schema")),
+            config.pop("table_sizes"),
+            config.pop("lengths"),
+            config.pop("num_added", 0),
         )
         frozen = config.pop("frozen", None)
-        model = cls(sizes, **config)
+        model = cls(blueprint, **config)
         freeze_places(model, frozen)
         return model
 
@@ -503,3 +547,19 @@ class _Untracked:
 
     def __init__(self, value):
         self.value = value
+
+
+def _recipe_of(mixture, policy):
+    """The layer behind the argument `mixture`, and its config.
+
+    Raises:
+        ValueError: if it is no layer.
+    """
+    mixture = nested.given(mixture)
+    if not isinstance(mixture, keras.layers.Layer):
+        raise ValueError(
+            "MultiTaskModel takes a mixture layer such as "
+            f"tfmoe.MMoE(num_experts=8). Received mixture={mixture!r}."
+        )
+    nested.warn_of_policies(mixture, policy)
+    return mixture, nested.config_of(mixture)

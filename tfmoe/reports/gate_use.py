@@ -8,8 +8,9 @@ import pandas as pd
 from keras import ops, tree
 
 from tfmoe.gates.base import Gate
-from tfmoe.keras_private import calls_of, sublayers
+from tfmoe.keras_private import calls_of
 from tfmoe.model.model import MultiTaskModel
+from tfmoe.structures.base import gates_inside, structure_of
 
 # A weight up to this counts as none.
 USED = 1e-6
@@ -118,15 +119,16 @@ def gate_use(model, source, similarity=True, batch_size=1024):
     mixtures, run = _runner(model)
     if not mixtures:
         return []
-    gates = [gates_of(mixture) for mixture in mixtures]
+    gates = [mixture.gates for mixture in mixtures]
     sums = [[_Sums(gate) for gate in ours] for ours in gates]
     outputs = [_Correlations() for _ in mixtures]
     for features in batches(model, source, batch_size):
         for i, (inputs, records) in enumerate(run(features)):
             for one, record in zip(sums[i], records, strict=True):
                 one.add(record)
-            if similarity and hasattr(mixtures[i], "experts"):
-                outputs[i].add(_numpy(mixtures[i].experts(inputs)))
+            found = mixtures[i].expert_outputs(inputs) if similarity else None
+            if found is not None:
+                outputs[i].add(_numpy(found))
 
     def name(mixture, gate):
         own = gate_name(mixture, gate)
@@ -139,21 +141,11 @@ def gate_use(model, source, similarity=True, batch_size=1024):
     ]
 
 
-def gates_of(mixture):
-    """The gates inside a mixture, in the order of its records; not those inside of gates."""
-    if hasattr(mixture, "gates"):
-        return list(mixture.gates)
-    found = []
-    for layer in sublayers(mixture):
-        found += [layer] if isinstance(layer, Gate) else gates_of(layer)
-    return found
-
-
-def gate_name(mixture, gate):
-    """A gate's name, with the way to it where a mixture has several."""
-    if len(gates_of(mixture)) == 1:
+def gate_name(structure, gate):
+    """A gate's name, with the way to it where a structure has several."""
+    if len(structure.gates) == 1:
         return gate.name
-    return gate.path.removeprefix(f"{mixture.path}/")
+    return gate.path.removeprefix(f"{structure.path}/")
 
 
 def sample(model, source, num_rows):
@@ -204,23 +196,22 @@ def _length(features):
 def _runner(model):
     """A model's mixtures, and what maps features to each one's input and records."""
     if isinstance(model, MultiTaskModel):
-        mixtures = [model.mixture] if gates_of(model.mixture) else []
-        names = [column.name for column in model.schema.columns]
+        mixtures = [model.structure] if model.structure.gates else []
 
         def run(features):
-            encoded = model.encoder({name: features[name] for name in names})
-            return [(encoded, model.run(features).aux)]
+            return [(model.encode(features), model.forward(features).aux)]
 
         return mixtures, run
-    mixtures = [
+    layers = [
         layer
         for layer in model.layers
-        if not isinstance(layer, Gate | keras.Model) and gates_of(layer)
+        if not isinstance(layer, Gate | keras.Model) and gates_inside(layer)
     ]
-    if not mixtures:
+    if not layers:
         return [], None
+    mixtures = [structure_of(layer) for layer in layers]
     try:
-        calls = [_call(mixture) for mixture in mixtures]
+        calls = [_call(layer) for layer in layers]
         # Named, so that the layers a user makes later get the names they would have had.
         symbols = {id(x): x for x in tree.flatten(calls) if isinstance(x, keras.KerasTensor)}
         before = keras.Model(model.input, list(symbols.values()), name="before_mixtures")

@@ -9,14 +9,17 @@ from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.dispatch import pays, shapes_follow_data
 from tfmoe.compute.math import mix
+from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
 from tfmoe.experts.ready_layers import GivenExperts
 from tfmoe.gates.base import Gate
+from tfmoe.gates.extended import copy_extended, extended
 from tfmoe.gates.softmax import SoftmaxGate
+from tfmoe.structures.base import Structure
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class MMoE(keras.layers.Layer):
+class MMoE(Structure):
     r"""Multi-gate mixture of experts: each task weighs the shared experts in its own way.
 
         output[b, t] = sum_e gate(inputs)[b, t, e] * expert_e(inputs)[b]
@@ -40,17 +43,19 @@ class MMoE(keras.layers.Layer):
             converged, are dense until all rows of a batch keep to it (and always where
             XLA compiles for a batch of any size). The outputs are the same up to
             rounding.
-        experts: sequence of Keras layers `(b, ...) -> (b, u)`, trainable or not, used
-            as experts in place of perceptrons and computed densely; the number of
-            experts is theirs, and the arguments of perceptrons have no effect. Inputs
-            may then have any shape, and the gate sees them flattened.
+        experts: an `Experts` layer, the recipe of the experts in place of the arguments
+            above; or a sequence of Keras layers `(b, ...) -> (b, u)`, trainable or not, used
+            as experts in place of perceptrons and computed densely. The number of experts is
+            theirs, and the arguments of perceptrons have no effect. With ready layers inputs
+            may have any shape, and the gate sees them flattened.
 
     Call arguments:
         inputs: float tensor `(b, f)`.
         task: int tensor `(b,)`, the task of each row, or None where a row has them all.
-        ids: int tensor `(b,)`, for a `HashGate`.
+        context: dict; `{"ids": int tensor (b,)}` for a `HashGate`, else None.
         training: bool.
-        return_aux: bool; if True, also return the gates' records.
+        return_aux: bool; if True, also return the gates' outputs.
+        ids: what `context={"ids": ids}` says, for calls by hand.
 
     Returns:
         Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` also a list
@@ -68,8 +73,6 @@ class MMoE(keras.layers.Layer):
     Source: Ma et al., 2018, eq. 6 to 8, https://doi.org/10.1145/3219819.3220007.
     """
 
-    takes = "flat"
-
     def __init__(
         self,
         num_tasks=None,
@@ -84,16 +87,16 @@ class MMoE(keras.layers.Layer):
         experts=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(num_tasks, **kwargs)
         name = type(self).__name__
+        experts = nested.given(experts)
+        recipe = experts if isinstance(experts, Experts) else None
         if experts is not None:
-            num_experts = len(experts)
+            num_experts = recipe.num_experts if recipe else len(experts)
         gate = SoftmaxGate() if gate is None else nested.given(gate)
         # One expert is left where others were cut.
         least = 2 if getattr(gate, "kept", None) is None else 1
-        validation.check_counts(
-            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, least)
-        )
+        validation.check_counts(name, num_experts=(num_experts, least))
         if not isinstance(gate, Gate):
             raise ValueError(
                 f"{name} takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "
@@ -104,16 +107,16 @@ class MMoE(keras.layers.Layer):
                 f'{name} takes `dispatch` "auto", "dense" or "sparse". Received '
                 f"dispatch={dispatch!r}."
             )
-        if dispatch == "sparse" and (experts is not None or not gate.selects):
+        ready = experts is not None and recipe is None
+        if dispatch == "sparse" and (ready or not gate.selects):
             raise ValueError(
                 f"{name} computes only selected experts if the gate selects and the experts "
                 f"are its own perceptrons. Received dispatch='sparse' with gate={gate!r} and "
                 f"experts={experts!r}. Use dispatch='auto', or a gate such as TopKGate()."
             )
-        self.num_tasks = num_tasks
         self.num_experts = num_experts
         self.dispatch = dispatch
-        perceptrons = Experts(
+        perceptrons = recipe or Experts(
             num_experts,
             hidden_units,
             activation,
@@ -123,11 +126,14 @@ class MMoE(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="experts",
         )
-        self._perceptrons_config = nested.config_of(perceptrons)["config"]
-        self.experts = perceptrons
-        if experts is not None:
+        config = nested.config_of(perceptrons)
+        self._perceptrons_config = config["config"]
+        self._experts_config = config if recipe else None
+        self.experts = nested.filled(config, name, name="experts") if recipe else perceptrons
+        if ready:
             self.experts = GivenExperts(experts, dtype=self.dtype_policy, name="experts")
         self._gate_config = nested.config_of(gate)
+        self._id_column = gate.id_column
         self.gate = None
 
     @property
@@ -135,24 +141,17 @@ class MMoE(keras.layers.Layer):
         """How many tasks the gate tells apart."""
         return self.num_tasks
 
-    def freeze(self):
-        """Leaves only a gate's part for the newest task to be trained."""
-        self.experts.trainable = False
-        if self.num_gates != self.num_tasks or not hasattr(self.gate, "num_base"):
-            self.gate.trainable = False
-
     @property
     def gates(self):
-        """Its gates, in the order of the records."""
         return [self.gate]
 
     @property
-    def id_column(self):
-        """Name of the column whose ids `call` wants, or None."""
-        config = self._gate_config["config"]
-        # A gate that had tasks added holds the one that hashes.
-        inner = config.get("gate") or {"config": config}
-        return inner["config"].get("column")
+    def context_columns(self):
+        return {} if self._id_column is None else {"ids": self._id_column}
+
+    def freeze(self):
+        self.experts.trainable = False
+        self.gate.freeze()
 
     def build(self, input_shape):
         validation.check_known(self, "num_tasks")
@@ -174,46 +173,95 @@ class MMoE(keras.layers.Layer):
         self.gate.build((input_shape[0], math.prod(input_shape[1:])))
 
     def adopt(self, original):
-        """Takes over from the mixture it was copied from ready experts' weights, frozen or not."""
+        # Ready experts' weights, frozen or not.
         if isinstance(original.experts, GivenExperts):
             self.experts.adopt(original.experts)
 
-    def computes_sparsely(self, one_task=False):
-        """Whether training may compute only the selected experts.
+    def expert_outputs(self, inputs):
+        return self.experts(inputs)
 
-        Args:
-            one_task: bool; whether rows are of one task each.
-        """
+    def select(self, experts):
+        (members,) = experts
+        config = nested.config_of(self)
+        inner, gate = config["config"], config["config"]["gate"]["config"]
+        # Whoever holds it fills in the counts, also where the recipe had stated them.
+        inner.update(num_tasks=None, num_experts=len(members))
+        gate.update(num_tasks=None, num_experts=None)
+        if isinstance(inner["experts"], dict):
+            inner["experts"]["config"]["num_experts"] = len(members)
+        elif inner["experts"] is not None:
+            inner["experts"] = [inner["experts"][e] for e in members]
+        numbers = self.gate.numbers(members)
+        if len(numbers) < self.gate.num_choices:
+            gate.update(expert_ids=numbers, num_choices=self.gate.num_choices)
+        return config
+
+    def copy_from(self, other, tasks, experts=None):
+        self.experts.copy_from(other.experts, experts and experts[0])
+        self.gate.copy_from(other.gate, tasks)
+
+    def extended(self, like, routing):
+        config = nested.config_of(self)
+        config["config"]["num_tasks"] = None
+        if self._tells_tasks_apart:
+            config["config"]["gate"] = extended(self.gate, len(like), routing)
+        return config
+
+    def copy_extended(self, other, like):
+        self.experts.copy_from(other.experts)
+        if self._tells_tasks_apart:
+            copy_extended(other.gate, self.gate, like)
+        else:
+            copy_weights(other.gate, self.gate)
+
+    def expert_variables(self):
+        if isinstance(self.experts, GivenExperts):
+            return super().expert_variables()
+        return self.experts.weights
+
+    def keep_experts(self, experts):
+        config = self.select([experts])["config"]
+        self.gate.keep(experts)
+        self.num_experts = self.experts.num_experts = len(experts)
+        self._gate_config, self._experts_config = config["gate"], config["experts"]
+
+    @property
+    def _tells_tasks_apart(self):
+        return self.num_gates == self.num_tasks
+
+    def computes_sparsely(self, one_task=False):
         return self._most_chosen(1 if one_task else self.num_gates, training=True) is not None
 
-    def call(self, inputs, task=None, ids=None, training=False, return_aux=False):
-        seen = inputs
+    def call(self, inputs, task=None, context=None, training=False, return_aux=False, ids=None):
+        seen, ids = inputs, (context or {}).get("ids", ids)
         if len(inputs.shape) > 2:
             seen = ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
         weights, record = self.gate(
             seen, task=self._told(task), ids=ids, training=training, return_aux=True
         )
         # Tasks added later are mixed apart, lest rounding move those there were before.
-        num_base = getattr(self.gate, "num_base", None) if task is None else None
-        parts = [slice(None)] if num_base is None else [slice(num_base), slice(num_base, None)]
+        parts = self.gate.task_groups if task is None else [slice(None)]
         outputs = [
             self._mixed(inputs, weights[:, part], record["weights"][:, part], training)
             for part in parts
         ]
-        outputs = outputs[0] if num_base is None else ops.concatenate(outputs, axis=1)
-        if task is None and self.num_gates != self.num_tasks:
+        outputs = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
+        if task is None and not self._tells_tasks_apart:
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, [record]) if return_aux else outputs
 
     def _told(self, task):
         """The row's task, for a gate that tells tasks apart."""
-        return task if self.num_gates == self.num_tasks else None
+        return task if self._tells_tasks_apart else None
 
     def compute_output_shape(self, input_shape):
         batch, _, units = self.experts.compute_output_shape(input_shape)
         return (batch, self.num_tasks, units)
 
-    def compute_output_spec(self, inputs, task=None, ids=None, training=False, return_aux=False):
+    def compute_output_spec(
+        self, inputs, task=None, context=None, training=False, return_aux=False, ids=None
+    ):
+        ids = (context or {}).get("ids", ids)
         batch, _, units = self.experts.compute_output_shape(inputs.shape)
         shape = (batch, self.num_tasks if task is None else 1, units)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -285,7 +333,7 @@ class MMoE(keras.layers.Layer):
 
     def get_config(self):
         shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
-        given = isinstance(self.experts, GivenExperts)
+        ready = isinstance(self.experts, GivenExperts)
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
@@ -293,7 +341,7 @@ class MMoE(keras.layers.Layer):
             "gate": self._gate_config,
             **{name: self._perceptrons_config[name] for name in shared},
             "dispatch": self.dispatch,
-            "experts": self.experts.get_config()["layers"] if given else None,
+            "experts": self.experts.get_config()["layers"] if ready else self._experts_config,
         }
 
 
@@ -315,3 +363,6 @@ class OMoE(MMoE):
     @property
     def num_gates(self):
         return 1
+
+    def shared_point(self):
+        return "outputs"

@@ -6,6 +6,8 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.initializers import reseeded
+from tfmoe.compute.weights import copy_weights
+from tfmoe.structures.base import Structure
 from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_kept
 
 # What a record has with one entry a row, whatever the number of tasks.
@@ -13,7 +15,7 @@ PER_ROW = ("task", "present")
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class ModSquad(keras.layers.Layer):
+class ModSquad(Structure):
     r"""Mod-Squad: a transformer over tokens whose experts are matched to tasks.
 
         x = tokens
@@ -42,6 +44,7 @@ class ModSquad(keras.layers.Layer):
         inputs: pair of a float tensor `(b, c, d)`, tokens, and a bool tensor `(b, c)`,
             False at padding.
         task: int tensor `(b,)`, the task of each row; None for all tasks.
+        context: not looked at.
         training: bool.
         return_aux: bool; if True, also return the gates' records.
 
@@ -67,10 +70,7 @@ class ModSquad(keras.layers.Layer):
     tokens, which are columns and not parts of an image; see also `ModSquadBlock`.
     """
 
-    # What the mixture wants of the Encoder.
-    takes = "tokens"
-    # No gate of it hashes a column.
-    id_column = None
+    input_kind = "tokens"
 
     def __init__(
         self,
@@ -87,14 +87,12 @@ class ModSquad(keras.layers.Layer):
         kept=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        validation.check_counts("ModSquad", optional=True, num_tasks=(num_tasks, 1))
+        super().__init__(num_tasks, **kwargs)
         validation.check_counts("ModSquad", dim=(dim, 1), num_blocks=(num_blocks, 1))
         if pooling not in ("mean", "last"):
             raise ValueError(
                 f'ModSquad takes `pooling` "mean" or "last". Received pooling={pooling!r}.'
             )
-        self.num_tasks = num_tasks
         self.dim, self.num_blocks, self.pooling = dim, num_blocks, pooling
         self.kept = checked_kept("ModSquad", kept, 2 * num_blocks)
         if isinstance(gate, keras.layers.Layer):
@@ -117,16 +115,35 @@ class ModSquad(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy, name="norm")
 
     @property
+    def token_dim(self):
+        return self.dim
+
+    @property
     def gates(self):
-        """All gates, in the order of their records."""
         return [gate for block in self.blocks for gate in block.gates]
 
-    def computes_sparsely(self, one_task=False):
-        """Whether training computes only the selected experts somewhere.
+    def select(self, experts):
+        config = nested.config_of(self)
+        inner = config["config"]
+        inner["num_tasks"] = None
+        # The blocks fill in the counts, also where the recipe had stated them.
+        inner["gate"]["config"].update(num_tasks=None, num_experts=None)
+        numbers = [gate.numbers(e) for gate, e in zip(self.gates, experts, strict=True)]
+        is_cut = any(len(n) < gate.num_choices for n, gate in zip(numbers, self.gates, strict=True))
+        inner["expert_ids"] = numbers if is_cut else None
+        return config
 
-        Args:
-            one_task: bool; whether rows are of one task each. Passes always are.
-        """
+    def copy_from(self, other, tasks, experts=None):
+        copy_weights(other.norm, self.norm)
+        for i, (own, block) in enumerate(zip(self.blocks, other.blocks, strict=True)):
+            own.copy_from(block, tasks, experts and experts[2 * i : 2 * i + 2])
+
+    @classmethod
+    def from_options(cls, hidden_units=(32,), **options):
+        return super().from_options(dim=hidden_units[-1], **options)
+
+    def computes_sparsely(self, one_task=False):
+        # Whatever the rows, each pass is of one task a row.
         return any(block.is_sparse(i, training=True) for block in self.blocks for i in range(2))
 
     def build(self, input_shape):
@@ -141,7 +158,7 @@ class ModSquad(keras.layers.Layer):
         for layer in (*self.blocks, self.norm):
             layer.build(shapes[0])
 
-    def call(self, inputs, task=None, training=False, return_aux=False):
+    def call(self, inputs, task=None, context=None, training=False, return_aux=False):
         tokens, present = inputs
         if task is not None:
             outputs, records = self._passed(tokens, present, task, training)
@@ -178,7 +195,9 @@ class ModSquad(keras.layers.Layer):
         """Rows of one task after the other, `(t * n, ..., s)`, as `(n, t, s)`."""
         return ops.transpose(ops.reshape(x, (self.num_tasks, -1, x.shape[-1])), (1, 0, 2))
 
-    def compute_output_spec(self, inputs, task=None, training=False, return_aux=False):
+    def compute_output_spec(
+        self, inputs, task=None, context=None, training=False, return_aux=False
+    ):
         tokens, present = inputs
         num = self.num_tasks if task is None else 1
         outputs = keras.KerasTensor((tokens.shape[0], num, self.dim), dtype=self.compute_dtype)

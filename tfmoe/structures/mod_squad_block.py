@@ -9,6 +9,7 @@ from tfmoe.compute.dispatch import pays
 from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.math import mix
+from tfmoe.compute.weights import copy_weights, paired, taken
 from tfmoe.experts.attention import MoEAttention
 from tfmoe.experts.mlp import Experts
 from tfmoe.features.embedding import Embedding
@@ -188,6 +189,19 @@ class ModSquadBlock(keras.layers.Layer):
         stacks = self.mlp.kernels if i else [self.attention.queries, self.attention.outputs]
         num_weights = sum(stack.shape[1] * stack.shape[2] for stack in stacks)
         return pays(self.num_chosen, gate.num_experts, num_weights, certain=True)
+
+    def copy_from(self, other, tasks, experts=None):
+        """As `Structure.copy_from`, of the two gates and what they choose from."""
+        for target, values in paired(other.embedding, self.embedding):
+            target.assign(taken(values, target, tasks, other.num_tasks, other))
+        for i, name in enumerate(("attention", "mlp")):
+            copy_weights(other.norms[i], self.norms[i])
+            self.gates[i].copy_from(other.gates[i], tasks)
+            old, new = getattr(other, name), getattr(self, name)
+            num = old.num_experts
+            members = list(range(num)) if experts is None else experts[i]
+            for target, values in paired(old, new):
+                target.assign(taken(values, target, members, num, old))
 
     def compute_output_spec(self, tokens, present, task, training=False, return_aux=False):
         outputs = keras.KerasTensor(tokens.shape, dtype=self.compute_dtype)

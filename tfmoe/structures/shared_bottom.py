@@ -5,10 +5,11 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.experts.mlp import Experts
+from tfmoe.structures.base import Structure
 
 
 @keras.saving.register_keras_serializable("tfmoe")
-class SharedBottom(keras.layers.Layer):
+class SharedBottom(Structure):
     r"""One network whose output every task's tower reads.
 
         output[b, t] = network(inputs)[b]    for every t
@@ -22,6 +23,7 @@ class SharedBottom(keras.layers.Layer):
         inputs: float tensor `(b, f)`.
         task: int tensor `(b,)`, the task of each row, or None where a row has them all.
         training: bool, for the dropout.
+        context: not looked at.
         return_aux: bool; if True, also return an empty list: there is no gate.
 
     Returns:
@@ -38,8 +40,6 @@ class SharedBottom(keras.layers.Layer):
     Source: Caruana, 1997, https://doi.org/10.1023/A:1007379606734.
     """
 
-    takes = "flat"
-
     def __init__(
         self,
         num_tasks=None,
@@ -50,9 +50,7 @@ class SharedBottom(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        validation.check_counts("SharedBottom", optional=True, num_tasks=(num_tasks, 1))
-        self.num_tasks = num_tasks
+        super().__init__(num_tasks, **kwargs)
         self.bottom = Experts(
             1,
             hidden_units,
@@ -68,7 +66,7 @@ class SharedBottom(keras.layers.Layer):
         validation.check_known(self, "num_tasks")
         self.bottom.build(input_shape)
 
-    def call(self, inputs, task=None, training=False, return_aux=False):
+    def call(self, inputs, task=None, context=None, training=False, return_aux=False):
         outputs = self.bottom(inputs, training=training)
         if task is None:
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
@@ -78,14 +76,21 @@ class SharedBottom(keras.layers.Layer):
         batch, _, units = self.bottom.compute_output_shape(input_shape)
         return (batch, self.num_tasks, units)
 
-    def compute_output_spec(self, inputs, task=None, training=False, return_aux=False):
+    def compute_output_spec(
+        self, inputs, task=None, context=None, training=False, return_aux=False
+    ):
         batch, num, units = self.compute_output_shape(inputs.shape)
         shape = (batch, num if task is None else 1, units)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         return (outputs, []) if return_aux else outputs
 
+    def shared_point(self):
+        return "outputs"
+
+    def extended(self, like, routing):
+        return self.select([])
+
     def freeze(self):
-        """Leaves nothing to be trained."""
         self.bottom.trainable = False
 
     def get_config(self):

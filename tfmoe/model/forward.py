@@ -1,0 +1,82 @@
+"""The way through a model, walked once for symbols, and in every step for tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from tfmoe.model.inputs import columns_of, context_of, task_of
+from tfmoe.schema.schema import Schema
+from tfmoe.structures.base import Structure
+
+# Set while a training or test step runs: the model then returns all of `ForwardOutput`, for
+# losses need more than the public output. A context variable, because replicas of one model
+# run their steps in threads of their own.
+_IN_STEP: contextvars.ContextVar = contextvars.ContextVar("tfmoe_in_step", default=None)
+
+
+class ForwardOutput(NamedTuple):
+    """Everything one pass makes.
+
+    Attributes:
+        predictions: dict by output: probabilities or numbers `(b,)`, or class
+            probabilities `(b, c)`.
+        logits: the same before the last activation.
+        aux: list of the gates' outputs; empty where it was not asked for.
+    """
+
+    predictions: dict
+    logits: dict
+    aux: list
+
+
+class Stages(NamedTuple):
+    """The layers of a model in the order of the way through it."""
+
+    schema: Schema
+    encoder: keras.layers.Layer
+    structure: Structure
+    towers: keras.layers.Layer
+    head: keras.layers.Layer
+
+    def encode(self, features: dict[str, Any]) -> Any:
+        """What the structure reads."""
+        return self.encoder(columns_of(self.schema, features))
+
+    def forward(
+        self, features: dict[str, Any], training: bool | None = None, return_aux: bool = True
+    ) -> ForwardOutput:
+        """One pass.
+
+        Args:
+            features: dict of tensors or symbols by column.
+            training: None leaves it to Keras, as where the graph is made.
+            return_aux: whether to return the gates' outputs too.
+        """
+        mode = {} if training is None else {"training": training}
+        task = task_of(self.schema, features)
+        aux = {"return_aux": True} if return_aux else {}
+        context = context_of(self.schema, self.structure, features)
+        hidden = self.structure(self.encode(features), **task, **context, **mode, **aux)
+        hidden, records = hidden if return_aux else (hidden, [])
+        predictions, logits = self.head(self.towers(hidden, **task, **mode), **task)
+        return ForwardOutput(predictions, logits, records)
+
+
+@contextlib.contextmanager
+def in_step(model: Any) -> Iterator[None]:
+    """While it lasts, calls of the model are of a training or test step."""
+    token = _IN_STEP.set(model)
+    try:
+        yield
+    finally:
+        _IN_STEP.reset(token)
+
+
+def is_in_step(model: Any) -> bool:
+    """Whether a call of the model is of a training or test step."""
+    return _IN_STEP.get() is model
