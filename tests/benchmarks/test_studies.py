@@ -11,7 +11,8 @@ import pytest
 import tfmoe
 from benchmarks import added, contestants, results, squad, studies, worlds
 from benchmarks.contestants import DENSE, MOD_SQUAD, SHARED, TASK_AWARE, WIDE
-from tests.test_census import write
+from tests.datasets.test_census import write
+from tfmoe.model.forward import ForwardOutput
 
 
 def test_a_grid_resumes(tmp_path, monkeypatch):
@@ -242,9 +243,9 @@ def test_information_is_a_share_of_its_bound(matrix, expected):
         class preprocessor:
             arrays = staticmethod(lambda rows, labels: {})
 
-        def run(self, features):
+        def forward(self, features):
             record = {"probabilities": matrix[tasks][:, None], "task": tasks}
-            return tfmoe.model.Forward({}, {}, [record, record])
+            return ForwardOutput({}, {}, [record, record])
 
     rows = pd.DataFrame({"task": tasks})
     assert squad.information(Model(), rows) == pytest.approx(expected, abs=1e-9)

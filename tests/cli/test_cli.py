@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 from tfmoe.cli import demo
 from tfmoe.cli.app import app
 from tfmoe.cli.by_name import mixture_by_name

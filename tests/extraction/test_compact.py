@@ -228,7 +228,7 @@ def test_other_backends_compact_and_extract(backend, tmp_path):
     code = (
         "import pathlib, sys\n"
         "sys.modules['tensorflow'] = None\n"
-        "from tests import test_compact as t\n"
+        "from tests.extraction import test_compact as t\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "compacted = t.check_same_training(folder, t.OPTIMIZERS['Adam'])\n"
         "x, _ = t.data()\n"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.serving.sample_rows import sample_rows

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 
 TASKS = ("watch", "rating", "mood")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 
 
 @pytest.fixture(scope="module")

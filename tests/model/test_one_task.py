@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 import tfmoe
 from tests.oracles import reference
-from tfmoe.model.model import Forward
+from tfmoe.model.forward import ForwardOutput
 from tfmoe.objectives.losses import own_metrics
 from tfmoe.objectives.metrics import AUCByTask, exact_auc
 from tfmoe.objectives.task_per_row import OwnLabel
@@ -126,7 +126,7 @@ def test_a_row_of_another_task_spoils_no_gradient(infinite):
     objective = OwnLabel(schema(), {}, {}, {})
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        forward = Forward({"score": tf.sigmoid(logits)}, {"score": logits}, [])
+        forward = ForwardOutput({"score": tf.sigmoid(logits)}, {"score": logits}, [])
         loss = objective.loss(labels, None, forward, task=task)
     gradient = tape.gradient(loss, logits).numpy()
     assert np.isfinite(gradient[[0, 2]]).all()

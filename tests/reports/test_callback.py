@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 from tfmoe.cli import progress
 from tfmoe.reports.gate_use import gate_use, sample
 

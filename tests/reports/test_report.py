@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 from tfmoe.reports.gate_use import gate_use
 from tfmoe.reports.pictures import draw_curves, draw_gates, draw_history, use_table, write_report
 

@@ -11,7 +11,7 @@ from keras import ops
 from rich.console import Console
 
 import tfmoe
-from tests.test_callbacks import events
+from tests.reports.test_callback import events
 from tests.test_extract_tasks import ALL, MIXTURES, ONE, features, mmoe, model_of, set_usage
 from tests.test_report import numbers_by_hand
 from tfmoe.reports.callback import GateReport

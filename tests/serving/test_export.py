@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfmoe
-from tests import tables
+from tests.oracles import tables
 from tfmoe.data.encode import graph
 from tfmoe.serving.export import tensors
 from tfmoe.serving.sample_rows import sample_rows
