@@ -48,7 +48,7 @@ class Forward(NamedTuple):
         predictions: dict by output: probabilities or numbers `(b,)`, or class
             probabilities `(b, c)`.
         logits: the same before the last activation.
-        aux: the mixture's list of gate records.
+        aux: the mixture's list of `GateOutput`s.
     """
 
     predictions: dict

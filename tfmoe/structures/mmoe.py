@@ -54,7 +54,7 @@ class MMoE(keras.layers.Layer):
 
     Returns:
         Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` also a list
-        with one record for each gate, see `Gate`.
+        with a `GateOutput` for each gate.
 
     Raises:
         ValueError: if a count is too small, or `gate` is no gate.
@@ -197,7 +197,7 @@ class MMoE(keras.layers.Layer):
         num_base = getattr(self.gate, "num_base", None) if task is None else None
         parts = [slice(None)] if num_base is None else [slice(num_base), slice(num_base, None)]
         outputs = [
-            self._mixed(inputs, weights[:, part], record["weights"][:, part], training)
+            self._mixed(inputs, weights[:, part], record.weights[:, part], training)
             for part in parts
         ]
         outputs = outputs[0] if num_base is None else ops.concatenate(outputs, axis=1)

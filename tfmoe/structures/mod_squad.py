@@ -6,10 +6,8 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.initializers import reseeded
+from tfmoe.gates.output import GateOutput
 from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_kept
-
-# What a record has with one entry a row, whatever the number of tasks.
-PER_ROW = ("task", "present")
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -156,8 +154,8 @@ class ModSquad(keras.layers.Layer):
         outputs = self._tasks_second(outputs)
         if not return_aux:
             return outputs
-        marks = ops.reshape(ops.cast(present, "float32"), (-1,))
-        return outputs, [_of_all_tasks(r, self._tasks_second, marks) for r in records]
+        mask = ops.reshape(ops.cast(present, "float32"), (-1,))
+        return outputs, [_of_all_tasks(r, self._tasks_second, mask) for r in records]
 
     def _passed(self, tokens, present, task, training):
         """Pooled tokens `(b, d)`, and records, of one task a row."""
@@ -193,7 +191,7 @@ class ModSquad(keras.layers.Layer):
         def widened(x):
             return keras.KerasTensor((x.shape[0], num, x.shape[2]), dtype=x.dtype)
 
-        return outputs, [_of_all_tasks(r, widened, r["present"]) for r in records]
+        return outputs, [_of_all_tasks(r, widened, r.mask) for r in records]
 
     def get_config(self):
         block = self.blocks[0].get_config()
@@ -209,7 +207,11 @@ class ModSquad(keras.layers.Layer):
         }
 
 
-def _of_all_tasks(record, change, present):
+def _of_all_tasks(record, change, mask):
     """A record of one task a row, its tensors changed to those of all tasks."""
-    changed = {name: change(x) for name, x in record.items() if name not in PER_ROW}
-    return {**changed, "present": present}
+    return GateOutput(
+        mask=mask,
+        probabilities=change(record.probabilities),
+        scores=change(record.scores),
+        weights=change(record.weights),
+    )
