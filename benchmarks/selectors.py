@@ -168,7 +168,7 @@ def _trained(problem, way, entropy_reg, steps):
 def _state(gate):
     """Weights `(s, e)`, share of converged selectors `(s,)`, and which are lost `(s, k)`."""
     weights, record = gate(np.zeros((1, 1), "float32"), return_aux=True)
-    scores = record["scores"]
+    scores = record.scores
     m = num_bits(gate.num_experts)
     z = ops.reshape(scores[..., : K * m], (1, gate.num_tasks * K, m))
     bits = smooth_step(ops.swapaxes(z, 1, 2), GAMMA)

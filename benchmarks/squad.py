@@ -177,8 +177,8 @@ def information(model, rows):
     features = model.preprocessor.arrays(rows, labels=False)
     num_tasks, found = len(model.schema.tasks), []
     for record in model.forward(features).aux:
-        probabilities = ops.convert_to_numpy(record["probabilities"])[:, 0].astype("float64")
-        marks = np.eye(num_tasks)[ops.convert_to_numpy(record["task"])]
+        probabilities = ops.convert_to_numpy(record.probabilities)[:, 0].astype("float64")
+        marks = np.eye(num_tasks)[ops.convert_to_numpy(record.task)]
         joint = marks.T @ probabilities
         joint /= joint.sum()
         apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)

@@ -22,6 +22,7 @@ _HOMES = {
     "EntmaxGate": "gates.entmax",
     "Experts": "experts.mlp",
     "Gate": "gates.base",
+    "GateOutput": "gates.output",
     "GateReport": "reports.callback",
     "GumbelGate": "gates.gumbel",
     "HardenPermutations": "gates.permutation",
@@ -77,6 +78,7 @@ __all__ = [
     "EntmaxGate",
     "Experts",
     "Gate",
+    "GateOutput",
     "GateReport",
     "GumbelGate",
     "HardenPermutations",
@@ -141,6 +143,7 @@ if TYPE_CHECKING:
     from tfmoe.gates.entmax import EntmaxGate as EntmaxGate
     from tfmoe.gates.gumbel import GumbelGate as GumbelGate
     from tfmoe.gates.hashed import HashGate as HashGate
+    from tfmoe.gates.output import GateOutput as GateOutput
     from tfmoe.gates.permutation import HardenPermutations as HardenPermutations
     from tfmoe.gates.permutation import LearnedPermutation as LearnedPermutation
     from tfmoe.gates.relu import ReLUGate as ReLUGate

@@ -244,7 +244,7 @@ def test_information_is_a_share_of_its_bound(matrix, expected):
             arrays = staticmethod(lambda rows, labels: {})
 
         def forward(self, features):
-            record = {"probabilities": matrix[tasks][:, None], "task": tasks}
+            record = tfmoe.GateOutput(probabilities=matrix[tasks][:, None], task=tasks)
             return ForwardOutput({}, {}, [record, record])
 
     rows = pd.DataFrame({"task": tasks})

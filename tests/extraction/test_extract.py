@@ -47,7 +47,7 @@ def predictions(model, x):
 
 
 def gate_weights(model, x):
-    return ops.convert_to_numpy(model.forward(x).aux[0]["weights"])
+    return ops.convert_to_numpy(model.forward(x).aux[0].weights)
 
 
 def check_same(extracted, whole, x, names, atol=1e-6):

@@ -235,13 +235,13 @@ def test_weights_of_what_stays_are_never_inflated(gate):
     model, x = model_of(mmoe(gate), seed=1), features(num_rows=400)
     whole, own = rows_of(x, ["uk"])
     before = model.forward(whole)
-    weights = numpy(before.aux[0]["weights"])[:, 0]
+    weights = numpy(before.aux[0].weights)[:, 0]
     kept = np.sort(np.argsort(-(weights > 0).mean(axis=0))[:3])
     set_usage(model.mixture.gate, [[0] * 6, [0] * 6, [int(e in kept) for e in range(6)]])
     extracted = tfmoe.extract(model, ["uk"], by="usage")
     assert extracted.extraction.experts == tuple(kept)
     after = extracted.forward(own)
-    cut = numpy(after.aux[0]["weights"])[:, 0]
+    cut = numpy(after.aux[0].weights)[:, 0]
     np.testing.assert_allclose(cut, weights[:, kept], atol=1e-6)
     lost = np.delete(weights, kept, axis=1).max(axis=1) > 0
     assert 0.1 < lost.mean() < 0.95
@@ -250,7 +250,7 @@ def test_weights_of_what_stays_are_never_inflated(gate):
     np.testing.assert_allclose(new[~lost], old[~lost], rtol=1e-5, atol=1e-6)
     # The trap is there: a gate of the survivors alone gives them more, for the same scores.
     alone = type(gate).from_config({**gate.get_config(), "num_tasks": 1, "num_experts": 3})
-    scores = ops.take(before.aux[0]["scores"], kept, axis=-1)
+    scores = ops.take(before.aux[0].scores, kept, axis=-1)
     _, inflated = alone.select(scores, Rows(1), training=False)
     more = numpy(inflated)[:, 0].sum(axis=1) / np.maximum(cut.sum(axis=1), 1e-9)
     assert np.median(more[lost]) > 1.08

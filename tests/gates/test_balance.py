@@ -41,15 +41,20 @@ def loss_of(gate, x):
 
 def expected_loss(loss, gate, record):
     """By the oracles, without the weight."""
-    record = {name: np.asarray(values, "float64") for name, values in record.items()}
-    logits, learned = np.split(record["scores"], [gate.num_experts], axis=-1)
+    record = record._replace(
+        **{
+            n: np.asarray(getattr(record, n), "float64")
+            for n in ("probabilities", "scores", "weights")
+        }
+    )
+    logits, learned = np.split(record.scores, [gate.num_experts], axis=-1)
     if isinstance(loss, tfmoe.ImportanceLoss):
-        return reference.importance_loss(record["weights"], loss.per_task)
+        return reference.importance_loss(record.weights, loss.per_task)
     if isinstance(loss, tfmoe.LoadLoss):
         spread = np.log1p(np.exp(learned)) if gate.noisy else np.full(logits.shape, loss.sigma)
         return reference.load_loss(logits, spread, gate.num_nonzeros, loss.per_task)
     if isinstance(loss, tfmoe.SwitchLoss):
-        return reference.switch_loss(record["weights"], record["probabilities"], loss.per_task)
+        return reference.switch_loss(record.weights, record.probabilities, loss.per_task)
     return reference.z_loss(logits)
 
 
@@ -82,7 +87,7 @@ def test_weights_of_the_papers_are_the_defaults():
 def row_of(*weights):
     """A record of one row of one task."""
     weights = ops.reshape(ops.convert_to_tensor(weights, "float32"), (1, 1, -1))
-    return {"weights": weights, "probabilities": weights, "scores": weights}
+    return tfmoe.GateOutput(probabilities=weights, scores=weights, weights=weights)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_load_is_the_share_of_choices_that_noise_makes():
     drawn = logits + spread * rng.normal(size=(100_000, EXPERTS))
     shares = np.mean(drawn > threshold, axis=0)
     scores = np.concatenate([logits, np.log(np.expm1(spread))]).astype("float32")
-    record = {"scores": ops.convert_to_tensor(scores.reshape(1, 1, -1))}
+    record = tfmoe.GateOutput(scores=ops.convert_to_tensor(scores.reshape(1, 1, -1)))
     expected = reference.squared_variation(shares)
     assert float(tfmoe.LoadLoss(1.0)(gate, record)) == pytest.approx(expected, rel=0.02)
 

@@ -67,8 +67,8 @@ def test_top_k_gate_matches_reference(num_experts, k, router):
     expected = [[reference.top_k_gate(row, k) for row in example] for example in scores]
     np.testing.assert_allclose(weights, expected, atol=1e-6)
     full = [[reference.softmax(row) for row in example] for example in scores]
-    np.testing.assert_allclose(record["probabilities"], full, atol=1e-6)
-    np.testing.assert_allclose(record["scores"], scores, atol=1e-5)
+    np.testing.assert_allclose(record.probabilities, full, atol=1e-6)
+    np.testing.assert_allclose(record.scores, scores, atol=1e-5)
 
 
 def test_top_k_keeps_a_chosen_score_of_zero_and_masks_exactly():
@@ -179,7 +179,7 @@ def test_penalty_at_the_start(num_experts, row_sum, penalty):
 
 def selectors_of(gate, x):
     """Selectors `(b, t, k, e)` by the oracle, of a gate of three selectors."""
-    scores = gate(x, return_aux=True)[1]["scores"].numpy()
+    scores = gate(x, return_aux=True)[1].scores.numpy()
     k, e, m = gate.num_nonzeros, gate.num_experts, (gate.num_experts - 1).bit_length()
     z = scores[..., : k * m].reshape(len(scores), -1, m)
     fold = gate.reachability == "fold"
@@ -231,7 +231,7 @@ def test_a_selector_has_converged_once_it_names_one_expert(bits, fold, penalty):
         gate.build((None, FEATURES))
         decided, alphas = (-9, -9, -9), (0.3, 0.1)
         gate.head.scores.assign([[*bits, *decided, *alphas, *decided, *decided, *alphas]])
-        scores = gate(inputs(), return_aux=True)[1]["scores"]
+        scores = gate(inputs(), return_aux=True)[1].scores
         assert gate.converged(scores).numpy().tolist() == [[(expected + 1) / 2, 1.0]]
 
 
@@ -251,7 +251,7 @@ def test_a_converged_row_is_sparse_and_stands_still(
     gate.build((None, FEATURES))
     set_randomly(gate, scale, seed)
     bits = k * (num_experts - 1).bit_length()
-    scores = tf.constant(gate(inputs(seed=seed), return_aux=True)[1]["scores"])
+    scores = tf.constant(gate(inputs(seed=seed), return_aux=True)[1].scores)
     with tf.GradientTape() as tape:
         tape.watch(scores)
         _, weights = gate.select(scores, Rows(2), training=False)
@@ -317,9 +317,9 @@ def test_rows_are_weights_and_gradients_finite(kind, num_experts, k, router, sca
     with tf.GradientTape() as tape:
         tape.watch(x)
         weights, record = gate(x, training=True, return_aux=True)
-        loss = ops.sum(record["weights"] * np.arange(num_experts, dtype="float32"))
+        loss = ops.sum(record.weights * np.arange(num_experts, dtype="float32"))
         loss = loss + sum(gate.losses)
-    rows = record["weights"].numpy()
+    rows = record.weights.numpy()
     assert (rows >= 0).all()
     np.testing.assert_allclose(rows.sum(axis=-1), 1, atol=1e-5)
     if kind is tfmoe.TopKGate:
@@ -419,7 +419,7 @@ def test_mlp_router_makes_the_scores(kind):
     scores = hidden @ gate.head.kernel.numpy()
     if gate.head.bias is not None:
         scores = scores + gate.head.bias.numpy()
-    np.testing.assert_allclose(np.reshape(record["scores"], scores.shape), scores, atol=1e-5)
+    np.testing.assert_allclose(np.reshape(record.scores, scores.shape), scores, atol=1e-5)
     assert gate.router is not router
     assert not router.built
 
@@ -494,9 +494,11 @@ def test_a_gate_that_kept_some_experts_gives_them_the_weights_of_the_whole(kind,
         g(x, ids=ids, return_aux=True) for g in (whole, part)
     )
     np.testing.assert_array_equal(weights, all_weights.numpy()[..., kept])
-    np.testing.assert_array_equal(record["scores"], all_of["scores"])
+    np.testing.assert_array_equal(record.scores, all_of.scores)
     for name in ("probabilities", "weights"):
-        np.testing.assert_array_equal(record[name], all_of[name].numpy()[..., kept])
+        np.testing.assert_array_equal(
+            getattr(record, name), getattr(all_of, name).numpy()[..., kept]
+        )
 
 
 @pytest.mark.parametrize(
@@ -550,3 +552,38 @@ def test_gate_says_what_is_wrong(kind):
 def test_arguments_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_record_says_what_it_has():
+    record = tfmoe.SoftmaxGate(TASKS, 4)(inputs(), return_aux=True)[1]
+    assert isinstance(record, tfmoe.GateOutput)
+    assert (record.has_task, record.has_mask) == (False, False)
+    task, mask = np.zeros(5, "int32"), np.ones(5, "float32")
+    record = tfmoe.SoftmaxGate(TASKS, 4)(inputs(), task=task, row_mask=mask, return_aux=True)[1]
+    assert (record.has_task, record.has_mask) == (True, True)
+    assert record.rows(TASKS).counts(record.weights).numpy().ravel().tolist() == [5, 0, 0]
+
+
+def test_saved_graphs_number_the_fields_of_a_record_as_they_did():
+    """A Functional model's file names a layer's output by its place among all of them."""
+    x, task, mask = keras.Input((4,)), keras.Input((), dtype="int32"), keras.Input(())
+    gate = tfmoe.SoftmaxGate(TASKS, 4)
+    for options, places in (
+        ({}, {"probabilities": 1, "scores": 2, "weights": 3}),
+        ({"task": task}, {"probabilities": 1, "scores": 2, "task": 3, "weights": 4}),
+        ({"row_mask": mask}, {"mask": 1, "probabilities": 2, "scores": 3, "weights": 4}),
+    ):
+        record = gate(x, return_aux=True, **options)[1]
+        model = keras.Model(
+            [x, *options.values()], {name: getattr(record, name) for name in places}
+        )
+        found = {name: place for name, (_, _, place) in model.get_config()["output_layers"].items()}
+        assert found == places
+
+
+def test_no_mask_of_keras_reaches_a_gate():
+    """Keras fills in an argument named `mask` from the layer before."""
+    x = keras.layers.Masking()(np.zeros((5, 4), "float32"))
+    with pytest.warns(UserWarning, match="does not support masking"):
+        record = tfmoe.SoftmaxGate(TASKS, 4)(x, return_aux=True)[1]
+    assert not record.has_mask

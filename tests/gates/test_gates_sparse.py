@@ -86,9 +86,9 @@ def test_gate_matches_reference(kind, num_experts, router):
     scores = scores_by_hand(gate, x, num_experts)
     expected = np.array([[expected_row(kind, row) for row in example] for example in scores])
     np.testing.assert_allclose(weights, expected, atol=2e-6)
-    np.testing.assert_allclose(gate.logits(record["scores"]), scores, atol=1e-5)
+    np.testing.assert_allclose(gate.logits(record.scores), scores, atol=1e-5)
     full = expected_row("soft", scores[0, 0]) if kind == "gumbel" else expected[0, 0]
-    np.testing.assert_allclose(record["probabilities"][0, 0], full, atol=2e-6)
+    np.testing.assert_allclose(record.probabilities[0, 0], full, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["sparsemax", "entmax"])
@@ -142,9 +142,9 @@ def test_rows_are_weights_and_gradients_finite(kind, num_experts, router, scale,
     with tf.GradientTape() as tape:
         tape.watch(x)
         weights, record = gate(x, training=True, return_aux=True)
-        loss = ops.sum(record["weights"] * np.arange(num_experts, dtype="float32"))
+        loss = ops.sum(record.weights * np.arange(num_experts, dtype="float32"))
         loss = loss + sum(gate.losses)
-    rows = record["weights"].numpy()
+    rows = record.weights.numpy()
     assert (rows >= 0).all()
     if kind != "relu":
         np.testing.assert_allclose(rows.sum(axis=-1), 1, atol=1e-5)

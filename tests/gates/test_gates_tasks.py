@@ -77,9 +77,11 @@ def test_a_row_gets_what_its_task_gets(kind, tasks, router, num_tasks, seed):
     weights, record = gate(x, task=given, ids=ids, return_aux=True)
     all_weights, all_of = gate(x, ids=ids, return_aux=True)
     np.testing.assert_allclose(weights, own_rows(all_weights, own), atol=1e-6)
-    np.testing.assert_array_equal(record["task"], own)
+    np.testing.assert_array_equal(record.task, own)
     for name in ("scores", "probabilities", "weights"):
-        np.testing.assert_allclose(record[name], own_rows(all_of[name], own), atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(record, name), own_rows(getattr(all_of, name), own), atol=1e-5
+        )
     of_own = gradients(gate, lambda: gate(x, task=given, ids=ids), along)
     of_all = gradients(gate, lambda: own_rows(gate(x, ids=ids), own), along)
     for weight, one, other in zip(gate.trainable_weights, of_own, of_all, strict=True):
@@ -119,7 +121,7 @@ BALANCE += [tfmoe.ZLoss(0.3)]
 
 def balance_by_reference(loss, record, task):
     """Of rows with one task each: the mean over the tasks there, or of all together."""
-    arrays = {name: np.asarray(values, "float64") for name, values in record.items()}
+    arrays = {name: np.asarray(values, "float64") for name, values in record._asdict().items()}
     groups = [np.ones(len(task), bool)]
     if getattr(loss, "per_task", False) is None:
         groups = [task == t for t in np.unique(task)]
@@ -203,8 +205,8 @@ def test_rows_that_are_not_present_do_not_count(kind, one_task, router):
     there = present > 0
     of_some = {"task": task} if one_task else {}
     of_fewer = {"task": task[there]} if one_task else {}
-    weights, record = some(x, **of_some, present=present, training=True, return_aux=True)
-    np.testing.assert_array_equal(record["present"], present)
+    weights, record = some(x, **of_some, row_mask=present, training=True, return_aux=True)
+    np.testing.assert_array_equal(record.mask, present)
     expected = fewer(x[there], **of_fewer, training=True)
     np.testing.assert_allclose(weights.numpy()[there], expected, atol=1e-6)
     assert [float(loss) for loss in some.losses] == pytest.approx(
@@ -240,7 +242,7 @@ def test_task_router_matches_reference(kind, hidden, dim, seed):
             up=kernel[FEATURES:],
         )
     _, record = gate(x, return_aux=True)
-    np.testing.assert_allclose(record["scores"], make(x, embeddings), atol=1e-5)
+    np.testing.assert_allclose(record.scores, make(x, embeddings), atol=1e-5)
     assert len(gate.head.weights) == (2 + 2 * len(hidden) if kind == "mlp" else 3)
 
 
@@ -249,7 +251,7 @@ def test_task_router_matches_reference(kind, hidden, dim, seed):
 def test_tasks_of_a_shared_router_do_not_start_alike(kind, router):
     gate = kind(TASKS, EXPERTS, router=ROUTERS[router])
     _, record = gate(inputs(40), return_aux=True)
-    scores = record["scores"].numpy()
+    scores = record.scores.numpy()
     # Not even up to a constant: that is what a linear router would add.
     varying = scores - scores.mean(axis=0)
     for t in range(1, TASKS):
@@ -261,12 +263,12 @@ def test_tasks_of_a_shared_router_do_not_start_alike(kind, router):
 def test_task_aware_gate_matches_reference(k, renormalize):
     gate = made(tfmoe.TaskAwareGate, "task_mlp", num_nonzeros=k, renormalize=renormalize)
     weights, record = gate(inputs(), return_aux=True)
-    for b, row in enumerate(np.asarray(record["scores"], "float64")):
+    for b, row in enumerate(np.asarray(record.scores, "float64")):
         for t, scores in enumerate(row):
             expected = reference.task_aware_gate(scores, k, renormalize)
             np.testing.assert_allclose(weights[b, t], expected, atol=1e-6)
             np.testing.assert_allclose(
-                record["probabilities"][b, t], reference.softmax(scores), atol=1e-6
+                record.probabilities[b, t], reference.softmax(scores), atol=1e-6
             )
 
 
@@ -288,7 +290,7 @@ def test_experts_that_are_gone_do_not_inflate_the_others():
     weights, record = whole(x, task=task, return_aux=True)
     np.testing.assert_array_equal(part(x, task=task), weights.numpy()[..., kept])
     # A softmax over the survivors alone, which is what ours is not.
-    pruned = np.array([reference.softmax(row) for row in record["scores"].numpy()[:, 0, kept]])
+    pruned = np.array([reference.softmax(row) for row in record.scores.numpy()[:, 0, kept]])
     chosen = weights.numpy()[:, 0, kept] > 0
     assert (pruned[chosen] / weights.numpy()[:, 0, kept][chosen]).min() > 1.01
 

@@ -71,7 +71,7 @@ def test_comet_matches_reference(num_experts, k, gamma, name):
     weights, record = gate(inputs(), return_aux=True)
     # Of a gate with gamma 10 the leaves' scores differ by tens, which exp magnifies.
     np.testing.assert_allclose(weights, expected, atol=1e-6 if name == "static" else 2e-5)
-    np.testing.assert_array_equal(record["probabilities"], weights)
+    np.testing.assert_array_equal(record.probabilities, weights)
 
 
 @pytest.mark.parametrize("gamma", [0.01, 1.0, 10.0])
@@ -135,7 +135,7 @@ def test_a_saturated_comet_row_has_at_most_k_experts(num_experts, k, gamma, name
     weights, record = gate(inputs(3, seed=seed), return_aux=True)
     np.testing.assert_allclose(np.sum(weights, axis=-1), 1, atol=1e-5)
     assert (np.count_nonzero(weights, axis=-1) <= k).all()
-    np.testing.assert_array_equal(gate.converged(record["scores"]), 1)
+    np.testing.assert_array_equal(gate.converged(record.scores), 1)
 
 
 def test_a_tree_has_converged_when_the_path_with_mass_has():
@@ -145,7 +145,7 @@ def test_a_tree_has_converged_when_the_path_with_mass_has():
     splits = [[9.0, -9.0, 0.1, 0.1], [9.0, 0.1, 9.0, 9.0]]
     gate.head.scores.assign([[*splits[0], *splits[1], *np.zeros(10)]])
     weights, record = gate(inputs(1), return_aux=True)
-    np.testing.assert_allclose(gate.converged(record["scores"]), [[0.5]])
+    np.testing.assert_allclose(gate.converged(record.scores), [[0.5]])
     np.testing.assert_array_equal(np.flatnonzero(weights), [0, 3])
 
 
@@ -173,7 +173,7 @@ def test_comet_permutes_all_tasks_and_trees_alike():
     matrix = gate.permutation.matrix().numpy()
     np.testing.assert_allclose(gate(inputs()), plain(inputs()).numpy() @ matrix, atol=1e-5)
     set_randomly(gate.head, scale=1e6)
-    scores = gate(inputs(), return_aux=True)[1]["scores"]
+    scores = gate(inputs(), return_aux=True)[1].scores
     np.testing.assert_array_equal(gate.converged(scores), 0)
     gate.permutation.harden()
     np.testing.assert_array_equal(gate.converged(scores), 1)
@@ -196,7 +196,7 @@ def test_hash_gate_matches_reference(num_experts, per_task, seed):
         for i in ids
     ]
     np.testing.assert_array_equal(weights, np.eye(num_experts)[np.array(experts)])
-    for values in record.values():
+    for values in (record.scores, record.probabilities, record.weights):
         np.testing.assert_array_equal(values, weights)
     assert gate.weights == []
     np.testing.assert_array_equal(gate(inputs(8), ids=ids.astype("int32")), weights)
@@ -248,7 +248,7 @@ def test_balanced_top_k_gate_matches_reference(num_experts, k, name):
     np.testing.assert_allclose(weights, expected, atol=1e-6)
     affinity = 1 / (1 + np.exp(-scores))
     full = affinity / affinity.sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(record["probabilities"], full, atol=1e-6)
+    np.testing.assert_allclose(record.probabilities, full, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
@@ -315,9 +315,9 @@ def test_rows_are_weights_and_gradients_finite(make, num_experts, k, name, scale
     with tf.GradientTape() as tape:
         tape.watch(x)
         weights, record = gate(x, training=True, return_aux=True)
-        loss = ops.sum(record["weights"] * np.arange(num_experts, dtype="float32"))
+        loss = ops.sum(record.weights * np.arange(num_experts, dtype="float32"))
         loss = loss + sum(gate.losses)
-    found = record["weights"].numpy()
+    found = record.weights.numpy()
     assert (found >= 0).all()
     np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
     if make is tfmoe.BalancedTopKGate:
@@ -404,7 +404,9 @@ def test_a_gate_with_fewer_experts_gives_the_whole_ones_columns(kind):
     got, kept_record = part(inputs(), return_aux=True, **options)
     np.testing.assert_array_equal(got, expected.numpy()[..., kept])
     for key in ("probabilities", "weights"):
-        np.testing.assert_array_equal(kept_record[key], record[key].numpy()[..., kept])
+        np.testing.assert_array_equal(
+            getattr(kept_record, key), getattr(record, key).numpy()[..., kept]
+        )
 
 
 @pytest.mark.parametrize(

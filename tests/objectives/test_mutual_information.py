@@ -64,18 +64,18 @@ def test_gradient_agrees_with_finite_differences(seed, prior):
     assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-4)
 
 
-def record_of(tokens=1, own=False, static=False, present=False, seed=0):
+def record_of(tokens=1, own=False, static=False, masked=False, seed=0):
     """A gate's record, and the labels of its rows."""
     rng = np.random.default_rng(seed)
     rows = 1 if static else ROWS * tokens
     scores = rng.normal(size=(rows, 1 if own else TASKS, EXPERTS))
     shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    record = {"probabilities": keras.ops.array(shares, "float32")}
+    record = tfmoe.GateOutput(probabilities=keras.ops.array(shares, "float32"))
     task = rng.integers(TASKS, size=ROWS)
     if own:
-        record["task"] = keras.ops.array(np.repeat(task, tokens), "int32")
-    if present:
-        record["present"] = keras.ops.array(rng.integers(0, 2, rows), "float32")
+        record = record._replace(task=keras.ops.array(np.repeat(task, tokens), "int32"))
+    if masked:
+        record = record._replace(mask=keras.ops.array(rng.integers(0, 2, rows), "float32"))
     labels = rng.integers(0, 2, ROWS if own else (ROWS, TASKS)).astype("float32")
     return record, labels
 
@@ -86,21 +86,26 @@ def record_of(tokens=1, own=False, static=False, present=False, seed=0):
         {},
         {"static": True},
         {"own": True},
-        {"tokens": 3, "present": True},
-        {"tokens": 3, "own": True, "present": True},
+        {"tokens": 3, "masked": True},
+        {"tokens": 3, "own": True, "masked": True},
     ],
 )
 def test_joint_matches_loops(options):
     record, labels = record_of(**options)
-    numbers = {name: np.array(value) for name, value in record.items()}
-    expected = reference.task_expert_sums(**numbers, labels=labels, num_tasks=TASKS)
+    expected = reference.task_expert_sums(
+        np.array(record.probabilities),
+        labels,
+        TASKS,
+        np.array(record.task) if record.has_task else None,
+        np.array(record.mask) if record.has_mask else None,
+    )
     joint = joint_of(record, keras.ops.array(labels), TASKS)
     np.testing.assert_allclose(joint, expected, rtol=1e-5)
 
 
 def test_a_batch_of_one_row_with_a_task_of_its_own():
     shares = keras.ops.array([[[0.1, 0.2, 0.7]]])
-    record = {"probabilities": shares, "task": keras.ops.array([2], "int32")}
+    record = tfmoe.GateOutput(probabilities=shares, task=keras.ops.array([2], "int32"))
     joint = np.array(joint_of(record, keras.ops.ones(1), 4))
     np.testing.assert_allclose(joint, [[0] * 3, [0] * 3, [0.1, 0.2, 0.7], [0] * 3])
 

@@ -65,10 +65,10 @@ def test_numbers_match_the_loops(gate):
     model = plain_model(gate, experts=5)
     (use,) = gate_use(model, inputs(), batch_size=16)  # the last batch is smaller
     _, (record,) = mixture_of(model)(inputs(), return_aux=True)
-    expected = numbers_by_hand(np.asarray(record["weights"], "float64"))
+    expected = numbers_by_hand(np.asarray(record.weights, "float64"))
     for name, values in expected.items():
         np.testing.assert_allclose(getattr(use, name), values, rtol=1e-5, atol=1e-6, err_msg=name)
-    converged = mixture_of(model).gate.converged(record["scores"])
+    converged = mixture_of(model).gate.converged(record.scores)
     if converged is None:
         assert use.converged is None
     else:

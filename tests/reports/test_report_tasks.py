@@ -25,7 +25,7 @@ def test_rows_count_for_their_own_task(name):
     (use,) = gate_use(model, x, batch_size=16)
     assert use.tasks == ONE.task_names
     (record,) = model.forward(x).aux
-    weights = ops.convert_to_numpy(record["weights"]).astype("float64")
+    weights = ops.convert_to_numpy(record.weights).astype("float64")
     for t in (0, 2):
         for key, values in numbers_by_hand(weights[x["market"] == t]).items():
             found = getattr(use, key)[t]
@@ -34,7 +34,7 @@ def test_rows_count_for_their_own_task(name):
         assert np.isnan(getattr(use, key)[1]).all()
     assert use.similarity.shape == (6, 6)
     if use.converged is not None:
-        share = ops.convert_to_numpy(model.mixture.gate.converged(record["scores"]))[:, 0]
+        share = ops.convert_to_numpy(model.mixture.gate.converged(record.scores))[:, 0]
         expected = [share[x["market"] == t].mean() for t in (0, 2)]
         np.testing.assert_allclose(use.converged[[0, 2]], expected, atol=1e-6)
 
@@ -42,7 +42,7 @@ def test_rows_count_for_their_own_task(name):
 def test_one_gate_for_all_tasks_counts_all_rows():
     model, x = model_of(MIXTURES["one gate"]), features()
     (use,) = gate_use(model, x)
-    weights = ops.convert_to_numpy(model.forward(x).aux[0]["weights"])
+    weights = ops.convert_to_numpy(model.forward(x).aux[0].weights)
     assert use.tasks == ("all tasks",)
     np.testing.assert_allclose(use.mean_weight, weights.mean(axis=0), rtol=1e-5)
 
@@ -56,7 +56,7 @@ def test_tokens_count_but_padding_does_not(schema):
     there = np.concatenate([np.ones((50, 3), bool), x["history"] > 0], axis=1).ravel()
     for use, record in zip(uses, model.forward(x).aux, strict=True):
         assert use.similarity is None
-        weights = ops.convert_to_numpy(record["weights"]).astype("float64")
+        weights = ops.convert_to_numpy(record.weights).astype("float64")
         for t in range(3):
             ours = there & (np.repeat(x["market"], 6) == t) if schema is ONE else there
             own = weights[ours, 0 if schema is ONE else t, None]

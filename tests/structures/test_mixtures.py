@@ -32,7 +32,7 @@ def test_mmoe_matches_reference(router, layer_norm):
     expected = reference.mixture(outputs, weights)
     got, (record,) = mixture(inputs(), return_aux=True)
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    np.testing.assert_allclose(record["weights"], weights, atol=1e-6)
+    np.testing.assert_allclose(record.weights, weights, atol=1e-6)
     np.testing.assert_array_equal(mixture(inputs()), got)
 
 
@@ -42,7 +42,7 @@ def test_omoe_gives_all_tasks_one_mixture():
     weights = reference.softmax_gate(inputs(), [mixture.gate.head.kernel.numpy()])
     one = reference.mixture(reference.experts(inputs(), networks(mixture.experts)), weights)
     np.testing.assert_allclose(outputs, np.repeat(one, TASKS, axis=1), atol=1e-5)
-    assert record["weights"].shape == (6, 1, EXPERTS)
+    assert record.weights.shape == (6, 1, EXPERTS)
 
 
 def test_shared_bottom_matches_reference():
@@ -167,7 +167,7 @@ def test_ready_layers_are_experts():
     mixture = tfmoe.MMoE(TASKS, gate=tfmoe.SoftmaxGate(), experts=layers)
     outputs, (record,) = mixture(inputs(), return_aux=True)
     stacked = np.stack([layer(inputs()) for layer in layers], axis=1)
-    expected = reference.mixture(stacked, np.array(record["weights"]))
+    expected = reference.mixture(stacked, np.array(record.weights))
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
     assert mixture.num_experts == 3
 

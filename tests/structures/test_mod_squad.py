@@ -77,8 +77,8 @@ def forward(layer, x, present, task):
         seen = np.array([[reference.layer_norm(t, scale, offset) for t in row] for row in x])
         kernels = np.split(gate.head.kernel.numpy(), TASKS, axis=1)
         scores = [token @ kernels[t] for row, t in zip(seen, task, strict=True) for token in row]
-        np.testing.assert_allclose(record["scores"][:, 0], scores, atol=1e-4)
-        weights = np.array(record["weights"]).reshape(*present.shape, -1) * present[..., None]
+        np.testing.assert_allclose(record.scores[:, 0], scores, atol=1e-4)
+        weights = np.array(record.weights).reshape(*present.shape, -1) * present[..., None]
         branches.append((seen, weights))
         if gate is layer.gates[0]:
             names = ("queries", "outputs", "keys", "values")
@@ -99,7 +99,7 @@ def test_mod_squad_matches_reference(causal, pooling):
     mixture = mod_squad(num_blocks=1, causal=causal, pooling=pooling)
     outputs, expected, records = forward(mixture.blocks[0], x, present, TASK)
     np.testing.assert_allclose(outputs, expected, atol=1e-4)
-    np.testing.assert_array_equal(records[0]["present"], present.ravel())
+    np.testing.assert_array_equal(records[0].mask, present.ravel())
     scale, offset = mixture.norm.gamma.numpy(), mixture.norm.beta.numpy()
     pooled = []
     for row, mask in zip(expected, present, strict=True):
@@ -120,12 +120,12 @@ def test_one_task_a_row_is_a_part_of_all_tasks(gate):
     assert len(records) == len(own_records) == len(mixture.gates) == 4
     task = np.repeat(TASK, 5)
     for one, both in zip(own_records, records, strict=True):
-        np.testing.assert_array_equal(one["task"], task)
-        assert "task" not in both
-        np.testing.assert_array_equal(one["present"], both["present"])
+        np.testing.assert_array_equal(one.task, task)
+        assert not both.has_task
+        np.testing.assert_array_equal(one.mask, both.mask)
         for name in ("scores", "probabilities", "weights"):
-            of_task = both[name].numpy()[np.arange(20), task]
-            np.testing.assert_allclose(one[name][:, 0], of_task, atol=1e-5)
+            of_task = getattr(both, name).numpy()[np.arange(20), task]
+            np.testing.assert_allclose(getattr(one, name)[:, 0], of_task, atol=1e-5)
 
 
 @pytest.mark.parametrize("dispatch", ["dense", "sparse"])
@@ -271,7 +271,7 @@ def test_usage_does_not_count_padding():
     layer = block(gate=top_k(usage_decay=0.9))
     _, records = layer(x, present, TASK, training=True, return_aux=True)
     for gate, record in zip(layer.gates, records, strict=True):
-        chosen = np.array(record["weights"])[:, 0] > 0
+        chosen = np.array(record.weights)[:, 0] > 0
         rows = np.repeat(TASK, 5)
         counted = [chosen[(rows == t) & present.ravel()].mean(axis=0) for t in range(TASKS)]
         np.testing.assert_allclose(gate.usage, counted, atol=1e-6)
@@ -301,7 +301,7 @@ def test_kept_experts_compute_what_they_do_in_the_whole():
     x, present = tokens()
     mixture = mod_squad(num_experts=16)
     expected, records = mixture((x, present), task=TASK, return_aux=True)
-    chosen = [np.array(r["weights"])[present.ravel(), 0] > 0 for r in records]
+    chosen = [np.array(r.weights)[present.ravel(), 0] > 0 for r in records]
     kept = [np.flatnonzero(used.any(axis=0)).tolist() for used in chosen]
     assert all(len(experts) < 16 for experts in kept)
     smaller = cut(mixture, kept)
@@ -311,12 +311,12 @@ def test_kept_experts_compute_what_they_do_in_the_whole():
     for experts, record, before in zip(kept, cut_records, records, strict=True):
         rows = present.ravel()
         np.testing.assert_allclose(
-            np.array(record["weights"])[rows], np.array(before["weights"])[rows][..., experts]
+            np.array(record.weights)[rows], np.array(before.weights)[rows][..., experts]
         )
     one = cut(mixture, [experts[:1] for experts in kept])
     record = one((x, present), task=TASK, return_aux=True)[1][0]
-    weights = np.array(records[0]["weights"])[..., kept[0][:1]]
-    np.testing.assert_allclose(record["weights"], weights, atol=1e-6)
+    weights = np.array(records[0].weights)[..., kept[0][:1]]
+    np.testing.assert_allclose(record.weights, weights, atol=1e-6)
     assert (weights == 0).any()
 
 

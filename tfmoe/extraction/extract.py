@@ -246,7 +246,7 @@ def _check_gate(model, extracted, rows, experts):
     """
     features = _random_rows(model, rows, 64)
     both = ((model, features), (extracted, _for_extracted(model, rows, features)))
-    before, after = (ops.convert_to_numpy(one.forward(x).aux[0]["weights"]) for one, x in both)
+    before, after = (ops.convert_to_numpy(one.forward(x).aux[0].weights) for one, x in both)
     if model.schema.task_column is None and before.shape[1] > 1:
         before = before[:, rows]
     differ = ~np.isclose(before[:, :, experts], after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))

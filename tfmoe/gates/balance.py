@@ -3,8 +3,6 @@
 import keras
 from keras import ops
 
-from tfmoe.gates.rows import Rows
-
 
 class BalanceLoss:
     """A term of the loss that a gate adds in training.
@@ -30,7 +28,7 @@ class BalanceLoss:
         return self.weight * self.compute(gate, record)
 
     def compute(self, gate, record):
-        """Scalar, from a gate and the record of one call, before anything was dropped."""
+        """Scalar, from a gate and the `GateOutput` of one call, before anything was dropped."""
         raise NotImplementedError
 
     def get_config(self):
@@ -63,7 +61,7 @@ class UsageLoss(BalanceLoss):
         Returns:
             Pair: the sums, and how many rows each is of, `(g, 1)`.
         """
-        rows = _rows(gate, record)
+        rows = record.rows(gate.num_tasks)
         found = rows.sums(values), rows.counts(values)
         if self.per_task or (self.per_task is None and rows.task is not None):
             return found
@@ -107,7 +105,7 @@ class ImportanceLoss(UsageLoss):
         super().__init__(weight, per_task)
 
     def compute(self, gate, record):
-        return _squared_variation(*self.sums(gate, record, record["weights"]))
+        return _squared_variation(*self.sums(gate, record, record.weights))
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -169,7 +167,7 @@ class LoadLoss(UsageLoss):
             )
         if k >= logits.shape[-1]:
             return ops.zeros((), dtype=logits.dtype)
-        spread = gate.spread(record["scores"])
+        spread = gate.spread(record.scores)
         largest, _ = ops.top_k(logits, k + 1)
         last, next_one = largest[..., k - 1 : k], largest[..., k : k + 1]
         threshold = ops.where(logits > next_one, next_one, last)
@@ -217,10 +215,10 @@ class SwitchLoss(UsageLoss):
         super().__init__(weight, per_task)
 
     def compute(self, gate, record):
-        weights = record["weights"]
+        weights = record.weights
         chosen, counts = self.sums(gate, record, ops.cast(weights > 0, weights.dtype))
         share = chosen / ops.maximum(ops.sum(chosen, axis=-1, keepdims=True), 1)
-        mean = self.sums(gate, record, record["probabilities"])[0] / ops.maximum(counts, 1)
+        mean = self.sums(gate, record, record.probabilities)[0] / ops.maximum(counts, 1)
         even = _mean_of_groups(ops.sum(share * mean, axis=-1), counts)
         return weights.shape[-1] * even
 
@@ -254,15 +252,11 @@ class ZLoss(BalanceLoss):
 
     def compute(self, gate, record):
         squares = ops.square(ops.logsumexp(_logits(self, gate, record), axis=-1))
-        return ops.mean(_rows(gate, record).mean(squares))
-
-
-def _rows(gate, record):
-    return Rows(gate.num_tasks, record.get("task"), record.get("present"))
+        return ops.mean(record.rows(gate.num_tasks).mean(squares))
 
 
 def _logits(loss, gate, record):
-    logits = gate.logits(record["scores"])
+    logits = gate.logits(record.scores)
     if logits is None:
         raise ValueError(
             f"{type(loss).__name__} needs logits that rank the experts. Received "

@@ -9,6 +9,7 @@ from tfmoe.compute import nested
 from tfmoe.compute.device import check_tasks
 from tfmoe.compute.weights import paired, taken
 from tfmoe.gates.balance import BalanceLoss
+from tfmoe.gates.output import GateOutput
 from tfmoe.gates.routers import MLPRouter, ScoreHead
 from tfmoe.gates.rows import Rows
 from tfmoe.gates.schedules import is_schedule
@@ -49,14 +50,13 @@ class Gate(keras.layers.Layer):
         ids: int tensor `(b,)`, for a gate that hashes; others do not look at it.
         training: bool.
         return_aux: bool; if True, also return a record of what losses and reports need.
-        present: float tensor `(b,)`, 0 for rows that do not count, such as padding, in the
-            gate's losses, its load and its usage, else 1; None if all count.
+        row_mask: float tensor `(b,)`, 0 for rows that do not count, such as padding, in the
+            gate's losses, its load and its usage, else 1; None if all count. Not named `mask`,
+            which Keras fills in from whatever layer came before.
 
     Returns:
         Float tensor `(b, t, e)`, `(1, t, e)` with a static router, `(b, 1, e)` with `task`.
-        With `return_aux` also a dict of float32 tensors: `scores` `(b, t, s)`,
-        `probabilities` `(b, t, e)` before anything was cut, and `weights` `(b, t, e)`, with
-        the first two axes of the output; and `task` as int32 and `present`, if given.
+        With `return_aux` also the call's `GateOutput`.
 
     Source of the usage: Chen et al., 2023, https://arxiv.org/abs/2212.08066, with a decay
     of 0.95. Differs from the authors' code in shares instead of counts, in that tasks
@@ -258,21 +258,23 @@ class Gate(keras.layers.Layer):
         hidden = self.router(inputs) if isinstance(self.router, MLPRouter) else inputs
         return self.head(hidden, task=task)
 
-    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, present=None):
+    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, row_mask=None):
         if task is not None:
             task = self._checked_task(task)
         # A frozen gate draws no noise and moves no averages.
         training = training and self.trainable
         scores = self.scores(inputs, task, ids)
         # One row stands for all with a static router, and always counts.
-        present = None if task is None and self.router == "static" else present
-        rows = Rows(self.num_tasks, task, present)
+        row_mask = None if task is None and self.router == "static" else row_mask
+        rows = Rows(self.num_tasks, task, row_mask)
         probabilities, weights = self.select(scores, rows, training)
-        record = {"scores": scores, "probabilities": probabilities, "weights": weights}
-        if task is not None:
-            record["task"] = task
-        if present is not None:
-            record["present"] = ops.cast(present, scores.dtype)
+        record = GateOutput(
+            mask=() if row_mask is None else ops.cast(row_mask, scores.dtype),
+            probabilities=probabilities,
+            scores=scores,
+            task=() if task is None else task,
+            weights=weights,
+        )
         if training:
             for loss in self.balance:
                 self.add_loss(loss(self, record))
@@ -281,16 +283,18 @@ class Gate(keras.layers.Layer):
             if self.usage_decay is not None:
                 self._move_usage(weights, rows)
         if self.kept is not None:
-            for key in ("probabilities", "weights"):
-                record[key] = ops.take(record[key], self.kept, axis=-1)
-        output = ops.cast(record["weights"], self.compute_dtype)
+            record = record._replace(
+                probabilities=ops.take(probabilities, self.kept, axis=-1),
+                weights=ops.take(weights, self.kept, axis=-1),
+            )
+        output = ops.cast(record.weights, self.compute_dtype)
         return (output, record) if return_aux else output
 
     def compute_output_shape(self, input_shape):
         return (1 if self.router == "static" else input_shape[0], self.num_tasks, self.num_experts)
 
     def compute_output_spec(
-        self, inputs, task=None, ids=None, training=False, return_aux=False, present=None
+        self, inputs, task=None, ids=None, training=False, return_aux=False, row_mask=None
     ):
         static = task is None and self.router == "static"
         batch, num = 1 if static else inputs.shape[0], 1 if task is not None else self.num_tasks
@@ -300,15 +304,14 @@ class Gate(keras.layers.Layer):
             return output
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         num_scores = sum(part.size for part in self.score_parts())
-        record = {
-            "scores": keras.KerasTensor((batch, num, num_scores), dtype=exact),
-            "probabilities": keras.KerasTensor(shape, dtype=exact),
-            "weights": keras.KerasTensor(shape, dtype=exact),
-        }
-        if task is not None:
-            record["task"] = keras.KerasTensor((batch,), dtype="int32")
-        if present is not None and not static:
-            record["present"] = keras.KerasTensor((batch,), dtype=exact)
+        masked = row_mask is not None and not static
+        record = GateOutput(
+            mask=keras.KerasTensor((batch,), dtype=exact) if masked else (),
+            probabilities=keras.KerasTensor(shape, dtype=exact),
+            scores=keras.KerasTensor((batch, num, num_scores), dtype=exact),
+            task=() if task is None else keras.KerasTensor((batch,), dtype="int32"),
+            weights=keras.KerasTensor(shape, dtype=exact),
+        )
         return output, record
 
     def _checked_task(self, task):

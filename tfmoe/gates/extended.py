@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from tfmoe import validation
 from tfmoe.compute import nested
@@ -103,37 +103,45 @@ class ExtendedGate(Gate):
             for weight in gate.trainable_weights:
                 weight.trainable = weight.name in own
 
-    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, present=None):
-        options = {"ids": ids, "training": training, "present": present, "return_aux": True}
+    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, row_mask=None):
+        options = {"ids": ids, "training": training, "row_mask": row_mask, "return_aux": True}
         if task is None:
             outputs = [gate(inputs, **options) for gate in (self.base, *self.added)]
             weights, records = zip(*outputs, strict=True)
-            output, record = ops.concatenate(weights, axis=1), dict(records[0])
-            for name in _BY_TASK:
-                record[name] = ops.concatenate([one[name] for one in records], axis=1)
+            output = ops.concatenate(weights, axis=1)
+            record = records[0]._replace(
+                **{
+                    name: ops.concatenate([getattr(one, name) for one in records], axis=1)
+                    for name in _BY_TASK
+                }
+            )
         else:
             task = self._checked_task(task)
             old = ops.minimum(task, self.num_base - 1)
             output, record = self.base(inputs, task=old, **options)
-            record = {**record, "task": task}
+            record = record._replace(task=task)
             for index, gate in enumerate(self.added, self.num_base):
                 mine = (task == index)[:, None, None]
                 # Rows of other tasks count neither in its losses nor in its averages.
-                present = ops.cast(task == index, "float32")
-                if options["present"] is not None:
-                    present = present * ops.cast(options["present"], "float32")
-                its = {**options, "present": present}
+                own_mask = ops.cast(task == index, "float32")
+                if row_mask is not None:
+                    own_mask = own_mask * ops.cast(row_mask, "float32")
+                its = {**options, "row_mask": own_mask}
                 weights, own = gate(inputs, task=ops.zeros_like(task), **its)
                 output = ops.where(mine, weights, output)
-                for name in _BY_TASK:
-                    record[name] = ops.where(mine, own[name], record[name])
+                record = record._replace(
+                    **{
+                        name: ops.where(mine, getattr(own, name), getattr(record, name))
+                        for name in _BY_TASK
+                    }
+                )
         return (output, record) if return_aux else output
 
     def compute_output_spec(
-        self, inputs, task=None, ids=None, training=False, return_aux=False, present=None
+        self, inputs, task=None, ids=None, training=False, return_aux=False, row_mask=None
     ):
         specs = self.base.compute_output_spec(
-            inputs, task=task, ids=ids, return_aux=True, present=present
+            inputs, task=task, ids=ids, return_aux=True, row_mask=row_mask
         )
 
         def widened(spec):
@@ -142,7 +150,7 @@ class ExtendedGate(Gate):
             shape = (spec.shape[0], self.num_tasks, spec.shape[2])
             return keras.KerasTensor(shape, dtype=spec.dtype)
 
-        output, record = widened(specs[0]), {k: widened(v) for k, v in specs[1].items()}
+        output, record = tree.map_structure(widened, specs)
         return (output, record) if return_aux else output
 
     def get_config(self):

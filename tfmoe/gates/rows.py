@@ -11,13 +11,13 @@ class Rows(NamedTuple):
     Attributes:
         num_tasks: int, tasks that the gate tells apart.
         task: int32 `(b,)`, the task of each row; None where each row has all tasks.
-        present: float `(b,)`, 0 for rows that do not count, such as padding, else 1;
+        mask: float `(b,)`, 0 for rows that do not count, such as padding, else 1;
             None if all do.
     """
 
     num_tasks: int
     task: object = None
-    present: object = None
+    mask: object = None
 
     def sums(self, values):
         """Sums over each task's rows: `(b, t, c)`, or `(b, 1, c)` with `task`, to `(t, c)`."""
@@ -32,13 +32,13 @@ class Rows(NamedTuple):
 
     def mean(self, values):
         """Mean over the rows, whatever their task: `(b, t, ...)` to `(t, ...)`."""
-        if self.present is None:
+        if self.mask is None:
             return ops.mean(values, axis=0)
-        total = ops.maximum(ops.sum(ops.cast(self.present, values.dtype)), 1)
+        total = ops.maximum(ops.sum(ops.cast(self.mask, values.dtype)), 1)
         return ops.sum(self._counting(values), axis=0) / total
 
     def _counting(self, values):
-        if self.present is None:
+        if self.mask is None:
             return values
-        present = ops.cast(self.present, values.dtype)
-        return values * ops.reshape(present, (-1,) + (1,) * (len(values.shape) - 1))
+        mask = ops.cast(self.mask, values.dtype)
+        return values * ops.reshape(mask, (-1,) + (1,) * (len(values.shape) - 1))

@@ -25,24 +25,24 @@ def joint_of(record, with_label, num_tasks):
     """How much of each expert each task's rows get, `(t, e)`: sums of the full softmax.
 
     Args:
-        record: a gate's record, see `Gate`.
+        record: a gate's `GateOutput`.
         with_label: float `(b, t)`, which rows have which labels; `(b,)` where each row has
             a task of its own.
         num_tasks: int.
     """
-    shares = record["probabilities"]
+    shares = record.probabilities
     # A static gate's one row stands for all; one with a task of its own is a batch of one.
-    if shares.shape[0] == 1 and "task" not in record:
+    if shares.shape[0] == 1 and not record.has_task:
         return ops.sum(with_label, axis=0)[:, None] * shares[0]
-    if "present" in record:
-        shares = shares * ops.cast(record["present"], shares.dtype)[:, None, None]
+    if record.has_mask:
+        shares = shares * ops.cast(record.mask, shares.dtype)[:, None, None]
     # A record may have several rows for each of the batch, one a token.
     rows = ops.shape(with_label)[0]
     shares = ops.sum(ops.reshape(shares, (rows, -1, *shares.shape[1:])), axis=1)
-    if "task" not in record:
+    if not record.has_task:
         return ops.einsum("bt,bte->te", with_label, shares)
-    # `record["task"]` repeats the row's task for each of its tokens.
-    task = ops.reshape(record["task"], (rows, -1))[:, 0]
+    # `record.task` repeats the row's task for each of its tokens.
+    task = ops.reshape(record.task, (rows, -1))[:, 0]
     marks = ops.one_hot(task, num_tasks, dtype=shares.dtype) * with_label[:, None]
     return ops.matmul(ops.transpose(marks), shares[:, 0])
 
@@ -145,7 +145,7 @@ class InformationTracker(keras.metrics.Metric):
         """The loss of a batch, a scalar.
 
         Args:
-            records: list of the gates' records.
+            records: list of the gates' `GateOutput`s.
             with_label: see `joint_of`.
             training: bool; the averages over steps are of training steps only.
         """

@@ -281,13 +281,13 @@ class _Sums:
 
     def add(self, record):
         # One row stands for all with a static router.
-        weights = _numpy(record["weights"])
+        weights = _numpy(record.weights)
         counts = _counts(record, len(weights), self.gate.num_tasks)
         self.rows += counts.sum(axis=0)
         self.weights = self.weights + _by_task(counts, weights)
         self.used = self.used + _by_task(counts, weights > USED)
         self.entropy = self.entropy + _by_task(counts, _entropy(weights))
-        converged = self.gate.converged(record["scores"])
+        converged = self.gate.converged(record.scores)
         self.converged = (
             None if converged is None else self.converged + _by_task(counts, _numpy(converged))
         )
@@ -324,9 +324,9 @@ class _Sums:
 def _counts(record, num_rows, num_tasks):
     """Array `(b, t)`: 1 where a row counts for a task, else 0."""
     counts = np.ones((num_rows, num_tasks))
-    if "task" in record:
-        counts = np.eye(num_tasks)[ops.convert_to_numpy(record["task"])]
-    return counts * _numpy(record["present"])[:, None] if "present" in record else counts
+    if record.has_task:
+        counts = np.eye(num_tasks)[ops.convert_to_numpy(record.task)]
+    return counts * _numpy(record.mask)[:, None] if record.has_mask else counts
 
 
 def _by_task(counts, values):

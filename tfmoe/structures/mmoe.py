@@ -59,7 +59,7 @@ class MMoE(Structure):
 
     Returns:
         Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` also a list
-        with one record for each gate, see `Gate`.
+        with a `GateOutput` for each gate.
 
     Raises:
         ValueError: if a count is too small, or `gate` is no gate.
@@ -193,7 +193,7 @@ class MMoE(Structure):
             inner["experts"] = [inner["experts"][e] for e in members]
         numbers = self.gate.numbers(members)
         if len(numbers) < self.gate.num_choices:
-            gate.update(expert_ids=numbers, num_choices=self.gate.num_choices)
+            gate.update(kept=numbers, num_choices=self.gate.num_choices)
         return config
 
     def copy_from(self, other, tasks, experts=None):
@@ -242,7 +242,7 @@ class MMoE(Structure):
         # Tasks added later are mixed apart, lest rounding move those there were before.
         parts = self.gate.task_groups if task is None else [slice(None)]
         outputs = [
-            self._mixed(inputs, weights[:, part], record["weights"][:, part], training)
+            self._mixed(inputs, weights[:, part], record.weights[:, part], training)
             for part in parts
         ]
         outputs = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)

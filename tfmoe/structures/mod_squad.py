@@ -7,11 +7,9 @@ from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.weights import copy_weights
+from tfmoe.gates.output import GateOutput
 from tfmoe.structures.base import Structure
 from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_kept
-
-# What a record has with one entry a row, whatever the number of tasks.
-PER_ROW = ("task", "present")
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -130,7 +128,7 @@ class ModSquad(Structure):
         inner["gate"]["config"].update(num_tasks=None, num_experts=None)
         numbers = [gate.numbers(e) for gate, e in zip(self.gates, experts, strict=True)]
         is_cut = any(len(n) < gate.num_choices for n, gate in zip(numbers, self.gates, strict=True))
-        inner["expert_ids"] = numbers if is_cut else None
+        inner["kept"] = numbers if is_cut else None
         return config
 
     def copy_from(self, other, tasks, experts=None):
@@ -173,8 +171,8 @@ class ModSquad(Structure):
         outputs = self._tasks_second(outputs)
         if not return_aux:
             return outputs
-        marks = ops.reshape(ops.cast(present, "float32"), (-1,))
-        return outputs, [_of_all_tasks(r, self._tasks_second, marks) for r in records]
+        mask = ops.reshape(ops.cast(present, "float32"), (-1,))
+        return outputs, [_of_all_tasks(r, self._tasks_second, mask) for r in records]
 
     def _passed(self, tokens, present, task, training):
         """Pooled tokens `(b, d)`, and records, of one task a row."""
@@ -212,7 +210,7 @@ class ModSquad(Structure):
         def widened(x):
             return keras.KerasTensor((x.shape[0], num, x.shape[2]), dtype=x.dtype)
 
-        return outputs, [_of_all_tasks(r, widened, r["present"]) for r in records]
+        return outputs, [_of_all_tasks(r, widened, r.mask) for r in records]
 
     def get_config(self):
         block = self.blocks[0].get_config()
@@ -228,7 +226,11 @@ class ModSquad(Structure):
         }
 
 
-def _of_all_tasks(record, change, present):
+def _of_all_tasks(record, change, mask):
     """A record of one task a row, its tensors changed to those of all tasks."""
-    changed = {name: change(x) for name, x in record.items() if name not in PER_ROW}
-    return {**changed, "present": present}
+    return GateOutput(
+        mask=mask,
+        probabilities=change(record.probabilities),
+        scores=change(record.scores),
+        weights=change(record.weights),
+    )

@@ -57,8 +57,8 @@ class ModSquadBlock(keras.layers.Layer):
 
     Returns:
         Float tensor `(b, c, d)`, anything finite at padding; with `return_aux` also a list
-        of two records, see `Gate`, of `b * c` rows: the tokens of the first example, then of
-        the second. Their `present` is 0 for padding.
+        of two `GateOutput`s of `b * c` rows: the tokens of the first example, then of the
+        second. Their `mask` is 0 for padding.
 
     Raises:
         ValueError: if a count is too small, or an argument is of the wrong kind.
@@ -142,26 +142,26 @@ class ModSquadBlock(keras.layers.Layer):
 
     def call(self, tokens, present, task, training=False, return_aux=False):
         task = ops.cast(task, "int32")
-        marks = ops.reshape(ops.cast(present, "float32"), (-1,))
+        mask = ops.reshape(ops.cast(present, "float32"), (-1,))
         owners = ops.reshape(ops.broadcast_to(task[:, None], ops.shape(present)), (-1,))
         x = tokens + self.embedding(task)[:, None]
-        seen, weights, chosen, first = self._routed(0, x, owners, marks, training)
+        seen, weights, chosen, first = self._routed(0, x, owners, mask, training)
         heads = self.attention(seen, present, weights, chosen)
         x = x + self.dropout(heads, training=training)
-        seen, weights, chosen, second = self._routed(1, x, owners, marks, training)
+        seen, weights, chosen, second = self._routed(1, x, owners, mask, training)
         flat = ops.reshape(seen, (-1, seen.shape[-1]))
         mixed = mix(self.mlp(flat, chosen=chosen, training=training), weights[:, None])
         x = x + self.dropout(ops.reshape(mixed, ops.shape(x)), training=training)
         return (x, [first, second]) if return_aux else x
 
-    def _routed(self, i, x, owners, marks, training):
+    def _routed(self, i, x, owners, mask, training):
         """What the attention (0) or the perceptrons (1) need.
 
         Args:
             i: int.
             x: `(b, c, d)`.
             owners: int `(b * c,)`, tasks of the tokens.
-            marks: float `(b * c,)`, 0 for padding.
+            mask: float `(b * c,)`, 0 for padding.
             training: bool.
 
         Returns:
@@ -170,8 +170,8 @@ class ModSquadBlock(keras.layers.Layer):
         """
         seen, gate = self.norms[i](x), self.gates[i]
         flat = ops.reshape(seen, (-1, seen.shape[-1]))
-        _, record = gate(flat, task=owners, training=training, return_aux=True, present=marks)
-        weights, chosen = record["weights"][:, 0] * marks[:, None], None
+        _, record = gate(flat, task=owners, training=training, return_aux=True, row_mask=mask)
+        weights, chosen = record.weights[:, 0] * mask[:, None], None
         if self.is_sparse(i, training):
             weights, chosen = ops.top_k(weights, min(self.num_chosen, gate.num_experts))
             chosen = ops.where(weights > 0, chosen, gate.num_experts)
@@ -210,9 +210,9 @@ class ModSquadBlock(keras.layers.Layer):
         num = None if None in tokens.shape[:2] else tokens.shape[0] * tokens.shape[1]
         flat = keras.KerasTensor((num, tokens.shape[2]), dtype=self.compute_dtype)
         owners = keras.KerasTensor((num,), dtype="int32")
-        marks = keras.KerasTensor((num,), dtype="float32")
+        mask = keras.KerasTensor((num,), dtype="float32")
         specs = [
-            gate.compute_output_spec(flat, task=owners, return_aux=True, present=marks)
+            gate.compute_output_spec(flat, task=owners, return_aux=True, row_mask=mask)
             for gate in self.gates
         ]
         return outputs, [record for _, record in specs]
