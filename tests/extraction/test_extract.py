@@ -271,7 +271,7 @@ def test_wrong_arguments_are_named(arguments, message):
 
 
 def test_only_known_mixtures_are_extracted_from():
-    with pytest.raises(ValueError, match=r"on MMoE, OMoE, SharedBottom or ModSquad. Received"):
+    with pytest.raises(ValueError, match=r"SharedBottom, ModSquad or another Structure. Received"):
         tfmoe.extract(keras.Sequential([keras.layers.Dense(1)]), ["watch"])
 
 
