@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from tfmoe import validation
+import tfmoe
+from tfmoe import datasets, validation
 
 INTEGERS = [3, np.int64(3), np.int8(3), np.uint32(3)]
 NO_INTEGERS = [
@@ -102,3 +103,29 @@ def test_plain_has_nothing_of_numpy():
     given = [np.int64(1), (np.float32(0.5), "a"), np.array([1, 2]), np.str_("b"), None]
     assert validation.plain(given) == [1, (0.5, "a"), [1, 2], "b", None]
     assert [type(one) for one in validation.plain(given)] == [int, tuple, list, str, type(None)]
+
+
+_SCHEMA = tfmoe.Schema([tfmoe.Numeric("a", transform="none")], [tfmoe.Binary("y")])
+_PUBLIC = [
+    *(getattr(datasets, name) for name in datasets.__all__),
+    tfmoe.Schema,
+    tfmoe.Schema.infer,
+    tfmoe.Numeric,
+    tfmoe.Categorical,
+    tfmoe.MultiCategorical,
+    tfmoe.Sequence,
+    tfmoe.Binary,
+    tfmoe.Regression,
+    tfmoe.Multiclass,
+    tfmoe.Preprocessor,
+    *(getattr(tfmoe.Preprocessor(_SCHEMA), n) for n in ("fit", "dataset", "arrays", "batches")),
+    *(getattr(tfmoe.Preprocessor(_SCHEMA), n) for n in ("merge", "transform", "save", "load")),
+    tfmoe.TaskMixer,
+    tfmoe.export,
+]
+
+
+@pytest.mark.parametrize("called", _PUBLIC, ids=lambda called: called.__qualname__)
+def test_unknown_arguments_are_refused_by_name(called):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'unknown_argument'"):
+        called(unknown_argument=1)

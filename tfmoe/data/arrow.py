@@ -123,7 +123,7 @@ def to_ints(array: pa.Array, name: str) -> np.ndarray:
 
 
 def _whole(array, name, expected="integers"):
-    """Floats as int64, if they are whole, and small enough to be told from their neighbours."""
+    """Floats as int64, if they are whole and small enough to be exact."""
     # Digits of a float's fraction, and the one that is always there.
     exact = 2.0 ** (np.finfo(array.type.to_pandas_dtype()).nmant + 1)
     floats = array.cast(pa.float64()).to_numpy(zero_copy_only=False)

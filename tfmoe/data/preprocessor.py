@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     import tensorflow as tf
+
+_Arrays: TypeAlias = dict[str, np.ndarray]
+# Features, labels, weights.
+_WithLabels: TypeAlias = tuple[_Arrays, _Arrays, _Arrays]
 
 
 class Preprocessor:
@@ -226,8 +230,8 @@ class Preprocessor:
             labels and weights the one name `score`, for the row's own task.
 
         Raises:
-            ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. What is
-                wrong within files is told when the dataset is read, in TensorFlow's
+            ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. Errors in
+                the files' cells are raised when the dataset is read, as TensorFlow's
                 `InvalidArgumentError`.
         """
         batch_size = integer("dataset", "batch_size", batch_size, 1)
@@ -246,7 +250,13 @@ class Preprocessor:
         epochs = Epochs(encoder, opened, batch_size, shuffle, seed, shard, drop_remainder, mixer)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
 
-    def arrays(self, source: Rows, labels: bool = True) -> Any:
+    @overload
+    def arrays(self, source: Rows, labels: Literal[True] = True) -> _WithLabels: ...
+    @overload
+    def arrays(self, source: Rows, labels: Literal[False]) -> _Arrays: ...
+    @overload
+    def arrays(self, source: Rows, labels: bool) -> _WithLabels | _Arrays: ...
+    def arrays(self, source: Rows, labels: bool = True) -> _WithLabels | _Arrays:
         """All rows as NumPy arrays; needs no TensorFlow (but to read TFRecord files).
 
         Args:
@@ -266,7 +276,21 @@ class Preprocessor:
         encoder = self._encoder(labels)
         return _arrays(encoder, held_rows(encoder, open_source(source)))
 
-    def batches(self, source: Rows, batch_size: int = 1024, labels: bool = True) -> Iterator[Any]:
+    @overload
+    def batches(
+        self, source: Rows, batch_size: int = ..., labels: Literal[True] = True
+    ) -> Iterator[_WithLabels]: ...
+    @overload
+    def batches(
+        self, source: Rows, batch_size: int = ..., *, labels: Literal[False]
+    ) -> Iterator[_Arrays]: ...
+    @overload
+    def batches(
+        self, source: Rows, batch_size: int, labels: bool
+    ) -> Iterator[_WithLabels] | Iterator[_Arrays]: ...
+    def batches(
+        self, source: Rows, batch_size: int = 1024, labels: bool = True
+    ) -> Iterator[_WithLabels] | Iterator[_Arrays]:
         """Yields what `arrays` returns, `batch_size` rows at a time, without holding them all.
 
         Args:
@@ -277,11 +301,11 @@ class Preprocessor:
         encoder = self._encoder(labels)
         chunks = counted(packed_chunks(encoder, open_source(source)))
         batches = rebatch(chunks, batch_size, drop_remainder=False)
-        # Not a generator itself, so that wrong arguments are told at once.
+        # Not a generator itself, so that wrong arguments raise here and not at the first batch.
         return (_arrays(encoder, words) for words in batches)
 
     def transform(self, df: Rows) -> pd.DataFrame:
-        """The encoded columns of a table as a DataFrame, for a look; lists as lists."""
+        """The encoded columns of a table as a DataFrame, to inspect; list columns as lists."""
         import pandas as pd
 
         features = self.arrays(df, labels=False)

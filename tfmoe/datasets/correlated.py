@@ -1,4 +1,4 @@
-"""Two regression tasks, alike to a degree that is chosen, made up."""
+"""Two synthetic regression tasks with a chosen correlation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def correlated_tasks(
     sines_seed: int = 0,
     seed: int = 0,
 ) -> CorrelatedTasks:
-    r"""Two tasks that ask the same of two directions, whose cosine is `correlation`.
+    r"""Two tasks with the same function of two directions, whose cosine is `correlation`.
 
         w_1 = scale u_1,    w_2 = scale (p u_1 + sqrt(1 - p^2) u_2)
         y_j = w_j . x + sum_i sin(alpha_i w_j . x + beta_i) + noise

@@ -63,7 +63,7 @@ def grouped_tasks(
         y_t = sum_e w_te f_e(x) + noise
 
     The true experts `f_e` are random ReLU networks of one hidden layer, with mean 0 and
-    variance 1 over the rows; `x` is standard normal. The experts are parted into groups;
+    variance 1 over the rows; `x` is standard normal. The experts are divided into groups;
     each task belongs to one group, groups as equal as can be, and has weights `w` drawn
     uniformly from the simplex over its group's experts. A task's signal is scaled to
     variance 1, so the best mean squared error is `noise**2`, and that of a constant is
@@ -105,7 +105,7 @@ def grouped_tasks(
     number("grouped_tasks", "noise", noise, least=0)
     if num_experts % experts_per_group:
         raise ValueError(
-            "grouped_tasks parts the experts into groups of one size. Received "
+            "grouped_tasks divides the experts into groups of one size. Received "
             f"num_experts={num_experts}, experts_per_group={experts_per_group}. Make the first "
             "a multiple of the second."
         )

@@ -64,7 +64,7 @@ class Numeric(Column):
             standard deviation; `"log"` does so after `sign(x) * log(1 + |x|)`;
             `"buckets"` cuts at fitted quantiles and embeds the bucket; `"none"`
             leaves the number as it is. Standardised values are clipped to
-            100 standard deviations, lest one odd cell swamp the network.
+            100 standard deviations, so that no single outlier dominates a step.
         num_buckets: int >= 2, for `"buckets"`.
         dim: int >= 1, size of a bucket's embedding.
         fill: what a missing cell counts as, in raw units; with `"buckets"` it has the

@@ -13,7 +13,7 @@ from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.validation import NAME, may_be_served
 
-# An integer column of at most so many values is one of categories.
+# An integer column with at most this many distinct values is categorical.
 _MOST_CATEGORIES = 20
 # Words that end in "id" and name no id.
 _NO_IDS = ("paid", "bid", "valid", "grid", "acid", "fluid", "solid", "void")

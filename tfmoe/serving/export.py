@@ -30,9 +30,9 @@ def export(model: MultiTaskModel, path: PathLike) -> Path:
 
     The signature `serving_default` takes the raw columns by name: float64 `(b,)` for a
     number (NaN if missing), int64 (-2**63 if missing) or string (empty if missing)
-    `(b,)` for a category, `(b, any)` for a list, padded like missing. It returns one
-    float32 tensor a task, by name: `(b,)`, or `(b, c)` for a multiclass task. It loads
-    where there is TensorFlow and no tfmoe.
+    `(b,)` for a category, `(b, l)` for a list, padded to a common length l by the value
+    for missing. It returns one float32 tensor a task, by name: `(b,)`, or `(b, c)` for a
+    multiclass task. It loads where there is TensorFlow and no tfmoe.
 
     With a `task_column`, `serving_default` takes by its name also the key of each row's
     task, a string (also if keys are integers), and returns `score` alone: `(b,)`, or

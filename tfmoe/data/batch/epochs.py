@@ -244,7 +244,7 @@ class Epochs:
             task_indices = encoder.task_indices(self._held)
             self._mixed = MixedOrder(mixer, task_indices, [seed, shard[0]])
         elif source.listed:
-            # A missing column is told here rather than out of the middle of `model.fit`.
+            # A missing column raises here rather than in the middle of `model.fit`.
             encoder.required_columns(next(iter(source.fragments())).names)
         self._check_batches(self.num_batches)
 

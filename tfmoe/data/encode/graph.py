@@ -230,7 +230,7 @@ class GraphEncoder:
         return tf.where(missing, MISSING_ID, ids)
 
     def _list(self, column, ids):
-        """Ids `(b, any)` to the fixed length, with the missing id where nothing is."""
+        """Ids `(b, l)` to the fixed length; a cell without elements has the missing id first."""
         import tensorflow as tf
 
         length = self.preprocessor.lengths[column.name]

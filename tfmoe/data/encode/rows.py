@@ -117,7 +117,7 @@ class Slot:
         return rows[:, self.start : self.start + self.width]
 
     def put(self, values: np.ndarray, words: np.ndarray, floats: np.ndarray) -> None:
-        """Writes its values, `(n,)` or `(n, width)`, into rows that lie on their side."""
+        """Writes its values, `(n,)` or `(n, width)`, into transposed packed rows."""
         columns = floats if self.floating else words
         columns[self.start : self.start + (self.width or 1)] = values.T
 
@@ -191,7 +191,7 @@ class RowEncoder:
             int32 `(n, width)`.
         """
         num_rows = len(next(iter(chunk.values())))
-        # Columns are written one after the other and turned over once: writing each
+        # Columns are written one after the other and transposed once: writing each
         # into its place in every row takes three times as long.
         words = np.empty((self.width, num_rows), np.int32)
         floats = words.view(np.float32)

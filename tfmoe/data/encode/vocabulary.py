@@ -49,7 +49,7 @@ class Vocabulary:
         return ids.astype(np.int32)
 
     def takes_repeats(self, num_values: int) -> bool:
-        """Whether so many strings are best looked up as they are, repeats and all.
+        """Whether this many strings are best looked up as they are, with their repeats.
 
         If not, the different ones should be looked up, once each. Arrow's look-up builds
         a hash table of the vocabulary at each call, so it pays while that is small.
@@ -87,7 +87,7 @@ class HashTable:
         return FIRST_ID + self.num_buckets
 
     def takes_repeats(self, num_values: int) -> bool:
-        """Whether so many strings are best looked up as they are; see `Vocabulary`."""
+        """See `Vocabulary`: hashing is slow, so each distinct string is hashed once."""
         return False
 
     def int_ids(self, values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow.csv
 from tfmoe.data.read import tables
 
 # CSV files are parsed in blocks of this size, and a row may not be longer. Larger blocks
-# leave the cache and take up to half as long again; chunks are put together afterwards.
+# leave the cache and take up to half as long again; chunks are concatenated afterwards.
 _BLOCK_BYTES = 1 << 20
 
 
@@ -45,7 +45,7 @@ class CsvFragment:
         )
 
     def first(self, num_rows: int = 1, text: str | None = None) -> pa.Table:
-        """The first rows, at least so many, as a `pa.Table` of types that fit the cells.
+        """The first rows, `num_rows` or more if there are, as a table of types that fit them.
 
         Args:
             num_rows: int.
@@ -127,7 +127,7 @@ class CsvFragment:
 
 
 def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[tables.Chunk]:
-    """Small record batches put together to chunks of at least `CHUNK_ROWS` rows."""
+    """Small record batches concatenated to chunks of at least `CHUNK_ROWS` rows."""
     waiting: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:

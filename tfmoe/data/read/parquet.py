@@ -45,7 +45,7 @@ class ParquetFragment:
         return fragments or [cls(path, file, schema, [], 0)]
 
     def first(self, num_rows: int = 1, text: str | None = None) -> pa.Table:
-        """The first rows, at most so many, as a `pa.Table`; `text` is for CSV files."""
+        """The first rows, at most `num_rows`, as a `pa.Table`; `text` is for CSV files."""
         with pyarrow.parquet.ParquetFile(self.path) as opened:
             batches = opened.iter_batches(num_rows, row_groups=self._groups)
             return pa.Table.from_batches(itertools.islice(batches, 1), self._schema)
