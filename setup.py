@@ -28,6 +28,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tfmoe", "tfmoe.*"]),
+    package_data={"tfmoe": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "tensorflow>=2.18",

@@ -1,95 +1,61 @@
-"""What fields of a schema and paths must be, with errors that say so."""
+"""One way to check an argument. Errors name the owner, what came, and what to do.
 
+What returns the checked value in Python's own type is named by what it returns (`integer`,
+`number`, `sizes`), and is what constructors keep, for configs are JSON, which knows no NumPy;
+what only raises is named `check_...`.
+"""
+
+import contextlib
 import dataclasses
+import difflib
 import keyword
 import math
 import numbers
 import re
+from collections.abc import Collection, Iterable
+from typing import Any, Literal, overload
 
 import numpy as np
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
-def check_choice(owner, field, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"{owner} takes `{field}` from {list(choices)}. Received {field}={value!r}."
-        )
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, Python's or NumPy's; a boolean is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def plain(value):
-    """Python's numbers and text in place of NumPy's, also in sequences, for JSON knows none."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
+@overload
+def integer(
+    owner: str, name: str, value: object, least: int, optional: Literal[False] = ...
+) -> int: ...
+@overload
+def integer(owner: str, name: str, value: object, least: int, optional: bool) -> int | None: ...
+def integer(owner: str, name: str, value: object, least: int, optional: bool = False) -> int | None:
+    """The argument `name` of `owner`, an integer >= `least`, as Python's.
 
+    Args:
+        owner: the class or function that was given the argument.
+        name: the argument's name.
+        value: Python's or NumPy's integer.
+        least: int.
+        optional: whether None will do, and is returned as it is.
 
-def make_plain(part):
-    """Makes the fields of a frozen dataclass `plain`."""
-    for field in dataclasses.fields(part):
-        object.__setattr__(part, field.name, plain(getattr(part, field.name)))
-
-
-def check_at_least(owner, field, value, least, optional=True):
+    Raises:
+        ValueError: if it is anything else; booleans and floats, whole or not, are.
+    """
     if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        return None
+    if not is_integer(value) or value < least:  # type: ignore[operator]
         raise ValueError(
-            f"{owner} needs `{field}` to be an integer of at least {least}"
-            f"{' or None' if optional else ''}. Received {field}={value!r}."
+            f"{owner} needs `{name}` to be {'None or ' if optional else ''}an integer of at "
+            f"least {least}. Received {name}={plain(value)!r}."
         )
+    return int(value)  # type: ignore[call-overload]
 
 
-def number(owner, field, value):
-    """A finite number as a float, or None."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if value is not None and not (real and math.isfinite(value)):
-        raise ValueError(
-            f"{owner} needs `{field}` to be a finite number or None. Received {field}={value!r}."
-        )
-    return None if value is None else float(value)
-
-
-def check_local(path):
-    """Raises where a path is that of a remote store, which would become a local folder."""
-    # A slash may be gone: `Path("gs://bucket")` is "gs:/bucket".
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        raise ValueError(
-            f"Folders are written where this process runs. Received path={str(path)!r}. Write to "
-            "a local folder, and copy it."
-        )
-
-
-def may_be_served(name):
-    """Whether a name may be an argument of a served function."""
-    return bool(NAME.match(name)) and not keyword.iskeyword(name) and name != "self"
-
-
-def check_input(owner, name):
-    """`check_name`, for what becomes an argument of the served model."""
-    check_name(owner, name)
-    if not may_be_served(name):
-        raise ValueError(
-            f"{owner} becomes an argument of the served model, which must not be a word of Python. "
-            f"Received name={name!r}. Choose another name, and give the table's as `source`: "
-            f"{owner}('c_{name}', source={name!r})."
-        )
-
-
-def check_name(owner, name):
-    if not isinstance(name, str) or not NAME.match(name):
-        raise ValueError(
-            f"{owner} needs a name of letters, digits and underscores that starts with "
-            "a letter, because it becomes an argument of the served model. "
-            f"Received name={name!r}. If the table's own name is different, choose a "
-            f"plain one and give the table's as `source`: {owner}('capital_gain', "
-            "source='capital-gain')."
-        )
-
-
-def check_counts(owner, optional=False, **counts):
-    """Raises ValueError unless every count is an integer >= its least.
+def check_counts(owner: str, optional: bool = False, **counts: tuple[object, int]) -> None:
+    """Raises ValueError unless every count is an integer >= its least, as `integer` says.
 
     Args:
         owner: str, the class that was given the counts.
@@ -97,16 +63,11 @@ def check_counts(owner, optional=False, **counts):
         **counts: `name=(value, least)`.
     """
     for name, (value, least) in counts.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole and value >= least) and not (optional and value is None):
-            raise ValueError(
-                f"{owner} needs `{name}` to be an integer of at least {least}. "
-                f"Received {name}={value!r}."
-            )
+        integer(owner, name, value, least, optional)
 
 
-def sizes(owner, name, values):
-    """The argument `name` of `owner`, a sequence of integers >= 1, as a tuple.
+def sizes(owner: str, name: str, values: object) -> tuple[int, ...]:
+    """The argument `name` of `owner`, a sequence of integers >= 1, as a tuple of Python's.
 
     Raises:
         ValueError: if it is anything else.
@@ -114,14 +75,86 @@ def sizes(owner, name, values):
     if not isinstance(values, list | tuple):
         raise ValueError(
             f"{owner} needs `{name}` to be a sequence of integers. "
-            f"Received {name}={values!r}. For a single one write ({values!r},)."
+            f"Received {name}={plain(values)!r}. For a single one write ({plain(values)!r},)."
         )
-    for value in values:
-        check_counts(owner, **{name: (value, 1)})
-    return tuple(values)
+    return tuple(integer(owner, name, value, 1) for value in values)
 
 
-def check_known(layer, *names):
+@overload
+def number(
+    owner: str,
+    name: str,
+    value: object,
+    least: float | None = ...,
+    above: float | None = ...,
+    most: float | None = ...,
+    optional: Literal[False] = ...,
+) -> float: ...
+@overload
+def number(
+    owner: str,
+    name: str,
+    value: object,
+    least: float | None = ...,
+    above: float | None = ...,
+    most: float | None = ...,
+    *,
+    optional: bool,
+) -> float | None: ...
+def number(
+    owner: str,
+    name: str,
+    value: object,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    optional: bool = False,
+) -> float | None:
+    """The argument `name` of `owner`, a finite number, as Python's float.
+
+    Args:
+        owner, name, value, optional: see `integer`.
+        least, above, most: bounds, of which `above` is not itself allowed; None is no bound.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    if value is None and optional:
+        return None
+    found = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            found = float(value)
+    inside = (
+        math.isfinite(found)
+        and (least is None or found >= least)
+        and (above is None or found > above)
+        and (most is None or found <= most)
+    )
+    if not inside:
+        bounds = [
+            f"{words} {bound}"
+            for words, bound in (("of at least", least), ("above", above), ("of at most", most))
+            if bound is not None
+        ]
+        rule = " ".join(["a finite number", " and ".join(bounds)]).strip()
+        raise ValueError(
+            f"{owner} needs `{name}` to be {rule}{' or None' if optional else ''}. "
+            f"Received {name}={plain(value)!r}."
+        )
+    return found
+
+
+def check_choice(owner: str, name: str, value: object, choices: Collection[object]) -> None:
+    """Raises ValueError unless the argument is one of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"{owner} takes `{name}` from {list(choices)}. Received {name}={value!r}."
+            f"{did_you_mean(value, choices)}"
+        )
+
+
+def check_known(layer: object, *names: str) -> None:
     """Raises ValueError if a count is still None when the layer is built."""
     for name in names:
         if getattr(layer, name) is None:
@@ -130,3 +163,53 @@ def check_known(layer, *names):
                 f"Received {name}=None. Pass it, or use the layer inside a mixture or "
                 "MultiTaskModel, which fills it in."
             )
+
+
+def did_you_mean(given: object, known: Iterable[object]) -> str:
+    """ " Did you mean 'dim'?", of the known word nearest to what was given; else nothing."""
+    if not isinstance(given, str):
+        return ""
+    words = {str(word).lower(): str(word) for word in known if isinstance(word, str)}
+    near = difflib.get_close_matches(given.lower(), words, n=1)
+    return f" Did you mean {words[near[0]]!r}?" if near else ""
+
+
+def plain(value: Any) -> Any:
+    """Python's numbers and text in place of NumPy's, also in sequences, for JSON knows none."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def make_plain(part: Any) -> None:
+    """Makes the fields of a frozen dataclass `plain`."""
+    for field in dataclasses.fields(part):
+        object.__setattr__(part, field.name, plain(getattr(part, field.name)))
+
+
+def may_be_served(name: str) -> bool:
+    """Whether a name may be an argument of a served function."""
+    return bool(NAME.match(name)) and not keyword.iskeyword(name) and name != "self"
+
+
+def check_input(owner: str, name: object) -> None:
+    """`check_name`, for what becomes an argument of the served model."""
+    check_name(owner, name)
+    if not may_be_served(str(name)):
+        raise ValueError(
+            f"{owner} becomes an argument of the served model, which must not be a word of Python. "
+            f"Received name={name!r}. Choose another name, and give the table's as `source`: "
+            f"{owner}('c_{name}', source={name!r})."
+        )
+
+
+def check_name(owner: str, name: object) -> None:
+    """Raises ValueError unless a column's or task's name is letters, digits and underscores."""
+    if not isinstance(name, str) or not NAME.match(name):
+        raise ValueError(
+            f"{owner} needs a name of letters, digits and underscores that starts with "
+            "a letter, because it becomes an argument of the served model. "
+            f"Received name={name!r}. If the table's own name is different, choose a "
+            f"plain one and give the table's as `source`: {owner}('capital_gain', "
+            "source='capital-gain')."
+        )

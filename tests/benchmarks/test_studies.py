@@ -141,7 +141,7 @@ def test_census_as_rows_of_one_task(census):
     counts = [part["task"].value_counts() for part in (split.train, split.valid, split.test)]
     assert counts[0].to_dict() == dict.fromkeys(names, 10) | {"income": 3}
     assert counts[2].to_dict() == dict.fromkeys(names, 20)
-    inputs = {column.raw for column in split.schema.columns}
+    inputs = {column.raw_name for column in split.schema.columns}
     assert not inputs & {"income", "college", "education", "never_married", "marital_stat", "sex"}
     answers = split.train.groupby("task")["label"]
     # Of the lines that `write` makes.

@@ -205,7 +205,7 @@ def test_rows_of_one_task_each_all_the_way(tmp_path):
     assert done.exit_code == 0, done.output
     read = tfmoe.Schema.load(schema)
     assert (read.task_names, read.task_keys) == (("market_7", "NA"), ("7", "NA"))
-    assert {task.raw for task in read.tasks} == {"watch"}
+    assert {task.raw_name for task in read.tasks} == {"watch"}
     assert "--task-column market with 2 labels" in run(*two_labels).output
     options = ("--gate", "task-aware", "--num-experts", 4, "--hidden-units", "4", "--epochs", 1)
     history = ("--history", tmp_path / "gates.csv")

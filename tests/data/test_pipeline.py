@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfmoe.data.batch.epochs import batched, mixed
+from tfmoe.data.batch.epochs import mixed, rebatch
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
@@ -44,9 +44,8 @@ def prep():
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 50 rows, so that small files have several pieces and chunks."""
-    for module in ("readers", "pipeline"):
-        monkeypatch.setattr(f"tfmoe.data.{module}.CHUNK_ROWS", 50)
+    """Chunks of 50 rows, so that small files have several fragments and chunks."""
+    monkeypatch.setattr("tfmoe.data.read.tables.CHUNK_ROWS", 50)
 
 
 def _files(folder, kind, count, each=250):
@@ -247,7 +246,7 @@ def test_small_input_is_mixed_evenly():
 def test_batches_are_cut_from_chunks_of_any_size(sizes, drop_remainder):
     rows = np.arange(10)[:, None]
     chunks = np.split(rows, np.cumsum(sizes)[:-1])
-    batches = [batch[:, 0].tolist() for batch in batched(chunks, 4, drop_remainder)]
+    batches = [batch[:, 0].tolist() for batch in rebatch(chunks, 4, drop_remainder)]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]][: 2 if drop_remainder else 3]
 
 
@@ -264,11 +263,27 @@ def test_dataset_of_a_generator_asks_for_a_callable(prep):
         ({"seed": -1}, r"at least 0. Received seed=-1"),
         ({"shuffle": "yes"}, r"rows in the shuffle buffer. Received shuffle='yes'"),
         ({"shard": (2, 2)}, r"0 <= index < count. Received shard=\(2, 2\)"),
+        ({"shard": 3}, r"0 <= index < count. Received shard=3"),
+        ({"shard": (0, 2.0)}, r"0 <= index < count. Received shard=\(0, 2.0\)"),
+        ({"mixer": "even"}, r"a TaskMixer as `mixer`.*Received mixer='even'"),
     ],
 )
 def test_dataset_arguments(prep, given, message):
     with pytest.raises(ValueError, match=message):
         prep.dataset(_rows(0, 10), **given)
+
+
+def test_arguments_may_be_numpys(prep):
+    numbers = {"batch_size": np.int64(4), "seed": np.int32(1), "shuffle": np.int64(5)}
+    given = prep.dataset(_rows(0, 10), **numbers, shard=(np.int64(0), np.int64(2)))
+    same = prep.dataset(_rows(0, 10), batch_size=4, seed=1, shuffle=5, shard=(0, 2))
+    np.testing.assert_array_equal(_order(given), _order(same))
+
+
+@pytest.mark.parametrize("batch_size", [0, 2.0, True])
+def test_batches_tell_what_is_wrong_at_once(prep, batch_size):
+    with pytest.raises(ValueError, match=f"at least 1. Received batch_size={batch_size}"):
+        prep.batches(_rows(0, 10), batch_size)
 
 
 def test_missing_columns_of_files_are_told_at_once(prep, tmp_path):

@@ -106,7 +106,7 @@ def _expected(prep, fitted_rows, rows):
             if getattr(user, "table", None) != column.name:
                 continue
             for row in fitted_rows:
-                value, pieces = row[user.raw], False
+                value, pieces = row[user.raw_name], False
                 if isinstance(user, MultiCategorical):
                     value, pieces = oracle.cells(value, user.separator)
                 else:
@@ -116,9 +116,9 @@ def _expected(prep, fitted_rows, rows):
             column.dtype, counts, column.min_count, column.max_size, column.hash_buckets
         )
     for name, column in columns.items():
-        values = [row[column.raw] for row in rows]
+        values = [row[column.raw_name] for row in rows]
         if isinstance(column, Numeric):
-            seen = [row[column.raw] for row in fitted_rows]
+            seen = [row[column.raw_name] for row in fitted_rows]
             if column.transform == "log":
                 seen = [v if oracle.is_missing(v) else oracle.log(v) for v in seen]
             mean, scale = oracle.moments(seen)
@@ -130,7 +130,9 @@ def _expected(prep, fitted_rows, rows):
                     oracle.number(v, mean, scale, column.transform, column.fill) for v in values
                 ]
         elif isinstance(column, MultiCategorical):
-            seen = [len(oracle.cells(row[column.raw], column.separator)[0]) for row in fitted_rows]
+            seen = [
+                len(oracle.cells(row[column.raw_name], column.separator)[0]) for row in fitted_rows
+            ]
             lengths[name] = column.max_length or max([*seen, 1])
             expected[name] = [
                 oracle.list_ids(
@@ -419,6 +421,33 @@ def test_constructor_errors():
         Preprocessor(3)
     with pytest.raises(ValueError, match=r"at least 1. Received max_distinct=0"):
         Preprocessor(Schema([Numeric("a")], _CLICK), max_distinct=0)
+    with pytest.raises(TypeError, match="max_distinkt"):
+        Preprocessor(Schema([Numeric("a")], _CLICK), max_distinkt=5)
+
+
+def test_the_cap_may_be_numpys(tmp_path):
+    prep = Preprocessor(Schema([Categorical("a")], _CLICK), max_distinct=np.int64(7))
+    prep.fit(pd.DataFrame({"a": ["x", "y"]})).save(tmp_path / "p")
+    assert Preprocessor.load(tmp_path / "p").max_distinct == 7
+
+
+def test_what_missing_numbers_count_as():
+    rows = pd.DataFrame({"a": [1.0, 1.0, 3.0, 9.0, np.nan]})
+    columns = [
+        Numeric("filled", source="a", transform="buckets", num_buckets=2, fill=9.0),
+        Numeric("own_id", source="a", transform="buckets", num_buckets=2),
+        Numeric("log", source="a", transform="log"),
+        Numeric("log_filled", source="a", transform="log", fill=9.0),
+    ]
+    prep = _fit(columns, rows)
+    features = prep.arrays(rows, labels=False)
+    assert features["filled"].tolist()[-1] == features["filled"].tolist()[-2]
+    assert features["own_id"].tolist()[-1] == 1
+    # The mean of the logarithms, not the logarithm of the mean.
+    logarithms = np.log1p(rows["a"][:-1])
+    assert prep.numeric["log"].mean == pytest.approx(logarithms.mean())
+    assert features["log"][-1] == 0.0
+    assert features["log_filled"][-1] == features["log"][-2] > 0
 
 
 # --- unfitted -------------------------------------------------------------------------
@@ -593,6 +622,22 @@ def test_save_and_load(tmp_path, state):
         "arrays.npz",
         "preprocessor.json",
     ]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("fails", ["np.savez_compressed", "Path.write_text"])
+def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch, there, fails):
+    prep, _ = _everything()
+    if there:
+        (tmp_path / "p").mkdir()
+        (tmp_path / "p" / "kept.txt").touch()
+    monkeypatch.setattr(f"tfmoe.data.fit.storage.{fails}", lambda *given, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prep.save(tmp_path / "p")
+    assert [path.name for path in tmp_path.rglob("*")] == ["p", "kept.txt"] * there
+    monkeypatch.undo()
+    prep.save(tmp_path / "p")
+    assert Preprocessor.load(tmp_path / "p").num_rows == prep.num_rows
 
 
 def test_labels_never_seen_are_saved(tmp_path):

@@ -156,8 +156,8 @@ def test_several_files_and_globs(tmp_path):
 
 def test_only_needed_columns_are_read(tmp_path):
     path = _write(_table(100), tmp_path / "a.parquet")
-    (piece,) = open_source(path).pieces()
-    (chunk,) = piece.read({"age": "float"})
+    (fragment,) = open_source(path).fragments()
+    (chunk,) = fragment.read({"age": "float"})
     assert list(chunk) == ["age"]
 
 
@@ -167,7 +167,9 @@ def test_chunks_are_bounded(tmp_path):
     rows.to_parquet(tmp_path / "a.parquet")
     for source in (rows, tmp_path / "a.csv", tmp_path / "a.parquet"):
         chunks = [
-            c["a"] for piece in open_source(source).pieces() for c in piece.read({"a": "int"})
+            c["a"]
+            for fragment in open_source(source).fragments()
+            for c in fragment.read({"a": "int"})
         ]
         assert sum(map(len, chunks)) == 200_000
         assert max(map(len, chunks)) < 200_000
@@ -330,7 +332,7 @@ def test_source_errors(tmp_path):
     with pytest.raises(ValueError, match=r"different column names. Received \['a'\] twice"):
         open_source(pd.DataFrame([[1, 2]], columns=["a", "a"]))
     with pytest.raises(TypeError, match=r"must yield pandas DataFrames. Received a int"):
-        list(open_source(iter([1])).pieces())
+        list(open_source(iter([1])).fragments())
 
 
 def test_a_folder_is_the_files_in_it(tmp_path):

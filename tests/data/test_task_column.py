@@ -139,21 +139,21 @@ def _tables(draw, tasks):
     rows = []
     for _ in range(draw(st.integers(1, 12))):
         task = draw(st.sampled_from(tasks))
-        own = draw(_cell[task.raw])
-        if task.raw == "grade" and task.classes:
+        own = draw(_cell[task.raw_name])
+        if task.raw_name == "grade" and task.classes:
             own = draw(st.sampled_from([3.0, 5.0, None]))
         row = {"age": 0.5, "market": task.name if task.key is None else str(task.key)}
         row |= {name: draw(_other) for name in ("click", "stars", "hours", "grade")}
         row["kind"] = draw(st.sampled_from(["x", "q", None]))
         row["seen"] = draw(st.sampled_from([0.0, 1.0, None]))
-        rows.append(row | {task.raw: own})
+        rows.append(row | {task.raw_name: own})
     return rows
 
 
 def _expected(tasks, row):
     """The row's task and label, one row at a time."""
     (task,) = [t for t in tasks if row["market"] == (t.name if t.key is None else str(t.key))]
-    value = row[task.raw]
+    value = row[task.raw_name]
     if value in (None, "") or (task.where and row[task.where] != 1):
         value = math.nan
     elif getattr(task, "classes", None):
@@ -238,8 +238,7 @@ def _source(kind, rows, folder):
 
 @pytest.mark.parametrize("kind", ["dict", "csv", "parquet", "tfrecord"])
 def test_sources_agree(tmp_path, kind, monkeypatch):
-    for module in ("readers", "pipeline"):
-        monkeypatch.setattr(f"tfmoe.data.{module}.CHUNK_ROWS", 25)
+    monkeypatch.setattr("tfmoe.data.read.tables.CHUNK_ROWS", 25)
     rows = _rows().astype({"age": "float32", "stars": "float32", "hours": "float32", "w": "f4"})
     prep = Preprocessor(_schema(weight_column="w")).fit(rows, progress=False)
     expected = prep.arrays(rows)

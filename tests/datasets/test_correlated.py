@@ -55,10 +55,10 @@ def test_seed_decides():
     [
         ({"correlation": 1.5}, "correlation=1.5"),
         ({"scale": 0.0}, "scale=0.0"),
-        ({"num_rows": (1, 2)}, "three numbers of rows"),
-        ({"num_rows": (1, 0, 2)}, "at least 1. Received 0"),
-        ({"num_features": 1}, "`num_features` of at least 2. Received 1"),
-        ({"noise": -1.0}, "`noise` of at least 0"),
+        ({"num_rows": (1, 2)}, "Received num_rows=\\(1, 2\\). Give three"),
+        ({"num_rows": (1, 0, 2)}, "at least 1. Received num_rows=0"),
+        ({"num_features": 1}, "at least 2. Received num_features=1"),
+        ({"noise": -1.0}, "number of at least 0. Received noise=-1.0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):

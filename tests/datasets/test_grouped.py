@@ -85,9 +85,9 @@ def test_extremes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_tasks": 0}, "`num_tasks` of at least 1. Received num_tasks=0"),
-        ({"num_rows": 9}, "`num_rows` of at least 10. Received num_rows=9"),
-        ({"noise": -1.0}, "`noise` of at least 0. Received noise=-1.0"),
+        ({"num_tasks": 0}, "integer of at least 1. Received num_tasks=0"),
+        ({"num_rows": 9}, "integer of at least 10. Received num_rows=9"),
+        ({"noise": -1.0}, "number of at least 0. Received noise=-1.0"),
         ({"num_experts": 6}, "num_experts=6, experts_per_group=4. Make the first a multiple"),
     ],
 )

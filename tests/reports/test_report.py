@@ -270,7 +270,7 @@ def test_a_report_is_a_folder(tmp_path):
     assert found == {"gate.png", "gate_curves.png", "gate_history.png", "gates.csv"}
     written = pd.read_csv(tmp_path / "report" / "gates.csv")
     pd.testing.assert_frame_equal(written, use.frame(), check_dtype=False, rtol=1e-6)
-    with pytest.raises(FileExistsError, match="report is there already"):
+    with pytest.raises(FileExistsError, match="report', which is there already"):
         write_report(model, df, tmp_path / "report")
     with pytest.raises(ValueError, match=r"GateReport.frame.*Received one with columns \['a'\]"):
         write_report(model, df, tmp_path / "other", pd.DataFrame({"a": [1]}))

@@ -1,6 +1,7 @@
 import dataclasses
 import decimal
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,18 @@ def test_infer_proposes_what_a_person_would():
         Schema.infer(df, labels=["clicks"])
 
 
+def test_the_raw_names_old_name_goes_on_working():
+    assert Numeric("a", source="A").raw == Numeric("a", source="A").raw_name == "A"
+    assert Binary("y").raw == Binary("y").raw_name == "y"
+
+
+def test_a_file_that_fails_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_text", lambda *given, **more: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        FULL.save(tmp_path / "new" / "schema.json")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_inferred_can_be_fitted():
     df = pd.DataFrame(
         {
@@ -160,9 +173,13 @@ def test_fields_may_be_numpys():
         [
             Multiclass("y", num_classes=np.int64(3), weight=np.float32(2)),
             Multiclass("z", classes=np.array([4, 7])),
+            Binary("u", key=None, where=np.str_("seen")),
         ],
     )
     assert Schema.from_json(schema.to_json()) == schema
+    counts = {"dim": 3, "min_count": 2, "max_size": 5}
+    written = Categorical("a", **{name: np.int32(n) for name, n in counts.items()})
+    assert {name: type(getattr(written, name)) for name in counts} == dict.fromkeys(counts, int)
     assert schema.tasks[1].classes == (4, 7)
 
 
@@ -221,6 +238,22 @@ def test_fields_may_be_numpys():
             ),
             "unknown fields \\['size'\\]",
         ),
+        (
+            lambda: Schema.from_dict(
+                {"columns": [{"kind": "Numeric", "name": "x", "transfrom": "log"}], "tasks": []}
+            ),
+            r"unknown fields \['transfrom'\]\. For 'transfrom': Did you mean 'transform'\?",
+        ),
+        (
+            lambda: Schema.from_dict({"columns": [{"kind": "numeric", "name": "x"}], "tasks": []}),
+            r"Received kind='numeric'\. Did you mean 'Numeric'\?",
+        ),
+        (
+            lambda: Schema.from_dict({"columns": [], "tasks": [], "weights_column": "w", 3: 4}),
+            r"unknown fields \[3, 'weights_column'\]\. For 'weights_column': Did you mean 'weight_",
+        ),
+        (lambda: Categorical("a", dim=True), r"Received dim=True"),
+        (lambda: Categorical("a", max_size=2.0), r"None or an integer.*Received max_size=2.0"),
     ],
 )
 def test_errors_say_what_to_do(make, message):

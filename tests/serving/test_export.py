@@ -54,7 +54,7 @@ def prep():
 
 @pytest.fixture(scope="module")
 def look_up(prep):
-    inputs = graph.RawInputs(prep)
+    inputs = graph.GraphEncoder(prep)
     return tf.function(inputs, input_signature=[graph.signature(prep)])
 
 
@@ -92,7 +92,7 @@ def test_shared_integer_vocabulary_is_found_from_text(tmp_path):
         {"item": [7, 8, 9, -3], "seen": ["7 8", "007 9 8 7", "", None], "click": [0, 1, 0, 1]}
     )
     prep = tfmoe.Preprocessor(schema).fit(df, progress=False)
-    served = graph.RawInputs(prep)(tensors(prep, df))
+    served = graph.GraphEncoder(prep)(tensors(prep, df))
     for name, values in prep.arrays(df, labels=False).items():
         np.testing.assert_array_equal(served[name], values)
 
@@ -201,7 +201,7 @@ def test_a_raw_column_may_be_a_number_and_a_category(category, number_first):
     df = pd.DataFrame({"hour": [3, 3, 15, 20] * 5, "y": [0, 1, 1, 0] * 5})
     prep = tfmoe.Preprocessor(schema).fit(df, progress=False)
     rows = sample_rows(prep, 200)
-    served = graph.RawInputs(prep)(tensors(prep, rows))
+    served = graph.GraphEncoder(prep)(tensors(prep, rows))
     features = prep.arrays(rows, labels=False)
     for name, values in features.items():
         np.testing.assert_allclose(served[name], values, rtol=1e-6, err_msg=name)

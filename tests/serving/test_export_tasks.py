@@ -79,7 +79,7 @@ def look_up():
     columns = [column for column in _COLUMNS if column.name != "market_id"]
     schema = tfmoe.Schema(columns, _TASKS["numbers"], task_column="market")
     prep = tfmoe.Preprocessor(schema).fit(_rows(), progress=False)
-    return prep, graph.RawInputs(prep)
+    return prep, graph.GraphEncoder(prep)
 
 
 @settings(max_examples=60, deadline=None)

@@ -211,10 +211,10 @@ def _head(data, text=None):
     from tfmoe.data.arrow import decoded, to_text
     from tfmoe.data.read.source import open_source
 
-    piece = open_source(data).pieces()[0]
-    if not hasattr(piece, "first"):
+    fragment = open_source(data).fragments()[0]
+    if not hasattr(fragment, "first"):
         raise ValueError(f"A schema is proposed for .csv, .tsv or .parquet files. Received {data}.")
-    table = piece.first(10_000, text).slice(0, 10_000)
+    table = fragment.first(10_000, text).slice(0, 10_000)
     if text in table.column_names:
         place, cells = table.column_names.index(text), table[text].combine_chunks()
         table = table.set_column(place, text, decoded(to_text(cells, text)))

@@ -158,9 +158,9 @@ def served_predictions(model, version, rows):
 
     served = tf.saved_model.load(str(version)).signatures["serving_default"]
     answers = served(**tensors(model.preprocessor, rows))
-    inputs = rows[[column.raw for column in model.schema.columns]].reset_index(drop=True)
+    inputs = rows[[column.raw_name for column in model.schema.columns]].reset_index(drop=True)
     predicted = {f"{task}_predicted": values.numpy() for task, values in answers.items()}
-    labels = rows[[task.raw for task in model.schema.tasks]].reset_index(drop=True)
+    labels = rows[[task.raw_name for task in model.schema.tasks]].reset_index(drop=True)
     return inputs.join(labels).assign(**predicted)
 
 

@@ -5,11 +5,13 @@ functions bring the one to the other without looking at single rows, and say whi
 column, which type and which value is at fault when that is impossible.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfmoe.schema.columns import MISSING_INT
+from tfmoe.schema.columns import MISSING_INT, MultiCategorical
 
 _REMEDY = {
     "numbers": "Convert the column, or declare it Categorical.",
@@ -20,7 +22,7 @@ _REMEDY = {
 }
 
 
-def to_arrow(values, name):
+def to_arrow(values: Any, name: str) -> pa.ChunkedArray:
     """A column of a table in memory as an Arrow array; NaN becomes null.
 
     Args:
@@ -48,7 +50,8 @@ def to_arrow(values, name):
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
-def is_list(kind):
+def is_list(kind: pa.DataType) -> bool:
+    """Whether Arrow type `kind` is one of its types of lists."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or _is_fixed(kind)
 
 
@@ -56,7 +59,7 @@ def _is_fixed(kind):
     return pa.types.is_fixed_size_list(kind)
 
 
-def is_text(kind):
+def is_text(kind: pa.DataType) -> bool:
     """Whether Arrow type `kind` holds text or bytes, dictionary-encoded or not."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -69,7 +72,7 @@ def is_text(kind):
     )
 
 
-def wrong_type(name, expected, array, example=None):
+def wrong_type(name: str, expected: str, array: pa.Array, example: object = None) -> TypeError:
     """The error for a column that does not hold what the schema says."""
     if example is None:
         present = array.drop_null()
@@ -80,7 +83,7 @@ def wrong_type(name, expected, array, example=None):
     )
 
 
-def to_floats(array, name):
+def to_floats(array: pa.Array, name: str) -> np.ndarray:
     """Numbers as float64 `(n,)`; null becomes NaN.
 
     Raises:
@@ -99,7 +102,7 @@ def to_floats(array, name):
     return array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
-def to_ints(array, name):
+def to_ints(array: pa.Array, name: str) -> np.ndarray:
     """Integers as int64 `(n,)`; null becomes `MISSING_INT`.
 
     Whole floats count as integers: pandas turns integers with gaps into floats.
@@ -120,7 +123,7 @@ def to_ints(array, name):
 
 
 def _whole(array, name, expected="integers"):
-    """Floats as int64, if they are whole, and small enough to be told from their neighbours."""
+    """Floats as int64, if they are whole and small enough to be exact."""
     # Digits of a float's fraction, and the one that is always there.
     exact = 2.0 ** (np.finfo(array.type.to_pandas_dtype()).nmant + 1)
     floats = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -140,7 +143,7 @@ def _whole(array, name, expected="integers"):
     return whole
 
 
-def to_text(array, name):
+def to_text(array: pa.Array, name: str) -> pa.Array:
     """Strings, or a dictionary of strings: `pa.StringArray`, or `pa.DictionaryArray`.
 
     Integers become their decimal digits, booleans `True` and `False`, bytes are read
@@ -170,12 +173,12 @@ def to_text(array, name):
         ) from error
 
 
-def decimals(values):
+def decimals(values: np.ndarray) -> pa.Array:
     """The decimal digits of int64 values, as a `pa.StringArray`."""
     return pa.array(values, pa.int64()).cast(pa.string())
 
 
-def whole_numbers(text):
+def whole_numbers(text: pa.Array) -> np.ndarray:
     """The int64 whose decimal form each string is, `MISSING_INT` where there is none.
 
     `"7"` is the decimal form of 7; `"007"`, `"+7"` and `"7.0"` are of none.
@@ -196,7 +199,7 @@ def whole_numbers(text):
     return values
 
 
-def split_lists(array, column):
+def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np.ndarray]:
     """The elements of a list column's cells, and how many each cell has.
 
     Args:
@@ -215,13 +218,13 @@ def split_lists(array, column):
         return pa.nulls(0), np.zeros(len(array), np.int64)
     if not is_list(kind):
         if column.separator is None:
-            raise wrong_type(column.raw, "lists", array)
-        array = pc.split_pattern(decoded(to_text(array, column.raw)), column.separator)
+            raise wrong_type(column.raw_name, "lists", array)
+        array = pc.split_pattern(decoded(to_text(array, column.raw_name)), column.separator)
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     # flatten() leaves out what null cells may hold behind the scenes.
     return array.flatten(), lengths.astype(np.int64)
 
 
-def decoded(array):
+def decoded(array: pa.Array) -> pa.Array:
     """The array without a dictionary."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

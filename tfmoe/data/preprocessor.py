@@ -1,29 +1,49 @@
 """The Preprocessor: fits a table once and encodes rows for training and serving."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
 from tfmoe.data.batch.epochs import (
     Epochs,
-    ahead,
     as_dataset,
-    batched,
-    check_dataset_arguments,
+    check_mixer,
     check_rows,
+    check_shard,
+    check_shuffle,
     counted,
     held_rows,
     packed_chunks,
+    prefetch_map,
     raw_chunks,
+    rebatch,
 )
+from tfmoe.data.batch.task_mixer import TaskMixer
+from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import RowEncoder
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, unfitted_columns
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
-from tfmoe.data.read.source import open_source
-from tfmoe.schema.columns import Numeric
+from tfmoe.data.read.source import Rows, open_source
+from tfmoe.files import PathLike
+from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Task
+from tfmoe.validation import integer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    import tensorflow as tf
+
+_Arrays: TypeAlias = dict[str, np.ndarray]
+# Features, labels, weights.
+_WithLabels: TypeAlias = tuple[_Arrays, _Arrays, _Arrays]
 
 
 class Preprocessor:
@@ -60,25 +80,20 @@ class Preprocessor:
     """
 
     #: Error of the fitted quantiles' ranks, as a share of the rows, with 99 % confidence.
-    rank_error = RANK_ERROR
+    rank_error: float = RANK_ERROR
 
-    def __init__(self, schema, max_distinct=5_000_000):
+    def __init__(self, schema: Schema, max_distinct: int = 5_000_000) -> None:
         if not isinstance(schema, Schema):
             raise TypeError(
                 f"Preprocessor takes a Schema. Received schema={schema!r}. `Schema.infer(df, "
                 "labels=[...])` proposes one."
             )
-        if isinstance(max_distinct, bool) or not isinstance(max_distinct, int) or max_distinct < 1:
-            raise ValueError(
-                "Preprocessor needs `max_distinct` to be an integer of at least 1. Received "
-                f"max_distinct={max_distinct!r}."
-            )
         self.schema = schema
-        self.max_distinct = max_distinct
-        self._statistics = None
-        self._fitted = None
+        self.max_distinct = integer("Preprocessor", "max_distinct", max_distinct, 1)
+        self._statistics: Statistics | None = None
+        self._fitted: Fitted | None = None
 
-    def fit(self, source, progress=True):
+    def fit(self, source: Rows, progress: bool = True) -> Preprocessor:
         """Reads the source once, in chunks; replaces what was fitted before.
 
         Label columns may be missing. Memory is bounded by `max_distinct` values a column
@@ -96,12 +111,12 @@ class Preprocessor:
                 names no task of the schema, or there are no rows.
             TypeError: if a column does not hold what the schema says.
         """
-        source = open_source(source)
+        opened = open_source(source)
         statistics = Statistics(self.schema, self.max_distinct)
-        with _progress_bar(progress, source.num_rows) as advance:
-            chunks = raw_chunks(source, statistics.required_columns)
+        with _progress_bar(progress, opened.num_rows) as advance:
+            chunks = raw_chunks(opened, statistics.required_columns)
             # One thread counts a chunk while this one reads the next.
-            for num_rows in ahead(statistics.add, chunks, workers=1):
+            for num_rows in prefetch_map(statistics.add, chunks, workers=1):
                 advance(num_rows)
         check_rows(statistics.num_rows)
         self._set(statistics)
@@ -111,7 +126,7 @@ class Preprocessor:
         self._statistics = statistics
         self._fitted = Fitted.of(statistics)
 
-    def merge(self, other):
+    def merge(self, other: Preprocessor) -> Preprocessor:
         """A new Preprocessor, as if fitted on the rows of both.
 
         Counts and vocabularies are equal to those (up to `max_distinct`), moments up to
@@ -127,18 +142,25 @@ class Preprocessor:
                 "Only Preprocessors with equal schemas can be merged. Received other="
                 f"{other!r} with another schema. Fit all parts with the same schema."
             )
-        for part in (self, other):
-            if part._statistics is None:
-                raise ValueError(
-                    "Both parts must be fitted and hold their counts to be merged. Received one "
-                    f"with fitted={part.fitted} and no counts. Fit it, or save it with "
-                    "`save(path)` rather than `save(path, state=False)`."
-                )
         merged = Preprocessor(self.schema, max(self.max_distinct, other.max_distinct))
-        merged._set(self._statistics.merge(other._statistics))
+        merged._set(self._counted().merge(other._counted()))
         return merged
 
-    def select(self, tasks):
+    def _counted(self) -> Statistics:
+        """What a pass has counted.
+
+        Raises:
+            ValueError: if there was none, or the counts were not saved.
+        """
+        if self._statistics is None:
+            raise ValueError(
+                "Both parts must be fitted and hold their counts to be merged. Received one "
+                f"with fitted={self.fitted} and no counts. Fit it, or save it with "
+                "`save(path)` rather than `save(path, state=False)`."
+            )
+        return self._statistics
+
+    def select(self, tasks: str | Iterable[str]) -> Preprocessor:
         """A new Preprocessor of the same columns with some of the tasks, fitted alike.
 
         Args:
@@ -146,7 +168,7 @@ class Preprocessor:
         """
         return self._under(self.schema.select(tasks))
 
-    def add_task(self, task):
+    def add_task(self, task: Task) -> Preprocessor:
         """A new Preprocessor of the same columns with one more task, fitted alike.
 
         The task comes last. Its label mean is NaN: its labels have not been seen.
@@ -166,15 +188,15 @@ class Preprocessor:
 
     def dataset(
         self,
-        source,
-        batch_size=1024,
-        shuffle=False,
-        seed=0,
-        labels=True,
-        shard=(0, 1),
-        drop_remainder=False,
-        mixer=None,
-    ):
+        source: Rows,
+        batch_size: int = 1024,
+        shuffle: bool | int = False,
+        seed: int = 0,
+        labels: bool = True,
+        shard: tuple[int, int] = (0, 1),
+        drop_remainder: bool = False,
+        mixer: TaskMixer | None = None,
+    ) -> tf.data.Dataset:
         """A `tf.data.Dataset` of batches for `model.fit`.
 
         A DataFrame or dict is encoded at once and held (4 bytes a value), and with
@@ -208,23 +230,33 @@ class Preprocessor:
             labels and weights the one name `score`, for the row's own task.
 
         Raises:
-            ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. What is
-                wrong within files is told when the dataset is read, in TensorFlow's
+            ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. Errors in
+                the files' cells are raised when the dataset is read, as TensorFlow's
                 `InvalidArgumentError`.
         """
-        check_dataset_arguments(self.schema, batch_size, shuffle, seed, shard, mixer)
-        source = open_source(source)
-        if source.once:
+        batch_size = integer("dataset", "batch_size", batch_size, 1)
+        seed = integer("dataset", "seed", seed, 0)
+        check_shuffle(shuffle)
+        check_shard(shard)
+        check_mixer(mixer, self.schema)
+        opened = open_source(source)
+        if opened.single_pass:
             raise ValueError(
                 "A dataset reads its source once an epoch. Received a generator, which can be "
                 "read only once. Pass a callable that returns a new one: "
                 "dataset(lambda: frames())."
             )
         encoder = self._encoder(labels)
-        epochs = Epochs(encoder, source, batch_size, shuffle, seed, shard, drop_remainder, mixer)
+        epochs = Epochs(encoder, opened, batch_size, shuffle, seed, shard, drop_remainder, mixer)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
 
-    def arrays(self, source, labels=True):
+    @overload
+    def arrays(self, source: Rows, labels: Literal[True] = True) -> _WithLabels: ...
+    @overload
+    def arrays(self, source: Rows, labels: Literal[False]) -> _Arrays: ...
+    @overload
+    def arrays(self, source: Rows, labels: bool) -> _WithLabels | _Arrays: ...
+    def arrays(self, source: Rows, labels: bool = True) -> _WithLabels | _Arrays:
         """All rows as NumPy arrays; needs no TensorFlow (but to read TFRecord files).
 
         Args:
@@ -244,20 +276,36 @@ class Preprocessor:
         encoder = self._encoder(labels)
         return _arrays(encoder, held_rows(encoder, open_source(source)))
 
-    def batches(self, source, batch_size=1024, labels=True):
+    @overload
+    def batches(
+        self, source: Rows, batch_size: int = ..., labels: Literal[True] = True
+    ) -> Iterator[_WithLabels]: ...
+    @overload
+    def batches(
+        self, source: Rows, batch_size: int = ..., *, labels: Literal[False]
+    ) -> Iterator[_Arrays]: ...
+    @overload
+    def batches(
+        self, source: Rows, batch_size: int, labels: bool
+    ) -> Iterator[_WithLabels] | Iterator[_Arrays]: ...
+    def batches(
+        self, source: Rows, batch_size: int = 1024, labels: bool = True
+    ) -> Iterator[_WithLabels] | Iterator[_Arrays]:
         """Yields what `arrays` returns, `batch_size` rows at a time, without holding them all.
 
         Args:
             source, labels: see `arrays`, as is what is raised.
             batch_size: int >= 1. The last batch may be smaller.
         """
+        batch_size = integer("batches", "batch_size", batch_size, 1)
         encoder = self._encoder(labels)
         chunks = counted(packed_chunks(encoder, open_source(source)))
-        for words in batched(chunks, batch_size, drop_remainder=False):
-            yield _arrays(encoder, words)
+        batches = rebatch(chunks, batch_size, drop_remainder=False)
+        # Not a generator itself, so that wrong arguments raise here and not at the first batch.
+        return (_arrays(encoder, words) for words in batches)
 
-    def transform(self, df):
-        """The encoded columns of a table as a DataFrame, for a look; lists as lists."""
+    def transform(self, df: Rows) -> pd.DataFrame:
+        """The encoded columns of a table as a DataFrame, to inspect; list columns as lists."""
         import pandas as pd
 
         features = self.arrays(df, labels=False)
@@ -265,26 +313,29 @@ class Preprocessor:
         lists = {name: list(v) if v.ndim > 1 else v for name, v in features.items()}
         return pd.DataFrame(lists, index=index)
 
-    def save(self, path, state=True):
+    def save(self, path: PathLike, state: bool = True) -> None:
         """Writes a folder with `preprocessor.json` and `arrays.npz`, without pickles.
 
         Args:
-            path: folder, made if there is none; nothing is overwritten.
+            path: local folder, made if there is none; nothing is overwritten, and the two
+                files appear when both are written.
             state: whether to keep the counts and sketches that `merge` needs. Without
                 them the folder holds only what encoding needs.
 
         Raises:
             FileExistsError: if a Preprocessor is saved there.
+            ValueError: if the path is a remote one, or columns need `fit`.
         """
         statistics = self._statistics if state else None
         storage.save(path, self.schema, self._ready(), statistics)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Preprocessor:
         """Reads what `save` wrote.
 
         Raises:
             FileNotFoundError: if there is no saved Preprocessor at `path`.
+            ValueError: if it was written by a newer version.
         """
         schema, fitted, statistics = storage.load(path)
         loaded = cls(schema, statistics.max_distinct) if statistics else cls(schema)
@@ -292,17 +343,17 @@ class Preprocessor:
         return loaded
 
     @property
-    def fitted(self):
+    def fitted(self) -> bool:
         """Whether `fit` has run (or a fitted one was loaded)."""
         return self._fitted is not None and self._fitted.num_rows > 0
 
     @property
-    def num_rows(self):
+    def num_rows(self) -> int:
         """Rows seen in fitting; 0 before."""
         return self._fitted.num_rows if self._fitted else 0
 
     @property
-    def table_sizes(self):
+    def table_sizes(self) -> dict[str, int]:
         """Rows of the embedding table of each column that owns one: `{name: int}`.
 
         `FIRST_ID` plus the vocabulary's size, the hash buckets, or `num_buckets`.
@@ -310,17 +361,17 @@ class Preprocessor:
         return self._ready().table_sizes(self.schema)
 
     @property
-    def lengths(self):
+    def lengths(self) -> dict[str, int]:
         """Positions of each list column: `max_length`, or the longest cell seen."""
         return dict(self._ready().lengths)
 
     @property
-    def dtypes(self):
+    def dtypes(self) -> dict[str, str]:
         """`"int"` or `"string"` for each `Categorical` kind, as declared or seen."""
         return dict(self._ready().dtypes)
 
     @property
-    def label_means(self):
+    def label_means(self) -> dict[str, Any]:
         """Mean of each task's present labels; for `Multiclass` class frequencies `(c,)`.
 
         NaN for a task of which no label was seen.
@@ -328,11 +379,11 @@ class Preprocessor:
         return dict(self._ready().label_means)
 
     @property
-    def numeric(self):
+    def numeric(self) -> dict[str, NumericFit]:
         """`NumericFit` of each `Numeric` column."""
         return dict(self._ready().numeric)
 
-    def vocabulary(self, column):
+    def vocabulary(self, column: str) -> pa.Array:
         """The values that have ids of their own, in the order of their ids from 3 on.
 
         Args:
@@ -344,20 +395,21 @@ class Preprocessor:
         Raises:
             ValueError: if the column hashes or is numeric.
         """
-        owners = {c.name: c.table for c in self.schema.columns if not isinstance(c, Numeric)}
-        found = self._ready().vocabularies.get(owners.get(column))
+        owners = {c.name: c.table for c in self.schema.columns if isinstance(c, Categorical)}
+        vocabularies = self._ready().vocabularies
+        found = vocabularies.get(owners.get(column, ""))
         if found is None:
             raise ValueError(
                 "Only a categorical column that does not hash has a vocabulary. Received "
                 f"column={column!r}; columns with one are "
-                f"{[name for name, table in owners.items() if table in self._fitted.vocabularies]}."
+                f"{[name for name, table in owners.items() if table in vocabularies]}."
             )
         return found
 
     def _encoder(self, labels):
         return RowEncoder(self.schema, self._ready(), labels)
 
-    def _ready(self):
+    def _ready(self) -> Fitted:
         """What encoding needs; made from the schema alone if that suffices.
 
         Raises:

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 
 from tfmoe.datasets.synthetic import Split
+from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary
+from tfmoe.validation import check_choice, integer
 
 _HOME = "https://archive.ics.uci.edu/dataset/117/census+income+kdd"
 _NAME = "census-income-kdd"
@@ -42,7 +44,7 @@ _COLLEGE = (
 )  # fmt: skip
 
 
-def census_income(name_or_path=_NAME, main="income", seed=0):
+def census_income(name_or_path: PathLike = _NAME, main: str = "income", seed: int = 0) -> Split:
     """People of the US census of 1994 and 1995, with two binary tasks.
 
     The protocol of MMoE: the main task is `income` or `college`, beside it stands
@@ -72,17 +74,15 @@ def census_income(name_or_path=_NAME, main="income", seed=0):
     Licence CC BY 4.0: Terran Lane and Ronny Kohavi, https://doi.org/10.24432/C5N30T.
     Protocol: Ma et al., 2018, section 6.2, https://doi.org/10.1145/3219819.3220007.
     """
-    if main not in ("income", "college"):
-        raise ValueError(
-            "census_income has one of the main tasks ['income', 'college']. Received "
-            f"main={main!r}."
-        )
+    check_choice("census_income", "main", main, ("income", "college"))
+    seed = integer("census_income", "seed", seed, 0)
     train, rest = (_read(name_or_path, ending) for ending in ("data", "test"))
     order = np.random.default_rng(seed).permutation(len(rest))
-    halves = (rest.iloc[part].reset_index(drop=True) for part in np.array_split(order, 2))
+    halves = np.array_split(order, 2)
+    valid, test = (rest.iloc[part].reset_index(drop=True) for part in halves)
     left_out = ("education", "marital_stat", "instance_weight", "income")
     columns = [_column(name) for name in _COLUMNS if name not in left_out]
-    return Split(train, *halves, Schema(columns, [Binary(main), Binary("never_married")]))
+    return Split(train, valid, test, Schema(columns, [Binary(main), Binary("never_married")]))
 
 
 def _column(name):

@@ -1,8 +1,11 @@
-"""Two regression tasks, alike to a degree that is chosen, made up."""
+"""Two synthetic regression tasks with a chosen correlation."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from tfmoe.validation import integer, number, sizes
 
 
 class CorrelatedTasks(NamedTuple):
@@ -14,23 +17,23 @@ class CorrelatedTasks(NamedTuple):
         weights: `(2, f)`, the directions of the two tasks.
     """
 
-    train: tuple
-    valid: tuple
-    test: tuple
+    train: tuple[np.ndarray, np.ndarray]
+    valid: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
     weights: np.ndarray
 
 
 def correlated_tasks(
-    correlation=0.5,
-    num_features=100,
-    num_sines=5,
-    scale=0.3,
-    num_rows=(10_000, 1000, 1000),
-    noise=0.1,
-    sines_seed=0,
-    seed=0,
-):
-    r"""Two tasks that ask the same of two directions, whose cosine is `correlation`.
+    correlation: float = 0.5,
+    num_features: int = 100,
+    num_sines: int = 5,
+    scale: float = 0.3,
+    num_rows: Sequence[int] = (10_000, 1000, 1000),
+    noise: float = 0.1,
+    sines_seed: int = 0,
+    seed: int = 0,
+) -> CorrelatedTasks:
+    r"""Two tasks with the same function of two directions, whose cosine is `correlation`.
 
         w_1 = scale u_1,    w_2 = scale (p u_1 + sqrt(1 - p^2) u_2)
         y_j = w_j . x + sum_i sin(alpha_i w_j . x + beta_i) + noise
@@ -65,22 +68,17 @@ def correlated_tasks(
     The synthetic study of MMoE (Ma et al., KDD 2018, section 3.2). The paper leaves open
     `scale`, `num_sines`, `alpha` and `beta`; here the latter two are standard normal.
     """
-    least = {
-        "num_features": (num_features, 2),
-        "num_sines": (num_sines, 0),
-        "noise": (noise, 0),
-        "the least of num_rows": (min(num_rows), 1),
-    }
-    for name, (value, bound) in least.items():
-        if value < bound:
-            raise ValueError(
-                f"correlated_tasks needs `{name}` of at least {bound}. Received {value}."
-            )
-    if not -1 <= correlation <= 1 or scale <= 0 or len(num_rows) != 3:
+    owner = "correlated_tasks"
+    number(owner, "correlation", correlation, least=-1, most=1)
+    integer(owner, "num_features", num_features, 2)
+    integer(owner, "num_sines", num_sines, 0)
+    number(owner, "scale", scale, above=0)
+    number(owner, "noise", noise, least=0)
+    num_rows = sizes(owner, "num_rows", num_rows)
+    if len(num_rows) != 3:
         raise ValueError(
-            "correlated_tasks needs a `correlation` in [-1, 1], a `scale` above 0 and three "
-            f"numbers of rows. Received correlation={correlation}, scale={scale}, "
-            f"num_rows={num_rows}."
+            "correlated_tasks makes rows to train, to validate and to test. Received "
+            f"num_rows={num_rows}. Give three numbers."
         )
     rng = np.random.default_rng(seed)
     first, second = np.linalg.qr(rng.normal(size=(num_features, 2)))[0].T
@@ -92,7 +90,7 @@ def correlated_tasks(
     y = directed + np.sin(directed[..., None] * alpha + beta).sum(axis=-1)
     y += noise * rng.normal(size=y.shape)
     ends = np.cumsum(num_rows)[:-1]
-    parts = zip(
+    train, valid, test = zip(
         np.split(x.astype("float32"), ends), np.split(y.astype("float32"), ends), strict=True
     )
-    return CorrelatedTasks(*parts, weights)
+    return CorrelatedTasks(train, valid, test, weights)

@@ -1,14 +1,17 @@
 """Tasks in groups that share experts, made up, with the truth known; scores of a selection."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tfmoe.datasets.synthetic import Split
 from tfmoe.schema.columns import Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
+from tfmoe.validation import check_counts, integer, number
 
 _HIDDEN = 8  # units of a true expert's hidden layer
 
@@ -23,9 +26,9 @@ class GroupedTasks(NamedTuple):
         weights: `(t, e)`, each task's weights of the true experts; a row sums to 1.
     """
 
-    train: tuple
-    valid: tuple
-    test: tuple
+    train: tuple[np.ndarray, np.ndarray]
+    valid: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
     groups: np.ndarray
     weights: np.ndarray
 
@@ -47,20 +50,20 @@ class SelectionScores(NamedTuple):
 
 
 def grouped_tasks(
-    num_tasks=16,
-    num_experts=16,
-    experts_per_group=4,
-    num_features=10,
-    num_rows=20_000,
-    noise=0.1,
-    seed=0,
-):
+    num_tasks: int = 16,
+    num_experts: int = 16,
+    experts_per_group: int = 4,
+    num_features: int = 10,
+    num_rows: int = 20_000,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> GroupedTasks:
     r"""Regression tasks of which those in one group are made of the same few functions.
 
         y_t = sum_e w_te f_e(x) + noise
 
     The true experts `f_e` are random ReLU networks of one hidden layer, with mean 0 and
-    variance 1 over the rows; `x` is standard normal. The experts are parted into groups;
+    variance 1 over the rows; `x` is standard normal. The experts are divided into groups;
     each task belongs to one group, groups as equal as can be, and has weights `w` drawn
     uniformly from the simplex over its group's experts. A task's signal is scaled to
     variance 1, so the best mean squared error is `noise**2`, and that of a constant is
@@ -91,22 +94,18 @@ def grouped_tasks(
     https://arxiv.org/abs/2106.03760), whose details are not public: sizes, networks and
     noise are our own.
     """
-    least = {
-        "num_tasks": (num_tasks, 1),
-        "num_experts": (num_experts, 1),
-        "experts_per_group": (experts_per_group, 1),
-        "num_features": (num_features, 1),
-        "num_rows": (num_rows, 10),
-        "noise": (noise, 0),
-    }
-    for name, (value, bound) in least.items():
-        if value < bound:
-            raise ValueError(
-                f"grouped_tasks needs `{name}` of at least {bound}. Received {name}={value}."
-            )
+    check_counts(
+        "grouped_tasks",
+        num_tasks=(num_tasks, 1),
+        num_experts=(num_experts, 1),
+        experts_per_group=(experts_per_group, 1),
+        num_features=(num_features, 1),
+        num_rows=(num_rows, 10),
+    )
+    number("grouped_tasks", "noise", noise, least=0)
     if num_experts % experts_per_group:
         raise ValueError(
-            "grouped_tasks parts the experts into groups of one size. Received "
+            "grouped_tasks divides the experts into groups of one size. Received "
             f"num_experts={num_experts}, experts_per_group={experts_per_group}. Make the first "
             "a multiple of the second."
         )
@@ -123,10 +122,10 @@ def grouped_tasks(
     signal = (weights @ outputs).T
     y = signal / signal.std(axis=0) + noise * rng.normal(size=signal.shape)
     ends = [int(0.8 * num_rows), int(0.9 * num_rows)]
-    parts = zip(
+    train, valid, test = zip(
         np.split(x.astype("float32"), ends), np.split(y.astype("float32"), ends), strict=True
     )
-    return GroupedTasks(*parts, groups, weights)
+    return GroupedTasks(train, valid, test, groups, weights)
 
 
 def _experts(x, num, rng):
@@ -140,7 +139,9 @@ def _experts(x, num, rng):
     return outputs / outputs.std(axis=1, keepdims=True)
 
 
-def add_unrelated(world, num_tasks, noise=0.1, seed=0):
+def add_unrelated(
+    world: GroupedTasks, num_tasks: int, noise: float = 0.1, seed: int = 0
+) -> GroupedTasks:
     """The same world with further tasks that have nothing to do with the others.
 
     Each is one new true expert, which no other task has, and a group of its own. What
@@ -156,7 +157,7 @@ def add_unrelated(world, num_tasks, noise=0.1, seed=0):
         `GroupedTasks`, the new tasks and experts last.
 
     Raises:
-        ValueError: if `num_tasks` is below 0.
+        ValueError: if `num_tasks` or `noise` is below 0.
 
     Example:
 
@@ -164,11 +165,9 @@ def add_unrelated(world, num_tasks, noise=0.1, seed=0):
     >>> add_unrelated(world, 2).groups.tolist()
     [0, 1, 2, 3]
     """
-    if num_tasks < 0:
-        raise ValueError(
-            f"add_unrelated adds `num_tasks` tasks, at least 0. Received num_tasks={num_tasks}."
-        )
-    parts = world[:3]
+    num_tasks = integer("add_unrelated", "num_tasks", num_tasks, 0)
+    number("add_unrelated", "noise", noise, least=0)
+    parts = (world.train, world.valid, world.test)
     x = np.concatenate([part[0] for part in parts]).astype("float64")
     y = np.zeros((len(x), num_tasks), "float32")
     for t in range(num_tasks):
@@ -176,16 +175,23 @@ def add_unrelated(world, num_tasks, noise=0.1, seed=0):
         y[:, t] = _experts(x, 1, rng)[0] + noise * rng.normal(size=len(x))
     ends = np.cumsum([len(part[0]) for part in parts])[:-1]
     added = np.split(y, ends)
-    parts = [(old[0], np.hstack([old[1], new])) for old, new in zip(parts, added, strict=True)]
+    train, valid, test = (
+        (old[0], np.hstack([old[1], new])) for old, new in zip(parts, added, strict=True)
+    )
     old_tasks, old_experts = world.weights.shape
     weights = np.eye(old_tasks + num_tasks, old_experts + num_tasks, old_experts - old_tasks)
     weights[:old_tasks] = 0
     weights[:old_tasks, :old_experts] = world.weights
     groups = np.concatenate([world.groups, world.groups.max() + 1 + np.arange(num_tasks)])
-    return GroupedTasks(*parts, groups, weights)
+    return GroupedTasks(train, valid, test, groups, weights)
 
 
-def task_rows(world, num_rows=1000, num_test_rows=500, seed=0):
+def task_rows(
+    world: GroupedTasks,
+    num_rows: int | Sequence[int] = 1000,
+    num_test_rows: int = 500,
+    seed: int = 0,
+) -> Split:
     """A world's tasks as a table in which each row belongs to one task.
 
     Each task has rows of its own, drawn at random: another task's may have the same
@@ -213,7 +219,7 @@ def task_rows(world, num_rows=1000, num_test_rows=500, seed=0):
     [80, 4]
     """
     num_tasks = len(world.groups)
-    counts = np.broadcast_to(num_rows, num_tasks) if np.ndim(num_rows) == 0 else num_rows
+    counts = np.broadcast_to(num_rows, num_tasks) if np.ndim(num_rows) == 0 else np.array(num_rows)
     if len(counts) != num_tasks:
         raise ValueError(
             f"task_rows takes one number of rows, or one for each of {num_tasks} tasks. "
@@ -221,8 +227,10 @@ def task_rows(world, num_rows=1000, num_test_rows=500, seed=0):
         )
     names = [f"task_{t}" for t in range(num_tasks)]
     tables = []
-    wanted = (counts, [num_test_rows] * num_tasks, [num_test_rows] * num_tasks)
-    for index, ((x, y), sizes) in enumerate(zip(world[:3], wanted, strict=True)):
+    of_test = np.full(num_tasks, num_test_rows)
+    for index, ((x, y), sizes) in enumerate(
+        zip(world[:3], (counts, of_test, of_test), strict=True)
+    ):
         if not 1 <= min(sizes) <= max(sizes) <= len(x):
             raise ValueError(
                 f"task_rows gives a task between 1 and all {len(x)} rows of the world's part. "
@@ -239,10 +247,11 @@ def task_rows(world, num_rows=1000, num_test_rows=500, seed=0):
         tables.append(table)
     columns = [Numeric(f"x_{i}", transform="none") for i in range(x.shape[1])]
     tasks = [Regression(name, source="label") for name in names]
-    return Split(*tables, Schema(columns, tasks, task_column="task"))
+    train, valid, test = tables
+    return Split(train, valid, test, Schema(columns, tasks, task_column="task"))
 
 
-def selection_scores(selected, world):
+def selection_scores(selected: ArrayLike, world: GroupedTasks) -> SelectionScores:
     """Compares the experts that a model selects with those its tasks are made of.
 
     Args:
@@ -261,16 +270,16 @@ def selection_scores(selected, world):
     """
     from scipy.optimize import linear_sum_assignment
 
-    selected, true = np.asarray(selected, bool), world.weights > 0
+    chosen, true = np.asarray(selected, bool), world.weights > 0
     alike = [
-        (selected[i] & selected[j]).sum() / max((selected[i] | selected[j]).sum(), 1)
-        for i in range(len(selected))
+        (chosen[i] & chosen[j]).sum() / max((chosen[i] | chosen[j]).sum(), 1)
+        for i in range(len(chosen))
         for j in range(i)
         if world.groups[i] == world.groups[j]
     ]
-    agreements = selected.T.astype(int) @ true
+    agreements = chosen.T.astype(int) @ true
     right = agreements[linear_sum_assignment(agreements, maximize=True)].sum()
-    precision, recall = right / max(selected.sum(), 1), right / true.sum()
-    f1 = 2 * right / (selected.sum() + true.sum())
+    precision, recall = right / max(chosen.sum(), 1), right / true.sum()
+    f1 = 2 * right / (chosen.sum() + true.sum())
     jaccard = np.mean(alike) if alike else np.nan
     return SelectionScores(*map(float, (jaccard, precision, recall, f1)))

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -12,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tfmoe import files
 from tfmoe.datasets.synthetic import Split
-from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Regression
+from tfmoe.validation import check_choice, integer
 
 _HOME = "https://files.grouplens.org/datasets/movielens/"
 
@@ -31,7 +32,9 @@ _ML_1M_RATINGS = ("ratings.dat", "ratings_reconstructed.csv.gz")
 _NO_GENRES = "(no genres listed)"
 
 
-def movielens(name_or_path="ml-1m", negatives="uniform", seed=0):
+def movielens(
+    name_or_path: files.PathLike = "ml-1m", negatives: str = "uniform", seed: int = 0
+) -> Split:
     """MovieLens ratings as a table with the labels `watch` and `rating`.
 
     Every rating is a row with `watch` 1. For each user as many movies again, drawn
@@ -69,16 +72,13 @@ def movielens(name_or_path="ml-1m", negatives="uniform", seed=0):
     MovieLens may be used for research, not commercially, and must be cited:
     Harper and Konstan, 2015, https://doi.org/10.1145/2827872.
     """
-    if negatives not in ("uniform", "popularity"):
-        raise ValueError(
-            "movielens draws its negatives in one of the ways ['uniform', 'popularity']. "
-            f"Received negatives={negatives!r}."
-        )
+    check_choice("movielens", "negatives", negatives, ("uniform", "popularity"))
+    seed = integer("movielens", "seed", seed, 0)
     folder = _folder(name_or_path)
     ratings, movies, users = _read(folder)
     rows = pd.concat([ratings, _negatives(ratings, negatives, seed)], ignore_index=True)
     rows = rows.merge(movies, how="left", on="movie_id")
-    columns = [
+    columns: list[Column] = [
         Categorical("user_id", dim=32, dtype="int"),
         Categorical("movie_id", dim=32, dtype="int"),
         MultiCategorical("genres", separator="|"),
@@ -92,12 +92,13 @@ def movielens(name_or_path="ml-1m", negatives="uniform", seed=0):
             Categorical("occupation", dim=8, dtype="int"),
         ]
     labels = ["watch", "rating"]
-    rows = rows[[column.raw for column in columns] + labels]
+    rows = rows[[column.raw_name for column in columns] + labels]
     schema = Schema(columns, [Binary("watch"), Regression("rating", where="watch")])
-    return Split(*_split(rows), schema)
+    train, valid, test = _split(rows)
+    return Split(train, valid, test, schema)
 
 
-def floors(split):
+def floors(split: Split) -> dict[str, float]:
     """What a table's two tasks come to without any model; a model must do better.
 
     Args:
@@ -254,9 +255,8 @@ def _is_movielens(folder):
 def _download(name, cache):
     """Fetches, checks and unpacks the archive; the folder appears whole or not at all."""
     url = f"{_HOME}{name}.zip"
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
-        archive = Path(scratch) / "archive.zip"
+    with files.scratch(cache / name) as scratch:
+        archive = scratch / "archive.zip"
         try:
             _fetch(url, archive)
         except OSError as error:
@@ -276,16 +276,16 @@ def _download(name, cache):
                 f"sha256={digest} from {url}; nothing was kept. Try again; if the archive "
                 "itself has changed, unpack it yourself and give movielens the folder's path."
             )
-        _unpack(archive, Path(scratch))
-        folder = Path(scratch) / name
+        _unpack(archive, scratch)
+        folder = scratch / name
         if not _is_movielens(folder):
             raise OSError(
                 f"The archive of {name} should hold a folder {name!r} with its files. Received "
                 f"another content from {url}; nothing was kept."
             )
         try:
-            folder.rename(cache / name)
-        except OSError:
+            files.place(folder, cache / name)
+        except FileExistsError:
             # If another process was faster, its copy passed the same checks.
             if not _is_movielens(cache / name):
                 raise

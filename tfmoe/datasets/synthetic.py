@@ -9,6 +9,7 @@ import pandas as pd
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Regression
+from tfmoe.validation import check_counts, number
 
 _GENRES = (
     "Action", "Adventure", "Animation", "Comedy", "Crime", "Documentary",
@@ -39,7 +40,13 @@ class Split:
     schema: Schema
 
 
-def synthetic_ratings(num_rows=200_000, num_users=1000, num_movies=500, conflict=0.5, seed=0):
+def synthetic_ratings(
+    num_rows: int = 200_000,
+    num_users: int = 1000,
+    num_movies: int = 500,
+    conflict: float = 0.5,
+    seed: int = 0,
+) -> Split:
     """A table like MovieLens, made up: who watched what, and how they rated it.
 
     A row is a movie that was shown to a user. Users have a taste in genres, which
@@ -96,7 +103,8 @@ def synthetic_ratings(num_rows=200_000, num_users=1000, num_movies=500, conflict
     )
     ends = [0, int(0.8 * num_rows), int(0.9 * num_rows), num_rows]
     parts = [rows.iloc[start:end].reset_index(drop=True) for start, end in itertools.pairwise(ends)]
-    return Split(*parts, schema)
+    train, valid, test = parts
+    return Split(train, valid, test, schema)
 
 
 def _draw(num_rows, num_users, num_movies, conflict, seed):
@@ -107,16 +115,18 @@ def _draw(num_rows, num_users, num_movies, conflict, seed):
         `watch_affinity` and `rating_affinity` of the user to the movie; `watch`, the
         probability; `rating`, the mean before rounding.
     """
-    if not 10 <= num_rows <= num_users * num_movies:
+    check_counts(
+        "synthetic_ratings",
+        num_rows=(num_rows, 10),
+        num_users=(num_users, 1),
+        num_movies=(num_movies, 1),
+    )
+    number("synthetic_ratings", "conflict", conflict, least=0, most=1)
+    if num_rows > num_users * num_movies:
         raise ValueError(
-            "synthetic_ratings shows no movie twice to a user, so `num_rows` must be at least "
-            f"10 and at most num_users * num_movies = {num_users * num_movies}. Received "
-            f"num_rows={num_rows}. Raise `num_users` or `num_movies` for more rows."
-        )
-    if not 0 <= conflict <= 1:
-        raise ValueError(
-            "synthetic_ratings takes the share of users in conflict, between 0 and 1. "
-            f"Received conflict={conflict}. Use 0.5 for half of them."
+            "synthetic_ratings shows no movie twice to a user, so `num_rows` must be at most "
+            f"num_users * num_movies = {num_users * num_movies}. Received num_rows={num_rows}. "
+            "Raise `num_users` or `num_movies` for more rows."
         )
     rng = np.random.default_rng(seed)
     num_genres, num_occupations = len(_GENRES), len(_OCCUPATIONS)

@@ -50,9 +50,8 @@ class MoEAttention(keras.layers.Layer):
 
     def __init__(self, num_experts, head_dim, causal=False, **kwargs):
         super().__init__(**kwargs)
-        validation.check_counts(
-            "MoEAttention", num_experts=(num_experts, 1), head_dim=(head_dim, 1)
-        )
+        num_experts = validation.integer("MoEAttention", "num_experts", num_experts, 1)
+        head_dim = validation.integer("MoEAttention", "head_dim", head_dim, 1)
         self.num_experts, self.head_dim, self.causal = num_experts, head_dim, causal
 
     def build(self, input_shape):

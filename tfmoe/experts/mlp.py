@@ -66,7 +66,7 @@ class Experts(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        validation.check_counts("Experts", num_experts=(num_experts, 1))
+        num_experts = validation.integer("Experts", "num_experts", num_experts, 1)
         if not 0 <= dropout < 1:
             raise ValueError(
                 "Experts drop a share of units, so `dropout` must be at least 0 and "

@@ -45,7 +45,8 @@ class Embedding(keras.layers.Layer):
 
     def __init__(self, num_rows, dim, embeddings_initializer="uniform", **kwargs):
         super().__init__(**kwargs)
-        validation.check_counts("Embedding", num_rows=(num_rows, 1), dim=(dim, 1))
+        num_rows = validation.integer("Embedding", "num_rows", num_rows, 1)
+        dim = validation.integer("Embedding", "dim", dim, 1)
         self.num_rows, self.dim = num_rows, dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         if num_rows > DENSE_ROWS and keras.backend.backend() == "tensorflow":

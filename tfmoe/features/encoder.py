@@ -66,7 +66,7 @@ class Encoder(keras.layers.Layer):
         self, schema, table_sizes, embeddings_initializer="uniform", tokens=None, **kwargs
     ):
         super().__init__(**kwargs)
-        validation.check_counts("Encoder", optional=True, tokens=(tokens, 1))
+        tokens = validation.integer("Encoder", "tokens", tokens, 1, optional=True)
         self.tokens = tokens
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)

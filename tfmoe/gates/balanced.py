@@ -69,7 +69,7 @@ class BalancedTopKGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("BalancedTopKGate", num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer("BalancedTopKGate", "num_nonzeros", num_nonzeros, 1)
         if not rate >= 0:
             raise ValueError(
                 "BalancedTopKGate moves its bias by `rate` a step, which must be at least "

@@ -90,9 +90,8 @@ class Gate(keras.layers.Layer):
         super().__init__(**kwargs)
         name = type(self).__name__
         least = 2 if kept is None else 1
-        validation.check_counts(
-            name, optional=True, num_tasks=(num_tasks, 1), num_experts=(num_experts, least)
-        )
+        num_tasks = validation.integer(name, "num_tasks", num_tasks, 1, optional=True)
+        num_experts = validation.integer(name, "num_experts", num_experts, least, optional=True)
         self.num_tasks, self.num_experts = num_tasks, num_experts
         self.kept, self._num_choices = _kept(name, kept, num_choices, num_experts)
         router = nested.given(router)
@@ -391,8 +390,8 @@ def _kept(name, kept, num_choices, num_experts):
     """Both as attributes, checked."""
     if kept is None and num_choices is None:
         return None, None
-    validation.check_counts(name, num_choices=(num_choices, 2))
-    kept = tuple(kept or ())
+    num_choices = validation.integer(name, "num_choices", num_choices, 2)
+    kept = tuple(validation.plain(kept) or ())
     if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(num_choices)):
         raise ValueError(
             f"{name} takes as `kept` different experts from 0 to num_choices - 1. Received "

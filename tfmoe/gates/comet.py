@@ -76,7 +76,7 @@ class CometGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("CometGate", num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer("CometGate", "num_nonzeros", num_nonzeros, 1)
         if not gamma > 0:
             raise ValueError(
                 "CometGate's smooth step has the width `gamma`, which must be above 0. "

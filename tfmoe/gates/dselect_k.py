@@ -84,7 +84,7 @@ class DSelectKGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("DSelectKGate", num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer("DSelectKGate", "num_nonzeros", num_nonzeros, 1)
         if not gamma > 0:
             raise ValueError(
                 "DSelectKGate's smooth step has the width `gamma`, which must be above "

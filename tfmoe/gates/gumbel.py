@@ -74,15 +74,17 @@ class GumbelGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("GumbelGate", optional=True, num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer(
+            "GumbelGate", "num_nonzeros", num_nonzeros, 1, optional=True
+        )
         self.num_nonzeros = num_nonzeros
         self.always_sparse = self.selects = num_nonzeros is not None
         self.temperature = number_or_schedule(
             "GumbelGate", "temperature", temperature, least=0, above=True
         )
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = validation.plain(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def score_parts(self):
         return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]

@@ -67,7 +67,7 @@ class HashGate(Gate):
                 "HashGate takes as `column` the name of a categorical column, or None. "
                 f"Received column={column!r}."
             )
-        validation.check_counts("HashGate", seed=(seed, 0))
+        seed = validation.integer("HashGate", "seed", seed, 0)
         self.column, self.per_task, self.seed = column, per_task, seed
 
     @property

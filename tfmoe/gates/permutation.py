@@ -75,7 +75,7 @@ class LearnedPermutation(keras.layers.Layer):
     ):
         # In half precision the weights that come in would be rounded.
         super().__init__(autocast=False, **kwargs)
-        validation.check_counts("LearnedPermutation", num_steps=(num_steps, 1))
+        num_steps = validation.integer("LearnedPermutation", "num_steps", num_steps, 1)
         self.num_steps = num_steps
         self.temperature = _pair("temperature", temperature)
         self.num_iterations = _pair("num_iterations", num_iterations)
@@ -215,7 +215,7 @@ def _pair(name, values):
             f"LearnedPermutation takes `{name}` as a pair: at the first step, and at the "
             f"last. Received {name}={values!r}."
         )
-    return tuple(values)
+    return validation.plain(tuple(values))
 
 
 class HardenPermutations(keras.callbacks.Callback):

@@ -79,7 +79,7 @@ class ReLUGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("ReLUGate", num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer("ReLUGate", "num_nonzeros", num_nonzeros, 1)
         if not START <= max_coefficient < float("inf"):
             raise ValueError(
                 "ReLUGate's `max_coefficient` limits the weight of a loss that starts at "

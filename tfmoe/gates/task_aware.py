@@ -72,7 +72,7 @@ class TaskAwareGate(Gate):
     ):
         router = TaskRouter() if router is None else router
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("TaskAwareGate", num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer("TaskAwareGate", "num_nonzeros", num_nonzeros, 1)
         self.num_nonzeros = num_nonzeros
         self.renormalize = renormalize
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

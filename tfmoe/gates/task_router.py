@@ -62,7 +62,7 @@ class TaskRouter:
     kernel_initializer: object = "glorot_uniform"
 
     def __post_init__(self):
-        validation.check_counts("TaskRouter", dim=(self.dim, 1))
+        dim = validation.integer("TaskRouter", "dim", self.dim, 1)
         if self.kind not in ("mlp", "low_rank"):
             raise ValueError(
                 f'TaskRouter takes `kind` "mlp" or "low_rank". Received kind={self.kind!r}.'
@@ -75,6 +75,7 @@ class TaskRouter:
                 'kind="low_rank".'
             )
         for name, value in (
+            ("dim", dim),
             ("hidden_units", units),
             ("activation", keras.activations.get(self.activation)),
             ("embeddings_initializer", keras.initializers.get(self.embeddings_initializer)),

@@ -66,12 +66,12 @@ class TopKGate(Gate):
         **kwargs,
     ):
         super().__init__(num_tasks, num_experts, router, **kwargs)
-        validation.check_counts("TopKGate", num_nonzeros=(num_nonzeros, 1))
+        num_nonzeros = validation.integer("TopKGate", "num_nonzeros", num_nonzeros, 1)
         self.num_nonzeros = num_nonzeros
         self.noisy = noisy
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed) if noisy else None
+        self.seed = validation.plain(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed) if noisy else None
 
     def score_parts(self):
         part = Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")

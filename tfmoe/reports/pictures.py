@@ -1,13 +1,11 @@
 """What gates select, shown: a table on the console, pictures, a folder with both."""
 
 import io
-import shutil
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from tfmoe.files import check_new, new_file, new_folder
 from tfmoe.reports.gate_use import gate_use
 
 # More than this cannot be read in a picture or on a screen.
@@ -171,8 +169,8 @@ def write_report(model, source, folder, history=None):
         ValueError: if the model has no gate, or `history` is none of a `GateReport`'s.
     """
     require_matplotlib()
-    folder = Path(folder)
-    _must_be_new(folder)
+    # Before the model runs, which may take long.
+    check_new(folder)
     if history is not None and not {"epoch", "gate", "task", "expert", "mean_weight"} <= set(
         history
     ):
@@ -186,15 +184,8 @@ def write_report(model, source, folder, history=None):
             f"A report shows gates. Received model={model.name!r}, which has none. Build it "
             "with a mixture such as tfmoe.MMoE."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place, so that it is there whole or not at all.
-    draft = Path(tempfile.mkdtemp(prefix=".report-", dir=folder.parent))
-    try:
+    with new_folder(folder) as draft:
         _draw_all(uses, history, draft)
-        draft.chmod(0o755)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return uses
 
 
@@ -268,10 +259,5 @@ def _short(name, most=24):
 
 
 def _save(figure, path):
-    _must_be_new(Path(path))
-    figure.savefig(path, dpi=150)
-
-
-def _must_be_new(path):
-    if path.exists():
-        raise FileExistsError(f"{path} is there already. Remove it or choose another name.")
+    with new_file(path) as draft:
+        figure.savefig(draft, dpi=150)

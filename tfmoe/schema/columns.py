@@ -2,8 +2,9 @@
 
 import dataclasses
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
-from tfmoe.validation import check_at_least, check_choice, check_input, make_plain, number
+from tfmoe.validation import check_choice, check_input, integer, make_plain, number
 
 # Ids enter saved files and served graphs, so they are fixed for good.
 PADDING_ID, MISSING_ID, UNKNOWN_ID, FIRST_ID = 0, 1, 2, 3
@@ -31,7 +32,7 @@ class Column:
     _: KW_ONLY
     source: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         make_plain(self)
         check_input(type(self).__name__, self.name)
         if not isinstance(self.source, str | None):
@@ -41,17 +42,21 @@ class Column:
             )
 
     @property
-    def raw(self):
+    def raw_name(self) -> str:
         """The column's name in the raw table."""
         return self.source or self.name
+
+    @property
+    def raw(self) -> str:
+        """`raw_name`, as version 0.1 called it."""
+        return self.raw_name
 
 
 @dataclass(frozen=True)
 class Numeric(Column):
     """A number.
 
-    Missing (None, NaN) and infinite cells take `fill`; with `"buckets"` they get an
-    id of their own.
+    Missing cells (None, NaN) and infinite ones count as `fill`.
 
     Args:
         name, source: see `Column`.
@@ -59,11 +64,13 @@ class Numeric(Column):
             standard deviation; `"log"` does so after `sign(x) * log(1 + |x|)`;
             `"buckets"` cuts at fitted quantiles and embeds the bucket; `"none"`
             leaves the number as it is. Standardised values are clipped to
-            100 standard deviations, lest one odd cell swamp the network.
+            100 standard deviations, so that no single outlier dominates a step.
         num_buckets: int >= 2, for `"buckets"`.
         dim: int >= 1, size of a bucket's embedding.
-        fill: what a missing cell counts as, in raw units. None means the fitted mean
-            (0 with `"none"`; with `"buckets"` the missing id).
+        fill: what a missing cell counts as, in raw units; with `"buckets"` it has the
+            bucket of that number. None means the fitted mean, with `"log"` the mean of the
+            logarithms, with `"none"` 0; with `"buckets"` missing cells then have an id of
+            their own.
     """
 
     _: KW_ONLY
@@ -72,16 +79,18 @@ class Numeric(Column):
     dim: int = 16
     fill: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Numeric({self.name!r})"
         check_choice(owner, "transform", self.transform, _TRANSFORMS)
-        check_at_least(owner, "num_buckets", self.num_buckets, 2, optional=False)
-        check_at_least(owner, "dim", self.dim, 1, optional=False)
-        object.__setattr__(self, "fill", number(owner, "fill", self.fill))
+        integer(owner, "num_buckets", self.num_buckets, 2)
+        integer(owner, "dim", self.dim, 1)
+        # An integer too becomes a float, so that equal schemas are written alike.
+        object.__setattr__(self, "fill", number(owner, "fill", self.fill, optional=True))
 
     @property
-    def embeds(self):
+    def embeds(self) -> bool:
+        """Whether the column becomes ids rather than numbers."""
         return self.transform == "buckets"
 
 
@@ -115,16 +124,16 @@ class Categorical(Column):
     hash_buckets: int | None = None
     share: str | None = None
 
-    embeds = True
+    embeds: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"{type(self).__name__}({self.name!r})"
         check_choice(owner, "dtype", self.dtype, ("int", "string", None))
-        check_at_least(owner, "dim", self.dim, 1, optional=False)
-        check_at_least(owner, "min_count", self.min_count, 1, optional=False)
-        check_at_least(owner, "max_size", self.max_size, 1)
-        check_at_least(owner, "hash_buckets", self.hash_buckets, 1)
+        integer(owner, "dim", self.dim, 1)
+        integer(owner, "min_count", self.min_count, 1)
+        integer(owner, "max_size", self.max_size, 1, optional=True)
+        integer(owner, "hash_buckets", self.hash_buckets, 1, optional=True)
         if self.hash_buckets and (self.min_count > 1 or self.max_size):
             raise ValueError(
                 f"{owner} hashes, so there is no vocabulary to cut. Received "
@@ -142,7 +151,7 @@ class Categorical(Column):
                     )
 
     @property
-    def table(self):
+    def table(self) -> str:
         """Name of the column that owns the vocabulary and the table."""
         return self.share or self.name
 
@@ -151,13 +160,15 @@ class Categorical(Column):
 class MultiCategorical(Categorical):
     """A set of values: genres, tags, interests.
 
-    A cell is a list, or a string to be split at `separator`. Empty and missing
-    elements are skipped; a cell without elements has the one id 1 (missing).
+    A cell is a list, or a string to be split at `separator`. Missing and empty elements
+    are left out of the pooling (but keep their positions, so that they count towards
+    `max_length`, unless they end the cell); a cell without elements has the one id 1
+    (missing).
 
     Args:
         name, source, dim, dtype, min_count, max_size, hash_buckets, share: see
             `Categorical`.
-        separator: string that parts a cell's values, or None if cells are lists.
+        separator: string between a cell's values, or None if cells are lists.
         pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings.
         max_length: int >= 1 or None for the longest cell seen in fitting. Further
             values are dropped.
@@ -168,13 +179,13 @@ class MultiCategorical(Categorical):
     pooling: str = "mean"
     max_length: int | None = None
 
-    keeps_last = False
+    keeps_last: ClassVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"{type(self).__name__}({self.name!r})"
         check_choice(owner, "pooling", self.pooling, _POOLINGS)
-        check_at_least(owner, "max_length", self.max_length, 1)
+        integer(owner, "max_length", self.max_length, 1, optional=True)
         if self.separator == "" or not isinstance(self.separator, str | None):
             raise ValueError(
                 f"{owner} needs `separator` to be a string that is not empty, or None if the "
@@ -194,10 +205,10 @@ class Sequence(MultiCategorical):
     Args:
         name, source, dim, dtype, min_count, max_size, hash_buckets, share, separator,
             pooling: see `MultiCategorical`.
-        max_length: int >= 1.
+        max_length: int >= 1, or None for the longest cell seen in fitting.
     """
 
     _: KW_ONLY
     max_length: int | None = 50
 
-    keeps_last = True
+    keeps_last: ClassVar[bool] = True

@@ -3,19 +3,25 @@
 import decimal
 import re
 import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
 from pandas.api import types
 
-from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
-from tfmoe.schema.tasks import Binary, Multiclass, Regression
+from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
+from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.validation import NAME, may_be_served
 
-_MOST_CATEGORIES = 20  # of integers
+# An integer column with at most this many distinct values is categorical.
+_MOST_CATEGORIES = 20
+# Words that end in "id" and name no id.
 _NO_IDS = ("paid", "bid", "valid", "grid", "acid", "fluid", "solid", "void")
 
 
-def columns_and_tasks(df, labels):
+def columns_and_tasks(
+    df: pd.DataFrame, labels: str | Iterable[str]
+) -> tuple[list[Column], list[Task]]:
     """The columns and the tasks of `Schema.infer`."""
     labels = [labels] if isinstance(labels, str) else list(labels)
     missing = [label for label in labels if label not in df.columns]
@@ -44,18 +50,19 @@ def columns_and_tasks(df, labels):
     return [column for column in columns if column is not None], tasks
 
 
-def names(raw, may_be):
+def names(raw: Iterable[Any], may_be: Callable[[str], Any]) -> list[dict[str, str]]:
     """Names of which all `may_be`, all different, and sources where they had to change."""
-    taken, found = set(), []
+    taken: set[str] = set()
+    found = []
     for name in map(str, raw):
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        base = plain = base if may_be(base) else f"c_{base}"
+        base = fitting = base if may_be(base) else f"c_{base}"
         number = 1
-        while plain.lower() in taken:
+        while fitting.lower() in taken:
             number += 1
-            plain = f"{base}_{number}"
-        taken.add(plain.lower())
-        found.append({"name": plain} if plain == name else {"name": plain, "source": name})
+            fitting = f"{base}_{number}"
+        taken.add(fitting.lower())
+        found.append({"name": fitting} if fitting == name else {"name": fitting, "source": name})
     return found
 
 

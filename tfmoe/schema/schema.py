@@ -1,13 +1,21 @@
 """What a table holds: its columns, its tasks. Plain data, no TensorFlow."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
+from collections import abc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
-from tfmoe.validation import check_choice, may_be_served
+from tfmoe.validation import check_choice, did_you_mean, may_be_served
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _KINDS = {
     kind.__name__: kind
@@ -18,9 +26,9 @@ _KINDS = {
 _ROLES = ("weight_column", "task_column")
 
 
-def part_to_dict(part):
+def part_to_dict(part: Column | Task) -> dict[str, Any]:
     """A column's or task's kind and the fields that differ from their defaults."""
-    given = {"kind": type(part).__name__, "name": part.name}
+    given: dict[str, Any] = {"kind": type(part).__name__, "name": part.name}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if field.name != "name" and value != field.default:
@@ -28,7 +36,7 @@ def part_to_dict(part):
     return given
 
 
-def part_from_dict(given, base):
+def part_from_dict(given: Any, base: type[Any]) -> Any:
     """The column or task, as `base` says, of what `part_to_dict` made."""
     if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
         raise ValueError(
@@ -49,8 +57,15 @@ def part_from_dict(given, base):
         raise ValueError(
             f"A {given['kind']} has the fields {known}, of which `name` is required. "
             f"Received {given!r}, with unknown fields {unknown}."
+            f"{_nearest(unknown, known)}"
         )
     return kind(**fields)
+
+
+def _nearest(unknown: list[str], known: abc.Iterable[str]) -> str:
+    """What each unknown field may have been meant to be."""
+    hints = {name: did_you_mean(name, known) for name in unknown}
+    return "".join(f" For {name!r}:{hint}" for name, hint in hints.items() if hint)
 
 
 @dataclass(frozen=True)
@@ -85,12 +100,12 @@ class Schema:
     ('score',)
     """
 
-    columns: tuple
-    tasks: tuple
+    columns: abc.Sequence[Column]
+    tasks: abc.Sequence[Task]
     weight_column: str | None = None
     task_column: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, base in (("columns", Column), ("tasks", Task)):
             parts = tuple(getattr(self, field))
             object.__setattr__(self, field, parts)
@@ -127,13 +142,13 @@ class Schema:
             )
 
     def _check_labels(self):
-        inputs = {column.raw: column.name for column in self.columns}
+        inputs = {column.raw_name: column.name for column in self.columns}
         for task in self.tasks:
-            if task.raw in inputs:
+            if task.raw_name in inputs:
                 raise ValueError(
                     f"The label of task {task.name!r} must not be an input as well, or "
-                    f"the model reads the answer. Received column {inputs[task.raw]!r} "
-                    f"with source {task.raw!r}. Remove the column."
+                    f"the model reads the answer. Received column {inputs[task.raw_name]!r} "
+                    f"with source {task.raw_name!r}. Remove the column."
                 )
         if self.weight_column in inputs:
             raise ValueError(
@@ -178,7 +193,7 @@ class Schema:
                 "and no word of Python. "
                 f"Received task_column={self.task_column!r}. Rename the table's column."
             )
-        taken = {task.raw: f"the label of task {task.name!r}" for task in self.tasks}
+        taken = {task.raw_name: f"the label of task {task.name!r}" for task in self.tasks}
         taken[self.weight_column] = "the `weight_column`"
         taken |= {column.name: "the name of an input column" for column in self.columns}
         if self.task_column in taken:
@@ -208,34 +223,37 @@ class Schema:
             )
 
     @property
-    def task_names(self):
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks' names, in their order."""
         return tuple(task.name for task in self.tasks)
 
     @property
-    def task_keys(self):
+    def task_keys(self) -> tuple[str, ...]:
         """What the task column holds in each task's rows, as text."""
         return tuple(task.key_text for task in self.tasks)
 
     @property
-    def output_names(self):
+    def output_names(self) -> tuple[str, ...]:
         """Names of the labels and the model's outputs: the tasks', or `score` alone."""
         return ("score",) if self.task_column else self.task_names
 
     @property
-    def num_outputs(self):
+    def num_outputs(self) -> int:
         """The largest `num_outputs` of the tasks."""
         return max(task.num_outputs for task in self.tasks)
 
-    def column(self, name):
+    def column(self, name: str) -> Column:
         """The column of that name; KeyError if there is none."""
         return {column.name: column for column in self.columns}[name]
 
-    def where_source(self, task):
+    def where_source(self, task: Task) -> str | None:
         """Raw column that limits the task's label space, or None."""
-        names = {other.name: other.raw for other in self.tasks}
-        return names.get(task.where, task.where)
+        for other in self.tasks:
+            if other.name == task.where:
+                return other.raw_name
+        return task.where
 
-    def select(self, tasks):
+    def select(self, tasks: str | abc.Iterable[str]) -> Schema:
         """The schema of the same table with some of the tasks, in their old order.
 
         A `where` that names a task left out names that task's raw column instead: the
@@ -257,7 +275,7 @@ class Schema:
         kept = {task.name: task for task in self.tasks if task.name in names}
         return dataclasses.replace(self, tasks=[self._apart(t, kept) for t in kept.values()])
 
-    def add(self, task):
+    def add(self, task: Task) -> Schema:
         """The same schema with one more task, the last. Raises ValueError as the class."""
         return dataclasses.replace(self, tasks=(*self.tasks, task))
 
@@ -274,7 +292,8 @@ class Schema:
             )
         return dataclasses.replace(task, where=raw)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
+        """The schema as dicts, lists, text and numbers: of each part what is not default."""
         given = {
             "columns": [part_to_dict(column) for column in self.columns],
             "tasks": [part_to_dict(task) for task in self.tasks],
@@ -285,15 +304,23 @@ class Schema:
         return given
 
     @classmethod
-    def from_dict(cls, given):
+    def from_dict(cls, given: Any) -> Schema:
+        """The schema that `to_dict` gave.
+
+        Raises:
+            ValueError: if a field is missing or unknown, or as the class.
+        """
         if not isinstance(given, dict) or not {"columns", "tasks"} <= set(given):
             raise ValueError(
                 f"A schema is a mapping with `columns` and `tasks`. Received {given!r}."
             )
         known = ("columns", "tasks", *_ROLES)
-        unknown = sorted(set(given) - set(known))
+        unknown = sorted(set(given) - set(known), key=str)
         if unknown:
-            raise ValueError(f"A schema has no field {unknown}. Known: {', '.join(known)}.")
+            raise ValueError(
+                f"A schema has the fields {list(known)}. Received unknown fields "
+                f"{unknown}.{_nearest([str(name) for name in unknown], known)}"
+            )
         for field in ("columns", "tasks"):
             if not isinstance(given[field], list | tuple):
                 raise ValueError(f"A schema lists its `{field}`. Received {given[field]!r}.")
@@ -303,16 +330,23 @@ class Schema:
             *map(given.get, _ROLES),
         )
 
-    def to_json(self):
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> Schema:
+        """The schema that `to_json` gave. Raises ValueError as `from_dict`."""
         return cls.from_dict(json.loads(text))
 
     @classmethod
-    def load(cls, path):
-        """Reads a schema from a `.json`, `.yaml` or `.yml` file."""
+    def load(cls, path: PathLike) -> Schema:
+        """Reads a schema from a `.json`, `.yaml` or `.yml` file.
+
+        Raises:
+            ValueError: if the file has another ending, or holds no schema.
+            FileNotFoundError: if there is no such file.
+        """
         path = Path(path)
         text = path.read_text(encoding="utf-8")
         if path.suffix in (".yaml", ".yml"):
@@ -331,8 +365,13 @@ class Schema:
             f"A schema file ends in .json, .yaml or .yml. Received path={str(path)!r}."
         )
 
-    def save(self, path):
-        """Writes the schema to a new `.json`, `.yaml` or `.yml` file."""
+    def save(self, path: PathLike) -> None:
+        """Writes the schema to a new `.json`, `.yaml` or `.yml` file.
+
+        Raises:
+            FileExistsError: if something is there.
+            ValueError: if the file has another ending, or the path is a remote one.
+        """
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
             import yaml
@@ -342,20 +381,21 @@ class Schema:
             text = self.to_json()
         else:
             raise ValueError(f"A schema file ends in .json, .yaml or .yml. Received {path}.")
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with new_file(path) as draft:
+            draft.write_text(text, encoding="utf-8")
 
     @classmethod
-    def infer(cls, df, labels):
+    def infer(cls, df: pd.DataFrame, labels: str | abc.Iterable[str]) -> Schema:
         """Proposes a schema for a DataFrame, for a person to read and edit.
 
-        Floats and decimals become `Numeric`; integers (also with gaps, which pandas reads as
-        floats) too, unless their name ends in `id` (but not in `paid`, `bid` and the like) or
-        they take at most 20 values; strings, booleans and categories become `Categorical`; lists
-        `MultiCategorical`. Strings of which most hold a `|` become `MultiCategorical` with that
-        separator. Times and whatever else no column reads are left out, with a warning. A label
-        of zeros and ones, or of True and False, is `Binary`, one of other numbers `Regression`,
-        any other `Multiclass`.
+        Numbers become `Numeric`, with `transform="log"` where none is negative and the largest
+        is far from the median. But integers (also with gaps, which pandas reads as floats) become
+        `Categorical` if their name ends in `id` (but not in `paid`, `bid` and the like) or they
+        take at most 20 values. Strings, booleans and categories become `Categorical`, lists
+        `MultiCategorical`, and so do strings, with that separator, if three in ten hold a `|`.
+        Times and whatever else no column reads are left out, with a warning. A label of zeros
+        and ones, or of True and False, is `Binary`, one of other numbers `Regression`, any other
+        `Multiclass`.
 
         Args:
             df: pandas DataFrame; a sample of some thousand rows is enough.

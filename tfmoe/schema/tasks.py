@@ -1,8 +1,17 @@
 """The kinds of task. Plain data, no TensorFlow."""
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.validation import check_at_least, check_choice, check_name, make_plain, plain
+from tfmoe.validation import (
+    check_choice,
+    check_name,
+    integer,
+    is_integer,
+    make_plain,
+    number,
+    plain,
+)
 
 
 @dataclass(frozen=True)
@@ -27,19 +36,12 @@ class Task:
     where: str | None = None
     key: str | int | None = None
 
-    num_outputs = 1
-
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         make_plain(self)
         check_name(type(self).__name__, self.name)
-        number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
-        if not (number and 0 <= self.weight < float("inf")):
-            raise ValueError(
-                f"Task {self.name!r} needs a finite `weight` of at least 0. Received "
-                f"weight={self.weight!r}."
-            )
-        text_or_whole = isinstance(self.key, str | int) and not isinstance(self.key, bool)
-        if self.key is not None and (not text_or_whole or self.key == ""):
+        number(f"Task {self.name!r}", "weight", self.weight, least=0)
+        is_key = is_integer(self.key) or (isinstance(self.key, str) and self.key != "")
+        if self.key is not None and not is_key:
             raise ValueError(
                 f"Task {self.name!r} needs `key` to be the string or integer that its rows "
                 f"have in the task column. Received key={self.key!r}. Leave it out if that "
@@ -47,12 +49,22 @@ class Task:
             )
 
     @property
-    def raw(self):
+    def num_outputs(self) -> int:
+        """Numbers that the model predicts for the task: 1, or one a class."""
+        return 1
+
+    @property
+    def raw_name(self) -> str:
         """The label's column in the raw table."""
         return self.source or self.name
 
     @property
-    def key_text(self):
+    def raw(self) -> str:
+        """`raw_name`, as version 0.1 called it."""
+        return self.raw_name
+
+    @property
+    def key_text(self) -> str:
         """The value of the task column in the task's rows, as text."""
         return self.name if self.key is None else str(self.key)
 
@@ -80,7 +92,7 @@ class Regression(Task):
     _: KW_ONLY
     loss: str = "mse"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(f"Regression({self.name!r})", "loss", self.loss, ("mse", "mae", "huber"))
 
@@ -100,9 +112,9 @@ class Multiclass(Task):
 
     _: KW_ONLY
     num_classes: int | None = None
-    classes: tuple | None = None
+    classes: Sequence[str] | Sequence[int] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Multiclass({self.name!r})"
         if (self.num_classes is None) == (self.classes is None):
@@ -111,7 +123,7 @@ class Multiclass(Task):
                 f"(the labels themselves). Received num_classes={self.num_classes!r}, "
                 f"classes={self.classes!r}."
             )
-        check_at_least(owner, "num_classes", self.num_classes, 2)
+        integer(owner, "num_classes", self.num_classes, 2, optional=True)
         if self.classes is not None:
             object.__setattr__(self, "classes", plain(tuple(self.classes)))
             kinds = {type(label) for label in self.classes}
@@ -122,5 +134,5 @@ class Multiclass(Task):
                 )
 
     @property
-    def num_outputs(self):
-        return self.num_classes or len(self.classes)
+    def num_outputs(self) -> int:
+        return self.num_classes or len(self.classes or ())

@@ -1,30 +1,38 @@
 """A SavedModel that takes raw rows and is checked before it counts as written."""
 
+from __future__ import annotations
+
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from tfmoe.data.encode.graph import NO_TASK, RawInputs, request, signature
+from tfmoe.data.encode.graph import NO_TASK, GraphEncoder, request, signature
+from tfmoe.files import PathLike, new_version
 from tfmoe.serving.sample_rows import sample_rows
-from tfmoe.validation import check_local
+from tfmoe.validation import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import tensorflow as tf
+
+    from tfmoe.data.preprocessor import Preprocessor
+    from tfmoe.model.model import MultiTaskModel
 
 _NUM_CHECKED = 256
 _TOLERANCE = 1e-5
 
 
-def export(model, path):
+def export(model: MultiTaskModel, path: PathLike) -> Path:
     """Writes a model for TF Serving, its vocabularies inside.
 
     The signature `serving_default` takes the raw columns by name: float64 `(b,)` for a
     number (NaN if missing), int64 (-2**63 if missing) or string (empty if missing)
-    `(b,)` for a category, `(b, any)` for a list, padded like missing. It returns one
-    float32 tensor a task, by name: `(b,)`, or `(b, c)` for a multiclass task. It loads
-    where there is TensorFlow and no tfmoe.
+    `(b,)` for a category, `(b, l)` for a list, padded to a common length l by the value
+    for missing. It returns one float32 tensor a task, by name: `(b,)`, or `(b, c)` for a
+    multiclass task. It loads where there is TensorFlow and no tfmoe.
 
     With a `task_column`, `serving_default` takes by its name also the key of each row's
     task, a string (also if keys are integers), and returns `score` alone: `(b,)`, or
@@ -54,46 +62,40 @@ def export(model, path):
             f"{keras.backend.backend()!r}. Save it with model.save('model.keras'), and load "
             "and export it in a process started with KERAS_BACKEND=tensorflow."
         )
-    check_local(path)
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    rows = sample_rows(model.preprocessor, _NUM_CHECKED)
-    # Built beside its place, so that it appears whole or not at all. TF Serving ignores
-    # folders that are not named by a number.
-    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=path))
-    try:
+
+    def write(draft: Path) -> None:
+        rows = sample_rows(model.preprocessor, _NUM_CHECKED)
         _write(model, draft)
         _check(model, draft, rows)
         _write_sample_request(model.preprocessor, rows, draft / "sample_request.json")
-        os.chmod(draft, 0o755)
-        return _publish(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+    # TF Serving, which may be watching, ignores what is not named by a number.
+    return new_version(path, write)
 
 
 def _write(model, folder):
     import tensorflow as tf
 
-    raw_inputs = RawInputs(model.preprocessor)
+    encoder = GraphEncoder(model.preprocessor)
     module = tf.Module()
-    module.tables = raw_inputs.tables
+    module.tables = encoder.tables
     module.weights = [variable.value for variable in model.variables]
-    module.serve = _serving_default(model, raw_inputs)
+    module.serve = _serving_default(model, encoder)
     signatures = {"serving_default": module.serve.get_concrete_function()}
     if model.schema.task_column:
-        module.serve_all = _all_tasks(model, raw_inputs)
+        module.serve_all = _all_tasks(model, encoder)
         signatures["all_tasks"] = module.serve_all.get_concrete_function()
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _serving_default(model, raw_inputs):
+def _serving_default(model, encoder):
     import tensorflow as tf
 
     name = model.schema.task_column
 
     @tf.function(input_signature=[signature(model.preprocessor)])
     def serve(raw):
-        features = raw_inputs(raw)
+        features = encoder(raw)
         if not name:
             return model(features, training=False)
         known = features[name] != NO_TASK
@@ -105,14 +107,14 @@ def _serving_default(model, raw_inputs):
     return serve
 
 
-def _all_tasks(model, raw_inputs):
+def _all_tasks(model, encoder):
     import tensorflow as tf
 
     schema = model.schema
 
     @tf.function(input_signature=[signature(model.preprocessor, task=False)])
     def serve(raw):
-        features = raw_inputs(raw)
+        features = encoder(raw)
         num_tasks, num_rows = len(schema.tasks), tf.shape(features[schema.columns[0].name])[0]
         # All rows of the first task, then of the second.
         repeated = {n: tf.concat([values] * num_tasks, axis=0) for n, values in features.items()}
@@ -180,20 +182,9 @@ def _compare(answers, expected, num_rows):
             )
 
 
-def _publish(draft, path):
-    version = 1 + max([int(p.name) for p in path.iterdir() if p.name.isdigit()], default=0)
-    while True:
-        target = path / str(version)
-        try:
-            target.mkdir()  # fails if another process has just taken the number
-        except FileExistsError:
-            version += 1
-            continue
-        os.replace(draft, target)
-        return target
-
-
-def tensors(preprocessor, df, task=True):
+def tensors(
+    preprocessor: Preprocessor, df: pd.DataFrame, task: bool = True
+) -> dict[str, tf.Tensor]:
     """Raw rows as the keyword arguments of a loaded signature.
 
     Args:
@@ -211,10 +202,6 @@ def tensors(preprocessor, df, task=True):
 def _write_sample_request(preprocessor, rows, path):
     """Three rows in the form that TF Serving's REST interface takes."""
     arrays = request(preprocessor, rows.iloc[:3])
-    instances = [{name: _plain(values[i]) for name, values in arrays.items()} for i in range(3)]
+    instances = [{name: plain(values[i]) for name, values in arrays.items()} for i in range(3)]
     body = {"signature_name": "serving_default", "instances": instances}
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _plain(cell):
-    return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

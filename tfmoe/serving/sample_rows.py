@@ -1,14 +1,23 @@
 """Raw rows made from what was fitted, for checks and sample requests."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 
 from tfmoe.data import arrow
 from tfmoe.data.encode.graph import is_text
-from tfmoe.schema.columns import MISSING_INT, Numeric
+from tfmoe.schema.columns import MISSING_INT, Column, Numeric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tfmoe.data.preprocessor import Preprocessor
 
 
-def sample_rows(preprocessor, num_rows, seed=0):
+def sample_rows(preprocessor: Preprocessor, num_rows: int, seed: int = 0) -> pd.DataFrame:
     """Raw rows made from what was fitted, unknown and missing values among them.
 
     Returns:
@@ -18,9 +27,9 @@ def sample_rows(preprocessor, num_rows, seed=0):
     import pandas as pd
 
     generator = np.random.default_rng(seed)
-    readers = {}
+    readers: dict[str, list[Column]] = {}
     for column in preprocessor.schema.columns:
-        readers.setdefault(column.raw, []).append(column)
+        readers.setdefault(column.raw_name, []).append(column)
     columns = {
         raw: _sample_cells(preprocessor, columns, num_rows, generator)
         for raw, columns in readers.items()
@@ -52,7 +61,7 @@ def _sample_tasks(preprocessor, num_rows, generator):
 
     schema = preprocessor.schema
     keys = generator.choice(np.array(schema.task_keys, object), num_rows)
-    readers = [column for column in schema.columns if column.raw == schema.task_column]
+    readers = [column for column in schema.columns if column.raw_name == schema.task_column]
     if any(not is_text(preprocessor, column) for column in readers):
         keys = [int(key) for key in keys]
     return {schema.task_column: pd.Series(keys, dtype=object)}

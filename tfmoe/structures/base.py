@@ -12,7 +12,7 @@ from tfmoe.compute import nested
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.keras_private import sublayers
-from tfmoe.validation import check_counts
+from tfmoe.validation import integer
 
 
 class Structure(keras.layers.Layer):
@@ -47,8 +47,8 @@ class Structure(keras.layers.Layer):
 
     def __init__(self, num_tasks: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_counts(type(self).__name__, optional=True, num_tasks=(num_tasks, 1))
-        self.num_tasks = num_tasks
+        owner = type(self).__name__
+        self.num_tasks = integer(owner, "num_tasks", num_tasks, 1, optional=True)
 
     @property
     def gates(self) -> list[Gate]:

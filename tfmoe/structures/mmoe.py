@@ -96,7 +96,7 @@ class MMoE(Structure):
         gate = SoftmaxGate() if gate is None else nested.given(gate)
         # One expert is left where others were cut.
         least = 2 if getattr(gate, "kept", None) is None else 1
-        validation.check_counts(name, num_experts=(num_experts, least))
+        num_experts = validation.integer(name, "num_experts", num_experts, least)
         if not isinstance(gate, Gate):
             raise ValueError(
                 f"{name} takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "

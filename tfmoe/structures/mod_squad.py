@@ -86,7 +86,8 @@ class ModSquad(Structure):
         **kwargs,
     ):
         super().__init__(num_tasks, **kwargs)
-        validation.check_counts("ModSquad", dim=(dim, 1), num_blocks=(num_blocks, 1))
+        dim = validation.integer("ModSquad", "dim", dim, 1)
+        num_blocks = validation.integer("ModSquad", "num_blocks", num_blocks, 1)
         if pooling not in ("mean", "last"):
             raise ValueError(
                 f'ModSquad takes `pooling` "mean" or "last". Received pooling={pooling!r}.'

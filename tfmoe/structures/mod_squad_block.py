@@ -89,8 +89,8 @@ class ModSquadBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         name = type(self).__name__
-        validation.check_counts(name, optional=True, num_tasks=(num_tasks, 1))
-        validation.check_counts(name, num_experts=(num_experts, 2))
+        num_tasks = validation.integer(name, "num_tasks", num_tasks, 1, optional=True)
+        num_experts = validation.integer(name, "num_experts", num_experts, 2)
         gate = _checked_gate(name, gate, dispatch)
         if not mlp_ratio > 0:
             raise ValueError(
@@ -275,4 +275,4 @@ def checked_kept(name, kept, num_gates):
             f"{name} takes as `kept` one sequence of experts for each of its {num_gates} gates. "
             f"Received kept={kept!r}."
         )
-    return tuple(tuple(experts) for experts in kept)
+    return validation.plain(tuple(tuple(experts) for experts in kept))

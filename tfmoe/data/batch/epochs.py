@@ -1,20 +1,34 @@
 """Packed rows as batches: streaming, shuffling, sharding, and the tf.data.Dataset."""
 
+from __future__ import annotations
+
 import os
 import weakref
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from tfmoe.data.batch.task_mixer import MixedOrder, TaskMixer
-from tfmoe.data.read.tables import CHUNK_ROWS
+from tfmoe.data.encode.rows import RowEncoder
+from tfmoe.data.read import tables
+from tfmoe.data.read.source import Source, total
+from tfmoe.schema.schema import Schema
+from tfmoe.validation import is_integer
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Rows of the shuffle buffer, where files are shuffled and no number is given.
 SHUFFLE_ROWS = 1_000_000
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
-def check_rows(num_rows):
+
+def check_rows(num_rows: int) -> None:
     """Raises ValueError if there are none."""
     if not num_rows:
         raise ValueError(
@@ -23,24 +37,27 @@ def check_rows(num_rows):
         )
 
 
-def check_dataset_arguments(schema, batch_size, shuffle, seed, shard, mixer):
-    """Raises what is wrong with the arguments of `Preprocessor.dataset`."""
-    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(
-                f"dataset needs `{name}` to be an integer of at least {least}. Received "
-                f"{name}={value!r}."
-            )
-    if not isinstance(shuffle, Integral) or shuffle < 0:
+def check_shuffle(shuffle: object) -> None:
+    """Raises ValueError unless it is True, False or a number of rows."""
+    if not isinstance(shuffle, bool) and not (is_integer(shuffle) and shuffle >= 0):  # type: ignore[operator]
         raise ValueError(
             "dataset takes `shuffle` as True, False or the number of rows in the shuffle "
             f"buffer. Received shuffle={shuffle!r}."
         )
-    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+
+
+def check_shard(shard: object) -> None:
+    """Raises ValueError unless it is a worker's number and the number of workers."""
+    pair = isinstance(shard, list | tuple) and len(shard) == 2 and all(map(is_integer, shard))
+    if not pair or not 0 <= shard[0] < shard[1]:  # type: ignore[index]
         raise ValueError(
             "dataset takes `shard` as (index, count) with 0 <= index < count. Received "
             f"shard={shard!r}."
         )
+
+
+def check_mixer(mixer: object, schema: Schema) -> None:
+    """Raises ValueError unless it is a `TaskMixer`, for a schema with a task column, or None."""
     if mixer is not None and not (isinstance(mixer, TaskMixer) and schema.task_column):
         raise ValueError(
             "dataset takes a TaskMixer as `mixer`, for a schema with a `task_column`. Received "
@@ -49,42 +66,50 @@ def check_dataset_arguments(schema, batch_size, shuffle, seed, shard, mixer):
         )
 
 
-def raw_chunks(source, plan):
+def raw_chunks(
+    source: Source, plan: Callable[[Collection[str]], Mapping[str, str | None]]
+) -> Iterator[tables.Chunk]:
     """Chunks of raw columns, dicts of Arrow arrays, of a whole source.
 
     Args:
-        source: `readers.Source`.
+        source: `Source`.
         plan: callable from a table's column names to the kinds of those to read.
     """
-    for piece in source.pieces():
-        yield from piece.read(plan(piece.names))
+    for fragment in source.fragments():
+        yield from fragment.read(plan(fragment.names))
 
 
-def packed_chunks(encoder, source, shard=(0, 1), rng=None):
+def packed_chunks(
+    encoder: RowEncoder,
+    source: Source,
+    shard: tuple[int, int] = (0, 1),
+    rng: np.random.Generator | None = None,
+) -> Iterator[np.ndarray]:
     """Packed rows of a worker's part of a source, chunk by chunk.
 
     Args:
         encoder: `RowEncoder`.
-        source: `readers.Source`.
+        source: `Source`.
         shard: (index, count).
-        rng: NumPy generator that puts the pieces in a random order, or None.
+        rng: NumPy generator that puts the fragments in a random order, or None.
 
     Yields:
         int32 `(n, width)`.
     """
     index, count = shard
-    pieces, split_rows = source.shard(index, count)
-    numbered = enumerate(source.pieces() if pieces is None else pieces)
-    if rng is not None and pieces is not None:
-        numbered = list(numbered)
-        numbered = [numbered[place] for place in rng.permutation(len(numbered))]
+    fragments, split_rows = source.shard(index, count)
+    numbered: Iterable[tuple[int, tables.Fragment]]
+    numbered = enumerate(source.fragments() if fragments is None else fragments)
+    if rng is not None and fragments is not None:
+        order = rng.permutation(len(fragments)).tolist()
+        numbered = [(place, fragments[place]) for place in order]
 
     def read():
-        for number, piece in numbered:
-            # Workers may visit pieces in different orders, so rows are told apart by
-            # their place within the piece; its number spreads the remainders evenly.
+        for number, fragment in numbered:
+            # Workers may visit fragments in different orders, so rows are told apart by
+            # their place within the fragment; its number spreads the remainders evenly.
             row = number
-            for chunk in piece.read(encoder.required_columns(piece.names)):
+            for chunk in fragment.read(encoder.required_columns(fragment.names)):
                 num_rows = len(next(iter(chunk.values())))
                 if num_rows:
                     yield chunk, (index - row) % count if split_rows else None
@@ -95,15 +120,17 @@ def packed_chunks(encoder, source, shard=(0, 1), rng=None):
         packed = encoder.encode(chunk)
         return packed if first is None else packed[first::count]
 
-    yield from ahead(encode, read())
+    yield from prefetch_map(encode, read())
 
 
-def ahead(work, items, workers=None):
+def prefetch_map(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int | None = None
+) -> Iterator[_Result]:
     """`map(work, items)` in threads, in order, as many items ahead as there are threads."""
     # Each thread holds a chunk, and reading is the limit long before eight of them.
     workers = workers or min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(workers) as pool:
-        pending = deque()
+        pending: deque[Future[_Result]] = deque()
         for item in items:
             pending.append(pool.submit(work, item))
             if len(pending) > workers:
@@ -112,7 +139,7 @@ def ahead(work, items, workers=None):
             yield pending.popleft().result()
 
 
-def held_rows(encoder, source, shard=(0, 1)):
+def held_rows(encoder: RowEncoder, source: Source, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
     """All packed rows at once.
 
     Raises:
@@ -123,14 +150,17 @@ def held_rows(encoder, source, shard=(0, 1)):
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def mixed(chunks, buffer_rows, rng):
+def mixed(
+    chunks: Iterable[np.ndarray], buffer_rows: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     """Chunks of the same rows in another order, mixed in a buffer of `buffer_rows` rows.
 
     The buffer's places are visited in a random order, over and over; each gives its row
     away and takes the next of the input. So no row moves further than a buffer from its
     place, and if all rows fit into the buffer their order is uniformly random.
     """
-    buffer, filled = None, 0
+    buffer: np.ndarray | None = None
+    filled = 0
     places = np.zeros(0, np.int64)
     for chunk in chunks:
         if buffer is None:
@@ -147,15 +177,17 @@ def mixed(chunks, buffer_rows, rng):
             yield buffer[now]
             buffer[now] = chunk[: len(now)]
             chunk = chunk[len(now) :]
-    if filled:
+    if buffer is not None:
         order = rng.permutation(filled)
-        for start in range(0, filled, CHUNK_ROWS):
-            yield buffer[order[start : start + CHUNK_ROWS]]
+        for start in range(0, filled, tables.CHUNK_ROWS):
+            yield buffer[order[start : start + tables.CHUNK_ROWS]]
 
 
-def batched(chunks, batch_size, drop_remainder):
+def rebatch(
+    chunks: Iterable[np.ndarray], batch_size: int, drop_remainder: bool
+) -> Iterator[np.ndarray]:
     """Batches of `batch_size` rows, cut from chunks of any size."""
-    left = []
+    left: list[np.ndarray] = []
     missing = batch_size
     for chunk in chunks:
         start = 0
@@ -176,7 +208,7 @@ class Epochs:
 
     Args:
         encoder: `RowEncoder`.
-        source: `readers.Source`. A table in memory is encoded here, once.
+        source: `Source`. A table in memory is encoded here, once.
         batch_size: int >= 1.
         shuffle: False, True, or the rows of the shuffle buffer (files only; a table in
             memory is always permuted as a whole).
@@ -186,7 +218,17 @@ class Epochs:
         mixer: `TaskMixer` or None. With one, files too are encoded here and held.
     """
 
-    def __init__(self, encoder, source, batch_size, shuffle, seed, shard, drop_remainder, mixer):
+    def __init__(
+        self,
+        encoder: RowEncoder,
+        source: Source,
+        batch_size: int,
+        shuffle: bool | int,
+        seed: int,
+        shard: tuple[int, int],
+        drop_remainder: bool,
+        mixer: TaskMixer | None,
+    ) -> None:
         self._encoder = encoder
         self._source = source
         self._batch_size = batch_size
@@ -197,12 +239,13 @@ class Epochs:
         self._epoch = 0
         self._held = held_rows(encoder, source, shard) if source.held or mixer else None
         self._mixed = None
-        if mixer:
+        if mixer and self._held is not None:
             # Workers draw apart from each other, or all would have the same task at once.
-            self._mixed = MixedOrder(mixer, encoder.tasks(self._held), [seed, shard[0]])
+            task_indices = encoder.task_indices(self._held)
+            self._mixed = MixedOrder(mixer, task_indices, [seed, shard[0]])
         elif source.listed:
-            # A missing column is told here rather than out of the middle of `model.fit`.
-            encoder.required_columns(source.pieces()[0].names)
+            # A missing column raises here rather than in the middle of `model.fit`.
+            encoder.required_columns(next(iter(source.fragments())).names)
         self._check_batches(self.num_batches)
 
     def _check_batches(self, num_batches):
@@ -215,25 +258,28 @@ class Epochs:
             )
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int | None:
         """Batches of an epoch if known without reading, else None."""
         index, count = self._shard
+        rows: int | None
         if self._held is not None:
             rows = len(self._held)
         else:
-            pieces, split_rows = self._source.shard(index, count)
-            counts = [None] if pieces is None else [piece.num_rows for piece in pieces]
-            if None in counts:
+            fragments, split_rows = self._source.shard(index, count)
+            if fragments is None:
                 return None
+            counts = [fragment.num_rows for fragment in fragments]
             if split_rows:
                 counts = [
-                    len(range((index - number) % count, rows, count))
-                    for number, rows in enumerate(counts)
+                    None if size is None else len(range((index - number) % count, size, count))
+                    for number, size in enumerate(counts)
                 ]
-            rows = sum(counts)
+            rows = total(counts)
+        if rows is None:
+            return None
         return rows // self._batch_size if self._drop_remainder else -(-rows // self._batch_size)
 
-    def __call__(self):
+    def __call__(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng([self._seed, self._epoch])
         self._epoch += 1
         if self._held is not None:
@@ -247,7 +293,7 @@ class Epochs:
             buffer_rows = SHUFFLE_ROWS if self._shuffle is True else self._shuffle
             chunks = mixed(chunks, buffer_rows, rng)
         num_batches = 0
-        for batch in batched(chunks, self._batch_size, self._drop_remainder):
+        for batch in rebatch(chunks, self._batch_size, self._drop_remainder):
             num_batches += 1
             yield batch
         self._check_batches(num_batches)
@@ -265,7 +311,7 @@ class Epochs:
             yield rows[start:stop] if order is None else rows[order[start:stop]]
 
 
-def counted(chunks):
+def counted(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The chunks, with an error at the end if there were none."""
     num_rows = 0
     for chunk in chunks:
@@ -274,19 +320,23 @@ def counted(chunks):
     check_rows(num_rows)
 
 
-def as_dataset(epochs, encoder, batch_size, drop_remainder, sharded):
+def as_dataset(
+    epochs: Epochs, encoder: RowEncoder, batch_size: int, drop_remainder: bool, sharded: bool
+) -> tf.data.Dataset:
     """The `tf.data.Dataset` of `Epochs`."""
     import tensorflow as tf
 
     signature = tf.TensorSpec((batch_size if drop_remainder else None, encoder.width), tf.int32)
     # TensorFlow never lets go of a generator, so it gets one that does not hold the rows.
     reference = weakref.ref(epochs)
-    dataset = tf.data.Dataset.from_generator(lambda: reference()(), output_signature=signature)
+
+    def next_epoch():
+        return reference()()
 
     def unpack(words):
         return encoder.unpack(words, tf.bitcast(words, tf.float32))
 
-    dataset = dataset.map(unpack)
+    dataset = tf.data.Dataset.from_generator(next_epoch, output_signature=signature).map(unpack)
     if epochs.num_batches is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(epochs.num_batches))
     options = tf.data.Options()

@@ -1,10 +1,12 @@
 """How often each task comes in the rows of an epoch, where a row belongs to one task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tfmoe.validation import check_choice
+from tfmoe.validation import check_choice, number
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,16 @@ class TaskMixer:
     by: str = "size"
     temperature: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("TaskMixer", "by", self.by, ("size", "temperature", "even"))
-        number = isinstance(self.temperature, int | float)
-        if not (number and 0 < self.temperature < float("inf")):
-            raise ValueError(
-                "TaskMixer needs a finite `temperature` above 0. Received temperature="
-                f'{self.temperature!r}. For equal shares of all tasks use by="even".'
-            )
+        number("TaskMixer", "temperature", self.temperature, above=0)
         if self.by != "temperature" and self.temperature != 1.0:
             raise ValueError(
                 'TaskMixer uses `temperature` with by="temperature" only. Received '
                 f"by={self.by!r} with temperature={self.temperature!r}. Leave one of them out."
             )
 
-    def probabilities(self, counts):
+    def probabilities(self, counts: ArrayLike) -> np.ndarray:
         """The tasks' probabilities.
 
         Args:
@@ -78,25 +75,27 @@ class MixedOrder:
 
     Args:
         mixer: `TaskMixer`.
-        tasks: ints `(n,)`, the rows' tasks; n > 0.
+        task_indices: ints `(n,)`, the rows' tasks; n > 0.
         seed: int, or sequence of ints; the orders follow from it.
     """
 
-    def __init__(self, mixer, tasks, seed):
-        counts = np.bincount(tasks)
+    def __init__(
+        self, mixer: TaskMixer, task_indices: np.ndarray, seed: int | Sequence[int]
+    ) -> None:
+        counts = np.bincount(task_indices)
         self._rng = np.random.default_rng(seed)
         self._probabilities = mixer.probabilities(counts)
-        by_task = np.argsort(tasks, kind="stable")
+        by_task = np.argsort(task_indices, kind="stable")
         self._rows = np.split(by_task, np.cumsum(counts)[:-1])
         self._left = [rows[:0] for rows in self._rows]
 
-    def next_epoch(self):
-        """Places of rows, int64 `(n,)`."""
+    def next_epoch(self) -> np.ndarray:
+        """The next epoch's rows, by their places: int64 `(n,)`."""
         num_rows = sum(map(len, self._rows))
-        tasks = self._rng.choice(len(self._rows), num_rows, p=self._probabilities)
-        counts = np.bincount(tasks, minlength=len(self._rows))
+        task_indices = self._rng.choice(len(self._rows), num_rows, p=self._probabilities)
+        counts = np.bincount(task_indices, minlength=len(self._rows))
         order = np.empty(num_rows, np.int64)
-        order[np.argsort(tasks, kind="stable")] = np.concatenate(
+        order[np.argsort(task_indices, kind="stable")] = np.concatenate(
             [self._next_rows(task, count) for task, count in enumerate(counts)]
         )
         return order

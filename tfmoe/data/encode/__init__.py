@@ -1,1 +1,1 @@
-"""What every row becomes."""
+"""What every row becomes: in NumPy (`rows`), and as a TensorFlow graph (`graph`)."""

@@ -7,24 +7,33 @@ The rules, which the exported graph repeats:
   `clip((y - mean) * scale, -100, 100)`; a missing cell is `fill` (in raw units), or 0.0
   if that is None. `"none"` is x, clipped to +-3e38. `"buckets"` is an id,
   `FIRST_ID + searchsorted(boundaries, x, side="right")`; a missing cell has the bucket of
-  `fill`, or `MISSING_ID` if that is None.
+  `fill`, or `MISSING_ID` if that is None. The mean with `"log"` is that of y.
 - `Categorical`: `MISSING_ID` for null, NaN, `MISSING_INT` in an integer column and the
   empty string in a string column; the vocabulary's id, or `UNKNOWN_ID`.
 - Lists: a cell ends with its last element that is not missing, for a request is padded.
   Of its positions the first `length` are kept (the last ones for `Sequence`), with
   `PADDING_ID` for missing elements and after the end. A cell of which no element is left
   has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
-  cut like `str.split(separator)`; its pieces are compared as text, with the decimal form
-  of the vocabulary if that holds integers, and only the empty piece is missing.
+  cut like `str.split(separator)`; its elements are compared as text, with the decimal form
+  of the vocabulary if that holds integers, and only the empty element is missing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from tfmoe.data import arrow
-from tfmoe.schema.columns import FIRST_ID, MISSING_ID, MISSING_STRING, PADDING_ID
+from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
+from tfmoe.schema.columns import (
+    FIRST_ID,
+    MISSING_ID,
+    MISSING_STRING,
+    PADDING_ID,
+    MultiCategorical,
+    Numeric,
+)
 
 _LARGEST_FEATURE = 100.0
 _LARGEST_FLOAT = 3e38
@@ -35,7 +44,8 @@ class NumericFit:
     """What was fitted of a `Numeric` column; plain float64 data.
 
     Args:
-        mean, scale: the feature is `(y - mean) * scale`. 0 and 1 if nothing is scaled.
+        mean, scale: the feature is `(y - mean) * scale`, with y the logarithm for `"log"`.
+            0 and 1 if nothing is scaled.
         fill: what a missing cell counts as in raw units, or None (then the feature is 0,
             or the missing id for buckets).
         boundaries: inner boundaries of the buckets, ascending, float64 `(<= num_buckets - 1,)`;
@@ -48,12 +58,12 @@ class NumericFit:
     boundaries: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
-def log_transform(values):
+def log_transform(values: np.ndarray) -> np.ndarray:
     """sign(x) * log(1 + |x|)."""
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def numeric_feature(values, column, fit):
+def numeric_feature(values: np.ndarray, column: Numeric, fit: NumericFit) -> np.ndarray:
     """The feature of a `Numeric` column.
 
     Args:
@@ -70,7 +80,7 @@ def numeric_feature(values, column, fit):
         values = np.where(missing, 0.0 if fit.fill is None else fit.fill, values)
     if column.embeds:
         feature = (FIRST_ID + np.searchsorted(fit.boundaries, values, side="right")).astype("int32")
-        empty = MISSING_ID
+        empty: float = MISSING_ID
     elif column.transform == "none":
         feature = np.clip(values, -_LARGEST_FLOAT, _LARGEST_FLOAT).astype("float32")
         empty = 0.0
@@ -92,18 +102,21 @@ class TextCache:
     once.
     """
 
-    def __init__(self):
-        self._last = (None, None)
+    def __init__(self) -> None:
+        self._last: tuple[pa.Array, np.ndarray] | None = None
 
-    def ids(self, dictionary, look_up):
-        last, ids = self._last
-        if last is None or not last.equals(dictionary):
-            ids = look_up(dictionary)
-            self._last = (dictionary, ids)
-        return ids
+    def ids(self, dictionary: pa.Array, look_up: Callable[[pa.Array], np.ndarray]) -> np.ndarray:
+        """What `look_up` gives for a dictionary, or gave for the last if that was the same."""
+        # Read once: other threads may put another in its place.
+        last = self._last
+        if last is None or not last[0].equals(dictionary):
+            last = self._last = (dictionary, look_up(dictionary))
+        return last[1]
 
 
-def categorical_ids(array, name, table, is_int, cache):
+def categorical_ids(
+    array: pa.Array, name: str, table: Vocabulary | HashTable, is_int: bool, cache: TextCache
+) -> np.ndarray:
     """Ids of single values.
 
     Args:
@@ -138,7 +151,14 @@ def _text_ids(text, table, cache):
     return ids.take(places.to_numpy(zero_copy_only=False))
 
 
-def list_ids(array, column, table, is_int, length, cache):
+def list_ids(
+    array: pa.Array,
+    column: MultiCategorical,
+    table: Vocabulary | HashTable,
+    is_int: bool,
+    length: int,
+    cache: TextCache,
+) -> np.ndarray:
     """Ids of a list column's cells.
 
     Args:
@@ -153,7 +173,7 @@ def list_ids(array, column, table, is_int, length, cache):
     if column.separator is None or arrow.is_list(array.type):
         return _padded_ids(array, column, table, is_int, length, cache)
     # Separated strings repeat, "Action|Comedy": cut and look up the different ones.
-    text = arrow.to_text(array, column.raw)
+    text = arrow.to_text(array, column.raw_name)
     if not pa.types.is_dictionary(text.type):
         text = text.dictionary_encode()
 
@@ -168,7 +188,7 @@ def list_ids(array, column, table, is_int, length, cache):
 
 def _padded_ids(array, column, table, is_int, length, cache):
     elements, lengths = arrow.split_lists(array, column)
-    ids = categorical_ids(elements, column.raw, table, is_int, cache)
+    ids = categorical_ids(elements, column.raw_name, table, is_int, cache)
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
     starts = np.cumsum(lengths) - lengths
@@ -194,7 +214,7 @@ def _up_to_last_present(ids, starts, lengths):
     return trimmed
 
 
-def weight_values(array, name):
+def weight_values(array: pa.Array, name: str) -> np.ndarray:
     """Row weights as float32 `(n,)`.
 
     Raises:

@@ -1,9 +1,14 @@
-"""The Preprocessor's look-ups once more, as a TensorFlow graph over raw rows.
+"""The Preprocessor's look-ups as a TensorFlow graph: what serving does with raw rows.
 
-The rules are those of `tfmoe.data.encode.columns`. Where a table has None, a request has NaN
-for a number, `MISSING_INT` for an integer, the empty string for a string; lists are
-padded to a common length with the same. A row's task comes as its key's text.
+The twin of `tfmoe.data.encode.rows`, by the same rules, those of `tfmoe.data.encode.columns`.
+Where a table has None, a request has NaN for a number, `MISSING_INT` for an integer, the empty
+string for a string; lists are padded to a common length with the same. A row's task comes as
+its key's text.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +25,17 @@ from tfmoe.schema.columns import (
     Numeric,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import tensorflow as tf
+
+    from tfmoe.data.preprocessor import Preprocessor
+    from tfmoe.schema.columns import Column
+
 NO_TASK = -1
 
 
-def is_text(preprocessor, column):
+def is_text(preprocessor: Preprocessor, column: Column) -> bool:
     """Whether the raw column holds strings."""
     if isinstance(column, Numeric):
         return False
@@ -34,12 +46,12 @@ def _is_separated(column):
     return isinstance(column, MultiCategorical) and column.separator is not None
 
 
-def is_padded(column):
+def is_padded(column: Column) -> bool:
     """Whether the raw column is a matrix: a list of values a row."""
     return isinstance(column, MultiCategorical) and column.separator is None
 
 
-def signature(preprocessor, task=True):
+def signature(preprocessor: Preprocessor, task: bool = True) -> dict[str, tf.TensorSpec]:
     """Dict of `tf.TensorSpec` by column name: what a request holds.
 
     Args:
@@ -61,7 +73,9 @@ def signature(preprocessor, task=True):
     return specs
 
 
-def request(preprocessor, df, task=True):
+def request(
+    preprocessor: Preprocessor, df: pd.DataFrame, task: bool = True
+) -> dict[str, np.ndarray]:
     """Raw rows of a DataFrame as the arrays of a request.
 
     Args:
@@ -75,17 +89,17 @@ def request(preprocessor, df, task=True):
     """
     arrays = {}
     for column in preprocessor.schema.columns:
-        cells = df[column.raw].tolist()
+        cells = df[column.raw_name].tolist()
         text = is_text(preprocessor, column)
         if isinstance(column, Numeric):
             arrays[column.name] = np.array([np.nan if c is None else c for c in cells], "float64")
         elif is_padded(column):
             arrays[column.name] = _padded(cells, text)
         else:
-            arrays[column.name] = _plain(cells, text)
+            arrays[column.name] = _single_values(cells, text)
     name = preprocessor.schema.task_column
     if name and task:
-        arrays[name] = _plain(df[name].tolist(), text=True)
+        arrays[name] = _single_values(df[name].tolist(), text=True)
     return arrays
 
 
@@ -94,10 +108,11 @@ def _is_null(cell):
     return cell is None or (cell == cell) is not True
 
 
-def _plain(cells, text):
+def _single_values(cells, text):
+    """Cells as text or integers, with what a request has where one is missing."""
     missing = MISSING_STRING if text else MISSING_INT
-    plain = [missing if _is_null(c) else _as_text(c) if text else int(c) for c in cells]
-    return np.array(plain, object if text else "int64")
+    values = [missing if _is_null(c) else _as_text(c) if text else int(c) for c in cells]
+    return np.array(values, object if text else "int64")
 
 
 def _as_text(cell):
@@ -110,30 +125,30 @@ def _padded(cells, text):
     lists = [[] if cell is None or isinstance(cell, float) else list(cell) for cell in cells]
     missing = MISSING_STRING if text else MISSING_INT
     width = max([1, *map(len, lists)])
-    rows = [_plain(cell + [missing] * (width - len(cell)), text) for cell in lists]
+    rows = [_single_values(cell + [missing] * (width - len(cell)), text) for cell in lists]
     return np.stack(rows) if rows else np.zeros((0, width), object if text else "int64")
 
 
-class RawInputs:
-    """Turns a request's tensors into the model's features; TensorFlow only.
+class GraphEncoder:
+    """Turns a request's tensors into the model's features, as `RowEncoder` does with rows.
 
     Args:
         preprocessor: fitted `Preprocessor`.
 
     Attributes:
-        tables: dict of `tf.lookup.StaticHashTable`, to be tracked by who exports.
+        tables: dict of `tf.lookup.StaticHashTable`. What is exported must hold them.
     """
 
-    def __init__(self, preprocessor):
+    def __init__(self, preprocessor: Preprocessor) -> None:
         self.preprocessor = preprocessor
-        self.tables = {}
+        self.tables: dict[str, Any] = {}
         for column in preprocessor.schema.columns:
             if isinstance(column, Categorical) and not self._buckets(column):
                 self._table(column)
         if preprocessor.schema.task_column:
             self.tables["_task"] = self._task_table()
 
-    def __call__(self, raw):
+    def __call__(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Dict of raw tensors by column name to dict of features by column name.
 
         The task is left out where `raw` lacks it, and `NO_TASK` where its key is unknown.
@@ -215,7 +230,7 @@ class RawInputs:
         return tf.where(missing, MISSING_ID, ids)
 
     def _list(self, column, ids):
-        """Ids `(b, any)` to the fixed length, with the missing id where nothing is."""
+        """Ids `(b, l)` to the fixed length; a cell without elements has the missing id first."""
         import tensorflow as tf
 
         length = self.preprocessor.lengths[column.name]

@@ -11,7 +11,7 @@ import pyarrow as pa
 HASH_KEY = (0x7466_6D6F_6500_0001, 0x0F1E_2D3C_4B5A_6978)
 
 
-def hash_buckets(text, num_buckets):
+def hash_buckets(text: pa.Array, num_buckets: int) -> np.ndarray:
     """Bucket of each string.
 
     Args:

@@ -6,8 +6,12 @@ holds ids and floats alike (floats by their bits), so shuffling and batching mov
 rows at once.
 """
 
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +27,20 @@ from tfmoe.data.encode.columns import (
 )
 from tfmoe.data.encode.labels import TaskColumn, label_values
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Multiclass
 
+if TYPE_CHECKING:
+    from tfmoe.data.fit.fitted import Fitted
 
-def required_columns(schema, names, dtypes, labels, weights):
+
+def required_columns(
+    schema: Schema,
+    names: Collection[str],
+    dtypes: Mapping[str, str | None],
+    labels: bool,
+    weights: bool,
+) -> dict[str, str | None]:
     """The raw columns to read from a table, and how a text file should read them.
 
     Args:
@@ -43,24 +57,25 @@ def required_columns(schema, names, dtypes, labels, weights):
     Raises:
         ValueError: if the table lacks a column that is needed.
     """
-    wanted = []
+    wanted: list[tuple[str, str | None, str]] = []
     for column in schema.columns:
         if isinstance(column, Numeric):
-            wanted.append((column.raw, "float", f"column {column.name!r}"))
+            wanted.append((column.raw_name, "float", f"column {column.name!r}"))
         else:
-            kind = dtypes[column.name]
+            kind: str | None = dtypes[column.name]
             if isinstance(column, MultiCategorical):
                 kind = "list" if column.separator is None else "text"
-            wanted.append((column.raw, kind, f"column {column.name!r}"))
+            wanted.append((column.raw_name, kind, f"column {column.name!r}"))
     if schema.task_column:
         wanted.append((schema.task_column, "text", "`task_column`"))
     if weights and schema.weight_column:
         wanted.append((schema.weight_column, "float", "`weight_column`"))
     for task in schema.tasks if labels else ():
-        if task.raw in names:
-            wanted.append((task.raw, _label_kind(task), f"task {task.name!r}"))
-            if task.where:
-                wanted.append((schema.where_source(task), "float", f"`where` of {task.name!r}"))
+        if task.raw_name in names:
+            wanted.append((task.raw_name, _label_kind(task), f"task {task.name!r}"))
+            where = schema.where_source(task)
+            if where:
+                wanted.append((where, "float", f"`where` of {task.name!r}"))
     absent = {raw: owner for raw, _, owner in wanted if raw not in names}
     if absent:
         needs = ", ".join(f"{raw!r} (for {owner})" for raw, owner in absent.items())
@@ -69,7 +84,7 @@ def required_columns(schema, names, dtypes, labels, weights):
             f"columns are {[str(name) for name in names]}. Add the columns, or name the table's "
             "own by `source`."
         )
-    kinds = {}
+    kinds: dict[str, str | None] = {}
     for raw, kind, _ in wanted:
         other = kinds.get(raw, kind)
         if {kind, other} == {"string", "text"}:
@@ -94,15 +109,15 @@ class Slot:
     width: int | None
     floating: bool
 
-    def of(self, words, floats):
+    def of(self, words: Any, floats: Any) -> Any:
         """Its part of packed rows, given as int32 and as float32."""
         rows = floats if self.floating else words
         if self.width is None:
             return rows[:, self.start]
         return rows[:, self.start : self.start + self.width]
 
-    def put(self, values, words, floats):
-        """Writes its values, `(n,)` or `(n, width)`, into rows that lie on their side."""
+    def put(self, values: np.ndarray, words: np.ndarray, floats: np.ndarray) -> None:
+        """Writes its values, `(n,)` or `(n, width)`, into transposed packed rows."""
         columns = floats if self.floating else words
         columns[self.start : self.start + (self.width or 1)] = values.T
 
@@ -116,19 +131,20 @@ class RowEncoder:
         labels: whether rows carry labels and weights.
     """
 
-    def __init__(self, schema, fitted, labels):
+    def __init__(self, schema: Schema, fitted: Fitted, labels: bool) -> None:
         self.schema = schema
         self.fitted = fitted
         self.labels = labels
         self._caches = {column.name: TextCache() for column in schema.columns}
-        self._features, self._labels = {}, {}
+        self._features: dict[str, Slot] = {}
+        self._labels: dict[str, Slot] = {}
         self.width = 0
         for column in schema.columns:
             floating = isinstance(column, Numeric) and not column.embeds
             self._features[column.name] = self._slot(fitted.lengths.get(column.name), floating)
-        self._tasks = None
+        self._task_column = None
         if schema.task_column:
-            self._tasks = TaskColumn(schema)
+            self._task_column = TaskColumn(schema)
             self._features[schema.task_column] = self._slot(None, False)
         if labels:
             self._labels = {name: self._slot(None, True) for name in schema.output_names}
@@ -139,16 +155,16 @@ class RowEncoder:
         self.width += width or 1
         return slot
 
-    def required_columns(self, names):
+    def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
         """The raw columns to read; see `required_columns`.
 
         Raises:
             ValueError: if a column is missing, or labels are wanted and there is none.
         """
-        if self.labels and not any(task.raw in names for task in self.schema.tasks):
+        if self.labels and not any(task.raw_name in names for task in self.schema.tasks):
             raise ValueError(
                 "Labels are read from the table. Received a table without any of "
-                f"{[task.raw for task in self.schema.tasks]}; its columns are "
+                f"{[task.raw_name for task in self.schema.tasks]}; its columns are "
                 f"{[str(name) for name in names]}. For features only pass labels=False."
             )
         dtypes = self.fitted.dtypes | dict.fromkeys(self._literal, "text")
@@ -163,9 +179,9 @@ class RowEncoder:
                 ends = values.filter(pc.ends_with(values, ".0"))
                 if pc.any(pc.match_substring_regex(ends, r"^-?[0-9]+\.0\z")).as_py():
                     owners.add(owner)
-        return [c.name for c in categorical(self.schema) if c.table in owners]
+        return [c.name for c in categorical_columns(self.schema) if c.table in owners]
 
-    def encode(self, chunk):
+    def encode(self, chunk: Mapping[str, pa.Array]) -> np.ndarray:
         """Packed rows of a chunk.
 
         Args:
@@ -175,54 +191,54 @@ class RowEncoder:
             int32 `(n, width)`.
         """
         num_rows = len(next(iter(chunk.values())))
-        # Columns are written one after the other and turned over once: writing each
+        # Columns are written one after the other and transposed once: writing each
         # into its place in every row takes three times as long.
         words = np.empty((self.width, num_rows), np.int32)
         floats = words.view(np.float32)
         for column in self.schema.columns:
             self._features[column.name].put(self._feature(column, chunk), words, floats)
-        tasks = None
-        if self._tasks:
-            tasks = self._tasks.indices(chunk)
-            self._features[self.schema.task_column].put(tasks, words, floats)
+        task_indices = None
+        if self.schema.task_column and self._task_column:
+            task_indices = self._task_column.task_indices(chunk)
+            self._features[self.schema.task_column].put(task_indices, words, floats)
         if self.labels:
-            for name, values in self._label_values(chunk, tasks):
+            for name, values in self._label_values(chunk, task_indices):
                 self._labels[name].put(values, words, floats)
-            name = self.schema.weight_column
-            weights = weight_values(chunk[name], name) if name else np.float32(1.0)
+            raw = self.schema.weight_column
+            weights = weight_values(chunk[raw], raw) if raw else np.array(1.0, np.float32)
             self._weight.put(weights, words, floats)
         return np.ascontiguousarray(words.T)
 
     def _feature(self, column, chunk):
-        array = chunk[column.raw]
+        array = chunk[column.raw_name]
         if isinstance(column, Numeric):
             fit = self.fitted.numeric[column.name]
-            return numeric_feature(to_floats(array, column.raw), column, fit)
+            return numeric_feature(to_floats(array, column.raw_name), column, fit)
         table = self.fitted.tables[column.table]
         is_int = self.fitted.dtypes[column.name] == "int"
         cache = self._caches[column.name]
         if isinstance(column, MultiCategorical):
             length = self.fitted.lengths[column.name]
             return list_ids(array, column, table, is_int, length, cache)
-        return categorical_ids(array, column.raw, table, is_int, cache)
+        return categorical_ids(array, column.raw_name, table, is_int, cache)
 
-    def _label_values(self, chunk, tasks):
+    def _label_values(self, chunk, task_indices):
         """Yields the name of each output and its labels."""
-        if self._tasks:
-            yield self.schema.output_names[0], self._tasks.labels(chunk, tasks)
+        if self._task_column:
+            yield self.schema.output_names[0], self._task_column.labels(chunk, task_indices)
             return
         for task in self.schema.tasks:
-            if task.raw in chunk:
+            if task.raw_name in chunk:
                 where = self.schema.where_source(task)
-                yield task.name, label_values(chunk[task.raw], task, chunk.get(where), where)
+                yield task.name, label_values(chunk[task.raw_name], task, chunk.get(where), where)
             else:
                 yield task.name, np.float32(np.nan)
 
-    def tasks(self, words):
-        """The tasks of packed rows, int32 `(n,)`, of a schema with a `task_column`."""
-        return self._features[self.schema.task_column].of(words, None)
+    def task_indices(self, words: np.ndarray) -> np.ndarray:
+        """Each packed row's task, int32 `(n,)`, of a schema with a `task_column`."""
+        return self._features[self.schema.task_column or ""].of(words, None)
 
-    def unpack(self, words, floats):
+    def unpack(self, words: Any, floats: Any) -> Any:
         """Packed rows as dicts by name; `(features, labels, weights)`, or features only.
 
         Args:
@@ -236,11 +252,11 @@ class RowEncoder:
         return features, labels, dict.fromkeys(labels, weight)
 
 
-def categorical(schema):
+def categorical_columns(schema: Schema) -> list[Categorical]:
     """The schema's columns that have ids by value."""
     return [column for column in schema.columns if isinstance(column, Categorical)]
 
 
-def tables(schema):
-    """Dict of the columns that own an id table by value, by name."""
-    return {column.name: column for column in categorical(schema) if not column.share}
+def table_owners(schema: Schema) -> dict[str, Categorical]:
+    """The columns that own a table of values, by name."""
+    return {column.name: column for column in categorical_columns(schema) if not column.share}

@@ -1,4 +1,4 @@
-"""Counting values, and the tables that turn values into ids."""
+"""The tables that turn values into ids: fitted vocabularies, and hashing."""
 
 from functools import cached_property
 
@@ -22,10 +22,10 @@ class Vocabulary:
         values: Arrow array in the order of the ids, int64 or large_string.
     """
 
-    def __init__(self, values):
+    def __init__(self, values: pa.Array) -> None:
         self.values = values
         self.is_int = pa.types.is_integer(values.type)
-        self._places = None
+        self._places: dict[str, int] | None = None
         if self.is_int:
             self._index = pd.Index(values.to_numpy())
             # The first look-up builds the hash table, which threads must not do at once.
@@ -37,25 +37,26 @@ class Vocabulary:
         return text.cast(pa.large_string())
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """Rows of the embedding table."""
         return FIRST_ID + len(self.values)
 
-    def int_ids(self, values):
+    def int_ids(self, values: np.ndarray) -> np.ndarray:
         """Ids of int64 `(n,)`: int32 `(n,)`."""
         ids = self._index.get_indexer(values) + FIRST_ID
         ids[ids < FIRST_ID] = UNKNOWN_ID
         ids[values == MISSING_INT] = MISSING_ID
         return ids.astype(np.int32)
 
-    def takes_repeats(self, num_values):
-        """Whether so many strings are best looked up as they are, repeats and all.
+    def takes_repeats(self, num_values: int) -> bool:
+        """Whether this many strings are best looked up as they are, with their repeats.
 
         If not, the different ones should be looked up, once each. Arrow's look-up builds
         a hash table of the vocabulary at each call, so it pays while that is small.
         """
         return len(self._text) <= 2 * num_values
 
-    def text_ids(self, text):
+    def text_ids(self, text: pa.Array) -> np.ndarray:
         """Ids of n strings, or of the decimal forms of integers: int32 `(n,)`."""
         if self.takes_repeats(len(text)):
             found = pc.index_in(text.cast(pa.large_string()), value_set=self._text)
@@ -77,25 +78,26 @@ class HashTable:
     The bucket is that of `tf.strings.to_hash_bucket_strong(text, num_buckets, HASH_KEY)`.
     """
 
-    def __init__(self, num_buckets):
+    def __init__(self, num_buckets: int) -> None:
         self.num_buckets = num_buckets
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """Rows of the embedding table."""
         return FIRST_ID + self.num_buckets
 
-    def takes_repeats(self, num_values):
-        """Whether so many strings are best looked up as they are; see `Vocabulary`."""
+    def takes_repeats(self, num_values: int) -> bool:
+        """See `Vocabulary`: hashing is slow, so each distinct string is hashed once."""
         return False
 
-    def int_ids(self, values):
+    def int_ids(self, values: np.ndarray) -> np.ndarray:
         """Ids of int64 `(n,)`: int32 `(n,)`."""
         distinct, places = np.unique(values, return_inverse=True)
         ids = self.text_ids(decimals(distinct))
         ids[distinct == MISSING_INT] = MISSING_ID
         return ids[places]
 
-    def text_ids(self, text):
+    def text_ids(self, text: pa.Array) -> np.ndarray:
         """Ids of n strings: int32 `(n,)`."""
         ids = (hash_buckets(text, self.num_buckets) + FIRST_ID).astype(np.int32)
         ids[pc.equal(text, MISSING_STRING).to_numpy(zero_copy_only=False)] = MISSING_ID

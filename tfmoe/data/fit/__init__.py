@@ -1,1 +1,1 @@
-"""What one pass over the rows collects."""
+"""What is fitted: one pass over the rows, what it comes to, and how that is kept."""

@@ -1,4 +1,4 @@
-"""Counting values: how often each occurs."""
+"""How often each value of a column occurs, in bounded memory."""
 
 import warnings
 
@@ -28,17 +28,23 @@ class Counts:
         name: the column's name, for the warning.
     """
 
-    def __init__(self, dtype, max_distinct, name):
+    def __init__(self, dtype: str, max_distinct: int, name: str) -> None:
         self.dtype = dtype
         self.max_distinct = max_distinct
         self.name = name
-        self._parts = []
+        self._parts: list[pa.Table] = []
         self._buffered = 0
         self._current = 0
         self._warned = False
 
-    def add(self, values, counts=None):
-        """Counts an Arrow array of values; null and the missing values are left out."""
+    def add(self, values: pa.Array, counts: pa.Array | None = None) -> None:
+        """Counts an Arrow array of values; null and the missing values are left out.
+
+        Args:
+            values: Arrow array, perhaps with a dictionary.
+            counts: int64 Arrow array, how often each value occurs, or None if each does once
+                for every time it is in `values`.
+        """
         if counts is None:
             if pa.types.is_dictionary(values.type):
                 present = values.indices.drop_null().to_numpy(zero_copy_only=False)
@@ -51,7 +57,7 @@ class Counts:
         keep = pc.and_(pc.not_equal(part["value"], missing), pc.greater(part["count"], 0))
         self.add_table(part.filter(keep))
 
-    def add_table(self, table):
+    def add_table(self, table: pa.Table) -> None:
         """Adds an Arrow table of `value` and `count`."""
         self._parts.append(table)
         self._buffered += len(table)
@@ -81,7 +87,7 @@ class Counts:
         self._current = len(table)
         self._buffered = 0
 
-    def table(self):
+    def table(self) -> pa.Table:
         """Arrow table of `value` and `count`, most frequent first, ties by value."""
         self._sum_up()
         if not self._parts:
@@ -89,7 +95,7 @@ class Counts:
             return pa.table(empty)
         return _most_frequent_first(self._parts[0])
 
-    def vocabulary(self, min_count=1, max_size=None):
+    def vocabulary(self, min_count: int = 1, max_size: int | None = None) -> pa.Array:
         """The values that get an id, in the order of their ids."""
         table = self.table()
         table = table.filter(pc.greater_equal(table["count"], min_count))

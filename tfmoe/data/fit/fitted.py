@@ -1,17 +1,23 @@
 """What a pass over the rows leaves: all that encoding needs."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tfmoe.data.encode.columns import NumericFit
-from tfmoe.data.encode.rows import categorical, tables
+from tfmoe.data.encode.rows import categorical_columns, table_owners
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments
-from tfmoe.data.fit.statistics import no_labels
-from tfmoe.schema.columns import FIRST_ID, MultiCategorical, Numeric
+from tfmoe.data.fit.statistics import Statistics, no_labels
+from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeric
+from tfmoe.schema.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -30,20 +36,22 @@ class Fitted:
     """
 
     num_rows: int
-    dtypes: dict
-    vocabularies: dict
-    numeric: dict
-    lengths: dict
-    label_means: dict
-    tables: dict
+    dtypes: dict[str, str]
+    vocabularies: dict[str, pa.Array]
+    numeric: dict[str, NumericFit]
+    lengths: dict[str, int]
+    label_means: dict[str, Any]
+    tables: dict[str, Vocabulary | HashTable]
 
     @classmethod
-    def of(cls, statistics):
-        """Closes the statistics of a pass."""
+    def of(cls, statistics: Statistics) -> Fitted:
+        """What a pass over the rows comes to."""
         schema = statistics.schema
-        numeric = {c.name: _numeric_fit(c, statistics) for c in schema.columns if _is_numeric(c)}
+        numeric = {
+            c.name: _numeric_fit(c, statistics) for c in schema.columns if isinstance(c, Numeric)
+        }
         vocabularies = {}
-        for owner, column in tables(schema).items():
+        for owner, column in table_owners(schema).items():
             if not column.hash_buckets:
                 counts = statistics.counts.get(owner) or Counts("string", 1, owner)
                 vocabularies[owner] = counts.vocabulary(column.min_count, column.max_size)
@@ -57,7 +65,7 @@ class Fitted:
             {name: _mean_label(seen) for name, seen in statistics.labels.items()},
         )
 
-    def under(self, schema):
+    def under(self, schema: Schema) -> Fitted:
         """The same under a schema with other tasks; a new one has no labels yet."""
         means = {
             t.name: self.label_means.get(t.name, _mean_label(no_labels(t))) for t in schema.tasks
@@ -65,35 +73,40 @@ class Fitted:
         return dataclasses.replace(self, label_means=means)
 
     @classmethod
-    def build(cls, schema, num_rows, dtypes, vocabularies, numeric, longest, label_means):
+    def build(
+        cls,
+        schema: Schema,
+        num_rows: int,
+        dtypes: Mapping[str, str | None],
+        vocabularies: dict[str, pa.Array],
+        numeric: dict[str, NumericFit],
+        longest: Mapping[str, int],
+        label_means: dict[str, Any],
+    ) -> Fitted:
         """From its parts; `dtypes` by owner (None becomes `"string"`), `longest` as seen."""
         lengths = {
             c.name: c.max_length or max(longest[c.name], 1)
             for c in schema.columns
             if isinstance(c, MultiCategorical)
         }
-        by_name = {
+        tables: dict[str, Vocabulary | HashTable] = {
             owner: HashTable(column.hash_buckets)
             if column.hash_buckets
             else Vocabulary(vocabularies[owner])
-            for owner, column in tables(schema).items()
+            for owner, column in table_owners(schema).items()
         }
-        dtypes = {c.name: dtypes[c.table] or "string" for c in categorical(schema)}
-        return cls(num_rows, dtypes, vocabularies, numeric, lengths, label_means, by_name)
+        by_column = {c.name: dtypes[c.table] or "string" for c in categorical_columns(schema)}
+        return cls(num_rows, by_column, vocabularies, numeric, lengths, label_means, tables)
 
-    def table_sizes(self, schema):
+    def table_sizes(self, schema: Schema) -> dict[str, int]:
         """Rows of the embedding table of each owner, in the schema's order."""
         sizes = {}
         for column in schema.columns:
             if column.name in self.tables:
                 sizes[column.name] = self.tables[column.name].size
-            elif _is_numeric(column) and column.embeds:
+            elif isinstance(column, Numeric) and column.embeds:
                 sizes[column.name] = FIRST_ID + column.num_buckets
         return sizes
-
-
-def _is_numeric(column):
-    return isinstance(column, Numeric)
 
 
 def _numeric_fit(column, statistics):
@@ -114,14 +127,15 @@ def _mean_label(seen):
     return seen / total if total else np.full(len(seen), np.nan)
 
 
-def unfitted_columns(schema):
+def unfitted_columns(schema: Schema) -> list[str]:
     """Names of the columns that cannot be encoded without fitting."""
-    owners = tables(schema)
+    owners = table_owners(schema)
     names = []
     for column in schema.columns:
+        needs = False
         if isinstance(column, Numeric):
             needs = column.transform != "none"
-        else:
+        elif isinstance(column, Categorical):
             needs = owners[column.table].hash_buckets is None
             if isinstance(column, MultiCategorical):
                 needs = needs or column.max_length is None

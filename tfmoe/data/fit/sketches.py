@@ -1,6 +1,9 @@
 """Moments and quantiles of columns that are too long to hold: one pass, mergeable."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 import datasketches
 import numpy as np
@@ -27,7 +30,7 @@ class Moments:
     m2: float = 0.0
 
     @classmethod
-    def of(cls, values):
+    def of(cls, values: np.ndarray) -> Moments:
         """Moments of float64 `(n,)`; NaN and infinite values are left out."""
         values = np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST)
         if not len(values):
@@ -35,7 +38,8 @@ class Moments:
         mean = float(values.mean())
         return cls(len(values), mean, float(np.square(values - mean).sum()))
 
-    def merge(self, other):
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both parts' numbers."""
         count = self.count + other.count
         if not count:
             return self
@@ -47,7 +51,7 @@ class Moments:
         )
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         """1 / population standard deviation; 1 if that is 0 up to rounding."""
         std = (self.m2 / self.count) ** 0.5 if self.count else 0.0
         return 1.0 / std if std > 1e-12 * abs(self.mean) else 1.0
@@ -60,28 +64,31 @@ class Quantiles:
     much. Source: Karnin, Lang and Liberty, 2016, https://arxiv.org/abs/1603.05346.
     """
 
-    def __init__(self, sketch=None):
+    def __init__(self, sketch: Any = None) -> None:
         self._sketch = sketch or datasketches.kll_doubles_sketch(_SKETCH_SIZE)
 
-    def add(self, values):
+    def add(self, values: np.ndarray) -> None:
         """Counts float64 `(n,)`; NaN and infinite values are left out."""
         self._sketch.update(np.ascontiguousarray(values[np.isfinite(values)]))
 
-    def merge(self, other):
+    def merge(self, other: Quantiles) -> Quantiles:
+        """The sketch of both parts' numbers."""
         merged = Quantiles.from_bytes(self.to_bytes())
         merged._sketch.merge(other._sketch)
         return merged
 
-    def boundaries(self, num_buckets):
+    def boundaries(self, num_buckets: int) -> np.ndarray:
         """The distinct inner `num_buckets`-quantiles, ascending, float64."""
         if self._sketch.is_empty():
             return np.zeros(0)
         ranks = np.arange(1, num_buckets) / num_buckets
         return np.unique(self._sketch.get_quantiles(ranks))
 
-    def to_bytes(self):
+    def to_bytes(self) -> bytes:
+        """The sketch in the library's own form."""
         return self._sketch.serialize()
 
     @classmethod
-    def from_bytes(cls, given):
+    def from_bytes(cls, given: bytes) -> Quantiles:
+        """The sketch that `to_bytes` gave."""
         return cls(datasketches.kll_doubles_sketch.deserialize(given))

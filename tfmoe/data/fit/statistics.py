@@ -1,6 +1,9 @@
-"""What one pass over the rows collects, and what is made of it."""
+"""What one pass over the rows collects."""
+
+from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +12,12 @@ import pyarrow.compute as pc
 from tfmoe.data import arrow
 from tfmoe.data.encode.columns import log_transform
 from tfmoe.data.encode.labels import TaskColumn, label_values
-from tfmoe.data.encode.rows import categorical, required_columns, tables
+from tfmoe.data.encode.rows import categorical_columns, required_columns, table_owners
 from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.schema.columns import MultiCategorical, Numeric
-from tfmoe.schema.tasks import Multiclass
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Multiclass, Task
 
 
 class Statistics:
@@ -29,12 +33,17 @@ class Statistics:
         labels: by task; `Moments`, or int64 counts `(num_classes,)`.
     """
 
-    def __init__(self, schema, max_distinct):
+    def __init__(self, schema: Schema, max_distinct: int) -> None:
         self.schema = schema
         self.max_distinct = max_distinct
         self.num_rows = 0
-        self.dtypes = {name: column.dtype for name, column in tables(schema).items()}
-        self.counts, self.moments, self.quantiles, self.longest = {}, {}, {}, {}
+        self.dtypes: dict[str, str | None] = {
+            name: column.dtype for name, column in table_owners(schema).items()
+        }
+        self.counts: dict[str, Counts] = {}
+        self.moments: dict[str, Moments] = {}
+        self.quantiles: dict[str, Quantiles] = {}
+        self.longest: dict[str, int] = {}
         for column in schema.columns:
             if isinstance(column, MultiCategorical):
                 self.longest[column.name] = 0
@@ -44,21 +53,23 @@ class Statistics:
                 self.moments[column.name] = Moments()
         self.labels = {task.name: no_labels(task) for task in schema.tasks}
 
-    def required_columns(self, names):
-        """The raw columns to read; see `rows.required_columns`."""
-        dtypes = {column.name: self.dtypes[column.table] for column in categorical(self.schema)}
+    def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
+        """The raw columns to read; see `tfmoe.data.encode.rows.required_columns`."""
+        dtypes = {
+            column.name: self.dtypes[column.table] for column in categorical_columns(self.schema)
+        }
         return required_columns(self.schema, names, dtypes, labels=True, weights=False)
 
-    def add(self, chunk):
-        """Takes in a chunk, a dict of raw column to Arrow array; returns its rows' number."""
+    def add(self, chunk: Mapping[str, pa.Array]) -> int:
+        """Takes in a chunk, a dict of raw column to Arrow array; returns its number of rows."""
         num_rows = len(next(iter(chunk.values())))
         self._resolve_dtypes(chunk)
         for column in self.schema.columns:
-            array = chunk[column.raw]
+            array = chunk[column.raw_name]
             if not isinstance(column, Numeric):
                 self._add_values(column, array)
             elif column.transform != "none":
-                self._add_numbers(column, arrow.to_floats(array, column.raw))
+                self._add_numbers(column, arrow.to_floats(array, column.raw_name))
         for task, labels in self._label_values(chunk):
             self._add_labels(task, labels.astype(np.float64))
         self.num_rows += num_rows
@@ -69,22 +80,23 @@ class Statistics:
         schema = self.schema
         if schema.task_column:
             column = TaskColumn(schema)
-            tasks = column.indices(chunk)
-            labels = column.labels(chunk, tasks)[np.argsort(tasks, kind="stable")]
-            ends = np.cumsum(np.bincount(tasks, minlength=len(schema.tasks)))
+            task_indices = column.task_indices(chunk)
+            labels = column.labels(chunk, task_indices)
+            labels = labels[np.argsort(task_indices, kind="stable")]
+            ends = np.cumsum(np.bincount(task_indices, minlength=len(schema.tasks)))
             yield from zip(schema.tasks, np.split(labels, ends[:-1]), strict=True)
             return
         for task in schema.tasks:
-            if task.raw in chunk:
+            if task.raw_name in chunk:
                 where = schema.where_source(task)
-                yield task, label_values(chunk[task.raw], task, chunk.get(where), where)
+                yield task, label_values(chunk[task.raw_name], task, chunk.get(where), where)
 
     def _resolve_dtypes(self, chunk):
         for owner in [name for name, dtype in self.dtypes.items() if dtype is None]:
-            users = [c for c in categorical(self.schema) if c.table == owner]
+            users = [c for c in categorical_columns(self.schema) if c.table == owner]
             users.sort(key=lambda column: column.name != owner)
             for column in users:
-                array = chunk[column.raw]
+                array = chunk[column.raw_name]
                 if arrow.is_list(array.type):
                     array = array.flatten()
                 if pa.types.is_dictionary(array.type):
@@ -96,12 +108,13 @@ class Statistics:
                     self.dtypes[owner] = "int" if _all_whole(array) else "string"
                     break
 
-    def counts_of(self, owner):
+    def counts_of(self, owner: str) -> Counts | None:
         """The owner's `Counts`; None if it hashes, or while its dtype is unknown."""
-        if self.dtypes[owner] is None or self.schema.column(owner).hash_buckets:
+        dtype = self.dtypes[owner]
+        if dtype is None or table_owners(self.schema)[owner].hash_buckets:
             return None
         if owner not in self.counts:
-            self.counts[owner] = Counts(self.dtypes[owner], self.max_distinct, owner)
+            self.counts[owner] = Counts(dtype, self.max_distinct, owner)
         return self.counts[owner]
 
     def _add_values(self, column, array):
@@ -110,7 +123,7 @@ class Statistics:
             longest = _count_elements(array, column, counts)
             self.longest[column.name] = max(self.longest[column.name], longest)
         elif counts:
-            counts.add(_typed(array, column.raw, counts.dtype))
+            counts.add(_typed(array, column.raw_name, counts.dtype))
 
     def _add_numbers(self, column, values):
         if column.embeds:
@@ -128,14 +141,14 @@ class Statistics:
         else:
             self.labels[task.name] = seen.merge(Moments.of(labels))
 
-    def under(self, schema):
+    def under(self, schema: Schema) -> Statistics:
         """The same statistics under a schema with other tasks; shares what both hold."""
         other = copy.copy(self)
         other.schema = schema
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
         return other
 
-    def merge(self, other):
+    def merge(self, other: Statistics) -> Statistics:
         """The statistics of both parts' rows; neither is changed.
 
         Raises:
@@ -152,8 +165,9 @@ class Statistics:
                 )
             merged.dtypes[owner] = dtype or other.dtypes[owner]
             for part in (self, other):
-                if owner in part.counts:
-                    merged.counts_of(owner).add_table(part.counts[owner].table())
+                counts = merged.counts_of(owner) if owner in part.counts else None
+                if counts:
+                    counts.add_table(part.counts[owner].table())
         for name in self.moments:
             merged.moments[name] = self.moments[name].merge(other.moments[name])
         for name in self.quantiles:
@@ -161,14 +175,16 @@ class Statistics:
         for name in self.longest:
             merged.longest[name] = max(self.longest[name], other.longest[name])
         for name, seen in self.labels.items():
-            moments = isinstance(seen, Moments)
-            merged.labels[name] = (
-                seen.merge(other.labels[name]) if moments else seen + other.labels[name]
-            )
+            merged.labels[name] = _merged_labels(seen, other.labels[name])
         return merged
 
 
-def no_labels(task):
+def _merged_labels(one, other):
+    return one.merge(other) if isinstance(one, Moments) else one + other
+
+
+def no_labels(task: Task) -> np.ndarray | Moments:
+    """What is known of a task's labels before any is seen."""
     return np.zeros(task.num_outputs, np.int64) if isinstance(task, Multiclass) else Moments()
 
 
@@ -191,7 +207,7 @@ def _count_elements(array, column, counts):
     separated = column.separator is not None and not arrow.is_list(array.type)
     if separated:
         # Separated strings repeat, "Action|Comedy": cut the different ones.
-        text = arrow.to_text(array, column.raw).drop_null()
+        text = arrow.to_text(array, column.raw_name).drop_null()
         if not pa.types.is_dictionary(text.type):
             text = text.dictionary_encode()
         repeats = np.bincount(text.indices.to_numpy(), minlength=len(text.dictionary))
@@ -203,5 +219,5 @@ def _count_elements(array, column, counts):
             elements = pa.array(arrow.whole_numbers(elements))
         counts.add(elements, pa.array(np.repeat(repeats, lengths)))
     elif counts:
-        counts.add(_typed(elements, column.raw, counts.dtype))
+        counts.add(_typed(elements, column.raw_name, counts.dtype))
     return int(lengths.max(initial=0))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +12,17 @@ from tfmoe.data.encode.vocabulary import ARROW_TYPES
 from tfmoe.data.fit.fitted import Fitted
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.fit.statistics import Statistics
+from tfmoe.files import PathLike, check_local, new_files
 from tfmoe.schema.schema import Schema
-from tfmoe.validation import check_local
 
 _JSON, _ARRAYS = "preprocessor.json", "arrays.npz"
 _FORMAT = 1
 
 
-def save(path, schema, fitted, statistics):
-    """Writes the folder; `statistics` None leaves out what only merging needs.
+def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics | None) -> None:
+    """Writes the folder, or both files into one that is there.
+
+    Both appear or none does. `statistics` None leaves out what only merging needs.
 
     Raises:
         FileExistsError: if there is a saved Preprocessor at `path`, or another file.
@@ -34,26 +37,30 @@ def save(path, schema, fitted, statistics):
             f"Received path={str(path)!r}, where there is {str((taken or [path])[0])!r}. Choose "
             "another path, or remove it."
         )
-    arrays, plain = {}, {"format": _FORMAT, "schema": schema.to_dict(), "num_rows": fitted.num_rows}
-    plain["dtypes"] = fitted.dtypes
-    plain["lengths"] = fitted.lengths
-    plain["label_means"] = {task: _plain_mean(mean) for task, mean in fitted.label_means.items()}
-    plain["numeric"] = {
-        name: {"mean": fit.mean, "scale": fit.scale, "fill": fit.fill}
-        for name, fit in fitted.numeric.items()
+    arrays: dict[str, np.ndarray] = {}
+    document: dict[str, Any] = {
+        "format": _FORMAT,
+        "schema": schema.to_dict(),
+        "num_rows": fitted.num_rows,
+        "dtypes": fitted.dtypes,
+        "lengths": fitted.lengths,
+        "label_means": {task: _mean_to_json(mean) for task, mean in fitted.label_means.items()},
+        "numeric": {
+            name: {"mean": fit.mean, "scale": fit.scale, "fill": fit.fill}
+            for name, fit in fitted.numeric.items()
+        },
+        "vocabulary": {name: len(values) for name, values in fitted.vocabularies.items()},
     }
     for name, fit in fitted.numeric.items():
         arrays[f"boundaries/{name}"] = fit.boundaries
-    plain["vocabulary"] = {name: len(values) for name, values in fitted.vocabularies.items()}
     for name, values in fitted.vocabularies.items():
         _put_values(arrays, name, values)
     if statistics is not None:
-        plain["statistics"] = _put_statistics(arrays, statistics)
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / _ARRAYS, "xb") as file:
-        np.savez_compressed(file, **arrays)
-    with open(path / _JSON, "x", encoding="utf-8") as file:
-        json.dump(plain, file, indent=2, ensure_ascii=False, allow_nan=False)
+        document["statistics"] = _put_statistics(arrays, statistics)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    with new_files(path) as draft:
+        np.savez_compressed(draft / _ARRAYS, **arrays)  # type: ignore[arg-type]
+        (draft / _JSON).write_text(text, encoding="utf-8")
 
 
 def _put_statistics(arrays, statistics):
@@ -66,21 +73,21 @@ def _put_statistics(arrays, statistics):
         arrays[f"quantiles/{name}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
     labels = {}
     for task, seen in statistics.labels.items():
-        labels[task] = _plain_moments(seen) if isinstance(seen, Moments) else seen.tolist()
+        labels[task] = _moments_to_json(seen) if isinstance(seen, Moments) else seen.tolist()
     return {
         "max_distinct": statistics.max_distinct,
         "dtypes": statistics.dtypes,
-        "moments": {name: _plain_moments(seen) for name, seen in statistics.moments.items()},
+        "moments": {name: _moments_to_json(seen) for name, seen in statistics.moments.items()},
         "longest": statistics.longest,
         "labels": labels,
     }
 
 
-def _plain_moments(moments):
+def _moments_to_json(moments):
     return [moments.count, moments.mean, moments.m2]
 
 
-def _plain_mean(mean):
+def _mean_to_json(mean):
     """NaN is no JSON: null stands for it."""
     if np.isnan(mean).any():
         return None
@@ -111,7 +118,7 @@ def _get_values(arrays, name):
     return values
 
 
-def load(path):
+def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
     """Reads the folder: `(schema, fitted, statistics)`, the last None if left out.
 
     Raises:
@@ -124,36 +131,38 @@ def load(path):
             f"A saved Preprocessor is a folder with {_JSON} and {_ARRAYS}. Received "
             f"path={str(path)!r}, which is none. Pass the path that was given to `save`."
         )
-    plain = json.loads((path / _JSON).read_text(encoding="utf-8"))
-    if plain.get("format") != _FORMAT:
+    document = json.loads((path / _JSON).read_text(encoding="utf-8"))
+    if document.get("format") != _FORMAT:
         raise ValueError(
             f"This version of tfmoe reads format {_FORMAT}. Received format="
-            f"{plain.get('format')!r} in {str(path)!r}. Fit and save again, or use the version "
+            f"{document.get('format')!r} in {str(path)!r}. Fit and save again, or use the version "
             "that wrote it."
         )
-    schema = Schema.from_dict(plain["schema"])
+    schema = Schema.from_dict(document["schema"])
     with np.load(path / _ARRAYS, allow_pickle=False) as file:
         arrays = dict(file)
-    values = {name: _get_values(arrays, name) for name in plain["vocabulary"]}
-    owners = {c.table: plain["dtypes"][c.name] for c in schema.columns if hasattr(c, "table")}
+    values = {name: _get_values(arrays, name) for name in document["vocabulary"]}
+    owners = {c.table: document["dtypes"][c.name] for c in schema.columns if hasattr(c, "table")}
     fitted = Fitted.build(
         schema,
-        plain["num_rows"],
+        document["num_rows"],
         owners,
-        {name: values[name][:size] for name, size in plain["vocabulary"].items()},
+        {name: values[name][:size] for name, size in document["vocabulary"].items()},
         {
             name: NumericFit(**fit, boundaries=arrays[f"boundaries/{name}"])
-            for name, fit in plain["numeric"].items()
+            for name, fit in document["numeric"].items()
         },
-        plain["lengths"],
-        {task.name: _get_mean(plain, task) for task in schema.tasks},
+        document["lengths"],
+        {task.name: _get_mean(document, task) for task in schema.tasks},
     )
-    given = plain.get("statistics")
-    return schema, fitted, given and _get_statistics(schema, plain["num_rows"], given, arrays)
+    given = document.get("statistics")
+    if given is None:
+        return schema, fitted, None
+    return schema, fitted, _get_statistics(schema, document["num_rows"], given, arrays)
 
 
-def _get_mean(plain, task):
-    mean = plain["label_means"][task.name]
+def _get_mean(document, task):
+    mean = document["label_means"][task.name]
     if task.num_outputs == 1:
         return float("nan") if mean is None else mean
     return np.full(task.num_outputs, np.nan) if mean is None else np.array(mean)

@@ -1,1 +1,1 @@
-"""Where rows come from."""
+"""Rows from tables in memory and from files: one reader a kind, behind `source.open_source`."""

@@ -1,22 +1,22 @@
-"""CSV and TSV files as a source of rows."""
+"""CSV and TSV files."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 
-from tfmoe.data.read.tables import CHUNK_ROWS, _check_names, _one_array
+from tfmoe.data.read import tables
 
 # CSV files are parsed in blocks of this size, and a row may not be longer. Larger blocks
-# leave the cache and take up to half as long again; chunks are put together afterwards.
+# leave the cache and take up to half as long again; chunks are concatenated afterwards.
 _BLOCK_BYTES = 1 << 20
 
 
-class CsvPiece:
+class CsvFragment:
     """A CSV or TSV file, perhaps gzipped: UTF-8, a header line, empty cells missing.
 
     A category's `12.0` is read as `12` where the first block has only whole floats: so writes
@@ -25,11 +25,11 @@ class CsvPiece:
 
     num_rows = None
 
-    def __init__(self, path, file):
+    def __init__(self, path: str, file: int) -> None:
         self.path = path
         self.file = file
 
-    def _open(self, columns=None, types=None, ahead=True):
+    def _open(self, columns=None, types=None, prefetch=True):
         delimiter = "\t" if ".tsv" in Path(self.path).name.lower() else ","
         convert = pyarrow.csv.ConvertOptions(
             column_types=types,
@@ -39,13 +39,13 @@ class CsvPiece:
         )
         return pyarrow.csv.open_csv(
             self.path,
-            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=ahead),
+            read_options=pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=prefetch),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=convert,
         )
 
-    def first(self, num_rows=1, text=None):
-        """The first rows, at least so many, as a `pa.Table` of types that fit the cells.
+    def first(self, num_rows: int = 1, text: str | None = None) -> pa.Table:
+        """The first rows, `num_rows` or more if there are, as a table of types that fit them.
 
         Args:
             num_rows: int.
@@ -54,7 +54,7 @@ class CsvPiece:
         batches, rows = [], 0
         types = None if text is None else {text: pa.string()}
         try:
-            with self._open(types=types, ahead=False) as reader:
+            with self._open(types=types, prefetch=False) as reader:
                 while rows < num_rows:
                     batches.append(reader.read_next_batch())
                     rows += batches[-1].num_rows
@@ -76,7 +76,7 @@ class CsvPiece:
         return table.schema, whole
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         return self._inferred[0].names
 
     def _type(self, name, kind):
@@ -93,8 +93,8 @@ class CsvPiece:
             return pa.int64() if kind == "int" else pa.float64()
         return pa.string()
 
-    def read(self, kinds):
-        _check_names(self.names, kinds, self.path)
+    def read(self, kinds: Mapping[str, str | None]) -> Iterator[tables.Chunk]:
+        tables.check_names(self.names, kinds, self.path)
         types = {name: self._type(name, kind) for name, kind in kinds.items()}
         try:
             with self._open(list(types), types) as reader:
@@ -126,13 +126,14 @@ class CsvPiece:
         )
 
 
-def _chunks(batches):
-    """Small record batches put together to chunks of at least `CHUNK_ROWS` rows."""
-    waiting, rows = [], 0
+def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[tables.Chunk]:
+    """Small record batches concatenated to chunks of at least `CHUNK_ROWS` rows."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
     for batch in batches:
         waiting.append(batch)
         rows += batch.num_rows
-        if rows >= CHUNK_ROWS:
+        if rows >= tables.CHUNK_ROWS:
             yield _columns(waiting)
             waiting, rows = [], 0
     if rows:
@@ -141,4 +142,4 @@ def _chunks(batches):
 
 def _columns(batches):
     table = pa.Table.from_batches(batches)
-    return {name: _one_array(table[name]) for name in table.column_names}
+    return {name: tables.one_array(table[name]) for name in table.column_names}

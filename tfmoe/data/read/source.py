@@ -1,19 +1,32 @@
 """Where rows come from: tables in memory and files, read as Arrow columns in chunks.
 
-A `Source` consists of pieces (a table, a CSV file, some row groups of a Parquet file);
-a piece knows its columns' names and yields chunks, each a dict of Arrow arrays. Only the
+A `Source` consists of fragments (a table, a CSV file, some row groups of a Parquet file);
+a fragment knows its columns' names and yields chunks, each a dict of Arrow arrays. Only the
 columns asked for are read.
 """
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
 
-from tfmoe.data.read.csv import CsvPiece
-from tfmoe.data.read.memory import TablePiece
-from tfmoe.data.read.parquet import ParquetPiece
+from tfmoe.data.read.csv import CsvFragment
+from tfmoe.data.read.memory import TableFragment
+from tfmoe.data.read.parquet import ParquetFragment
+from tfmoe.data.read.tables import Fragment
+
+# What a user may pass as rows; see `open_source`.
+Rows: TypeAlias = (
+    pd.DataFrame
+    | Mapping[str, Any]
+    | str
+    | Path
+    | Sequence[str | Path]
+    | Iterable[pd.DataFrame]
+    | Callable[[], Iterable[pd.DataFrame]]
+)
 
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _TFRECORD = (".tfrecord", ".tfrecord.gz")
@@ -24,46 +37,59 @@ class Source:
     """Rows to read.
 
     Args:
-        pieces: callable that returns an iterable of pieces.
-        listed: whether all pieces are known beforehand (and may be put in any order).
+        fragments: callable that returns an iterable of fragments, a list if `listed`.
+        listed: whether all fragments are known beforehand (and may be put in any order).
         held: whether the rows lie in memory as one table.
-        once: whether the source can be read only once.
+        single_pass: whether the source can be read only once.
     """
 
-    def __init__(self, pieces, listed=True, held=False, once=False):
-        self.pieces = pieces
+    def __init__(
+        self,
+        fragments: Callable[[], Iterable[Fragment]],
+        listed: bool = True,
+        held: bool = False,
+        single_pass: bool = False,
+    ) -> None:
+        self.fragments = fragments
         self.listed = listed
         self.held = held
-        self.once = once
+        self.single_pass = single_pass
 
     @property
-    def num_rows(self):
+    def num_rows(self) -> int | None:
         """Number of rows if it is known without reading them, else None."""
         if not self.listed:
             return None
-        counts = [piece.num_rows for piece in self.pieces()]
-        return None if None in counts else sum(counts)
+        return total([fragment.num_rows for fragment in self.fragments()])
 
-    def shard(self, index, count):
+    def shard(self, index: int, count: int) -> tuple[list[Fragment] | None, bool]:
         """The part of one of `count` workers.
 
-        Whole files if there are enough of them, else pieces, else every `count`-th row.
+        Whole files if there are enough of them, else fragments, else every `count`-th row.
 
         Returns:
-            List of pieces, and whether all workers have these same pieces and must share
-            their rows; `None` pieces if the source does not list them.
+            List of fragments, and whether all workers have these same fragments and must
+            share their rows; None for the list if the source does not know it beforehand.
         """
-        if count == 1 or not self.listed:
-            return (self.pieces() if self.listed else None), count > 1
-        pieces = self.pieces()
-        if len({piece.file for piece in pieces}) >= count:
-            return [piece for piece in pieces if piece.file % count == index], False
-        if len(pieces) >= count:
-            return pieces[index::count], False
-        return pieces, True
+        if not self.listed:
+            return None, count > 1
+        fragments = list(self.fragments())
+        if count == 1:
+            return fragments, False
+        if len({fragment.file for fragment in fragments}) >= count:
+            return [one for one in fragments if one.file % count == index], False
+        if len(fragments) >= count:
+            return fragments[index::count], False
+        return fragments, True
 
 
-def open_source(source):
+def total(counts: Iterable[int | None]) -> int | None:
+    """The sum, or None if a count is None, which is not known."""
+    known = list(counts)
+    return None if None in known else sum(known)  # type: ignore[arg-type]
+
+
+def open_source(source: Rows) -> Source:
     """The `Source` for what a user passed.
 
     Args:
@@ -77,17 +103,20 @@ def open_source(source):
         TypeError: if it is none of these.
     """
     if isinstance(source, pd.DataFrame | Mapping):
-        piece = TablePiece(source)
-        return Source(lambda: [piece], held=True)
+        table = TableFragment(source)
+        return Source(lambda: [table], held=True)
     if isinstance(source, str | Path):
         return _files([source])
-    listed = isinstance(source, list | tuple) and len(source) > 0
-    if listed and all(isinstance(path, str | Path) for path in source):
-        return _files(source)
+    if isinstance(source, list | tuple) and source:
+        paths = [path for path in source if isinstance(path, str | Path)]
+        if len(paths) == len(source):
+            return _files(paths)
     if callable(source):
         return Source(lambda: _frames(source()), listed=False)
     if isinstance(source, Iterable):
-        return Source(lambda: _frames(source), listed=False, once=isinstance(source, Iterator))
+        return Source(
+            lambda: _frames(source), listed=False, single_pass=isinstance(source, Iterator)
+        )
     raise TypeError(
         "Rows come from a DataFrame, a dict of arrays, paths or globs of files, an iterable of "
         "DataFrames, or a callable that returns one. Received source="
@@ -102,7 +131,7 @@ def _frames(frames):
                 "An iterable source must yield pandas DataFrames. Received a "
                 f"{type(frame).__name__}. Paths of several files are given as a list."
             )
-        yield TablePiece(frame)
+        yield TableFragment(frame)
 
 
 def _files(given):
@@ -123,8 +152,8 @@ def _files(given):
             f"The files of one source must be of one kind. Received {sorted(kinds)} among "
             f"{paths[:4]}. Read them one kind at a time."
         )
-    pieces = _pieces(paths, kinds.pop())
-    return Source(lambda: pieces)
+    fragments = _fragments(paths, kinds.pop())
+    return Source(lambda: fragments)
 
 
 def _files_in(folder):
@@ -151,14 +180,13 @@ def _extension(path):
     )
 
 
-def _pieces(paths, extension):
+def _fragments(paths, extension):
     if extension == ".parquet":
-        return [
-            piece for file, path in enumerate(paths) for piece in ParquetPiece.all_of(path, file)
-        ]
+        of_files = [ParquetFragment.all_of(path, file) for file, path in enumerate(paths)]
+        return [fragment for fragments in of_files for fragment in fragments]
     if extension == ".tfrecord":
         # Imported here: the only files that need TensorFlow.
-        from tfmoe.data.read.tfrecord import TfrecordPiece
+        from tfmoe.data.read.tfrecord import TfrecordFragment
 
-        return [TfrecordPiece(path, file) for file, path in enumerate(paths)]
-    return [CsvPiece(path, file) for file, path in enumerate(paths)]
+        return [TfrecordFragment(path, file) for file, path in enumerate(paths)]
+    return [CsvFragment(path, file) for file, path in enumerate(paths)]

@@ -1,25 +1,27 @@
 """TFRecord files of tf.train.Example as Arrow columns. The one reader that needs TensorFlow."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+
+from tfmoe.data.read import tables
 
 # What a feature holds is learnt from the first records, or from the first that has it.
 _LOOK_RECORDS = 1000
 _BATCH_RECORDS = 16_384
 
 
-class TfrecordPiece:
+class TfrecordFragment:
     """A TFRecord file, perhaps gzipped. A record without a feature has it missing."""
 
     num_rows = None
 
-    def __init__(self, path, file):
+    def __init__(self, path: str, file: int) -> None:
         self.path = path
         self.file = file
-        self._absent = set()
+        self._absent: set[str] = set()
 
     def _records(self):
         import tensorflow as tf
@@ -50,7 +52,7 @@ class TfrecordPiece:
             raise self._unreadable(error) from error
         return kinds
 
-    def has(self, name):
+    def has(self, name: str) -> bool:
         """Whether any record has the feature; looks through the file if the first have not."""
         if name not in self._kinds and name not in self._absent:
             self._look_for(name)
@@ -67,11 +69,11 @@ class TfrecordPiece:
             self._absent.add(name)
 
     @property
-    def names(self):
+    def names(self) -> Collection[str]:
         return _Names(self)
 
-    def read(self, kinds):
-        """Yields dicts of Arrow arrays; lists of several values in a record are list cells."""
+    def read(self, kinds: Mapping[str, str | None]) -> Iterator[tables.Chunk]:
+        """See `Fragment.read`; several values in a record are a list cell."""
         import tensorflow as tf
 
         dtypes = {"int64_list": tf.int64, "float_list": tf.float32, "bytes_list": tf.string}
@@ -94,20 +96,20 @@ class TfrecordPiece:
         )
 
 
-class _Names(Collection):
+class _Names(Collection[str]):
     """The features of a file; to ask for one may read the file."""
 
-    def __init__(self, piece):
-        self._piece = piece
+    def __init__(self, fragment):
+        self._fragment = fragment
 
     def __contains__(self, name):
-        return self._piece.has(name)
+        return self._fragment.has(name)
 
     def __iter__(self):
-        return iter(self._piece._kinds)
+        return iter(self._fragment._kinds)
 
     def __len__(self):
-        return len(self._piece._kinds)
+        return len(self._fragment._kinds)
 
 
 def _cells(ragged, as_lists):

@@ -1,0 +1,194 @@
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tfmoe import files
+
+
+class Broken(Exception):
+    pass
+
+
+def write_file(path, fail=False):
+    with files.new_file(path) as draft:
+        draft.write_text("new")
+        assert not Path(path).exists()
+        if fail:
+            raise Broken
+
+
+def write_folder(path, fail=False):
+    with files.new_folder(path) as draft:
+        (draft / "a.txt").write_text("new")
+        assert not Path(path).exists()
+        if fail:
+            raise Broken
+
+
+def write_files(path, fail=False):
+    with files.new_files(path) as draft:
+        (draft / "a.txt").write_text("new")
+        if fail:
+            raise Broken
+
+
+def write_version(path, fail=False):
+    def fill(draft):
+        (draft / "a.txt").write_text("new")
+        if fail:
+            raise Broken
+
+    return files.new_version(path, fill)
+
+
+WRITERS = [write_file, write_folder, write_files, write_version]
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("write", "written"),
+    [
+        (write_file, ["b", "b/c.txt"]),
+        (write_folder, ["b", "b/c.txt", "b/c.txt/a.txt"]),
+        (write_files, ["b", "b/c.txt", "b/c.txt/a.txt"]),
+        (write_version, ["b", "b/c.txt", "b/c.txt/1", "b/c.txt/1/a.txt"]),
+    ],
+)
+def test_what_is_written_appears_with_its_folders_and_nothing_else(tmp_path, write, written):
+    write(str(tmp_path / "b" / "c.txt"))
+    assert tree(tmp_path) == written
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_failure_leaves_no_part_and_no_litter(tmp_path, write, inside):
+    (tmp_path / "kept.txt").touch()
+    path = tmp_path / "new" / "deep" / "c.txt" if inside else tmp_path / "c.txt"
+    with pytest.raises(Broken):
+        write(path, fail=True)
+    assert tree(tmp_path) == ["kept.txt"]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_is_written_may_be_read_by_others(tmp_path, write):
+    mask = os.umask(0o022)
+    try:
+        write(tmp_path / "c")
+    finally:
+        os.umask(mask)
+    for path in tmp_path.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_nothing_is_written_over(tmp_path, write, kind):
+    path = tmp_path / "c"
+    if kind == "file":
+        path.write_text("old")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="which is there already"):
+        write(path)
+    assert tree(tmp_path) == ["c"]
+    assert kind != "file" or path.read_text() == "old"
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_what_came_while_writing_is_kept(tmp_path, write, monkeypatch):
+    path = tmp_path / "c"
+    # The first look, before anything is written, sees nothing.
+    looks = iter([False])
+    real = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda one: next(looks, None) or real(one))
+
+    def late(given):
+        with files.new_folder(given) if write is write_folder else files.new_file(given) as draft:
+            if draft.is_dir():
+                (draft / "a.txt").write_text("new")
+            else:
+                draft.write_text("new")
+            path.mkdir()
+            (path / "theirs").touch()
+
+    with pytest.raises(FileExistsError, match="is there already"):
+        late(path)
+    assert tree(tmp_path) == ["c", "c/theirs"]
+
+
+def test_files_join_those_of_a_folder_all_or_none(tmp_path):
+    (tmp_path / "other.txt").touch()
+    write_files(tmp_path)
+    assert tree(tmp_path) == ["a.txt", "other.txt"]
+
+    def write_again():
+        with files.new_files(tmp_path) as draft:
+            (draft / "Z.txt").touch()  # comes before "a.txt"
+            (draft / "a.txt").write_text("newer")
+
+    with pytest.raises(FileExistsError, match="is there already"):
+        write_again()
+    assert tree(tmp_path) == ["a.txt", "other.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_files_keep_their_endings_while_they_are_written(tmp_path):
+    with files.new_file(tmp_path / "a.csv.gz") as draft:
+        assert draft.name == "a.csv.gz"
+        draft.touch()
+
+
+def test_file_systems_without_links(tmp_path, monkeypatch):
+    def no_link(*paths):
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", no_link)
+    write_file(tmp_path / "c")
+    assert tree(tmp_path) == ["c"]
+    with pytest.raises(FileExistsError):
+        write_file(tmp_path / "c")
+
+
+def test_versions_are_numbered_from_the_largest(tmp_path):
+    for name in ("3", "12", "x9", "7.5", "\u00b2"):
+        (tmp_path / name).mkdir()
+    assert files.next_version(tmp_path) == 13
+    assert write_version(tmp_path) == tmp_path / "13"
+    assert files.next_version(tmp_path) == 14
+
+
+def test_writers_at_once_get_versions_of_their_own(tmp_path):
+    ready = threading.Barrier(8)
+    versions = []
+
+    def fill(draft):
+        (draft / "a.txt").touch()
+        ready.wait()
+
+    def write():
+        versions.append(int(files.new_version(tmp_path, fill).name))
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(versions) == list(range(1, 9))
+    assert len(tree(tmp_path)) == 16
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("path", ["gs://bucket/ranker", "s3:/bucket/ranker"])
+def test_remote_paths_are_refused(tmp_path, monkeypatch, write, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a local folder, and copy it"):
+        write(path)
+    assert tree(tmp_path) == []
