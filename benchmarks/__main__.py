@@ -27,6 +27,7 @@ BENCHMARKS = {
     "step": "benchmarks.step",
     "synthetic": "benchmarks.synthetic",
     "tasks": "benchmarks.tasks",
+    "thresholds": "benchmarks.thresholds",
     "transfer": "benchmarks.transfer",
     "unseen": "benchmarks.unseen",
 }

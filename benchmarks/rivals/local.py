@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfmoe
 from benchmarks.rivals import dense_list
 from benchmarks.rivals.worker import keras_turn, serve
+from tfmoe.compute import thresholds
 from tfmoe.schema.columns import FIRST_ID
 
 
@@ -29,6 +30,9 @@ def build(sizes):
         metrics = "with the tasks' metrics" if name.startswith("tfmoe") else "no metrics"
         what = f"model.fit, jit_compile={model.jit_compile}, {metrics}"
         contestants[name] = (what, keras_turn(model, sizes))
+    for name, least in (("tfmoe, experts one after the other", None), ("tfmoe, batched", 0)):
+        what = f"model.fit, jit_compile=False, large_kernel={least}, with the tasks' metrics"
+        contestants[name] = (what, _forced(sizes, large_kernel=least))
     contestants["matmul"] = ("the fastest float32 matmul of the model's shapes", matmul_turn(sizes))
     return contestants
 
@@ -38,6 +42,17 @@ def _compiled(sizes, policy="float32", **settings):
         model = tfmoe_model(sizes)
     model.compile("adam", **settings)
     return model
+
+
+def _forced(sizes, **changes):
+    """A turn of a model that is traced under other thresholds, without XLA."""
+    turn = keras_turn(_compiled(sizes, jit_compile=False), sizes)
+
+    def forced_turn():
+        with thresholds.use(**changes):
+            turn()
+
+    return forced_turn
 
 
 def _by_hand(sizes, policy="float32"):

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 import tfmoe
-from tfmoe.compute import dense
+from tfmoe.compute import dense, thresholds
 
 
 def draw(*shape, seed=0):
@@ -52,29 +52,34 @@ def test_affine_and_its_gradients(shared, size):
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
-def test_large_kernels_run_together_with_the_same_results(layer_norm, monkeypatch):
+def test_large_kernels_run_together_with_the_same_results(layer_norm):
     """Outputs, and steps of an optimizer, as of experts that run one by one."""
     x, y = draw(20, 6), draw(20, 4, 3, seed=1)
     found = {}
-    for least in (1, 10**9):
-        monkeypatch.setattr(dense, "LARGE_KERNEL", least)
-        assert dense.is_unrolled(4, (6, 5)) is (least > 1)
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((6,))
-        experts = tfmoe.Experts(4, (5, 3), layer_norm=layer_norm)
-        model = keras.Model(inputs, experts(inputs))
-        model.compile(keras.optimizers.SGD(0.5), "mse")
-        model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
-        found[least] = [model.predict(x, verbose=0), *experts.get_weights()]
+    for least in (1, None):
+        with thresholds.use(large_kernel=least, large_kernel_inference=least):
+            for training in (False, True):
+                assert dense.is_unrolled(4, (6, 5), training) is (least is None)
+            keras.utils.set_random_seed(0)
+            inputs = keras.Input((6,))
+            experts = tfmoe.Experts(4, (5, 3), layer_norm=layer_norm)
+            model = keras.Model(inputs, experts(inputs))
+            model.compile(keras.optimizers.SGD(0.5), "mse")
+            model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+            found[least] = [model.predict(x, verbose=0), *experts.get_weights()]
     for one, other in zip(*found.values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_few_networks_run_one_by_one():
-    assert dense.is_unrolled(2, (1000, 1000))
-    assert not dense.is_unrolled(3, (1000, 1000))
-    assert dense.is_unrolled(16, (100, 100))
-    assert not dense.is_unrolled(17)
+    with thresholds.use("avx512"):
+        assert dense.is_unrolled(2, (1000, 1000), training=True)
+        assert not dense.is_unrolled(3, (1000, 1000), training=True)
+        assert dense.is_unrolled(3, (1000, 1000), training=False)
+        assert dense.is_unrolled(16, (100, 100), training=True)
+        assert not dense.is_unrolled(17)
+    with thresholds.use("other"):
+        assert dense.is_unrolled(3, (1000, 1000), training=True)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -11,7 +11,7 @@ from keras import ops
 import tfmoe
 from tests.experts.test_experts import networks, shake
 from tests.oracles import reference
-from tfmoe.compute import dispatch
+from tfmoe.compute import dispatch, thresholds
 
 FEATURES, UNITS = 3, (4, 2)
 
@@ -123,6 +123,48 @@ def test_values_and_gradients_match_dense(chosen, jit, loops, monkeypatch):
         np.testing.assert_allclose(got, tf.convert_to_tensor(expected), atol=scale)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"spans": (0,), "blocks": (3, 5, 7)},
+        {"spans": (24,), "block_cost": 0},
+        {"block_cost": 10**6},
+        {"block_pairs": (0, 0), "spans_xla": (4, 4), "blocks_xla": (2, 3)},
+    ],
+    ids=lambda setting: ",".join(setting),
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_however_slots_are_cut_numbers_are_the_same(setting, jit):
+    chosen, x = tf.constant(pick(300, 2, 6, skew=1, absent=0.1)), tf.constant(matrix(300, FEATURES))
+    layer, found = shaken(6), []
+    for changes in ({}, setting):
+
+        @tf.function(jit_compile=jit, autograph=False)
+        def run(x, chosen):
+            with tf.GradientTape() as tape:
+                outputs = layer(x, chosen=chosen) * tf.cast(chosen < 6, "float32")[..., None]
+            return outputs, *tape.gradient(outputs, [w.value for w in layer.weights])
+
+        with thresholds.use(**changes):
+            found.append(run(x, chosen))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_slots_are_filled_anew_and_see_their_experts_weights():
+    chosen = pick(20, 2, 5, absent=0.2)
+    x, kernel, bias = matrix(20, 3), matrix(5, 3, 4), matrix(5, 4, seed=1)
+    values, scale = matrix(20, 2, 4, seed=2), matrix(5, 4, seed=3)
+    slots = dispatch.Slots.of(ops.convert_to_tensor(x), ops.convert_to_tensor(chosen), 5)
+    products = slots.matmul(kernel).add(bias).gather()
+    scaled = slots.refill(ops.convert_to_tensor(values)).map(lambda v, s: v * s, scale).gather()
+    for b, k in zip(*np.nonzero(chosen < 5), strict=True):
+        e = chosen[b, k]
+        np.testing.assert_allclose(products[b, k], x[b] @ kernel[e] + bias[e], atol=1e-5)
+        np.testing.assert_allclose(scaled[b, k], values[b, k] * scale[e], atol=1e-6)
+    assert np.isfinite(products).all()
+
+
 def test_experts_chosen_for_all_rows():
     layer, x = shaken(5), matrix(4, FEATURES)
     chosen = np.array([3, 0], "int32")
@@ -223,6 +265,9 @@ def test_large_experts_pay_sooner():
     assert not dispatch.pays(2, 4, small, certain=True)
     assert dispatch.pays(2, 8, small, certain=True)
     assert not dispatch.pays(2, 7, large, certain=False)
+    with thresholds.use(large_expert=0, break_even=3):
+        assert dispatch.pays(2, 6, small, certain=True)
+        assert not dispatch.pays(2, 5, large, certain=True)
 
 
 def test_no_row_depends_on_its_batch_mates():

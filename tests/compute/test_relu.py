@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfmoe.compute.relu import activated
+from tfmoe.compute.dense import activated
 from tfmoe.experts.mlp import Experts
 
 EVERY = np.arange(2**16).astype("uint16")

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfmoe
+from tfmoe.features import embedding
 
 ROWS, DIM, LENGTH = 7, 3, 4
 TABLE = np.random.default_rng(0).normal(size=(ROWS, DIM)).astype("float32")
@@ -25,11 +26,12 @@ OPTIMIZERS = {
 @pytest.fixture(params=["dense", "dense, never compiled", "distinct"])
 def path(request, monkeypatch):
     """The ways in which a gradient leaves the layer, whatever the table's size."""
-    monkeypatch.setattr(tfmoe.embedding, "DENSE_ROWS", 0 if request.param == "distinct" else ROWS)
+    most = 0 if request.param == "distinct" else ROWS
+    monkeypatch.setenv("TFMOE_THRESHOLDS", f"dense_rows={most}")
     if request.param == "dense, never compiled":
-        look_up = tfmoe.embedding._look_up_dense
+        look_up = embedding._look_up_dense
         monkeypatch.setattr(
-            tfmoe.embedding,
+            embedding,
             "_look_up_dense",
             lambda variable, ids, _: look_up(variable, ids, False),
         )

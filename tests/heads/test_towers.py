@@ -6,6 +6,7 @@ import tensorflow as tf
 import tfmoe
 from tests.experts.test_experts import networks, shake
 from tests.oracles import reference
+from tfmoe.heads.extended import ExtendedTowers
 
 OUTPUTS, UNITS = (1, 3, 2), 5
 
@@ -116,3 +117,31 @@ def test_logits_keep_their_digits_in_half_precision():
 def test_arguments_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_towers_take_over_weights_of_some_tasks():
+    wide, narrow = tfmoe.Towers((1, 3, 2), (4,)), tfmoe.Towers((2, 1), (4,))
+    for towers in (wide, narrow):
+        towers.build((None, len(towers.num_outputs), 5))
+    narrow.copy_from(wide, [2, 0])
+    x = np.random.default_rng(0).normal(size=(6, 3, 5)).astype("float32")
+    expected = wide(x)
+    for found, right in zip(narrow(x[:, [2, 0]]), [expected[2], expected[0]], strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("like", [None, 1])
+def test_extended_towers_take_over_the_trained_ones(like):
+    trained = tfmoe.Towers((1, 1), (4,))
+    trained.build((None, 2, 5))
+    first, second = ExtendedTowers((1, 1, 1), 1, (4,)), ExtendedTowers((1, 1, 1, 1), 2, (4,))
+    for towers in (first, second):
+        towers.build((None, len(towers.num_outputs), 5))
+    first.copy_extended(trained, like)
+    second.copy_extended(first, like)
+    x = np.random.default_rng(0).normal(size=(6, 1, 5)).astype("float32").repeat(4, axis=1)
+    expected, found = trained(x[:, :2]), second(x)
+    for right, logits in zip(expected, found, strict=False):
+        np.testing.assert_array_equal(logits, right)
+    same = np.allclose(found[3], expected[1], atol=1e-6)
+    assert same == (like is not None)

@@ -31,7 +31,7 @@ def test_steps_are_those_of_keras(jit_compile, settings):
 
 
 def test_what_does_not_fit_the_kernel_is_kerass(monkeypatch):
-    monkeypatch.setattr("tfmoe.features.embedding.DENSE_ROWS", 5)  # slices instead of a table
+    monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=5")  # slices instead of a table
     for settings in ({}, {"amsgrad": True}):
         ours = trained(Adam(0.05, **settings), False)
         expected = trained(keras.optimizers.Adam(0.05, **settings), False)
@@ -116,7 +116,7 @@ def test_adagrad_is_kerass_whatever_rows_come():
 def test_large_tables_in_a_model(optimizer, monkeypatch):
     """Against whole tables: in `trained` every batch has rows that others lack."""
     whole = trained(optimizer(0.05), False)
-    monkeypatch.setattr("tfmoe.features.embedding.DENSE_ROWS", 5)
+    monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=5")
     weights = trained(optimizer(0.05), False)
     same = [np.allclose(*pair, rtol=2e-5) for pair in zip(weights, whole, strict=True)]
     assert all(same) == (optimizer is Adagrad)
@@ -128,7 +128,7 @@ def test_two_look_ups_of_a_large_table_add_up(monkeypatch):
     """Each brings every row once, and together twice."""
     found = []
     for most in (5, 100):
-        monkeypatch.setattr("tfmoe.features.embedding.DENSE_ROWS", most)
+        monkeypatch.setenv("TFMOE_THRESHOLDS", f"dense_rows={most}")
         table = Embedding(20, 3, embeddings_initializer="ones")
         ids = keras.Input((4,), dtype="int32")
         both = keras.ops.sum(table(ids) * 2 - table(ids + 1), axis=(1, 2))
@@ -173,7 +173,7 @@ def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer, settings):
     "optimizer", [LazyAdam(0.1, weight_decay=0.1), LazyAdam(0.1, global_clipnorm=0.1), Adagrad(0.1)]
 )
 def test_only_rows_that_come_move(optimizer, monkeypatch):
-    monkeypatch.setattr("tfmoe.features.embedding.DENSE_ROWS", 5)
+    monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=5")
     optimizer.exclude_from_weight_decay(var_names=["embeddings"])
     ids = keras.Input((3,), dtype="int32")
     layer = Embedding(50, 4)

@@ -1,9 +1,13 @@
 """Where operations run."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 
-def on_cpu():
+def on_cpu() -> bool:
     """Whether TensorFlow computes, and has nothing but CPUs."""
     if keras.backend.backend() != "tensorflow":
         return False
@@ -12,7 +16,7 @@ def on_cpu():
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
-def check_tasks(owner, task, num_tasks):
+def check_tasks(owner: str, task: Any, num_tasks: int) -> None:
     """Raises ValueError where numbers of tasks are out of range, if they are known by now.
 
     While a graph is traced or compiled they are not.
@@ -41,7 +45,7 @@ def _known(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def num_replicas():
+def num_replicas() -> int:
     """How many replicas the step runs on in which this is called."""
     if keras.backend.backend() != "tensorflow":
         return 1

@@ -12,18 +12,79 @@ balanced routing, and there is room for the blocks of the worst case, of which a
 computes those that a batch needs.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from tfmoe.compute import thresholds
 from tfmoe.keras_private import is_compiled_by_xla
 
-# Slots' worth of time that it takes to gather a block's kernels and to add up their
-# gradients, measured on a CPU with kernels of 128 x 256.
-BLOCK_COST = 40
-# Spans to choose from, in eighths of the mean number of pairs of an expert.
-SPANS = (0, 2, 4, 6, 8, 10, 12, 16)
+
+class Slots:
+    """Values of the chosen (row, expert) pairs, each in a slot of its expert.
+
+    >>> chosen = np.array([[0, 2], [2, 3]])  # the second row has one expert only, of three
+    >>> slots = Slots.of(np.ones((2, 4)), chosen, num_experts=3)
+    >>> slots.matmul(np.ones((3, 4, 8))).add(np.ones((3, 8))).map(ops.relu).gather().shape
+    TensorShape([2, 2, 8])
+
+    Methods return new slots of the same pairs, and change nothing.
+    """
+
+    def __init__(self, plan: Plan, span: Any, blocks: Any) -> None:
+        """Slots as they lie: `(e, span, u)` and `(n, block, u)`."""
+        self._plan, self._span, self._blocks = plan, span, blocks
+
+    @classmethod
+    def of(cls, inputs: Any, chosen: Any, num_experts: int) -> Slots:
+        """Every pair with its row's input.
+
+        Args:
+            inputs: `(b, f)`.
+            chosen: int `(b, k)`, experts of each row, each at most once; `num_experts` where a
+                row has fewer than k.
+            num_experts: int >= 1.
+        """
+        found = plan(chosen, num_experts)
+        rows = found.pairs // found.slots.shape[1]
+        return cls(found, *_spread(inputs, rows, found.slots, found.mask, found, num_experts))
+
+    def refill(self, values: Any) -> Slots:
+        """The same pairs with other values, `(b, k, f)`, as `gather` returns them."""
+        found = self._plan
+        flat = ops.reshape(values, (-1, values.shape[-1]))
+        # Each pair is a row of its own.
+        slots, mask = (ops.reshape(part, (-1, 1)) for part in (found.slots, found.mask))
+        parts = _spread(flat, found.pairs, slots, mask, found, self._span.shape[0])
+        return Slots(found, *parts)
+
+    def matmul(self, kernel: Any) -> Slots:
+        """Each pair's values times its expert's kernel, of `(e, f, u)`."""
+        return Slots(self._plan, *_grouped_matmul(self._span, self._blocks, kernel, self._plan))
+
+    def add(self, bias: Any) -> Slots:
+        """Each pair's values plus its expert's, of `(e, u)`."""
+        return self.map(lambda values, own: values + own, bias)
+
+    def map(self, function: Callable, *weights: Any) -> Slots:
+        """`function` of the values, which must treat every slot alone.
+
+        Args:
+            function: gets `(n, slots, u)` with what experts have as `(n, 1, u)`; returns the like.
+            weights: tensors `(e, u)`, of which each slot gets its expert's.
+        """
+        of_spans = [ops.expand_dims(w, 1) for w in weights]
+        of_blocks = [ops.take(w, self._plan.experts, axis=0)[:, None] for w in weights]
+        span = function(self._span, *of_spans)
+        return Slots(self._plan, span, function(self._blocks, *of_blocks))
+
+    def gather(self) -> Any:
+        """Gather pair outputs, `(b, k, u)`; entries without an expert are undefined, yet finite."""
+        return _gather(self._span, self._blocks, self._plan)
 
 
 class Plan(NamedTuple):
@@ -33,7 +94,7 @@ class Plan(NamedTuple):
 
     Attributes:
         slots: int `(b, k)`, the slot of each pair.
-        present: bool `(b, k)`, False where a row has fewer than k experts.
+        mask: bool `(b, k)`, False where a row has fewer than k experts.
         pairs: int `(slots,)`, the pair in each slot, as an index of `b * k`.
         live: bool `(slots,)`, False where a slot has no pair.
         span: int, slots of each expert's span.
@@ -43,7 +104,7 @@ class Plan(NamedTuple):
     """
 
     slots: object
-    present: object
+    mask: object
     pairs: object
     live: object
     span: object
@@ -52,11 +113,8 @@ class Plan(NamedTuple):
     blocks: object
 
 
-def pays(num_chosen, num_experts, num_weights, certain):
+def pays(num_chosen: int, num_experts: int, num_weights: int, certain: bool) -> bool:
     """Whether computing `num_chosen` experts of a row is faster than all of them.
-
-    Measured on a CPU: half of the experts is break-even where they are large, a quarter
-    where their matmuls take no longer than the layout of the pairs.
 
     Args:
         num_chosen: int, the most experts of a row.
@@ -64,11 +122,13 @@ def pays(num_chosen, num_experts, num_weights, certain):
         num_weights: int, weights of an expert's kernels.
         certain: bool; False if every batch must be looked at first.
     """
-    large = num_weights >= 2**14
-    return num_chosen * (2 if certain and large else 4) <= num_experts
+    limits = thresholds.current()
+    large = num_weights >= limits.large_expert
+    times = limits.break_even if certain and large else limits.break_even_small
+    return num_chosen * times <= num_experts
 
 
-def shapes_follow_data():
+def shapes_follow_data() -> bool:
     """Whether shapes may depend on data here: not on JAX, nor where XLA compiles."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
@@ -76,7 +136,7 @@ def shapes_follow_data():
     return not is_compiled_by_xla()
 
 
-def plan(chosen, num_experts):
+def plan(chosen: Any, num_experts: int) -> Plan:
     """Lays out pairs.
 
     Args:
@@ -120,7 +180,7 @@ def plan(chosen, num_experts):
     slots = ops.where(experts < num_experts, slots, 0)
     return Plan(
         slots=ops.reshape(ops.scatter(order[:, None], slots, (num,)), ops.shape(chosen)),
-        present=chosen < num_experts,
+        mask=chosen < num_experts,
         pairs=ops.take(order, ops.clip(place, 0, num - 1)),
         live=_flat(own_live, later_live),
         span=span,
@@ -141,20 +201,23 @@ def _blocks(counts, span, block):
 
 def _sizes(counts, num, num_experts):
     """Span, block, and the number of blocks, None for as many as it takes."""
-    many = num >= 64 * num_experts
+    limits = thresholds.current()
+    some, many = (num >= pairs * num_experts for pairs in limits.block_pairs)
     if not shapes_follow_data():
         # Room for balanced routing in the spans, but a few rows, at inference, are
         # cheaper in blocks alone: spans read every kernel.
-        eighths = _choose(many, 9, 10)  # of the mean; few pairs scatter more around it
+        eighths = _choose(many, *reversed(limits.spans_xla))
         span = _choose(num >= num_experts, -(-eighths * num // (8 * num_experts)), 0)
-        block = _choose(many, 128, 32)
+        block = _choose(many, *reversed(limits.blocks_xla))
         # What is in blocks has filled a span before, if that is the longer of the two.
         spare = _choose(num < num_experts, num, num_experts)
         return span, block, num // block + _choose(span >= block, 0, spare)
-    block = _choose(many, 128, _choose(num >= 16 * num_experts, 64, 16))
-    spans = ops.array([-(-eighths * num // (8 * num_experts)) for eighths in SPANS], "int32")
+    short, middle, long = limits.blocks
+    block = _choose(many, long, _choose(some, middle, short))
+    lengths = [-(-eighths * num // (8 * num_experts)) for eighths in limits.spans]
+    spans = ops.array(lengths, "int32")
     blocks = ops.sum(_blocks(counts, spans[:, None], block), axis=-1)
-    costs = spans * num_experts + blocks * (block + BLOCK_COST)
+    costs = spans * num_experts + blocks * (block + limits.block_cost)
     return ops.take(spans, ops.argmin(costs)), block, None
 
 
@@ -165,11 +228,14 @@ def _choose(test, a, b):
     return ops.where(test, a, b)
 
 
-def spread(inputs, plan, num_experts):
+def _spread(inputs, rows, slots, mask, plan, num_experts):
     """Rows to the slots of their pairs.
 
     Args:
         inputs: `(b, f)`.
+        rows: int `(slots,)`, which row each slot holds.
+        slots: int `(b, k)`, where each row is.
+        mask: bool `(b, k)`, False where a row is in no slot.
         plan: `Plan`.
         num_experts: int.
 
@@ -186,26 +252,25 @@ def spread(inputs, plan, num_experts):
             ops.reshape(ops.take(inputs, rows[own:], axis=0), (-1, plan.block, features)),
         )
 
-    rows = plan.pairs // plan.slots.shape[1]
     if keras.backend.backend() == "torch":
         return split(inputs, rows)
 
     # What a gradient needs is an argument too, for JAX.
     @ops.custom_gradient
-    def spread_rows(inputs, rows, slots, present):
+    def spread_rows(inputs, rows, slots, mask):
         def gradient(*upstreams):
             # A gather, where that of a gather would be a slow scatter.
             parts = ops.take(_joined(*keras.tree.flatten(upstreams)), slots, axis=0)
-            parts = ops.where(present[..., None], parts, ops.zeros_like(parts))
+            parts = ops.where(mask[..., None], parts, ops.zeros_like(parts))
             return ops.sum(parts, axis=1), None, None, None
 
         return split(inputs, rows), gradient
 
-    return spread_rows(inputs, rows, plan.slots, plan.present)
+    return spread_rows(inputs, rows, slots, mask)
 
 
-def collect(own, later, plan):
-    """The pairs' outputs `(b, k, u)` from the slots; what there is no expert for is any.
+def _gather(own, later, plan):
+    """The pairs' outputs `(b, k, u)` from the slots.
 
     Args:
         own: `(e, span, u)`.
@@ -216,7 +281,7 @@ def collect(own, later, plan):
         return ops.take(_joined(own, later), plan.slots, axis=0)
 
     @ops.custom_gradient
-    def collect_pairs(own, later, slots, pairs, live):
+    def gather_pairs(own, later, slots, pairs, live):
         def gradient(upstream):
             upstream = ops.reshape(upstream, (-1, own.shape[-1]))
             num = ops.shape(own)[0] * ops.shape(own)[1]
@@ -236,7 +301,7 @@ def collect(own, later, plan):
 
         return ops.take(_joined(own, later), slots, axis=0), gradient
 
-    return collect_pairs(own, later, plan.slots, plan.pairs, plan.live)
+    return gather_pairs(own, later, plan.slots, plan.pairs, plan.live)
 
 
 def _joined(own, later):
@@ -244,7 +309,7 @@ def _joined(own, later):
     return ops.concatenate([ops.reshape(part, (-1, part.shape[-1])) for part in (own, later)])
 
 
-def grouped_matmul(own, later, kernel, plan):
+def _grouped_matmul(own, later, kernel, plan):
     """Every slot times its expert's kernel.
 
     Args:

@@ -1,5 +1,9 @@
 """Dropout that spends less on random numbers."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from tfmoe.compute.device import on_cpu
@@ -23,7 +27,7 @@ class Dropout(keras.layers.Dropout):
         training: bool; if False nothing is dropped.
     """
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool = False) -> Any:
         # Above the highest rate the scale would overflow in half precision.
         fast = 0 < self.rate <= HIGHEST and self.noise_shape is None and on_cpu()
         if not training or not fast:

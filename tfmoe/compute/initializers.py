@@ -1,9 +1,14 @@
 """Initial values of stacked weights: each member of the stack is drawn alone."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 
-def member_initializer(initializer, index=0, salt=0):
+def member_initializer(initializer: Any, index: int = 0, salt: int = 0) -> Any:
     """An initializer like the given one that draws different numbers.
 
     A seed of the user's is mixed with `index` and `salt`; without one the draw is
@@ -21,7 +26,7 @@ def member_initializer(initializer, index=0, salt=0):
     return type(initializer).from_config(config)
 
 
-def reseeded(config, index):
+def reseeded(config: Any, index: int) -> Any:
     """A layer's config whose seeds, its own and its initializers', are others for each index.
 
     At index 0 they are as they were, and those that are None stay so.
@@ -48,11 +53,11 @@ class PerMember(keras.initializers.Initializer):
         salt: int; stacks of one layer that have the same initializer differ by it.
     """
 
-    def __init__(self, initializer, salt=0):
+    def __init__(self, initializer: Any, salt: int = 0) -> None:
         self.initializer = keras.initializers.get(initializer)
         self.salt = salt
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
         return keras.ops.stack(
             [
                 member_initializer(self.initializer, i, self.salt)(shape[1:], dtype=dtype)
@@ -60,7 +65,7 @@ class PerMember(keras.initializers.Initializer):
             ]
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "initializer": keras.initializers.serialize(self.initializer),
             "salt": self.salt,

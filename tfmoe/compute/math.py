@@ -1,10 +1,14 @@
 """Stateless arithmetic on tensors, in `keras.ops`: the same on every backend."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def smooth_step(t, gamma):
+def smooth_step(t: Any, gamma: float) -> Any:
     """The cubic that rises smoothly from 0 at `-gamma / 2` to 1 at `gamma / 2`.
 
     Computed from the clipped ratio, so that it has no branch, no NaN gradient and no
@@ -17,12 +21,12 @@ def smooth_step(t, gamma):
     return v * v * (3 - 2 * v)
 
 
-def num_bits(num_experts):
+def num_bits(num_experts: int) -> int:
     """Length of the binary codes that name `num_experts` experts."""
     return (num_experts - 1).bit_length()
 
 
-def expert_codes(bits, num_experts, fold=True):
+def expert_codes(bits: Any, num_experts: int, fold: bool = True) -> Any:
     """Probability of each expert when the bits of its code are drawn independently.
 
     Expert `i` has the binary code of `i`, most significant bit first. Of the `2**m`
@@ -55,17 +59,17 @@ def expert_codes(bits, num_experts, fold=True):
     return live + ops.pad(dead, [(0, 0)] * (len(bits.shape) - 2) + [(first, first), (0, 0)])
 
 
-def entropy(probabilities, axis=-1):
+def entropy(probabilities: Any, axis: int = -1) -> Any:
     """`-sum p log(p + 1e-6)` over an axis."""
     return -ops.sum(probabilities * ops.log(probabilities + 1e-6), axis=axis)
 
 
-def shares(scores, axis=-1):
+def shares(scores: Any, axis: int = -1) -> Any:
     """Softmax over an axis, also of a single score, which `ops.softmax` warns of."""
     return ops.exp(ops.log_softmax(scores, axis=axis))
 
 
-def add_bias(hidden, bias):
+def add_bias(hidden: Any, bias: Any) -> Any:
     """`hidden + bias` for `(b, u)` and `(u,)`; the gradient is cheaper on TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         return hidden + bias
@@ -74,7 +78,7 @@ def add_bias(hidden, bias):
     return tf.nn.bias_add(hidden, bias)
 
 
-def mix(experts, weights):
+def mix(experts: Any, weights: Any) -> Any:
     """Weighs experts' outputs for each task.
 
     Args:

@@ -1,11 +1,14 @@
 """Arguments that are layers are recipes: their holder keeps a copy of its own."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any
 
 import keras
 
 
-def config_of(layer):
+def config_of(layer: Any) -> dict[str, Any]:
     """What `get_config` of the holder stores for a layer given as an argument."""
     config = _plain(keras.saving.serialize_keras_object(layer))
     # A layer that was called before notes its input's shape here; the holder's copy is
@@ -14,14 +17,14 @@ def config_of(layer):
     return config
 
 
-def given(recipe):
+def given(recipe: Any) -> Any:
     """The layer behind an argument: itself, or rebuilt from a saved config."""
     if isinstance(recipe, dict):
         return keras.saving.deserialize_keras_object(recipe)
     return recipe
 
 
-def filled(config, owner, name=None, **values):
+def filled(config: Any, owner: str, name: str | None = None, **values: Any) -> Any:
     """A new layer from a recipe's config, with what the holder knows filled in.
 
     Args:
@@ -68,7 +71,7 @@ def _plain(config):
     return config
 
 
-def warn_of_policies(mixture, policy):
+def warn_of_policies(mixture: Any, policy: Any) -> None:
     """Warns if a model's mixture computes in another precision than the rest, which is slow."""
     if mixture.dtype_policy.name != policy.name:
         warnings.warn(

@@ -1,9 +1,14 @@
 """Weight transfer: values of one layer's weights into a layer with other tasks or fewer experts."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from keras import ops
 
 
-def copy_weights(old, new, members=None):
+def copy_weights(old: Any, new: Any, members: Sequence[int] | None = None) -> None:
     """Copies a layer's weights; of stacked ones those of some members of the stack.
 
     Args:
@@ -23,7 +28,7 @@ def copy_weights(old, new, members=None):
         target.assign(values[tuple(slice(n) for n in target.shape)])
 
 
-def taken(values, target, members, num, owner):
+def taken(values: Any, target: Any, members: Sequence[int], num: int, owner: Any) -> Any:
     """A weight's values for some members of its one axis of `num`, if it has one.
 
     Args:
@@ -50,7 +55,7 @@ def taken(values, target, members, num, owner):
     return values.take(members, axis=axis)
 
 
-def paired(old, new):
+def paired(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
     """Weights of a layer that is to be filled, each with the values of its model."""
     for source, target in zip(old.weights, new.weights, strict=True):
         if source.name != target.name:

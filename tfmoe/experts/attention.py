@@ -1,10 +1,14 @@
 """Attention whose heads are experts: each token has its own few of them."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute import dispatch
+from tfmoe.compute.dispatch import Slots
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.math import mix
 
@@ -48,13 +52,15 @@ class MoEAttention(keras.layers.Layer):
     https://arxiv.org/abs/2210.05144.
     """
 
-    def __init__(self, num_experts, head_dim, causal=False, **kwargs):
+    def __init__(
+        self, num_experts: int, head_dim: int, causal: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         num_experts = validation.integer("MoEAttention", "num_experts", num_experts, 1)
         head_dim = validation.integer("MoEAttention", "head_dim", head_dim, 1)
         self.num_experts, self.head_dim, self.causal = num_experts, head_dim, causal
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         size, head = input_shape[-1], self.head_dim
 
         def stacked(name, *shape):
@@ -66,7 +72,7 @@ class MoEAttention(keras.layers.Layer):
         self.keys = self.add_weight(name="keys", shape=(size, head))
         self.values = self.add_weight(name="values", shape=(size, head))
 
-    def call(self, tokens, present, weights, chosen=None):
+    def call(self, tokens: Any, present: Any, weights: Any, chosen: Any = None) -> Any:
         flat = ops.reshape(tokens, (-1, tokens.shape[-1]))
         if chosen is None:
             queries = ops.einsum("nd,edh->neh", flat, self.queries)
@@ -75,19 +81,9 @@ class MoEAttention(keras.layers.Layer):
             weighed = ops.reshape(heads * weights[..., None], (-1, heads.shape[1] * self.head_dim))
             outputs = ops.matmul(weighed, ops.reshape(self.outputs, (-1, self.outputs.shape[-1])))
         else:
-            plan = dispatch.plan(chosen, self.num_experts)
-            parts = dispatch.spread(flat, plan, self.num_experts)
-            queries = dispatch.collect(*dispatch.grouped_matmul(*parts, self.queries, plan), plan)
-            heads = self._attend(queries, tokens, present)
-            # The same pairs in the same slots, but now each pair is a row of its own.
-            pairs = plan._replace(
-                slots=ops.reshape(plan.slots, (-1, 1)), present=ops.reshape(plan.present, (-1, 1))
-            )
-            parts = dispatch.spread(
-                ops.reshape(heads, (-1, self.head_dim)), pairs, self.num_experts
-            )
-            rows = dispatch.collect(*dispatch.grouped_matmul(*parts, self.outputs, pairs), pairs)
-            rows = ops.reshape(rows, (-1, weights.shape[-1], self.outputs.shape[-1]))
+            slots = Slots.of(flat, chosen, self.num_experts)
+            heads = self._attend(slots.matmul(self.queries).gather(), tokens, present)
+            rows = slots.refill(heads).matmul(self.outputs).gather()
             outputs = mix(rows, weights[:, None])[:, 0]
         return ops.reshape(outputs, ops.shape(tokens))
 
@@ -107,10 +103,12 @@ class MoEAttention(keras.layers.Layer):
         heads = ops.matmul(ops.cast(shares, values.dtype), values)
         return ops.reshape(heads, (-1, num, self.head_dim))
 
-    def compute_output_spec(self, tokens, present, weights, chosen=None):
+    def compute_output_spec(
+        self, tokens: Any, present: Any, weights: Any, chosen: Any = None
+    ) -> Any:
         return keras.KerasTensor(tokens.shape, dtype=self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_experts": self.num_experts,

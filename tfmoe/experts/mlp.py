@@ -1,15 +1,20 @@
 """Experts: networks of one shape, side by side."""
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute import dispatch
-from tfmoe.compute.dense import affine, apart, is_unrolled
+from tfmoe.compute.dense import activated, affine, apart, is_unrolled
+from tfmoe.compute.dispatch import Slots
 from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.math import add_bias
-from tfmoe.compute.relu import activated
 from tfmoe.compute.weights import copy_weights
 
 
@@ -41,8 +46,8 @@ class Experts(keras.layers.Layer):
         training: bool, for the dropout.
 
     Returns:
-        Float tensor `(b, e, u)`, or `(b, k, u)` of the chosen (anything finite where a
-        row has fewer).
+        Float tensor `(b, e, u)`, or `(b, k, u)` of the chosen; entries without an expert are
+        undefined, yet finite.
 
     Raises:
         ValueError: if a count is too small, `dropout` is outside [0, 1), or the input
@@ -56,15 +61,15 @@ class Experts(keras.layers.Layer):
 
     def __init__(
         self,
-        num_experts,
-        hidden_units,
-        activation="relu",
-        dropout=0.0,
-        layer_norm=False,
-        kernel_initializer="glorot_uniform",
-        last_activation=None,
-        **kwargs,
-    ):
+        num_experts: int,
+        hidden_units: Sequence[int],
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        last_activation: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         num_experts = validation.integer("Experts", "num_experts", num_experts, 1)
         if not 0 <= dropout < 1:
@@ -82,7 +87,7 @@ class Experts(keras.layers.Layer):
         if last_activation is not None:
             self.last_activation = keras.activations.get(last_activation)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if len(input_shape) not in (2, 3) or (
             len(input_shape) == 3 and input_shape[1] != self.num_experts
         ):
@@ -116,11 +121,9 @@ class Experts(keras.layers.Layer):
     def _add_vectors(self, name, units, initializer):
         return self.add_weight(name=name, shape=(self.num_experts, units), initializer=initializer)
 
-    def call(self, inputs, chosen=None, training=False):
+    def call(self, inputs: Any, chosen: Any = None, training: bool = False) -> Any:
         if chosen is not None and len(chosen.shape) == 2:
-            plan = dispatch.plan(chosen, self.num_experts)
-            parts = dispatch.spread(inputs, plan, self.num_experts)
-            return dispatch.collect(*self.through(parts, plan, training), plan)
+            return self.through(Slots.of(inputs, chosen, self.num_experts), training).gather()
         layers = self._weights_by_layer()
         if chosen is None:
             return self._all(inputs, layers, self.num_experts, training)
@@ -135,7 +138,7 @@ class Experts(keras.layers.Layer):
     def _all(self, inputs, layers, num, training):
         """Every row through `num` experts, whose weights are `layers`."""
         first = layers[0][0].shape[1:] if layers else ()
-        if is_unrolled(num, first):
+        if is_unrolled(num, first, training):
             layers = [[ops.unstack(w, num) for w in weights] for weights in layers]
             outputs = []
             for e, hidden in enumerate(apart(inputs, num)):
@@ -152,26 +155,12 @@ class Experts(keras.layers.Layer):
             hidden = self._finish(i, affine(hidden, kernel, bias), *norm, training=training)
         return ops.transpose(hidden, (1, 0, 2))
 
-    def through(self, parts, plan, training=False):
-        """Slots of pairs through the layers of their experts.
-
-        Args:
-            parts: pair of tensors, as `dispatch.spread` lays them out.
-            plan: `dispatch.Plan`.
-            training: bool.
-
-        Returns:
-            Pair of tensors, `(e, span, u)` and `(n, block, u)`.
-        """
-        for i, (kernel, *rest) in enumerate(self._weights_by_layer()):
-            own, later = dispatch.grouped_matmul(*parts, kernel, plan)
-            own_bias, *own_norm = (w[:, None] for w in rest)
-            bias, *norm = (ops.take(w, plan.experts, axis=0)[:, None] for w in rest)
-            parts = [
-                self._finish(i, own + own_bias, *own_norm, training=training),
-                self._finish(i, later + bias, *norm, training=training),
-            ]
-        return parts
+    def through(self, slots: Slots, training: bool = False) -> Slots:
+        """Pairs through the layers of their experts."""
+        for i, (kernel, bias, *norm) in enumerate(self._weights_by_layer()):
+            finish = functools.partial(self._finish, i, training=training)
+            slots = slots.matmul(kernel).add(bias).map(finish, *norm)
+        return slots
 
     def _finish(self, i, hidden, *norm, training):
         """What follows matmul and bias of layer `i`.
@@ -191,20 +180,20 @@ class Experts(keras.layers.Layer):
             hidden = self.dropouts[i](hidden, training=training)
         return hidden
 
-    def copy_from(self, other, expert_ids=None):
+    def copy_from(self, other: Any, expert_ids: Sequence[int] | None = None) -> None:
         """Takes over the weights of all or some of other experts, given by index."""
         copy_weights(other, self, expert_ids)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         units = self.hidden_units[-1] if self.hidden_units else input_shape[-1]
         return (input_shape[0], self.num_experts, units)
 
-    def compute_output_spec(self, inputs, chosen=None, training=False):
+    def compute_output_spec(self, inputs: Any, chosen: Any = None, training: bool = False) -> Any:
         batch, num, units = self.compute_output_shape(inputs.shape)
         num = num if chosen is None else chosen.shape[-1]
         return keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_experts": self.num_experts,
@@ -218,8 +207,13 @@ class Experts(keras.layers.Layer):
         }
 
 
-def normalize(hidden):
-    """Mean 0 and variance 1 over the last axis, computed at least in float32."""
+def normalize(hidden: Any) -> Any:
+    """Mean 0 and variance 1 over the last axis, computed at least in float32.
+
+    Not `ops.layer_normalization`, which takes the mean away last, as `x / s - mean / s`, and so
+    loses digits where the mean is large beside the deviation `s`: at 10 and 0.1 it was 1.8e-5 off,
+    this 1.1e-5, and each from the other 0.8e-5.
+    """
     exact = ops.cast(hidden, keras.backend.result_type(hidden.dtype, "float32"))
     mean, variance = ops.moments(exact, axes=-1, keepdims=True)
     return ops.cast((exact - mean) * ops.rsqrt(variance + 1e-3), hidden.dtype)

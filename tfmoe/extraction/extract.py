@@ -117,7 +117,7 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
         dtype=model.encoder.dtype_policy,
     )
     copy_weights(model.encoder, extracted.encoder)
-    copy_weights(model.towers, extracted.towers, rows)
+    extracted.towers.copy_from(model.towers, rows)
     extracted.structure.copy_from(model.structure, rows, experts)
     if gates:
         _check_gate(model, extracted, rows, experts[0])

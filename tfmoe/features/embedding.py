@@ -4,10 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe import validation
-
-# Up to this many rows the gradient comes as a dense table, which XLA can compile and
-# which costs nothing beside the optimiser's own pass; above, as distinct rows.
-DENSE_ROWS = 100_000
+from tfmoe.compute import thresholds
 
 
 @keras.saving.register_keras_serializable("tfmoe")
@@ -19,9 +16,9 @@ class Embedding(keras.layers.Layer):
     On TensorFlow, Keras optimisers square each slice of a sparse gradient on its own,
     so that Adam, Adagrad, RMSprop and Ftrl take wrong steps when an id occurs twice in
     a batch. Here the gradient that leaves the layer has each row once: as a whole table
-    up to 100,000 rows, above as `IndexedSlices` of the distinct ids, which rules out
-    XLA (`jit_compile`). Call the layer once a step for that: two calls on a large table
-    give two sets of slices.
+    up to 100,000 rows (`tfmoe.compute.thresholds`: `dense_rows`), above as `IndexedSlices`
+    of the distinct ids, which rules out XLA (`jit_compile`). Call the layer once a step for
+    that: two calls on a large table give two sets of slices.
 
     Args:
         num_rows: int >= 1, number of ids.
@@ -49,7 +46,8 @@ class Embedding(keras.layers.Layer):
         dim = validation.integer("Embedding", "dim", dim, 1)
         self.num_rows, self.dim = num_rows, dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        if num_rows > DENSE_ROWS and keras.backend.backend() == "tensorflow":
+        self._gradient_is_dense = num_rows <= thresholds.current().dense_rows
+        if not self._gradient_is_dense and keras.backend.backend() == "tensorflow":
             self.supports_jit = False
         # A model that knows that XLA will not compile the step says so by False.
         self.may_be_compiled = True
@@ -66,7 +64,7 @@ class Embedding(keras.layers.Layer):
     def call(self, ids):
         if keras.backend.backend() != "tensorflow":
             vectors = ops.take(self.embeddings, ids, axis=0)
-        elif self.num_rows <= DENSE_ROWS:
+        elif self._gradient_is_dense:
             vectors = _look_up_dense(self.embeddings.value, ids, self.may_be_compiled)
         else:
             vectors = _look_up_distinct(self.embeddings.value, ids)

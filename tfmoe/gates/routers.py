@@ -118,10 +118,8 @@ class ScoreHead(keras.layers.Layer):
         if not dispatch.pays(1, num, features * self.num_scores, certain=True):
             return ops.take_along_axis(self._all(inputs, kernel), task[:, None, None], axis=1)
         kernels = ops.reshape(kernel, (features, num, self.num_scores))
-        plan = dispatch.plan(task[:, None], num)
-        own, later = dispatch.spread(inputs, plan, num)
-        products = dispatch.grouped_matmul(own, later, ops.transpose(kernels, (1, 0, 2)), plan)
-        return dispatch.collect(*products, plan)
+        slots = dispatch.Slots.of(inputs, task[:, None], num)
+        return slots.matmul(ops.transpose(kernels, (1, 0, 2))).gather()
 
     def _of_tasks(self, values, task):
         """What all examples share: `(1, t, s)`, or `(b, 1, s)` for the rows' tasks."""

@@ -1,5 +1,10 @@
 """Towers that were trained, and towers for tasks that came later."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -21,7 +26,14 @@ class ExtendedTowers(keras.layers.Layer):
     Call arguments, returns: see `Towers`.
     """
 
-    def __init__(self, num_outputs, num_added, hidden_units=(64,), dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        num_outputs: Sequence[int],
+        num_added: int,
+        hidden_units: Sequence[int] = (64,),
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_outputs, self.num_added = tuple(num_outputs), num_added
         self.num_base = len(self.num_outputs) - num_added
@@ -33,12 +45,12 @@ class ExtendedTowers(keras.layers.Layer):
         ]
         self.hidden_units, self.dropout = tuple(hidden_units), dropout
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         for group in self.groups:
             group.build((input_shape[0], len(group.num_outputs), input_shape[2]))
             group.trainable = group is self.groups[-1]
 
-    def call(self, inputs, task=None, training=False):
+    def call(self, inputs: Any, task: Any = None, training: bool = False) -> Any:
         base, *added = self.groups
         if task is None:
             logits = base(inputs[:, : self.num_base], training=training)
@@ -53,7 +65,22 @@ class ExtendedTowers(keras.layers.Layer):
             logits = ops.where((task == i)[:, None], _widened(own, widest), logits)
         return logits
 
-    def get_config(self):
+    def copy_extended(self, other: Towers | ExtendedTowers, like: int | None = None) -> None:
+        """Takes over the weights of towers that lack the newest task's.
+
+        Args:
+            other: built towers of all tasks but the newest.
+            like: index of the task among those trained together whose tower the new one starts
+                as; None to leave it as it was initialised.
+        """
+        trained = other.groups if isinstance(other, ExtendedTowers) else [other]
+        *groups, newest = self.groups
+        for old, group in zip(trained, groups, strict=True):
+            group.copy_from(old)
+        if like is not None:
+            newest.copy_from(trained[0], [like])
+
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_outputs": list(self.num_outputs),
@@ -63,7 +90,9 @@ class ExtendedTowers(keras.layers.Layer):
         }
 
 
-def towers_of(num_outputs, num_added, **options):
+def towers_of(
+    num_outputs: Sequence[int], num_added: int, **options: Any
+) -> Towers | ExtendedTowers:
     """`Towers`, or `ExtendedTowers` if the last `num_added` tasks came one by one."""
     if num_added:
         return ExtendedTowers(num_outputs, num_added, **options)

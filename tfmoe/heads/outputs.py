@@ -1,5 +1,10 @@
 """From logits to predictions, and where training starts."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,13 +16,13 @@ from tfmoe.schema.tasks import Binary, Multiclass, Task
 class _OfTasks(keras.layers.Layer):
     """A layer that is given the tasks, or a saved config of them."""
 
-    def __init__(self, tasks, **kwargs):
+    def __init__(self, tasks: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tasks = tuple(
             part_from_dict(task, Task) if isinstance(task, dict) else task for task in tasks
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "tasks": [part_to_dict(task) for task in self.tasks]}
 
 
@@ -25,7 +30,7 @@ class _OfTasks(keras.layers.Layer):
 class Outputs(_OfTasks):
     """Towers' logits to `(predictions, logits)`, dicts by task."""
 
-    def call(self, logits):
+    def call(self, logits: Any) -> Any:
         predictions, named = {}, {}
         for task, values in zip(self.tasks, logits, strict=True):
             if isinstance(task, Multiclass):
@@ -45,7 +50,7 @@ class ScoreOutputs(_OfTasks):
     Tasks with fewer classes than the widest have probability 0 for the others.
     """
 
-    def call(self, logits, task):
+    def call(self, logits: Any, task: Any) -> Any:
         if isinstance(self.tasks[0], Multiclass):
             counts = np.array([one.num_outputs for one in self.tasks])
             known = np.arange(counts.max()) < counts[:, None]
@@ -62,7 +67,7 @@ class ScoreOutputs(_OfTasks):
         return {"score": scores}, {"score": logits}
 
 
-def start_at_means(towers, tasks, label_means):
+def start_at_means(towers: Any, tasks: Sequence[Any], label_means: dict[str, Any]) -> None:
     """Sets the towers' last biases so that the first prediction is the mean label.
 
     Args:

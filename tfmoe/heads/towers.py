@@ -1,15 +1,20 @@
 """Towers: per task, the last layers and the outputs."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute import dispatch
-from tfmoe.compute.dense import stacked_dense
+from tfmoe.compute.dense import batched_dense
 from tfmoe.compute.device import check_tasks
+from tfmoe.compute.dispatch import Slots, pays
 from tfmoe.compute.initializers import PerMember
+from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
 
 
@@ -32,8 +37,8 @@ class Towers(keras.layers.Layer):
 
     Returns:
         List of `t` float tensors `(b, num_outputs[t])`, without activation (logits).
-        With `task` one tensor `(b, max(num_outputs))`; what a task has no outputs for is
-        any. They are float32 under half precision too.
+        With `task` one tensor `(b, max(num_outputs))`; entries that a task has no outputs
+        for are undefined. They are float32 under half precision too.
 
     Raises:
         ValueError: if a count is too small, or the input has another number of tasks.
@@ -46,14 +51,14 @@ class Towers(keras.layers.Layer):
 
     def __init__(
         self,
-        num_outputs,
-        hidden_units=(64,),
-        activation="relu",
-        dropout=0.0,
-        layer_norm=False,
-        kernel_initializer="glorot_uniform",
-        **kwargs,
-    ):
+        num_outputs: Sequence[int],
+        hidden_units: Sequence[int] = (64,),
+        activation: str | Callable = "relu",
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+        kernel_initializer: str | Callable = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_outputs = validation.sizes("Towers", "num_outputs", num_outputs)
         if not self.num_outputs:
@@ -69,7 +74,7 @@ class Towers(keras.layers.Layer):
             name="hidden",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         num = len(self.num_outputs)
         self._check_shape(input_shape, (1, num))
         input_shape = (input_shape[0], num, input_shape[2])
@@ -92,7 +97,7 @@ class Towers(keras.layers.Layer):
                 f"row. Received shape {tuple(shape)}."
             )
 
-    def call(self, inputs, task=None, training=False):
+    def call(self, inputs: Any, task: Any = None, training: bool = False) -> Any:
         num = len(self.num_outputs)
         self._check_shape(inputs.shape, (num,) if task is None else (1,))
         if task is not None:
@@ -103,7 +108,7 @@ class Towers(keras.layers.Layer):
         if task is not None:
             inputs = ops.repeat(inputs, num, axis=1)
         hidden = self.hidden(inputs, training=training)
-        logits = stacked_dense(ops.cast(hidden, self._exact), *self._last())
+        logits = batched_dense(ops.cast(hidden, self._exact), *self._last())
         if task is None:
             return [values[:, :n] for values, n in zip(logits, self.num_outputs, strict=True)]
         taken = ops.take_along_axis(ops.stack(logits, axis=1), task[:, None, None], axis=1)
@@ -119,24 +124,30 @@ class Towers(keras.layers.Layer):
     def _dispatch_pays(self):
         kernels = [*self.hidden.kernels, self.kernel]
         num_weights = sum(math.prod(kernel.shape[1:]) for kernel in kernels)
-        return dispatch.pays(1, len(self.num_outputs), num_weights, certain=True)
+        return pays(1, len(self.num_outputs), num_weights, certain=True)
 
     def _own(self, inputs, task, training):
         """Every row `(b, u)` through the tower of its task."""
-        plan = dispatch.plan(task[:, None], len(self.num_outputs))
-        parts = dispatch.spread(inputs, plan, len(self.num_outputs))
-        parts = self.hidden.through(parts, plan, training)
+        slots = Slots.of(inputs, task[:, None], len(self.num_outputs))
+        slots = self.hidden.through(slots, training)
         kernel, bias = self._last()
-        parts = [ops.cast(part, self._exact) for part in parts]
-        own, later = dispatch.grouped_matmul(*parts, kernel, plan)
-        own = own + bias[:, None]
-        later = later + ops.take(bias, plan.experts, axis=0)[:, None]
-        return dispatch.collect(own, later, plan)[:, 0]
+        slots = slots.map(lambda hidden: ops.cast(hidden, self._exact))
+        return slots.matmul(kernel).add(bias).gather()[:, 0]
 
-    def compute_output_shape(self, input_shape):
+    def copy_from(self, other: Towers, tasks: Sequence[int] | None = None) -> None:
+        """Takes over the weights of all or some of other towers.
+
+        Args:
+            other: built `Towers` of the same layers. Where theirs have more outputs, ours get
+                those that they have room for.
+            tasks: for each tower its index among the others; None for all.
+        """
+        copy_weights(other, self, tasks)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return [(input_shape[0], num) for num in self.num_outputs]
 
-    def compute_output_spec(self, inputs, task=None, training=False):
+    def compute_output_spec(self, inputs: Any, task: Any = None, training: bool = False) -> Any:
         if task is not None:
             shape = (inputs.shape[0], max(self.num_outputs))
             return keras.KerasTensor(shape, dtype=self._exact)
@@ -144,7 +155,7 @@ class Towers(keras.layers.Layer):
             keras.KerasTensor((inputs.shape[0], n), dtype=self._exact) for n in self.num_outputs
         ]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = self.hidden.get_config()
         shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfmoe.compute.weights import copy_weights
-from tfmoe.heads.extended import ExtendedTowers
 from tfmoe.schema.schema import Schema
 
 
@@ -46,9 +45,6 @@ def copy_extended(old: Any, new: Any, like: Sequence[int]) -> None:
     """
     copy_weights(old.encoder, new.encoder)
     new.structure.copy_extended(old.structure, like)
-    groups = old.towers.groups if isinstance(old.towers, ExtendedTowers) else [old.towers]
-    for trained, group in zip(groups, new.towers.groups, strict=False):
-        copy_weights(trained, group)
     first, task = old.schema.tasks[like[0]], new.schema.tasks[-1]
-    if type(first) is type(task) and first.num_outputs == task.num_outputs:
-        copy_weights(groups[0], new.towers.groups[-1], [like[0]])
+    same_kind = type(first) is type(task) and first.num_outputs == task.num_outputs
+    new.towers.copy_extended(old.towers, like[0] if same_kind else None)

@@ -1,16 +1,20 @@
 """Whether XLA was measured to pay."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
+from tfmoe.compute import thresholds
 from tfmoe.keras_private import flatten_layers
 
-# Embedding values a row up to which XLA was measured to be faster on a CPU: 1.1 times at
-# 128, 0.9 times at 416.
-MOST_LOOKED_UP = 256
 
+def jit_pays(model: Any) -> bool | str:
+    """What `compile(jit_compile="auto")` means for a `MultiTaskModel` on TensorFlow.
 
-def jit_pays(model):
-    """What `compile(jit_compile="auto")` means for a `MultiTaskModel` on TensorFlow."""
+    What it goes by was measured: see `Thresholds.most_looked_up`.
+    """
     import tensorflow as tf
 
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -32,5 +36,6 @@ def jit_pays(model):
         return False
     # XLA computes half precision in float32, where the processor may have something faster.
     half = any(layer.compute_dtype in ("bfloat16", "float16") for layer in layers)
+    most = thresholds.current().most_looked_up
     supported = all(layer.supports_jit for layer in layers)
-    return supported and not random and not half and looked_up <= MOST_LOOKED_UP
+    return supported and not random and not half and looked_up <= most
