@@ -197,8 +197,11 @@ def test_mixtures_without_experts_of_their_own_are_refused():
     x, y = data()
     layers = [keras.layers.Dense(4) for _ in range(3)]
     for mixture, message in (
-        (tfmoe.SharedBottom(hidden_units=(4,)), "on SharedBottom. Leave the callback out"),
-        (tfmoe.MMoE(experts=layers), "made itself. Received a mixture with experts="),
+        (
+            tfmoe.SharedBottom(hidden_units=(4,)),
+            "made itself, as in MMoE and OMoE. Received a SharedBottom",
+        ),
+        (tfmoe.MMoE(experts=layers), "made them itself. Received an MMoE with experts="),
     ):
         built = tfmoe.MultiTaskModel(SCHEMA, mixture)
         built.compile("sgd", jit_compile=False)

@@ -216,7 +216,11 @@ class MMoE(Structure):
 
     def expert_variables(self):
         if isinstance(self.experts, GivenExperts):
-            return super().expert_variables()
+            raise ValueError(
+                "Experts are dropped in a running fit where the structure made them itself. "
+                f"Received an {type(self).__name__} with experts={self.experts.layers!r}. Use "
+                "tfmoe.extract after the training."
+            )
         return self.experts.weights
 
     def keep_experts(self, experts):
