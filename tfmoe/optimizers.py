@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
+from tfmoe.compute.registered import registered
 from tfmoe.keras_private import ClipsGradients, slot
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Adam(keras.optimizers.Adam):
     r"""Keras's Adam, with TensorFlow's fused kernel for the update of a variable.
 
@@ -58,7 +59,7 @@ class _ClippedByRows(ClipsGradients):
         return tf.clip_by_global_norm(summed, self.global_clipnorm)[0]
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class LazyAdam(_ClippedByRows, Adam):
     r"""Adam that leaves the rows of a table alone which a batch does not look up.
 
@@ -111,7 +112,7 @@ class LazyAdam(_ClippedByRows, Adam):
         _write(variable, ids, _rows(variable, ids) - step)
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
     r"""Keras's Adagrad, whose step reads and writes only the rows that a batch looks up.
 

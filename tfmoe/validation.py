@@ -8,14 +8,18 @@ what only raises is named `check_...`.
 import contextlib
 import dataclasses
 import difflib
+import functools
+import inspect
 import keyword
 import math
 import numbers
 import re
 from collections.abc import Collection, Iterable
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
+
+Target = TypeVar("Target")
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
@@ -172,6 +176,61 @@ def did_you_mean(given: object, known: Iterable[object]) -> str:
     words = {str(word).lower(): str(word) for word in known if isinstance(word, str)}
     near = difflib.get_close_matches(given.lower(), words, n=1)
     return f" Did you mean {words[near[0]]!r}?" if near else ""
+
+
+def checks_arguments(target: Target) -> Target:
+    """Decorator of a public class or function: an unknown argument is told with the nearest one.
+
+    Keras's base classes take any argument by name, and some let it pass. Of a class it is done
+    before anything is made, for Keras reads the signature of `__init__`; subclasses inherit it.
+    """
+    if not isinstance(target, type):
+        return _checked_function(target)
+    make = target.__new__
+
+    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
+        _check_known_arguments(cls.__name__, kwargs, _arguments_of_class(cls))
+        return object.__new__(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+
+    target.__new__ = __new__  # type: ignore[method-assign,assignment]
+    return target
+
+
+def _checked_function(function: Any) -> Any:
+    known = _arguments_of(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        _check_known_arguments(function.__name__, kwargs, known)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _check_known_arguments(owner: str, given: Collection[str], known: Collection[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{owner} takes no argument {unknown[0]!r}.{did_you_mean(unknown[0], known)} It takes "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+@functools.cache
+def _arguments_of_class(cls: type) -> frozenset[str]:
+    """Those of its constructor and, where that passes others on, of its bases' constructors."""
+    known: set[str] = set()
+    for base in cls.__mro__:
+        known.update(_arguments_of(vars(base).get("__init__")))
+    return frozenset(known)
+
+
+def _arguments_of(function: Any) -> list[str]:
+    if not inspect.isfunction(function):
+        return []
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind not in kinds and p.name != "self"]
 
 
 def plain(value: Any) -> Any:

@@ -163,6 +163,31 @@ def test_public_names_are_documented(name):
         assert undocumented == []
 
 
+PUBLIC = {
+    f"{room.__name__}.{name}": getattr(room, name)
+    for room, names in (
+        (tfmoe, tfmoe.__all__),
+        (tfmoe.datasets, tfmoe.datasets.__all__),
+        (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad"]),
+    )
+    for name in names
+    if callable(getattr(room, name))
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_no_public_name_swallows_an_argument(name):
+    with pytest.raises(TypeError, match="'nonsense'"):
+        PUBLIC[name](nonsense=1)
+
+
+def test_the_nearest_argument_is_named():
+    with pytest.raises(TypeError, match=r"'tower_unit'. Did you mean 'tower_units'\?"):
+        tfmoe.MultiTaskModel(None, None, tower_unit=(3,))
+    with pytest.raises(TypeError, match=r"'num_nonzero'. Did you mean 'num_nonzeros'\?"):
+        tfmoe.TopKGate(num_nonzero=3)
+
+
 def test_public_names_are_sorted_and_can_be_found():
     assert tfmoe.__all__ == sorted(set(tfmoe.__all__), key=str)
     assert set(tfmoe.__all__) <= set(dir(tfmoe))
@@ -218,7 +243,7 @@ def test_the_package_alone_loads_nothing():
 
 
 def test_keras_knows_every_class_whichever_is_imported_first():
-    pattern = re.compile(r'register_keras_serializable\("tfmoe"\)(?:\n@.*)?\nclass (\w+)')
+    pattern = re.compile(r"@registered(?:\n@.*)?\nclass (\w+)")
     classes = {
         name
         for path in FILES

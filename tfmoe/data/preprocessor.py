@@ -34,7 +34,7 @@ from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Task
-from tfmoe.validation import integer
+from tfmoe.validation import checks_arguments, integer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,7 @@ _Arrays: TypeAlias = dict[str, np.ndarray]
 _WithLabels: TypeAlias = tuple[_Arrays, _Arrays, _Arrays]
 
 
+@checks_arguments
 class Preprocessor:
     """Turns raw rows into what a model reads: ids, floats, labels, weights.
 

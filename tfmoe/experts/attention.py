@@ -11,12 +11,13 @@ from tfmoe import validation
 from tfmoe.compute.dispatch import Slots
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.math import mix
+from tfmoe.compute.registered import registered
 
 # Finite in half precision, so that a row of nothing but padding gives no NaN.
 MASKED = -3e4
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class MoEAttention(keras.layers.Layer):
     r"""Self-attention over tokens, of which every head is an expert.
 

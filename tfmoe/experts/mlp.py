@@ -15,10 +15,11 @@ from tfmoe.compute.dispatch import Slots
 from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.math import add_bias
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Experts(keras.layers.Layer):
     r"""`num_experts` multi-layer perceptrons of one shape, computed together.
 

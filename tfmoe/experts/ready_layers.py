@@ -10,11 +10,12 @@ import keras
 from keras import ops
 
 from tfmoe.compute import nested
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.keras_private import flatten_layers
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class GivenExperts(keras.layers.Layer):
     """Ready layers side by side, as experts.
 

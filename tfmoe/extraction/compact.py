@@ -15,8 +15,10 @@ from tfmoe.keras_private import (
 )
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import gate_use
+from tfmoe.validation import checks_arguments
 
 
+@checks_arguments
 class CompactExperts(keras.callbacks.Callback):
     """Drops the experts that no task selects, in a running `fit`, once the gate has decided.
 

@@ -8,6 +8,7 @@ from keras import ops
 from tfmoe.compute.weights import copy_weights
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import batches, gate_name, gate_use
+from tfmoe.validation import checks_arguments
 
 
 class Extraction(NamedTuple):
@@ -30,6 +31,7 @@ class Extraction(NamedTuple):
     largest_change: float | None
 
 
+@checks_arguments
 def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight"):
     """Makes a standalone model of some of a model's tasks.
 

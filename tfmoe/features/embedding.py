@@ -5,9 +5,10 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute import thresholds
+from tfmoe.compute.registered import registered
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Embedding(keras.layers.Layer):
     r"""A table of vectors, looked up by id.
 

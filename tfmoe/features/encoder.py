@@ -5,12 +5,13 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.initializers import member_initializer
+from tfmoe.compute.registered import registered
 from tfmoe.features.embedding import Embedding
 from tfmoe.schema.columns import PADDING_ID, Categorical, MultiCategorical, Sequence
 from tfmoe.schema.schema import Schema
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Encoder(keras.layers.Layer):
     r"""Embeds the ids, pools the lists, and puts all columns side by side.
 

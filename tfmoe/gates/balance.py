@@ -1,7 +1,8 @@
 """Losses that keep a gate's experts evenly used, or its logits small."""
 
-import keras
 from keras import ops
+
+from tfmoe.compute.registered import registered
 
 
 class BalanceLoss:
@@ -71,7 +72,7 @@ class UsageLoss(BalanceLoss):
         return {**super().get_config(), "per_task": self.per_task}
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ImportanceLoss(UsageLoss):
     r"""Asks for experts of equal total weight.
 
@@ -108,7 +109,7 @@ class ImportanceLoss(UsageLoss):
         return _squared_variation(*self.sums(gate, record, record.weights))
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class LoadLoss(UsageLoss):
     r"""Asks for experts that are chosen equally often, by a smooth estimate.
 
@@ -181,7 +182,7 @@ class LoadLoss(UsageLoss):
         return {**super().get_config(), "sigma": self.sigma}
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class SwitchLoss(UsageLoss):
     r"""Lowers the probability of experts in proportion to how often they are chosen.
 
@@ -223,7 +224,7 @@ class SwitchLoss(UsageLoss):
         return weights.shape[-1] * even
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ZLoss(BalanceLoss):
     r"""Keeps logits small, where half precision is exact and the softmax can still move.
 

@@ -14,8 +14,10 @@ from tfmoe.gates.routers import MLPRouter, ScoreHead
 from tfmoe.gates.rows import Rows
 from tfmoe.gates.schedules import is_schedule
 from tfmoe.gates.task_router import MixedHead, TaskHead, TaskRouter
+from tfmoe.validation import checks_arguments
 
 
+@checks_arguments
 class Gate(keras.layers.Layer):
     """A router that makes scores and a selector that makes weights of them.
 

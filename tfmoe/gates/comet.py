@@ -6,13 +6,14 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.math import entropy, num_bits, smooth_step
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.permutation import LearnedPermutation
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class CometGate(Gate):
     r"""Selects at most `num_nonzeros` experts a task, by trees that gradients can train.
 

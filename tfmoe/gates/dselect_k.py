@@ -5,12 +5,13 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.math import entropy, expert_codes, num_bits, shares, smooth_step
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class DSelectKGate(Gate):
     r"""Selects at most `num_nonzeros` experts a task, and can be trained by gradients.
 

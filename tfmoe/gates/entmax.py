@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.sparsemax import above_threshold, within
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class EntmaxGate(Gate):
     r"""Like softmax, but low scores get a weight of exactly 0, smoothly reached.
 

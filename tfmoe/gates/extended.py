@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from tfmoe import validation
 from tfmoe.compute import nested
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import MLPRouter
@@ -14,7 +15,7 @@ from tfmoe.gates.task_router import TaskRouter
 _BY_TASK = ("scores", "probabilities", "weights")
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ExtendedGate(Gate):
     """Leaves a trained gate as it is and routes tasks added later by gates of their own.
 

@@ -5,12 +5,13 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.math import shares
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.schedules import number_or_schedule, schedule_config
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class GumbelGate(Gate):
     r"""Draws experts at random in training, by their scores, and takes the best after it.
 

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from tfmoe import validation
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class HashGate(Gate):
     r"""Gives each id one expert, at random but for good.
 

@@ -9,10 +9,12 @@ from scipy.optimize import linear_sum_assignment
 
 from tfmoe import validation
 from tfmoe.compute.math import entropy
+from tfmoe.compute.registered import registered
 from tfmoe.keras_private import flatten_layers
+from tfmoe.validation import checks_arguments
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class LearnedPermutation(keras.layers.Layer):
     r"""Learns which expert stands in which place of a gate, then keeps to it.
 
@@ -218,6 +220,7 @@ def _pair(name, values):
     return validation.plain(tuple(values))
 
 
+@checks_arguments
 class HardenPermutations(keras.callbacks.Callback):
     """Ends the learning of permutations: at an epoch's end, once their steps are over.
 

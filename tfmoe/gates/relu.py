@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfmoe import validation
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
@@ -11,7 +12,7 @@ from tfmoe.gates.routers import Scores
 START, FACTOR = 1e-8, 1.2
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ReLUGate(Gate):
     r"""Experts with a positive score count, as much as the score says.
 

@@ -8,6 +8,7 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute import dispatch
 from tfmoe.compute.initializers import member_initializer
+from tfmoe.compute.registered import registered
 
 
 class Scores(NamedTuple):
@@ -128,7 +129,7 @@ class ScoreHead(keras.layers.Layer):
         return values[None] if task is None else ops.take(values, task, axis=0)[:, None]
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class MLPRouter(keras.layers.Layer):
     """Makes a gate's scores with a small network that all tasks share up to its head.
 

@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class SoftmaxGate(Gate):
     r"""The dense gate of MMoE: every expert gets some weight.
 

@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class SparsemaxGate(Gate):
     r"""Like softmax, but low scores get a weight of exactly 0.
 

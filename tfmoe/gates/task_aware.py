@@ -5,12 +5,13 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.math import shares
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 from tfmoe.gates.task_router import TaskRouter
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class TaskAwareGate(Gate):
     r"""Routes by the example and its task, and keeps the `num_nonzeros` likeliest experts.
 

@@ -7,10 +7,11 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.initializers import member_initializer
+from tfmoe.compute.registered import registered
 from tfmoe.gates.routers import add_score_weights
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 @dataclass(frozen=True)
 class TaskRouter:
     r"""Makes a gate's scores with weights that all tasks share, and an embedding a task.

@@ -5,11 +5,12 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.math import shares
+from tfmoe.compute.registered import registered
 from tfmoe.gates.base import Gate
 from tfmoe.gates.routers import Scores
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class TopKGate(Gate):
     r"""Keeps the `num_nonzeros` highest scores and takes their softmax.
 

@@ -8,10 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfmoe.compute.registered import registered
 from tfmoe.heads.towers import Towers
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ExtendedTowers(keras.layers.Layer):
     """Towers that were trained, and one for each task that came after them.
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.registered import registered
 from tfmoe.schema.schema import part_from_dict, part_to_dict
 from tfmoe.schema.tasks import Binary, Multiclass, Task
 
@@ -26,7 +27,7 @@ class _OfTasks(keras.layers.Layer):
         return {**super().get_config(), "tasks": [part_to_dict(task) for task in self.tasks]}
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Outputs(_OfTasks):
     """Towers' logits to `(predictions, logits)`, dicts by task."""
 
@@ -43,7 +44,7 @@ class Outputs(_OfTasks):
         return predictions, named
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ScoreOutputs(_OfTasks):
     """Towers' logits of rows of one task each to `(predictions, logits)`, both `{"score"}`.
 

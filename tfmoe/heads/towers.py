@@ -14,11 +14,12 @@ from tfmoe.compute.dense import batched_dense
 from tfmoe.compute.device import check_tasks
 from tfmoe.compute.dispatch import Slots, pays
 from tfmoe.compute.initializers import PerMember
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class Towers(keras.layers.Layer):
     r"""One small network a task, all computed together.
 

@@ -9,6 +9,7 @@ from keras import ops
 from tfmoe import keras_private
 from tfmoe.compute import nested
 from tfmoe.compute.device import num_replicas
+from tfmoe.compute.registered import registered
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.features.encoder import Encoder
 from tfmoe.heads.extended import towers_of
@@ -74,7 +75,7 @@ class _Blueprint(NamedTuple):
         return cls(preprocessor.schema, sizes, lengths, num_added, copy.copy(preprocessor))
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class MultiTaskModel(keras.Model):
     r"""A multi-task model over a table: columns in, one prediction a task out.
 

@@ -4,11 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.registered import registered
+
 SIDE, LIMIT = 256, 20.0
 NUM_BINS = SIDE**2
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class AUC(keras.metrics.Metric):
     r"""Area under the ROC curve from 65,536 bins of the logit.
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tfmoe.compute.registered import registered
+
 
 def mutual_information(joint):
     """Of tasks and experts, in nats, a scalar; 0 log 0 counts as 0.
@@ -47,7 +49,7 @@ def joint_of(record, with_label, num_tasks):
     return ops.matmul(ops.transpose(marks), shares[:, 0])
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class MutualInformationLoss:
     r"""Asks that each task uses few experts and each expert serves few tasks.
 

@@ -12,8 +12,10 @@ from rich.markup import escape
 from tfmoe import validation
 from tfmoe.reports.gate_use import gate_use, sample
 from tfmoe.reports.pictures import heat_map_png, require_matplotlib, use_table
+from tfmoe.validation import checks_arguments
 
 
+@checks_arguments
 class GateReport(keras.callbacks.Callback):
     """What the gates select on some rows, at the end of each epoch.
 

@@ -11,6 +11,7 @@ from tfmoe.gates.base import Gate
 from tfmoe.keras_private import calls_of
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.structures.base import gates_inside, structure_of
+from tfmoe.validation import checks_arguments
 
 # A weight up to this counts as none.
 USED = 1e-6
@@ -90,6 +91,7 @@ class GateUse(NamedTuple):
         )
 
 
+@checks_arguments
 def gate_use(model, source, similarity=True, batch_size=1024):
     """Runs rows through a model's gates.
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from tfmoe.files import check_new, new_file, new_folder
 from tfmoe.reports.gate_use import gate_use
+from tfmoe.validation import checks_arguments
 
 # More than this cannot be read in a picture or on a screen.
 MOST_LABELS = 32
@@ -46,6 +47,7 @@ def use_table(use, title):
     return table
 
 
+@checks_arguments
 def draw_gates(uses, task_names, path):
     """Draws heat maps of mean gate weights, task by expert, side by side.
 
@@ -148,6 +150,7 @@ def draw_history(frame, path):
     _save(figure, path)
 
 
+@checks_arguments
 def write_report(model, source, folder, history=None):
     """Writes a folder that shows what a model's gates select on some rows.
 

@@ -4,7 +4,14 @@ import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from tfmoe.validation import check_choice, check_input, integer, make_plain, number
+from tfmoe.validation import (
+    check_choice,
+    check_input,
+    checks_arguments,
+    integer,
+    make_plain,
+    number,
+)
 
 # Ids enter saved files and served graphs, so they are fixed for good.
 PADDING_ID, MISSING_ID, UNKNOWN_ID, FIRST_ID = 0, 1, 2, 3
@@ -52,6 +59,7 @@ class Column:
         return self.raw_name
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Numeric(Column):
     """A number.
@@ -94,6 +102,7 @@ class Numeric(Column):
         return self.transform == "buckets"
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Categorical(Column):
     """One value of a set: a user, a country, a device.
@@ -156,6 +165,7 @@ class Categorical(Column):
         return self.share or self.name
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class MultiCategorical(Categorical):
     """A set of values: genres, tags, interests.
@@ -193,6 +203,7 @@ class MultiCategorical(Categorical):
             )
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Sequence(MultiCategorical):
     """An ordered history, oldest first: the films a user saw, the pages of a visit.

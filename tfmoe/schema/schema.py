@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
-from tfmoe.validation import check_choice, did_you_mean, may_be_served
+from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +68,7 @@ def _nearest(unknown: list[str], known: abc.Iterable[str]) -> str:
     return "".join(f" For {name!r}:{hint}" for name, hint in hints.items() if hint)
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Schema:
     """The columns and tasks of a table. Frozen, and equal by value.

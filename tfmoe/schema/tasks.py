@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from tfmoe.validation import (
     check_choice,
     check_name,
+    checks_arguments,
     integer,
     is_integer,
     make_plain,
@@ -69,6 +70,7 @@ class Task:
         return self.name if self.key is None else str(self.key)
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Binary(Task):
     """Yes or no: labels 0 and 1, the prediction is a probability.
@@ -80,6 +82,7 @@ class Binary(Task):
     """
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Regression(Task):
     """A number. The prediction is in the label's units.
@@ -97,6 +100,7 @@ class Regression(Task):
         check_choice(f"Regression({self.name!r})", "loss", self.loss, ("mse", "mae", "huber"))
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Multiclass(Task):
     """One of several classes. The prediction is a probability per class.

@@ -12,7 +12,7 @@ import numpy as np
 from tfmoe.data.encode.graph import NO_TASK, GraphEncoder, request, signature
 from tfmoe.files import PathLike, new_version
 from tfmoe.serving.sample_rows import sample_rows
-from tfmoe.validation import plain
+from tfmoe.validation import checks_arguments, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ _NUM_CHECKED = 256
 _TOLERANCE = 1e-5
 
 
+@checks_arguments
 def export(model: MultiTaskModel, path: PathLike) -> Path:
     """Writes a model for TF Serving, its vocabularies inside.
 

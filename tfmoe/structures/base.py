@@ -12,9 +12,10 @@ from tfmoe.compute import nested
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.keras_private import sublayers
-from tfmoe.validation import integer
+from tfmoe.validation import checks_arguments, integer
 
 
+@checks_arguments
 class Structure(keras.layers.Layer):
     """From what the Encoder makes to one representation a task, `(b, t, u)`.
 

@@ -9,6 +9,7 @@ from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.dispatch import pays, shapes_follow_data
 from tfmoe.compute.math import mix
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
 from tfmoe.experts.ready_layers import GivenExperts
@@ -18,7 +19,7 @@ from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.structures.base import Structure
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class MMoE(Structure):
     r"""Multi-gate mixture of experts: each task weighs the shared experts in its own way.
 
@@ -349,7 +350,7 @@ class MMoE(Structure):
         }
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class OMoE(MMoE):
     r"""One-gate mixture of experts: all tasks weigh the experts alike.
 

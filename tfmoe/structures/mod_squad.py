@@ -6,13 +6,14 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.initializers import reseeded
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.output import GateOutput
 from tfmoe.structures.base import Structure
 from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_kept
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ModSquad(Structure):
     r"""Mod-Squad: a transformer over tokens whose experts are matched to tasks.
 

@@ -9,6 +9,7 @@ from tfmoe.compute.dispatch import pays
 from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.math import mix
+from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights, paired, taken
 from tfmoe.experts.attention import MoEAttention
 from tfmoe.experts.mlp import Experts
@@ -17,7 +18,7 @@ from tfmoe.gates.base import Gate
 from tfmoe.gates.top_k import TopKGate
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class ModSquadBlock(keras.layers.Layer):
     r"""A transformer block in which each task picks its own experts for every token.
 

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from tfmoe import validation
+from tfmoe.compute.registered import registered
 from tfmoe.experts.mlp import Experts
 from tfmoe.structures.base import Structure
 
 
-@keras.saving.register_keras_serializable("tfmoe")
+@registered
 class SharedBottom(Structure):
     r"""One network whose output every task's tower reads.
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfmoe.validation import check_choice, number
+from tfmoe.validation import check_choice, checks_arguments, number
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class TaskMixer:
     """The mix of tasks in training, for `Preprocessor.dataset(..., mixer=...)`.
