@@ -48,6 +48,7 @@ _HOMES = {
     "SharedBottom": "structures.shared_bottom",
     "SoftmaxGate": "gates.softmax",
     "SparsemaxGate": "gates.sparsemax",
+    "Structure": "structures.base",
     "SwitchLoss": "gates.balance",
     "TaskAwareGate": "gates.task_aware",
     "TaskMixer": "data.batch.task_mixer",
@@ -104,6 +105,7 @@ __all__ = [
     "SharedBottom",
     "SoftmaxGate",
     "SparsemaxGate",
+    "Structure",
     "SwitchLoss",
     "TaskAwareGate",
     "TaskMixer",
@@ -170,6 +172,7 @@ if TYPE_CHECKING:
     from tfmoe.schema.tasks import Multiclass as Multiclass
     from tfmoe.schema.tasks import Regression as Regression
     from tfmoe.serving.export import export as export
+    from tfmoe.structures.base import Structure as Structure
     from tfmoe.structures.mmoe import MMoE as MMoE
     from tfmoe.structures.mmoe import OMoE as OMoE
     from tfmoe.structures.mod_squad import ModSquad as ModSquad

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfmoe.compute import nested
-from tfmoe.compute.weights import copy_weights
+from tfmoe.compute.weights import copy_weights, paired, taken
 from tfmoe.gates.base import Gate
 from tfmoe.keras_private import sublayers
 from tfmoe.validation import checks_arguments, integer
@@ -89,11 +89,15 @@ class Structure(keras.layers.Layer):
 
         Args:
             experts: for each of `gates` the indices of the experts that stay.
+
+        Raises:
+            ValueError: if experts are to go and the structure does not say how.
         """
-        if self.gates:
+        if any(len(own) < gate.num_experts for own, gate in zip(experts, self.gates, strict=True)):
             raise ValueError(
                 "Experts are dropped from structures that say how, by `select`. Received a "
-                f"{type(self).__name__}, which does not. Use the whole model."
+                f"{type(self).__name__}, which does not. Leave out data and threshold, so that "
+                "all experts stay."
             )
         config = nested.config_of(self)
         config["config"]["num_tasks"] = None
@@ -115,7 +119,12 @@ class Structure(keras.layers.Layer):
         Raises:
             ValueError: if it cannot be told which part of a weight belongs to a task.
         """
-        copy_weights(other, self)
+        routing = {id(weight) for gate in self.gates for weight in gate.weights}
+        for own, gate in zip(self.gates, other.gates, strict=True):
+            own.copy_from(gate, tasks)
+        for target, values in paired(other, self):
+            if id(target) not in routing:
+                target.assign(taken(values, target, tasks, other.num_tasks, other))
 
     def extended(self, like: Sequence[int], routing: str) -> dict[str, Any]:
         """The recipe of this structure for one more task.
