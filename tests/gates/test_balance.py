@@ -192,7 +192,7 @@ def test_losses_are_for_training_only_and_come_before_experts_are_dropped():
         TASKS,
         2,
         2,
-        kept=[4, 1],
+        expert_ids=[4, 1],
         num_choices=EXPERTS,
         balance=[tfmoe.ImportanceLoss(), tfmoe.ZLoss()],
     )

@@ -1,12 +1,25 @@
 """What is measured after training from all scores at once."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
 from tfmoe.objectives.metrics import exact_auc
 
 
-def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, steps=None, **_):
+def exact_aucs(
+    model: Any,
+    names: Sequence[str],
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+) -> dict[str, float]:
     """AUC of binary tasks from all scores, sorted.
 
     Args:
