@@ -62,6 +62,7 @@ class BalancedTopKGate(LogitGate):
     in that load is counted for each task.
     """
 
+    num_nonzeros: int
     always_sparse = True
 
     def __init__(

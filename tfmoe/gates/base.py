@@ -142,7 +142,9 @@ class Gate(keras.layers.Layer):
         least = 2 if expert_ids is None else 1
         num_tasks = validation.integer(name, "num_tasks", num_tasks, 1, optional=True)
         num_experts = validation.integer(name, "num_experts", num_experts, least, optional=True)
-        self.num_tasks, self.num_experts = num_tasks, num_experts
+        # None only in a recipe, whose holder fills them in.
+        self.num_tasks: Any = num_tasks
+        self.num_experts: Any = num_experts
         self.expert_ids, self._num_choices = _checked_ids(name, expert_ids, num_choices)
         router = nested.given(router)
         if router not in ("linear", "static") and not isinstance(router, MLPRouter | TaskRouter):
@@ -151,7 +153,7 @@ class Gate(keras.layers.Layer):
                 f"Received router={router!r}."
             )
         # Not through `self`: Keras would track the recipe's own weights, if it has any.
-        config = router
+        config: Any = router
         if isinstance(router, MLPRouter):
             config = nested.config_of(router)
             router = nested.filled(config, name, name="router")
@@ -171,10 +173,10 @@ class Gate(keras.layers.Layer):
                 f"Received usage_decay={usage_decay!r}. Try 0.95."
             )
         self.usage_decay = usage_decay
-        self._num_mixed = None
+        self._num_mixed: int | None = None
 
     @property
-    def num_choices(self) -> int | None:
+    def num_choices(self) -> int:
         """How many experts it chooses from; more than `num_experts` with `expert_ids`."""
         return self._num_choices or self.num_experts
 

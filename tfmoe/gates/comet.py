@@ -71,6 +71,8 @@ class CometGate(Gate):
     at 0, and in that a leaf with `p` below 1e-30 counts as not reached.
     """
 
+    num_nonzeros: int
+
     def __init__(
         self,
         num_tasks: int | None = None,

@@ -79,6 +79,8 @@ class DSelectKGate(Gate):
     schedules.
     """
 
+    num_nonzeros: int
+
     def __init__(
         self,
         num_tasks: int | None = None,

@@ -54,7 +54,7 @@ class ExtendedGate(Gate):
         self,
         num_tasks: int | None = None,
         num_experts: int | None = None,
-        gate: Gate | None = None,
+        gate: Gate | dict[str, Any] | None = None,
         added: Sequence[dict[str, Any]] = (),
         **kwargs: Any,
     ) -> None:

@@ -10,6 +10,7 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute.types import Shape, Tensor
 from tfmoe.gates.base import Gate
+from tfmoe.gates.output import GateOutput
 from tfmoe.gates.routers import ScoreSpec
 from tfmoe.gates.rows import Rows
 
@@ -101,11 +102,17 @@ class HashGate(Gate):
         return scores, scores
 
     def compute_output_spec(
-        self, inputs: Tensor, task: Tensor | None = None, ids: Tensor | None = None, **options: Any
-    ) -> Any:
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        ids: Tensor | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+        row_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, GateOutput]:
         if ids is None:
             self._checked(ids)
-        return super().compute_output_spec(inputs, task, ids, **options)
+        return super().compute_output_spec(inputs, task, ids, training, return_aux, row_mask)
 
     def _checked(self, ids):
         if ids is None:

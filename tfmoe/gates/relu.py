@@ -75,6 +75,8 @@ class ReLUGate(LogitGate):
     above 0.
     """
 
+    num_nonzeros: int
+
     def __init__(
         self,
         num_tasks: int | None = None,

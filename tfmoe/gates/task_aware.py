@@ -62,6 +62,7 @@ class TaskAwareGate(LogitGate):
     router; its exact formula is not known here.
     """
 
+    num_nonzeros: int
     always_sparse = True
 
     def __init__(

@@ -58,6 +58,7 @@ class TopKGate(LogitGate):
     Differs from it in `noisy=False` by default.
     """
 
+    num_nonzeros: int
     always_sparse = True
 
     def __init__(

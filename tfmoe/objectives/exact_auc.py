@@ -42,7 +42,7 @@ def exact_aucs(
                 lambda v: None if v is None else v[: steps * size], (x, y, sample_weight)
             )
         scored = [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
-    columns = {name: ([], [], []) for name in names}
+    columns: dict[str, tuple[list[Any], ...]] = {name: ([], [], []) for name in names}
     for features, labels, weights, scores in scored:
         for name, row in _by_task(model.schema, features, labels, weights, scores):
             for values, value in zip(columns.get(name, ()), row, strict=False):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
 from keras import ops
 
 from tfmoe.compute.types import Tensor
-from tfmoe.schema.tasks import Binary, Multiclass, Task
+from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 
 
 def binary_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
@@ -162,4 +162,4 @@ def row_losses(
         return binary_cross_entropy(labels, logits)
     if isinstance(task, Multiclass):
         return categorical_cross_entropy(labels, logits)
-    return _REGRESSION[task.loss](labels, predictions)
+    return _REGRESSION[cast(Regression, task).loss](labels, predictions)

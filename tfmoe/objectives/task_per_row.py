@@ -20,7 +20,7 @@ from tfmoe.objectives.losses import (
 )
 from tfmoe.objectives.metrics import AUCByTask, MeanByTask
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Binary
+from tfmoe.schema.tasks import Binary, Task
 
 
 class TaskPerRow:
@@ -43,9 +43,8 @@ class TaskPerRow:
         metrics: dict[str, list[Any]],
     ) -> None:
         self.tasks = schema.tasks
-        weights = [float(weights.get(t.name, t.weight)) for t in schema.tasks]
-        self._weights = np.array(weights, "float32")
-        groups = {}
+        self._weights = np.array([weights.get(t.name, t.weight) for t in schema.tasks], "float32")
+        groups: dict[Any, tuple[Task, Any, list[int]]] = {}
         for index, task in enumerate(schema.tasks):
             loss = losses.get(task.name)
             loss = None if loss is None else keras.losses.get(loss)
@@ -54,8 +53,9 @@ class TaskPerRow:
         self._groups = [(*group, self._members(group[2])) for group in groups.values()]
         names = [task.name for task in schema.tasks]
         self.tracker = MeanByTask(None, [f"{name}_loss" for name in names], range(len(names)))
-        self.sorted_aucs = []
-        self._own, self._given = [], []
+        self.sorted_aucs: list[str] = []
+        self._own: list[tuple[keras.metrics.Metric, Task]] = []
+        self._given: list[tuple[keras.metrics.Metric, int]] = []
         self._make_metrics(metrics)
 
     def _members(self, indices):
