@@ -44,6 +44,7 @@ _HOMES = {
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
     "Schema": "schema.schema",
+    "ScoreSpec": "gates.routers",
     "Sequence": "schema.columns",
     "SharedBottom": "structures.shared_bottom",
     "SoftmaxGate": "gates.softmax",
@@ -101,6 +102,7 @@ __all__ = [
     "ReLUGate",
     "Regression",
     "Schema",
+    "ScoreSpec",
     "Sequence",
     "SharedBottom",
     "SoftmaxGate",
@@ -150,6 +152,7 @@ if TYPE_CHECKING:
     from tfmoe.gates.permutation import LearnedPermutation as LearnedPermutation
     from tfmoe.gates.relu import ReLUGate as ReLUGate
     from tfmoe.gates.routers import MLPRouter as MLPRouter
+    from tfmoe.gates.routers import ScoreSpec as ScoreSpec
     from tfmoe.gates.softmax import SoftmaxGate as SoftmaxGate
     from tfmoe.gates.sparsemax import SparsemaxGate as SparsemaxGate
     from tfmoe.gates.task_aware import TaskAwareGate as TaskAwareGate

@@ -218,10 +218,14 @@ def _check_known_arguments(owner: str, given: Collection[str], known: Collection
 
 @functools.cache
 def _arguments_of_class(cls: type) -> frozenset[str]:
-    """Those of its constructor and, where that passes others on, of its bases' constructors."""
+    """Those of its constructor and, where that passes others on, of its bases' constructors.
+
+    What a class lists as `former_arguments` is in files of older versions.
+    """
     known: set[str] = set()
     for base in cls.__mro__:
         known.update(_arguments_of(vars(base).get("__init__")))
+        known.update(vars(base).get("former_arguments", ()))
     return frozenset(known)
 
 

@@ -110,7 +110,7 @@ OPTIMIZERS = {
 def test_training_goes_on_as_without_compaction(name, arguments, tmp_path):
     compacted = check_same_training(tmp_path, OPTIMIZERS[name], **arguments)
     extracted = tfmoe.extract(compacted, ["rating"])
-    assert set(extracted.extraction.experts) <= set(compacted.mixture.gate.kept)
+    assert set(extracted.extraction.experts) <= set(compacted.mixture.gate.expert_ids)
 
 
 def test_variables_left_out_of_weight_decay_stay_so():
@@ -157,14 +157,14 @@ def test_rows_tell_whether_a_routed_gate_has_decided():
         history = built.fit(x, y, callbacks=[callback], verbose=0).history
         for name, values in built.predict(rows, verbose=0).items():
             np.testing.assert_allclose(values, before[name], rtol=1e-5, atol=1e-6)
-        assert built.mixture.num_experts == len(built.mixture.gate.kept or range(9))
+        assert built.mixture.num_experts == len(built.mixture.gate.expert_ids or range(9))
         return history["num_experts"]
 
     assert left({**x, "age": np.append(x["age"][1:], np.float32(0))}) == [9]
     assert left(x) == [4]
-    assert built.mixture.gate.kept == (2, 3, 4, 5)
+    assert built.mixture.gate.expert_ids == (2, 3, 4, 5)
     assert left({**x, "age": -np.abs(x["age"])}) == [2]
-    assert built.mixture.gate.kept == (2, 4)
+    assert built.mixture.gate.expert_ids == (2, 4)
     # What was compiled before reads the weights that there are now.
     for weight in built.mixture.experts.weights:
         weight.assign(ops.ones_like(weight))
@@ -178,7 +178,7 @@ def test_an_undecided_gate_is_left_alone():
     built.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     history = built.fit(x, y, callbacks=[tfmoe.CompactExperts()], epochs=2, verbose=0).history
     assert history["num_experts"] == [9, 9]
-    assert built.mixture.gate.kept is None
+    assert built.mixture.gate.expert_ids is None
 
 
 @pytest.mark.parametrize(

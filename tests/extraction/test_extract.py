@@ -10,7 +10,7 @@ from keras import ops
 import tfmoe
 from tests.oracles import tables
 from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.gates.routers import ScoreSpec
 from tfmoe.serving.sample_rows import sample_rows
 
 SMALL = tfmoe.Schema(
@@ -280,7 +280,7 @@ class OddGate(Gate):
     """Has weights whose axes do not say what belongs to a task."""
 
     def score_parts(self):
-        return [Scores(self.num_choices, "zeros", None, "zeros")]
+        return [ScoreSpec(self.num_choices, "zeros", None, "zeros")]
 
     def build(self, input_shape):
         super().build(input_shape)

@@ -459,12 +459,16 @@ LEARNED = [kind for kind in GATES if kind is not tfmoe.HashGate]
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_every_gate_takes_the_arguments_of_all_gates(kind):
-    given = {"kept": [4, 1, 0], "num_choices": 6, "balance": [tfmoe.ImportanceLoss(0.3, True)]}
+    given = {
+        "expert_ids": [4, 1, 0],
+        "num_choices": 6,
+        "balance": [tfmoe.ImportanceLoss(0.3, True)],
+    }
     gate = kind(2, 3, **given, usage_decay=0.9)
     saved = json.loads(json.dumps(keras.saving.serialize_keras_object(gate)))
     again = keras.saving.deserialize_keras_object(saved)
     for one in (gate, again):
-        assert one.kept == (4, 1, 0)
+        assert one.expert_ids == (4, 1, 0)
         assert one.num_choices == 6
         assert one.usage_decay == 0.9
         assert [loss.__dict__ for loss in one.balance] == [{"weight": 0.3, "per_task": True}]
@@ -481,9 +485,9 @@ def test_every_gate_takes_the_arguments_of_all_gates(kind):
 def test_a_gate_that_kept_some_experts_gives_them_the_weights_of_the_whole(kind, given):
     kept, x, ids = [5, 0, 3], inputs(20), np.arange(20)
     whole = kind(TASKS, 7, **given)
-    part = kind(TASKS, 3, kept=kept, num_choices=7, **given)
+    part = kind(TASKS, 3, expert_ids=kept, num_choices=7, **given)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(part))
-    assert (again.kept, again.num_choices) == (tuple(kept), 7)
+    assert (again.expert_ids, again.num_choices) == (tuple(kept), 7)
     for gate in (whole, part):
         gate.build(x.shape)
     rng = np.random.default_rng(0)
@@ -504,18 +508,20 @@ def test_a_gate_that_kept_some_experts_gives_them_the_weights_of_the_whole(kind,
 @pytest.mark.parametrize(
     ("given", "received"),
     [
-        ({"kept": [0, 5], "num_choices": 5}, r"kept=\[0, 5\] with num_choices=5"),
-        ({"kept": [1, 1], "num_choices": 5}, r"kept=\[1, 1\]"),
-        ({"kept": [], "num_choices": 5}, r"kept=\[\]"),
-        ({"kept": [0, 1]}, "Received num_choices=None"),
-        ({"num_choices": 5}, r"kept=\[\] with num_choices=5"),
+        ({"expert_ids": [0, 5], "num_choices": 5}, r"expert_ids=\[0, 5\] with num_choices=5"),
+        ({"expert_ids": [1, 1], "num_choices": 5}, r"expert_ids=\[1, 1\]"),
+        ({"expert_ids": [], "num_choices": 5}, r"expert_ids=\[\]"),
+        ({"expert_ids": [0, 1]}, "Received num_choices=None"),
+        ({"num_choices": 5}, r"expert_ids=\[\] with num_choices=5"),
     ],
 )
 def test_kept_experts_are_checked(given, received):
     with pytest.raises(ValueError, match=received):
         tfmoe.SoftmaxGate(2, 2, **given)
-    with pytest.raises(ValueError, match=r"each expert in `kept`.*kept=\[0\] with num_experts=3"):
-        tfmoe.SoftmaxGate(2, 3, kept=[0], num_choices=5).build((None, FEATURES))
+    with pytest.raises(
+        ValueError, match=r"each expert in `expert_ids`.*expert_ids=\[0\] with num_experts=3"
+    ):
+        tfmoe.SoftmaxGate(2, 3, expert_ids=[0], num_choices=5).build((None, FEATURES))
 
 
 @each_kind
@@ -587,3 +593,18 @@ def test_no_mask_of_keras_reaches_a_gate():
     with pytest.warns(UserWarning, match="does not support masking"):
         record = tfmoe.SoftmaxGate(TASKS, 4)(x, return_aux=True)[1]
     assert not record.has_mask
+
+
+def test_experts_of_older_files_go_by_their_old_name():
+    gate = tfmoe.TopKGate(2, 3, kept=[4, 1, 0], num_choices=6)
+    config = gate.get_config()
+    assert config["expert_ids"] == [4, 1, 0]
+    ids = config.pop("expert_ids")
+    assert tfmoe.TopKGate.from_config({**config, "kept": ids}).expert_ids == (4, 1, 0)
+    assert tfmoe.TopKGate.from_config({**config, "kept": None, "num_choices": None})
+    with pytest.raises(ValueError, match="which was called `kept`, once"):
+        tfmoe.TopKGate(2, 2, kept=[4, 1], expert_ids=[4, 1], num_choices=6)
+    squad = tfmoe.ModSquad(2, 8, 1, 4, expert_ids=[[0, 1], [2, 3]])
+    config = squad.get_config()
+    again = tfmoe.ModSquad.from_config({**config, "expert_ids": None, "kept": [[0, 1], [2, 3]]})
+    assert again.get_config() == config

@@ -283,7 +283,9 @@ def test_one_expert_of_a_task_aware_gate_is_learned_unless_renormalized():
 def test_experts_that_are_gone_do_not_inflate_the_others():
     whole = made(tfmoe.TaskAwareGate, "task_mlp")
     kept = [4, 0, 2]
-    part = tfmoe.TaskAwareGate(TASKS, 3, router=ROUTERS["task_mlp"], kept=kept, num_choices=EXPERTS)
+    part = tfmoe.TaskAwareGate(
+        TASKS, 3, router=ROUTERS["task_mlp"], expert_ids=kept, num_choices=EXPERTS
+    )
     part.build((None, FEATURES))
     part.set_weights(whole.get_weights())
     x, task = inputs(50), np.arange(50) % TASKS
@@ -318,7 +320,7 @@ def test_usage_where_rows_have_all_tasks(router):
     expected = np.average(shares, axis=0, weights=[0.49, 0.7, 1.0])
     np.testing.assert_allclose(gate.usage, expected, atol=1e-6)
     part = tfmoe.TopKGate(
-        TASKS, 2, router=router, usage_decay=0.7, kept=[4, 1], num_choices=EXPERTS
+        TASKS, 2, router=router, usage_decay=0.7, expert_ids=[4, 1], num_choices=EXPERTS
     )
     assert part.usage is None
     part.build((None, FEATURES))

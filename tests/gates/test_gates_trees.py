@@ -397,7 +397,7 @@ def test_training_under_the_compiler_agrees_and_state_survives_saving(gate, tmp_
 def test_a_gate_with_fewer_experts_gives_the_whole_ones_columns(kind):
     kept = [6, 0, 3]
     options = {"ids": np.arange(5)} if kind is tfmoe.HashGate else {}
-    whole, part = kind(TASKS, 7), kind(TASKS, 3, kept=kept, num_choices=7)
+    whole, part = kind(TASKS, 7), kind(TASKS, 3, expert_ids=kept, num_choices=7)
     expected, record = whole(inputs(), return_aux=True, **options)
     part(inputs(), **options)
     part.set_weights(whole.get_weights())

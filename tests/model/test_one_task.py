@@ -11,7 +11,7 @@ from tests.oracles import reference
 from tfmoe.model.forward import ForwardOutput
 from tfmoe.objectives.losses import own_metrics
 from tfmoe.objectives.metrics import AUCByTask, exact_auc
-from tfmoe.objectives.task_per_row import OwnLabel
+from tfmoe.objectives.task_per_row import TaskPerRow
 
 TASKS = (
     tfmoe.Binary("click", source="label"),
@@ -123,7 +123,7 @@ def test_a_row_of_another_task_spoils_no_gradient(infinite):
 
     logits = tf.constant([0.5, infinite, 2.0])
     task, labels = tf.constant([0, 2, 3]), {"score": tf.constant([1.0, np.nan, 1.0])}
-    objective = OwnLabel(schema(), {}, {}, {})
+    objective = TaskPerRow(schema(), {}, {}, {})
     with tf.GradientTape() as tape:
         tape.watch(logits)
         forward = ForwardOutput({"score": tf.sigmoid(logits)}, {"score": logits}, [])

@@ -144,9 +144,9 @@ def _transformers():
     one = {"inputs": (tokens, present), "task": task}
     kept = [[0, 1, 3, 4], [4, 3, 2, 1]]
     return [
-        _case(tfmoe.ModSquadBlock, 2, 5, dispatch="dense", kept=kept, inputs=block, **shared),
+        _case(tfmoe.ModSquadBlock, 2, 5, dispatch="dense", expert_ids=kept, inputs=block, **shared),
         *(
-            _case(tfmoe.ModSquad, 2, 6, 1, 5, **shared, **more, pooling="last", kept=kept)
+            _case(tfmoe.ModSquad, 2, 6, 1, 5, **shared, **more, pooling="last", expert_ids=kept)
             for more in (
                 {"dispatch": "sparse", "inputs": one},
                 {"dispatch": "dense", "inputs": (tokens, present)},

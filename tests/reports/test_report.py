@@ -219,7 +219,7 @@ def check(warnings, message):
 
 
 def test_a_cut_gate_keeps_its_experts_numbers():
-    gate = tfmoe.TopKGate(2, 3, kept=[3, 17, 40], num_choices=64)
+    gate = tfmoe.TopKGate(2, 3, expert_ids=[3, 17, 40], num_choices=64)
     (use,) = gate_use(plain_model(gate, experts=3), inputs())
     assert use.experts == (3, 17, 40)
     assert list(use.frame()["expert"]) == [3, 17, 40] * 2

@@ -279,7 +279,7 @@ def test_usage_does_not_count_padding():
 
 def cut(mixture, kept):
     """The mixture with these experts only, its weights slices of the whole one's."""
-    config = mixture.get_config() | {"kept": kept}
+    config = mixture.get_config() | {"expert_ids": kept}
     smaller = tfmoe.ModSquad.from_config(config)
     smaller.build(((None, None, DIM), (None, None)))
     for old, new in zip(mixture.weights, smaller.weights, strict=True):
@@ -335,8 +335,8 @@ def test_kept_experts_compute_what_they_do_in_the_whole():
         ),
         ({"mlp_ratio": 0}, "above 0. Received mlp_ratio=0"),
         ({"dropout": 1.0}, "below 1. Received dropout=1.0"),
-        ({"kept": [[0, 1]]}, r"each of its 4 gates. Received kept=\[\[0, 1\]\]"),
-        ({"kept": [0, 1, 2, 3]}, r"each of its 4 gates. Received kept=\[0, 1, 2, 3\]"),
+        ({"expert_ids": [[0, 1]]}, r"each of its 4 gates. Received expert_ids=\[\[0, 1\]\]"),
+        ({"expert_ids": [0, 1, 2, 3]}, r"each of its 4 gates. Received expert_ids=\[0, 1, 2, 3\]"),
     ],
 )
 def test_wrong_arguments_are_named(options, message):

@@ -59,8 +59,13 @@ def expert_codes(bits: Any, num_experts: int, fold: bool = True) -> Any:
     return live + ops.pad(dead, [(0, 0)] * (len(bits.shape) - 2) + [(first, first), (0, 0)])
 
 
+def log_or_zero(values: Any) -> Any:
+    """The logarithm, and 0 of 0, with gradients that are numbers."""
+    return ops.log(ops.where(values > 0, values, 1.0))
+
+
 def entropy(probabilities: Any, axis: int = -1) -> Any:
-    """`-sum p log(p + 1e-6)` over an axis."""
+    """`-sum p log(p + 1e-6)` over an axis, as the authors of DSelect-k and COMET have it."""
     return -ops.sum(probabilities * ops.log(probabilities + 1e-6), axis=axis)
 
 

@@ -24,6 +24,27 @@ def given(recipe: Any) -> Any:
     return recipe
 
 
+def renamed(owner: str, kwargs: dict[str, Any], old: str, new: str, value: Any) -> Any:
+    """An argument's value, also where it came under the name that it had in older files.
+
+    Args:
+        owner: str, the class, for the error.
+        kwargs: dict of further arguments, from which the old name is taken.
+        old, new: str, the argument's names.
+        value: what came under the new name, or None.
+
+    Raises:
+        ValueError: if both came.
+    """
+    earlier = kwargs.pop(old, None)
+    if earlier is not None and value is not None:
+        raise ValueError(
+            f"{owner} takes `{new}`, which was called `{old}`, once. Received {new}={value!r} "
+            f"and {old}={earlier!r}. Leave out `{old}`."
+        )
+    return value if earlier is None else earlier
+
+
 def filled(config: Any, owner: str, name: str | None = None, **values: Any) -> Any:
     """A new layer from a recipe's config, with what the holder knows filled in.
 

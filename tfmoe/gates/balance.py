@@ -1,8 +1,14 @@
 """Losses that keep a gate's experts evenly used, or its logits small."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
 from keras import ops
 
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
+from tfmoe.gates.output import GateOutput
 
 
 class BalanceLoss:
@@ -16,7 +22,10 @@ class BalanceLoss:
         weight: float >= 0.
     """
 
-    def __init__(self, weight):
+    def __init__(
+        self,
+        weight: float,
+    ) -> None:
         if not weight >= 0:
             raise ValueError(
                 f"{type(self).__name__} is weighed by `weight`, which must be at least 0. "
@@ -24,19 +33,19 @@ class BalanceLoss:
             )
         self.weight = weight
 
-    def __call__(self, gate, record):
+    def __call__(self, gate: Any, record: GateOutput) -> Tensor:
         """Scalar: `weight` times `compute`."""
         return self.weight * self.compute(gate, record)
 
-    def compute(self, gate, record):
+    def compute(self, gate: Any, record: GateOutput) -> Tensor:
         """Scalar, from a gate and the `GateOutput` of one call, before anything was dropped."""
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"weight": self.weight}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
 
@@ -52,11 +61,15 @@ class UsageLoss(BalanceLoss):
             has one task, and False where each row has all.
     """
 
-    def __init__(self, weight, per_task=None):
+    def __init__(
+        self,
+        weight: float,
+        per_task: bool | None = None,
+    ) -> None:
         super().__init__(weight)
         self.per_task = per_task
 
-    def sums(self, gate, record, values):
+    def sums(self, gate: Any, record: GateOutput, values: Tensor) -> tuple[Tensor, Tensor]:
         """Sums `(g, e)` of values `(b, t, e)` over the rows of what is balanced together.
 
         Returns:
@@ -68,7 +81,7 @@ class UsageLoss(BalanceLoss):
             return found
         return tuple(ops.sum(sums, axis=0, keepdims=True) for sums in found)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "per_task": self.per_task}
 
 
@@ -102,10 +115,14 @@ class ImportanceLoss(UsageLoss):
     Differs from it in pooling the tasks, of which the paper has one.
     """
 
-    def __init__(self, weight=0.1, per_task=None):
+    def __init__(
+        self,
+        weight: float = 0.1,
+        per_task: bool | None = None,
+    ) -> None:
         super().__init__(weight, per_task)
 
-    def compute(self, gate, record):
+    def compute(self, gate: Any, record: GateOutput) -> Tensor:
         return _squared_variation(*self.sums(gate, record, record.weights))
 
 
@@ -148,7 +165,12 @@ class LoadLoss(UsageLoss):
     the logits without noise, where the paper has them with the noise that was drawn.
     """
 
-    def __init__(self, weight=0.1, per_task=None, sigma=1.0):
+    def __init__(
+        self,
+        weight: float = 0.1,
+        per_task: bool | None = None,
+        sigma: float = 1.0,
+    ) -> None:
         super().__init__(weight, per_task)
         if not sigma > 0:
             raise ValueError(
@@ -157,7 +179,7 @@ class LoadLoss(UsageLoss):
             )
         self.sigma = sigma
 
-    def compute(self, gate, record):
+    def compute(self, gate: Any, record: GateOutput) -> Tensor:
         logits = _logits(self, gate, record)
         k = gate.num_nonzeros
         if k is None:
@@ -178,7 +200,7 @@ class LoadLoss(UsageLoss):
         chosen = 0.5 * (1 + ops.erf(distance / 2**0.5))
         return _squared_variation(*self.sums(gate, record, chosen))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "sigma": self.sigma}
 
 
@@ -212,10 +234,14 @@ class SwitchLoss(UsageLoss):
     Differs from it in k > 1 choices a row and in pooling the tasks.
     """
 
-    def __init__(self, weight=0.01, per_task=None):
+    def __init__(
+        self,
+        weight: float = 0.01,
+        per_task: bool | None = None,
+    ) -> None:
         super().__init__(weight, per_task)
 
-    def compute(self, gate, record):
+    def compute(self, gate: Any, record: GateOutput) -> Tensor:
         weights = record.weights
         chosen, counts = self.sums(gate, record, ops.cast(weights > 0, weights.dtype))
         share = chosen / ops.maximum(ops.sum(chosen, axis=-1, keepdims=True), 1)
@@ -248,10 +274,13 @@ class ZLoss(BalanceLoss):
     Source: Zoph et al., 2022, https://arxiv.org/abs/2202.08906.
     """
 
-    def __init__(self, weight=1e-3):
+    def __init__(
+        self,
+        weight: float = 1e-3,
+    ) -> None:
         super().__init__(weight)
 
-    def compute(self, gate, record):
+    def compute(self, gate: Any, record: GateOutput) -> Tensor:
         squares = ops.square(ops.logsumexp(_logits(self, gate, record), axis=-1))
         return ops.mean(record.rows(gate.num_tasks).mean(squares))
 

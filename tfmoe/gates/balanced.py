@@ -1,17 +1,23 @@
 """Top-k whose load is levelled by a bias instead of a loss."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.math import shares
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.compute.types import Initializer, Shape, Tensor
+from tfmoe.gates.logits import LogitGate, largest, softmax_of_chosen
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.task_router import Router
 
 
 @registered
-class BalancedTopKGate(Gate):
+class BalancedTopKGate(LogitGate):
     r"""Keeps the `num_nonzeros` experts highest in affinity plus a levelling bias.
 
     With `s = sigmoid(inputs @ W_t)` and a bias `c` of each task and expert:
@@ -29,7 +35,7 @@ class BalancedTopKGate(Gate):
     through the experts for as long as it trains.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
             fewer.
         rate: float >= 0, by how much the bias moves in a step.
@@ -57,19 +63,20 @@ class BalancedTopKGate(Gate):
     in that load is counted for each task.
     """
 
+    num_nonzeros: int
     always_sparse = True
 
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=2,
-        rate=0.001,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int = 2,
+        rate: float = 0.001,
+        router: Router = "linear",
+        kernel_initializer: Initializer = "lecun_normal",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_tasks, num_experts, router, kernel_initializer, **kwargs)
         num_nonzeros = validation.integer("BalancedTopKGate", "num_nonzeros", num_nonzeros, 1)
         if not rate >= 0:
             raise ValueError(
@@ -78,12 +85,8 @@ class BalancedTopKGate(Gate):
             )
         self.num_nonzeros = num_nonzeros
         self.rate = rate
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def score_parts(self):
-        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
-
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         # Half precision would round the small moves away.
         self.bias = self.add_weight(
@@ -96,13 +99,11 @@ class BalancedTopKGate(Gate):
             aggregation="mean",
         )
 
-    def select(self, scores, rows, training):
-        k = min(self.num_nonzeros, self.num_choices)
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         bias = ops.cast(self.bias, scores.dtype)
         if rows.task is not None:
             bias = ops.take(bias, rows.task, axis=0)[:, None]
-        _, chosen = ops.top_k(ops.sigmoid(scores) + bias, k)
-        one_hot = ops.one_hot(chosen, self.num_choices, dtype=scores.dtype)
+        _, chosen, one_hot = largest(ops.sigmoid(scores) + bias, self.num_nonzeros)
         if training:
             load = rows.sums(ops.sum(one_hot, axis=2))
             mean = ops.mean(load, axis=-1, keepdims=True)
@@ -110,16 +111,11 @@ class BalancedTopKGate(Gate):
         # In logarithms, because all affinities of a row may underflow.
         logs = ops.log_sigmoid(scores)
         values = ops.take_along_axis(logs, chosen, axis=-1)
-        weights = ops.einsum("btk,btke->bte", shares(values), one_hot)
-        return shares(logs), weights
+        return shares(logs), softmax_of_chosen(values, one_hot)
 
-    def logits(self, scores):
-        return scores
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,
             "rate": self.rate,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

@@ -1,5 +1,9 @@
 """COMET: soft trees whose leaves are the experts."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,10 +11,13 @@ from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.math import entropy, num_bits, smooth_step
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Shape, Tensor
 from tfmoe.gates.base import Gate
 from tfmoe.gates.permutation import LearnedPermutation
-from tfmoe.gates.routers import Scores
-from tfmoe.gates.schedules import number_or_schedule, schedule_config
+from tfmoe.gates.routers import ScoreSpec
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.schedules import Schedule, number_or_schedule, schedule_config
+from tfmoe.gates.task_router import Router
 
 
 @registered
@@ -32,7 +39,7 @@ class CometGate(Gate):
     experts.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, the number k of trees. Trees may coincide.
         gamma: float > 0. Smaller values select sooner.
         entropy_reg: float >= 0, or one of `keras.optimizers.schedules` over the training
@@ -65,17 +72,19 @@ class CometGate(Gate):
     at 0, and in that a leaf with `p` below 1e-30 counts as not reached.
     """
 
+    num_nonzeros: int
+
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=2,
-        gamma=1.0,
-        entropy_reg=0.0,
-        router="linear",
-        permutation=None,
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int = 2,
+        gamma: float = 1.0,
+        entropy_reg: float | Schedule = 0.0,
+        router: Router = "linear",
+        permutation: LearnedPermutation | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_tasks, num_experts, router, **kwargs)
         num_nonzeros = validation.integer("CometGate", "num_nonzeros", num_nonzeros, 1)
         if not gamma > 0:
@@ -99,23 +108,23 @@ class CometGate(Gate):
                 self._permutation_config, "CometGate", name="permutation"
             )
 
-    def score_parts(self):
+    def score_parts(self) -> list[ScoreSpec]:
         # Near 0 the smooth step is steepest, so every split starts undecided.
         split = keras.initializers.RandomUniform(-self.gamma / 100, self.gamma / 100)
         leaf = keras.initializers.RandomUniform(-0.05, 0.05)
         splits = self.num_nonzeros * (self.num_choices - 1)
         leaves = self.num_nonzeros * self.num_choices
-        return [Scores(splits, split, split, split), Scores(leaves, leaf, "zeros", leaf)]
+        return [ScoreSpec(splits, split, split, split), ScoreSpec(leaves, leaf, "zeros", leaf)]
 
-    def scheduled(self):
+    def scheduled(self) -> list[str]:
         return ["entropy_reg"]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if self.permutation is not None:
             self.permutation.build((None, self.num_tasks, self.num_choices))
 
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         e, num_tasks = self.num_choices, scores.shape[1]
         reached, leaves = self._trees(scores)
         if training and self.entropy_reg != 0:
@@ -159,7 +168,7 @@ class CometGate(Gate):
         reached = ops.concatenate([over, level], axis=1)
         return reached, ops.reshape(leaves, (k, e, -1))
 
-    def converged(self, scores):
+    def converged(self, scores: Tensor) -> Tensor:
         reached, _ = self._trees(scores)
         named = ops.cast(ops.max(reached, axis=1) >= 1, scores.dtype)
         share = ops.reshape(ops.mean(named, axis=0), (-1, scores.shape[1]))
@@ -167,7 +176,7 @@ class CometGate(Gate):
             return share
         return share * ops.cast(self.permutation.is_hard(), scores.dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,

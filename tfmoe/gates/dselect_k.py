@@ -1,14 +1,21 @@
 """DSelect-k: a sparse gate that is smooth in its parameters."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.math import entropy, expert_codes, num_bits, shares, smooth_step
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
 from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
-from tfmoe.gates.schedules import number_or_schedule, schedule_config
+from tfmoe.gates.routers import ScoreSpec
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.schedules import Schedule, number_or_schedule, schedule_config
+from tfmoe.gates.task_router import Router
 
 
 @registered
@@ -33,7 +40,7 @@ class DSelectKGate(Gate):
     until others that are undecided move the router's weights.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, the number k of selectors. Selectors may coincide, so k
             may exceed the number of experts.
         gamma: float > 0. Smaller values select sooner.
@@ -73,17 +80,19 @@ class DSelectKGate(Gate):
     schedules.
     """
 
+    num_nonzeros: int
+
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=2,
-        gamma=1.0,
-        entropy_reg=0.0,
-        router="linear",
-        reachability="fold",
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int = 2,
+        gamma: float = 1.0,
+        entropy_reg: float | Schedule = 0.0,
+        router: Router = "linear",
+        reachability: str = "fold",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_tasks, num_experts, router, **kwargs)
         num_nonzeros = validation.integer("DSelectKGate", "num_nonzeros", num_nonzeros, 1)
         if not gamma > 0:
@@ -101,14 +110,14 @@ class DSelectKGate(Gate):
         self.entropy_reg = number_or_schedule("DSelectKGate", "entropy_reg", entropy_reg, least=0)
         self.reachability = reachability
 
-    def score_parts(self):
+    def score_parts(self) -> list[ScoreSpec]:
         # Near 0 the smooth step is steepest, so every bit starts undecided.
         bit = keras.initializers.RandomUniform(-self.gamma / 100, self.gamma / 100)
         alpha = keras.initializers.RandomUniform(-0.05, 0.05)
         bits = self.num_nonzeros * num_bits(self.num_choices)
-        return [Scores(bits, bit, bit, bit), Scores(self.num_nonzeros, alpha, "zeros", alpha)]
+        return [ScoreSpec(bits, bit, bit, bit), ScoreSpec(self.num_nonzeros, alpha, "zeros", alpha)]
 
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         num_tasks, fold = scores.shape[1], self.reachability == "fold"
         bits, alpha = self._parts(scores)
         selectors = expert_codes(bits, self.num_choices, fold)
@@ -118,10 +127,10 @@ class DSelectKGate(Gate):
         weights = ops.reshape(ops.transpose(weights), (-1, num_tasks, self.num_choices))
         return weights, weights
 
-    def scheduled(self):
+    def scheduled(self) -> list[str]:
         return ["entropy_reg"]
 
-    def converged(self, scores):
+    def converged(self, scores: Tensor) -> Tensor:
         # With folding an expert may have two codes: the bit that tells them apart may stay
         # undecided, and gets no gradient once the others have decided. Without, all of the
         # codes count, those that name nobody too: a selector stuck on one has decided.
@@ -154,7 +163,7 @@ class DSelectKGate(Gate):
         if self.reachability == "penalty" and self.num_choices != 2 ** num_bits(self.num_choices):
             self.add_loss(total(1 / ops.maximum(ops.sum(selectors, axis=1), 1e-6)))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,

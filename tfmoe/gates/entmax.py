@@ -1,16 +1,18 @@
 """The gate half-way between softmax and sparsemax."""
 
-import keras
+from __future__ import annotations
+
 from keras import ops
 
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.compute.types import Tensor
+from tfmoe.gates.logits import LogitGate
+from tfmoe.gates.rows import Rows
 from tfmoe.gates.sparsemax import above_threshold, within
 
 
 @registered
-class EntmaxGate(Gate):
+class EntmaxGate(LogitGate):
     r"""Like softmax, but low scores get a weight of exactly 0, smoothly reached.
 
     The 1.5-entmax of `z = inputs[b] @ W_t`:
@@ -21,7 +23,7 @@ class EntmaxGate(Gate):
     non-zeros is up to the scores and has no bound. What is 0 gets no gradient.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         kernel_initializer: Keras initializer.
 
     Call arguments:
@@ -45,32 +47,9 @@ class EntmaxGate(Gate):
     https://arxiv.org/abs/1905.05702.
     """
 
-    def __init__(
-        self,
-        num_tasks=None,
-        num_experts=None,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-
-    def score_parts(self):
-        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
-
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         weights = ops.square(above_threshold(within(scores / 2, 1.0), _threshold))
         return weights, weights
-
-    def logits(self, scores):
-        return scores
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }
 
 
 def _threshold(mean, spread, size):

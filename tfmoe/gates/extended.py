@@ -1,5 +1,10 @@
 """A gate that was trained, and gates for tasks that came after it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -7,10 +12,12 @@ from keras import ops, tree
 from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
+from tfmoe.gates.output import GateOutput
 from tfmoe.gates.routers import MLPRouter
-from tfmoe.gates.task_router import TaskRouter
+from tfmoe.gates.task_router import MixedHead, TaskRouter
 
 _BY_TASK = ("scores", "probabilities", "weights")
 
@@ -44,7 +51,14 @@ class ExtendedGate(Gate):
         ValueError: if the tasks do not add up.
     """
 
-    def __init__(self, num_tasks=None, num_experts=None, gate=None, added=(), **kwargs):
+    def __init__(
+        self,
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        gate: Gate | dict[str, Any] | None = None,
+        added: Sequence[dict[str, Any]] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_tasks, num_experts, **kwargs)
         config = nested.config_of(nested.given(gate))
         self._gate_config, self._added_specs = config, [dict(spec) for spec in added]
@@ -68,27 +82,27 @@ class ExtendedGate(Gate):
             num_tasks=1,
             num_experts=self.num_experts,
         )
-        if spec["routing"] == "mix" and not gate.needs_ids:
-            gate.mix_of = spec["like"]
+        if spec["routing"] == "mix":
+            gate.mix_tasks(spec["like"])
         return gate
 
     @property
-    def id_column(self):
+    def id_column(self) -> str | None:
         return self.base.id_column
 
     @property
-    def task_groups(self):
+    def task_groups(self) -> list[slice]:
         return [slice(self.num_base), slice(self.num_base, None)]
 
-    def freeze(self):
+    def freeze(self) -> None:
         """Building has left just the newest task's part to be trained."""
 
     @property
-    def num_base(self):
+    def num_base(self) -> int:
         """How many tasks the trained gate has."""
         return self.base.num_tasks
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks", "num_experts")
         for gate in (self.base, *self.added):
             gate.build(input_shape)
@@ -104,7 +118,15 @@ class ExtendedGate(Gate):
             for weight in gate.trainable_weights:
                 weight.trainable = weight.name in own
 
-    def call(self, inputs, task=None, ids=None, training=False, return_aux=False, row_mask=None):
+    def call(
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        ids: Tensor | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+        row_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, GateOutput]:
         options = {"ids": ids, "training": training, "row_mask": row_mask, "return_aux": True}
         if task is None:
             outputs = [gate(inputs, **options) for gate in (self.base, *self.added)]
@@ -139,8 +161,14 @@ class ExtendedGate(Gate):
         return (output, record) if return_aux else output
 
     def compute_output_spec(
-        self, inputs, task=None, ids=None, training=False, return_aux=False, row_mask=None
-    ):
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        ids: Tensor | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+        row_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, GateOutput]:
         specs = self.base.compute_output_spec(
             inputs, task=task, ids=ids, return_aux=True, row_mask=row_mask
         )
@@ -154,7 +182,7 @@ class ExtendedGate(Gate):
         output, record = tree.map_structure(widened, specs)
         return (output, record) if return_aux else output
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "gate": self._gate_config,
@@ -162,7 +190,7 @@ class ExtendedGate(Gate):
         }
 
 
-def extended(gate, num_like, routing):
+def extended(gate: Gate, num_like: int, routing: str) -> dict[str, Any]:
     """The recipe of a gate with one more task.
 
     Args:
@@ -180,14 +208,14 @@ def extended(gate, num_like, routing):
     return nested.config_of(ExtendedGate(gate=trained, added=[spec]))
 
 
-def copy_extended(old, new, like):
+def copy_extended(old: Gate, new: ExtendedGate, like: Sequence[int]) -> None:
     """Fills an `ExtendedGate`; its newest gate from those of the tasks it is like."""
     base, added = (old.base, old.added) if isinstance(old, ExtendedGate) else (old, [])
     copy_weights(base, new.base)
     for trained, gate in zip(added, new.added, strict=False):
         copy_weights(trained, gate)
     newest = new.added[-1]
-    if newest.mix_of:
+    if isinstance(getattr(newest, "head", None), MixedHead):
         # In the order in which a gate of all these tasks has them.
         source = _gate_of(base, like)
         copy_weights(source.head, newest.head.head)

@@ -1,18 +1,23 @@
 """The Gumbel-softmax gate: noise in training, and a choice that learns as if it were soft."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute.math import shares
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
-from tfmoe.gates.schedules import number_or_schedule, schedule_config
+from tfmoe.compute.types import Initializer, Tensor
+from tfmoe.gates.logits import LogitGate, largest, softmax_of_chosen
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.schedules import Schedule, number_or_schedule, schedule_config
+from tfmoe.gates.task_router import Router
 
 
 @registered
-class GumbelGate(Gate):
+class GumbelGate(LogitGate):
     r"""Draws experts at random in training, by their scores, and takes the best after it.
 
     With `H = inputs @ W_t` and `T` the temperature, and in training `H + G` with `G`
@@ -26,7 +31,7 @@ class GumbelGate(Gate):
     `num_nonzeros=1`, where the chosen expert's weight is always 1.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task (all of them if there are
             fewer), or None for the soft gate, whose weights are `soft`.
         temperature: float > 0, or one of keras.optimizers.schedules over the training
@@ -65,16 +70,16 @@ class GumbelGate(Gate):
 
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=1,
-        temperature=1.0,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int | None = 1,
+        temperature: float | Schedule = 1.0,
+        router: Router = "linear",
+        kernel_initializer: Initializer = "lecun_normal",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_tasks, num_experts, router, kernel_initializer, **kwargs)
         num_nonzeros = validation.integer(
             "GumbelGate", "num_nonzeros", num_nonzeros, 1, optional=True
         )
@@ -83,17 +88,13 @@ class GumbelGate(Gate):
         self.temperature = number_or_schedule(
             "GumbelGate", "temperature", temperature, least=0, above=True
         )
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = validation.plain(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
-    def score_parts(self):
-        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
-
-    def scheduled(self):
+    def scheduled(self) -> list[str]:
         return ["temperature"]
 
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         if training:
             # Never 0, whose logarithm is infinite, nor so small that it is flushed to 0.
             uniform = keras.random.uniform(
@@ -105,20 +106,15 @@ class GumbelGate(Gate):
         soft = ops.softmax(scores, axis=-1)
         if self.num_nonzeros is None:
             return soft, soft
-        values, chosen = ops.top_k(scores, min(self.num_nonzeros, self.num_choices))
-        one_hot = ops.one_hot(chosen, self.num_choices, dtype=scores.dtype)
-        hard = ops.stop_gradient(ops.einsum("btk,btke->bte", shares(values), one_hot))
+        values, _, one_hot = largest(scores, self.num_nonzeros)
+        hard = ops.stop_gradient(softmax_of_chosen(values, one_hot))
         # In this order: `(hard + soft) - soft` would leave a rounding error where 0 is due.
         return soft, hard + (soft - ops.stop_gradient(soft))
 
-    def logits(self, scores):
-        return scores
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,
             "temperature": schedule_config(self.temperature),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
         }

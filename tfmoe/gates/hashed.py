@@ -1,25 +1,33 @@
 """A gate without weights: an id's hash names its expert."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Shape, Tensor
 from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.gates.output import GateOutput
+from tfmoe.gates.routers import ScoreSpec
+from tfmoe.gates.rows import Rows
 
 
 @registered
 class HashGate(Gate):
     r"""Gives each id one expert, at random but for good.
 
-        weights[b, t, e] = 1 if hash(ids[b]) mod num_experts is e else 0
+        weights[b, t, e] = 1 if hash(ids[b]) mod num_experts == e else 0
 
     Nothing is learned: what a trained gate gains over it is what routing by content is
     worth. All rows with a missing or unknown value share one id, and so one expert.
 
     Args:
-        num_tasks, num_experts: see `Gate`.
+        num_tasks, num_experts, expert_ids, num_choices, usage_decay: see `Gate`. The hash
+            names one of `num_choices` experts.
         column: str or None, the categorical column whose ids a model passes on as
             `ids`.
         per_task: bool; whether each task hashes in a way of its own, so that an id may
@@ -32,8 +40,8 @@ class HashGate(Gate):
         ids: int tensor `(b,)`.
 
     Returns:
-        Float tensor `(b, t, e)` with a single 1 in a row. In the record, `scores` and
-        `probabilities` are the same.
+        Float tensor `(b, t, e)` with a single 1 in a row, or none where that expert is not
+        among `expert_ids`. In the record, `scores` and `probabilities` are the same.
 
     Raises:
         ValueError: if a count is too small, `column` is no name, `seed` is negative,
@@ -54,8 +62,14 @@ class HashGate(Gate):
     needs_ids = True
 
     def __init__(
-        self, num_tasks=None, num_experts=None, column=None, per_task=False, seed=0, **kwargs
-    ):
+        self,
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        column: str | None = None,
+        per_task: bool = False,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         for name in ("router", "balance"):
             if kwargs.get(name):
                 raise ValueError(
@@ -72,26 +86,34 @@ class HashGate(Gate):
         self.column, self.per_task, self.seed = column, per_task, seed
 
     @property
-    def id_column(self):
+    def id_column(self) -> str | None:
         return self.column
 
-    def score_parts(self):
-        return [Scores(self.num_choices, None, None, None)]
+    def score_parts(self) -> list[ScoreSpec]:
+        return [ScoreSpec(self.num_choices, None, None, None)]
 
-    def make_head(self, input_shape):
+    def make_head(self, input_shape: Shape) -> None:
         """Nothing is learned."""
 
-    def scores(self, inputs, task, ids):
+    def scores(self, inputs: Tensor, task: Tensor | None, ids: Tensor | None) -> Tensor:
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         return ops.one_hot(self._experts(self._checked(ids), task), self.num_choices, dtype=exact)
 
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         return scores, scores
 
-    def compute_output_spec(self, inputs, task=None, ids=None, **options):
+    def compute_output_spec(
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        ids: Tensor | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+        row_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, GateOutput]:
         if ids is None:
             self._checked(ids)
-        return super().compute_output_spec(inputs, task, ids, **options)
+        return super().compute_output_spec(inputs, task, ids, training, return_aux, row_mask)
 
     def _checked(self, ids):
         if ids is None:
@@ -122,7 +144,7 @@ class HashGate(Gate):
             return chosen
         return ops.repeat(chosen, self.num_tasks, axis=1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["router"]
         return {**config, "column": self.column, "per_task": self.per_task, "seed": self.seed}

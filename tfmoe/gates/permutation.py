@@ -1,6 +1,10 @@
 """A learned order of the experts, so that a gate's neighbours need not be the first draw's."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from tfmoe import validation
 from tfmoe.compute.math import entropy
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Shape, Tensor
 from tfmoe.keras_private import flatten_layers
 from tfmoe.validation import checks_arguments
 
@@ -69,12 +74,12 @@ class LearnedPermutation(keras.layers.Layer):
 
     def __init__(
         self,
-        num_steps,
-        temperature=(1e-3, 1e-7),
-        num_iterations=(20, 150),
-        entropy_reg=1e-4,
-        **kwargs,
-    ):
+        num_steps: int,
+        temperature: Sequence[float] = (1e-3, 1e-7),
+        num_iterations: Sequence[int] = (20, 150),
+        entropy_reg: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
         # In half precision the weights that come in would be rounded.
         super().__init__(autocast=False, **kwargs)
         num_steps = validation.integer("LearnedPermutation", "num_steps", num_steps, 1)
@@ -95,7 +100,7 @@ class LearnedPermutation(keras.layers.Layer):
             )
         self.entropy_reg = entropy_reg
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         size = input_shape[-1]
         self.log_weights = self.add_weight(
             name="log_weights",
@@ -117,11 +122,11 @@ class LearnedPermutation(keras.layers.Layer):
             aggregation="only_first_replica",
         )
 
-    def is_hard(self):
+    def is_hard(self) -> Tensor:
         """Bool tensor `()`: whether the permutation is decided."""
         return self.order[0] >= 0
 
-    def matrix(self):
+    def matrix(self) -> Tensor:
         """`P` `(n, n)` at the present step, before it is decided; at least float32."""
         weights = self.log_weights
         exact = keras.backend.result_type(weights.dtype, "float32")
@@ -154,7 +159,7 @@ class LearnedPermutation(keras.layers.Layer):
         shifted = scores + _columns(scores, rows, temperature)
         return ops.softmax(shifted / temperature, axis=-1)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         def decided():
             return ops.take(inputs, self.order, axis=-1), ops.zeros((), "float32")
 
@@ -169,10 +174,10 @@ class LearnedPermutation(keras.layers.Layer):
             self.steps.assign_add(1)
         return outputs
 
-    def compute_output_spec(self, inputs, training=False):
+    def compute_output_spec(self, inputs: Tensor, training: bool = False) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
-    def harden(self):
+    def harden(self) -> None:
         """Decides on the permutation nearest to the present `P`; later calls do nothing."""
         if not self.built:
             raise ValueError(
@@ -184,7 +189,7 @@ class LearnedPermutation(keras.layers.Layer):
         _, experts = linear_sum_assignment(ops.convert_to_numpy(self.matrix()), maximize=True)
         self.order.assign(np.argsort(experts).astype("int32"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_steps": self.num_steps,
@@ -227,7 +232,7 @@ class HardenPermutations(keras.callbacks.Callback):
     Pass it to `fit` with every model that has a `LearnedPermutation`.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         for layer in flatten_layers(self.model):
             learning = isinstance(layer, LearnedPermutation) and layer.built
             if learning and int(ops.convert_to_numpy(layer.steps)) >= layer.num_steps:

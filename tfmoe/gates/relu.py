@@ -1,19 +1,26 @@
 """The gate of ReMoE: ReLU, kept sparse by a loss that weighs itself."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.compute.types import Initializer, Shape, Tensor
+from tfmoe.gates.logits import LogitGate
+from tfmoe.gates.routers import ScoreSpec
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.task_router import Router
 
 # Where the loss's weight starts and what a step multiplies or divides it by: the authors'.
 START, FACTOR = 1e-8, 1.2
 
 
 @registered
-class ReLUGate(Gate):
+class ReLUGate(LogitGate):
     r"""Experts with a positive score count, as much as the score says.
 
         weights[b, t] = relu(inputs[b] @ W_t + bias_t)
@@ -35,7 +42,7 @@ class ReLUGate(Gate):
     for all examples gets no gradient and does not come back by itself.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, the target k.
         max_coefficient: float >= 1e-8. Larger values come nearer to the target and
             overshoot it more, because the coefficient grows faster than scores fall;
@@ -69,17 +76,19 @@ class ReLUGate(Gate):
     above 0.
     """
 
+    num_nonzeros: int
+
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=2,
-        max_coefficient=0.1,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int = 2,
+        max_coefficient: float = 0.1,
+        router: Router = "linear",
+        kernel_initializer: Initializer = "lecun_normal",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_tasks, num_experts, router, kernel_initializer, **kwargs)
         num_nonzeros = validation.integer("ReLUGate", "num_nonzeros", num_nonzeros, 1)
         if not START <= max_coefficient < float("inf"):
             raise ValueError(
@@ -89,14 +98,13 @@ class ReLUGate(Gate):
             )
         self.num_nonzeros = num_nonzeros
         self.max_coefficient = max_coefficient
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def score_parts(self):
+    def score_parts(self) -> list[ScoreSpec]:
         # A static score below 0 never gets a gradient. These sum to about 1.
         static = keras.initializers.RandomUniform(0.5 / self.num_choices, 1.5 / self.num_choices)
-        return [Scores(self.num_choices, self.kernel_initializer, "zeros", static)]
+        return [ScoreSpec(self.num_choices, self.kernel_initializer, "zeros", static)]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.coefficient = self.add_weight(
             name="coefficient",
@@ -109,7 +117,7 @@ class ReLUGate(Gate):
             aggregation="mean",
         )
 
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         weights = ops.relu(scores)
         if training:
             self._add_loss(weights, rows)
@@ -131,13 +139,9 @@ class ReLUGate(Gate):
         moved = coefficient * ops.power(FACTOR, ops.sign(excess))
         self.coefficient.assign(ops.clip(moved, START, self.max_coefficient))
 
-    def logits(self, scores):
-        return scores
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,
             "max_coefficient": self.max_coefficient,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

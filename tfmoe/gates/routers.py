@@ -1,6 +1,9 @@
 """Routers: what a gate may see, turned into raw scores `(b, t, s)`."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -9,22 +12,23 @@ from tfmoe import validation
 from tfmoe.compute import dispatch
 from tfmoe.compute.initializers import member_initializer
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Initializer, Shape, Tensor
 
 
-class Scores(NamedTuple):
-    """A run of one task's scores that starts in one way.
+class ScoreSpec(NamedTuple):
+    """Some of one task's scores, which start alike: what a gate asks of its router.
 
     Attributes:
         size: int, how many scores.
-        kernel: initializer of the weights that make them from the input.
-        bias: initializer of their bias, or None for no bias.
-        static: initializer of the scores themselves when there is no input.
+        kernel: Keras initializer of the weights that make them from the input.
+        bias: Keras initializer of their bias, or None for no bias.
+        static: Keras initializer of the scores themselves where there is no input.
     """
 
     size: int
-    kernel: object
-    bias: object
-    static: object
+    kernel: Initializer = "lecun_normal"
+    bias: Initializer | None = None
+    static: Initializer = "random_uniform"
 
 
 def _side_by_side(parts, num_tasks, which):
@@ -43,7 +47,9 @@ def _side_by_side(parts, num_tasks, which):
     return draw
 
 
-def add_score_weights(layer, size, parts, num_tasks):
+def add_score_weights(
+    layer: keras.layers.Layer, size: int, parts: Sequence[ScoreSpec], num_tasks: int
+) -> tuple[Any, Any]:
     """Adds to a layer what makes scores: kernel `(size, t * s)`, bias `(t * s,)` or None."""
     width = num_tasks * sum(part.size for part in parts)
     # Two axes, not three: with `(f, t, s)` an initializer would count `f * t` inputs per
@@ -72,7 +78,7 @@ class ScoreHead(keras.layers.Layer):
 
     Args:
         num_tasks: int >= 1.
-        parts: list of `Scores`.
+        parts: list of `ScoreSpec`.
         static: bool; if True there is no input and the scores are `(1, t, s)`.
 
     Call arguments:
@@ -81,12 +87,18 @@ class ScoreHead(keras.layers.Layer):
             made, `(b, 1, s)`.
     """
 
-    def __init__(self, num_tasks, parts, static=False, **kwargs):
+    def __init__(
+        self,
+        num_tasks: int,
+        parts: Sequence[ScoreSpec],
+        static: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.num_tasks, self.parts, self.static = num_tasks, parts, static
         self.num_scores = sum(part.size for part in parts)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         width = self.num_tasks * self.num_scores
         if self.static:
             # One row, so that the parts are laid out as in a kernel.
@@ -100,7 +112,7 @@ class ScoreHead(keras.layers.Layer):
             self, input_shape[-1], self.parts, self.num_tasks
         )
 
-    def call(self, inputs, task=None):
+    def call(self, inputs: Tensor, task: Tensor | None = None) -> Tensor:
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         if self.static:
             return self._of_tasks(ops.cast(self.scores, exact), task)
@@ -148,8 +160,12 @@ class MLPRouter(keras.layers.Layer):
     """
 
     def __init__(
-        self, hidden_units=(64,), activation="relu", kernel_initializer="glorot_uniform", **kwargs
-    ):
+        self,
+        hidden_units: Sequence[int] = (64,),
+        activation: Any = "relu",
+        kernel_initializer: Initializer = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.hidden_units = validation.sizes("MLPRouter", "hidden_units", hidden_units)
         if not self.hidden_units:
@@ -170,20 +186,20 @@ class MLPRouter(keras.layers.Layer):
             for i, units in enumerate(self.hidden_units)
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         for layer in self.layers:
             layer.build(input_shape)
             input_shape = layer.compute_output_shape(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         for layer in self.layers:
             inputs = layer(inputs)
         return inputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.hidden_units[-1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "hidden_units": list(self.hidden_units),

@@ -1,8 +1,12 @@
 """Which rows of a call count, and for which task."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from keras import ops
+
+from tfmoe.compute.types import Tensor
 
 
 class Rows(NamedTuple):
@@ -16,21 +20,21 @@ class Rows(NamedTuple):
     """
 
     num_tasks: int
-    task: object = None
-    mask: object = None
+    task: Tensor | None = None
+    mask: Tensor | None = None
 
-    def sums(self, values):
+    def sums(self, values: Tensor) -> Tensor:
         """Sums over each task's rows: `(b, t, c)`, or `(b, 1, c)` with `task`, to `(t, c)`."""
         values = self._counting(values)
         if self.task is None:
             return ops.sum(values, axis=0)
         return ops.segment_sum(values[:, 0], self.task, num_segments=self.num_tasks)
 
-    def counts(self, values):
+    def counts(self, values: Tensor) -> Tensor:
         """Number of each task's rows `(t, 1)`, in the type and for the rows of `values`."""
         return self.sums(ops.ones_like(values[..., :1]))
 
-    def mean(self, values):
+    def mean(self, values: Tensor) -> Tensor:
         """Mean over the rows, whatever their task: `(b, t, ...)` to `(t, ...)`."""
         if self.mask is None:
             return ops.mean(values, axis=0)

@@ -1,16 +1,25 @@
 """Numbers that change during training, given as Keras's schedules: plain data."""
 
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
 import keras
 
 from tfmoe.compute import nested
 from tfmoe.validation import plain
 
+#: A number that changes over the training steps.
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 
-def is_schedule(value):
+
+def is_schedule(value: Any) -> bool:
     return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
 
 
-def number_or_schedule(name, argument, value, least, above=False):
+def number_or_schedule(
+    name: str, argument: str, value: Any, least: float, above: bool = False
+) -> Any:
     """The argument as a number or a Keras schedule.
 
     Args:
@@ -38,7 +47,7 @@ def number_or_schedule(name, argument, value, least, above=False):
     return value
 
 
-def schedule_config(value):
+def schedule_config(value: Any) -> Any:
     """For `get_config`."""
     return keras.saving.serialize_keras_object(value) if is_schedule(value) else value
 

@@ -1,15 +1,20 @@
 """The dense gate of MMoE."""
 
-import keras
+from __future__ import annotations
+
+from typing import Any
+
 from keras import ops
 
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.compute.types import Initializer, Tensor
+from tfmoe.gates.logits import LogitGate
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.task_router import Router
 
 
 @registered
-class SoftmaxGate(Gate):
+class SoftmaxGate(LogitGate):
     r"""The dense gate of MMoE: every expert gets some weight.
 
     With one matrix `W_t` of shape `(f, e)` per task, and `T` the temperature:
@@ -20,7 +25,7 @@ class SoftmaxGate(Gate):
     however many tasks there are.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices: see `Gate`.
         temperature: float > 0. Below 1 sharpens the weights, above 1 flattens
             them.
         kernel_initializer: Keras initializer.
@@ -50,14 +55,14 @@ class SoftmaxGate(Gate):
 
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        temperature=1.0,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        temperature: float = 1.0,
+        router: Router = "linear",
+        kernel_initializer: Initializer = "lecun_normal",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_tasks, num_experts, router, kernel_initializer, **kwargs)
         if not temperature > 0:
             raise ValueError(
                 "SoftmaxGate divides its scores by `temperature`, which must be "
@@ -66,21 +71,13 @@ class SoftmaxGate(Gate):
                 "zeros."
             )
         self.temperature = temperature
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def score_parts(self):
-        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
-
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         weights = ops.softmax(scores / self.temperature, axis=-1)
         return weights, weights
 
-    def logits(self, scores):
-        return scores
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "temperature": self.temperature,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

@@ -1,15 +1,19 @@
 """The gate whose weights are the scores' nearest point among all weights."""
 
-import keras
+from __future__ import annotations
+
+from collections.abc import Callable
+
 from keras import ops
 
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.compute.types import Tensor
+from tfmoe.gates.logits import LogitGate
+from tfmoe.gates.rows import Rows
 
 
 @registered
-class SparsemaxGate(Gate):
+class SparsemaxGate(LogitGate):
     r"""Like softmax, but low scores get a weight of exactly 0.
 
     With `z = inputs[b] @ W_t`:
@@ -20,7 +24,7 @@ class SparsemaxGate(Gate):
     non-zeros is up to the scores and has no bound. What is 0 gets no gradient.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         kernel_initializer: Keras initializer.
 
     Call arguments:
@@ -43,41 +47,18 @@ class SparsemaxGate(Gate):
     Source: Martins and Astudillo, 2016, algorithm 1, https://arxiv.org/abs/1602.02068.
     """
 
-    def __init__(
-        self,
-        num_tasks=None,
-        num_experts=None,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-
-    def score_parts(self):
-        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
-
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         weights = above_threshold(within(scores, 1.0), lambda mean, spread, size: mean - 1 / size)
         return weights, weights
 
-    def logits(self, scores):
-        return scores
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }
-
-
-def within(scores, reach):
+def within(scores: Tensor, reach: float) -> Tensor:
     """`scores - best`, and `-reach` for all that lie further below the row's best."""
     best = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
     return ops.maximum(scores - best, -reach)
 
 
-def above_threshold(x, threshold):
+def above_threshold(x: Tensor, threshold: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """`max(x - tau, 0)` over the last axis, where tau follows from what lies above it.
 
     keras.ops.sparsemax is not used because it is wrong (Keras 3.15): it adds up cumulative

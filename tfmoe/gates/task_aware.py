@@ -1,18 +1,21 @@
 """The gate of task-aware sparse mixtures: the best experts, with their probabilities."""
 
-import keras
+from __future__ import annotations
+
+from typing import Any
+
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute.math import shares
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
-from tfmoe.gates.task_router import TaskRouter
+from tfmoe.compute.types import Initializer, Tensor
+from tfmoe.gates.logits import LogitGate, largest, softmax_of_chosen
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.task_router import Router, TaskRouter
 
 
 @registered
-class TaskAwareGate(Gate):
+class TaskAwareGate(LogitGate):
     r"""Routes by the example and its task, and keeps the `num_nonzeros` likeliest experts.
 
     With scores `H` of a router that knows the task:
@@ -22,13 +25,13 @@ class TaskAwareGate(Gate):
     The softmax comes before the choice and runs over all experts. So an expert's weight
     is its probability: a row sums to less than 1, scores of experts that were not chosen
     get a gradient too, and with `num_nonzeros=1` the choice is learned. A gate of which only
-    some experts are `kept` gives them these same weights.
+    some experts are left (`expert_ids`) gives them these same weights.
 
     Nothing here asks that all experts be used. Where many of them end without rows
     (`GateReport` says so), `MutualInformationLoss` spreads the tasks over them.
 
     Args:
-        num_tasks, num_experts, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
             fewer.
         router: a `TaskRouter`, by which tasks share all but an embedding; `"linear"` for a
@@ -59,43 +62,35 @@ class TaskAwareGate(Gate):
     router; its exact formula is not known here.
     """
 
+    num_nonzeros: int
     always_sparse = True
 
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=2,
-        router=None,
-        renormalize=False,
-        kernel_initializer="lecun_normal",
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int = 2,
+        router: Router | None = None,
+        renormalize: bool = False,
+        kernel_initializer: Initializer = "lecun_normal",
+        **kwargs: Any,
+    ) -> None:
         router = TaskRouter() if router is None else router
-        super().__init__(num_tasks, num_experts, router, **kwargs)
+        super().__init__(num_tasks, num_experts, router, kernel_initializer, **kwargs)
         num_nonzeros = validation.integer("TaskAwareGate", "num_nonzeros", num_nonzeros, 1)
         self.num_nonzeros = num_nonzeros
         self.renormalize = renormalize
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def score_parts(self):
-        return [Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")]
-
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         probabilities = ops.softmax(scores, axis=-1)
-        values, chosen = ops.top_k(scores, min(self.num_nonzeros, self.num_choices))
-        one_hot = ops.one_hot(chosen, self.num_choices, dtype=scores.dtype)
+        values, _, one_hot = largest(scores, self.num_nonzeros)
         if self.renormalize:
-            return probabilities, ops.einsum("btk,btke->bte", shares(values), one_hot)
+            return probabilities, softmax_of_chosen(values, one_hot)
         return probabilities, probabilities * ops.sum(one_hot, axis=2)
 
-    def logits(self, scores):
-        return scores
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,
             "renormalize": self.renormalize,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

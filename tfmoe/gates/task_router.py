@@ -1,6 +1,10 @@
 """A router that all tasks share, and that knows the task by an embedding."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import keras
 from keras import ops
@@ -8,7 +12,8 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute.initializers import member_initializer
 from tfmoe.compute.registered import registered
-from tfmoe.gates.routers import add_score_weights
+from tfmoe.compute.types import Initializer, Shape, Tensor
+from tfmoe.gates.routers import MLPRouter, ScoreHead, ScoreSpec, add_score_weights
 
 
 @registered
@@ -55,12 +60,12 @@ class TaskRouter:
     """
 
     dim: int = 16
-    hidden_units: tuple = (64,)
+    hidden_units: Sequence[int] = (64,)
     kind: str = "mlp"
-    activation: object = "relu"
+    activation: Any = "relu"
     # Of the size of standardised inputs, beside which smaller ones would hardly count.
     embeddings_initializer: object = keras.initializers.RandomNormal(stddev=1.0)
-    kernel_initializer: object = "glorot_uniform"
+    kernel_initializer: Initializer = "glorot_uniform"
 
     def __post_init__(self):
         dim = validation.integer("TaskRouter", "dim", self.dim, 1)
@@ -84,7 +89,7 @@ class TaskRouter:
         ):
             object.__setattr__(self, name, value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.initializers.serialize
         return {
             "dim": self.dim,
@@ -96,8 +101,12 @@ class TaskRouter:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
+
+
+#: What a gate takes as `router`.
+Router: TypeAlias = str | MLPRouter | TaskRouter
 
 
 class TaskHead(keras.layers.Layer):
@@ -108,18 +117,24 @@ class TaskHead(keras.layers.Layer):
     Args:
         router: `TaskRouter`.
         num_tasks: int >= 1.
-        parts: list of `Scores`.
+        parts: list of `ScoreSpec`.
 
     Call arguments:
         inputs, task: see `ScoreHead`.
         embeddings: `(t, dim)` in place of its own, or None.
     """
 
-    def __init__(self, router, num_tasks, parts, **kwargs):
+    def __init__(
+        self,
+        router: TaskRouter,
+        num_tasks: int,
+        parts: Sequence[ScoreSpec],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.router, self.num_tasks, self.parts = router, num_tasks, parts
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         router, features = self.router, input_shape[-1]
         self.embeddings = self.add_weight(
             name="embeddings",
@@ -150,7 +165,9 @@ class TaskHead(keras.layers.Layer):
         bias = self.add_weight(name=f"hidden_bias_{index}", shape=(units,), initializer="zeros")
         return kernel, bias
 
-    def call(self, inputs, task=None, embeddings=None):
+    def call(
+        self, inputs: Tensor, task: Tensor | None = None, embeddings: Tensor | None = None
+    ) -> Tensor:
         inputs = self._exact(inputs)
         embeddings = self._exact(self.embeddings if embeddings is None else embeddings)
         make = self._low_rank if self.router.kind == "low_rank" else self._mlp
@@ -194,15 +211,19 @@ class MixedHead(keras.layers.Layer):
         head: `ScoreHead` or `TaskHead` of the tasks that are mixed.
     """
 
-    def __init__(self, head, **kwargs):
+    def __init__(
+        self,
+        head: ScoreHead | TaskHead,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.head = head
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.head.build(input_shape)
         self.mix = self.add_weight(name="mix", shape=(self.head.num_tasks,), initializer="zeros")
 
-    def call(self, inputs, task=None):
+    def call(self, inputs: Tensor, task: Tensor | None = None) -> Tensor:
         exact = keras.backend.result_type(self.compute_dtype, "float32")
         shares = ops.exp(ops.log_softmax(ops.cast(self.mix, exact)))
         if isinstance(self.head, TaskHead):

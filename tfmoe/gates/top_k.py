@@ -1,17 +1,23 @@
 """The sparse gate of Shazeer et al., whose choice jumps."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute.math import shares
 from tfmoe.compute.registered import registered
-from tfmoe.gates.base import Gate
-from tfmoe.gates.routers import Scores
+from tfmoe.compute.types import Initializer, Tensor
+from tfmoe.gates.logits import LogitGate, largest, softmax_of_chosen
+from tfmoe.gates.routers import ScoreSpec
+from tfmoe.gates.rows import Rows
+from tfmoe.gates.task_router import Router
 
 
 @registered
-class TopKGate(Gate):
+class TopKGate(LogitGate):
     r"""Keeps the `num_nonzeros` highest scores and takes their softmax.
 
     With `H = inputs @ W_t`, and in training, if `noisy`, `H + eps * softplus(inputs @ N_t)`
@@ -24,7 +30,7 @@ class TopKGate(Gate):
     always 1, so the scores get no gradient at all and the choice is never learned.
 
     Args:
-        num_tasks, num_experts, router, balance, kept, num_choices, usage_decay: see `Gate`.
+        num_tasks, num_experts, router, balance, expert_ids, num_choices, usage_decay: see `Gate`.
         num_nonzeros: int >= 1, experts chosen for a task; all of them if there are
             fewer.
         noisy: bool; add learned noise in training. It doubles the scores.
@@ -53,57 +59,54 @@ class TopKGate(Gate):
     Differs from it in `noisy=False` by default.
     """
 
+    num_nonzeros: int
     always_sparse = True
 
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=None,
-        num_nonzeros=2,
-        noisy=False,
-        router="linear",
-        kernel_initializer="lecun_normal",
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(num_tasks, num_experts, router, **kwargs)
+        num_tasks: int | None = None,
+        num_experts: int | None = None,
+        num_nonzeros: int = 2,
+        noisy: bool = False,
+        router: Router = "linear",
+        kernel_initializer: Initializer = "lecun_normal",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_tasks, num_experts, router, kernel_initializer, **kwargs)
         num_nonzeros = validation.integer("TopKGate", "num_nonzeros", num_nonzeros, 1)
         self.num_nonzeros = num_nonzeros
         self.noisy = noisy
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = validation.plain(seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed) if noisy else None
 
-    def score_parts(self):
-        part = Scores(self.num_choices, self.kernel_initializer, None, "random_uniform")
+    def score_parts(self) -> list[ScoreSpec]:
+        parts = super().score_parts()
         if not self.noisy:
-            return [part]
+            return parts
         # The noise starts at softplus(0) = 0.69 for every expert.
-        return [part, Scores(self.num_choices, "zeros", None, "zeros")]
+        return [*parts, ScoreSpec(self.num_choices, "zeros", None, "zeros")]
 
-    def select(self, scores, rows, training):
+    def select(self, scores: Tensor, rows: Rows, training: bool) -> tuple[Tensor, Tensor]:
         clean = scores[..., : self.num_choices]
         if self.noisy and training:
             noise = keras.random.normal(
                 ops.shape(clean), dtype=clean.dtype, seed=self.seed_generator
             )
             clean = clean + noise * self.spread(scores)
-        values, chosen = ops.top_k(clean, min(self.num_nonzeros, self.num_choices))
-        one_hot = ops.one_hot(chosen, self.num_choices, dtype=clean.dtype)
-        weights = ops.einsum("btk,btke->bte", shares(values), one_hot)
-        return ops.softmax(clean, axis=-1), weights
+        values, _, one_hot = largest(clean, self.num_nonzeros)
+        return ops.softmax(clean, axis=-1), softmax_of_chosen(values, one_hot)
 
-    def logits(self, scores):
+    def logits(self, scores: Tensor) -> Tensor:
         return scores[..., : self.num_choices]
 
-    def spread(self, scores):
+    def spread(self, scores: Tensor) -> Tensor | None:
         return ops.softplus(scores[..., self.num_choices :]) if self.noisy else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_nonzeros": self.num_nonzeros,
             "noisy": self.noisy,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
         }

@@ -29,9 +29,9 @@ from tfmoe.model.inputs import (
 )
 from tfmoe.model.jit import jit_pays
 from tfmoe.objectives.exact_auc import exact_aucs
-from tfmoe.objectives.joint_labels import AllLabels
+from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import tracker_of
-from tfmoe.objectives.task_per_row import OwnLabel
+from tfmoe.objectives.task_per_row import TaskPerRow
 from tfmoe.schema.schema import Schema
 from tfmoe.structures.base import structure_of
 
@@ -315,7 +315,7 @@ class MultiTaskModel(keras.Model):
                 **kwargs,
             }
         )
-        kind = OwnLabel if self.schema.task_column else AllLabels
+        kind = TaskPerRow if self.schema.task_column else JointLabels
         self._objectives.value = kind(self.schema, loss or {}, loss_weights or {}, metrics or {})
         self._trackers = _Untracked([tracker_of(one, self.structure) for one in aux_losses])
         if optimizer == "adam":

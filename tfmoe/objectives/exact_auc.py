@@ -1,12 +1,25 @@
 """What is measured after training from all scores at once."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
 from tfmoe.objectives.metrics import exact_auc
 
 
-def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, steps=None, **_):
+def exact_aucs(
+    model: Any,
+    names: Sequence[str],
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+) -> dict[str, float]:
     """AUC of binary tasks from all scores, sorted.
 
     Args:
@@ -29,7 +42,7 @@ def exact_aucs(model, names, x, y=None, sample_weight=None, batch_size=None, ste
                 lambda v: None if v is None else v[: steps * size], (x, y, sample_weight)
             )
         scored = [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
-    columns = {name: ([], [], []) for name in names}
+    columns: dict[str, tuple[list[Any], ...]] = {name: ([], [], []) for name in names}
     for features, labels, weights, scores in scored:
         for name, row in _by_task(model.schema, features, labels, weights, scores):
             for values, value in zip(columns.get(name, ()), row, strict=False):

@@ -1,23 +1,31 @@
 """What a model is trained for and measured by: the losses and metrics of its tasks.
 
-`AllLabels` is for rows that have the labels of all tasks, `OwnLabel` for rows of one task
+`JointLabels` is for rows that have the labels of all tasks, `TaskPerRow` for rows of one task
 each. Both have the same methods.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
 
+from tfmoe.compute.types import Tensor
 from tfmoe.objectives.losses import (
+    MetricOfRows,
+    labels_and_weights,
     masked_mean,
     metric_of,
     outputs_for_metrics,
     own_metrics,
-    present,
     row_losses,
     update_given,
 )
 from tfmoe.objectives.metrics import AUC, WeightedMean
-from tfmoe.schema.tasks import Binary
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary, Task
 
 
 class Objective:
@@ -30,33 +38,50 @@ class Objective:
         metrics: list of Keras metrics or their names, or None for the task's own.
     """
 
-    def __init__(self, task, loss=None, weight=None, metrics=None):
+    def __init__(
+        self,
+        task: Task,
+        loss: Any = None,
+        weight: float | None = None,
+        metrics: list[Any] | None = None,
+    ) -> None:
         self.task = task
         self.weight = float(task.weight if weight is None else weight)
         self.loss = None if loss is None else keras.losses.get(loss)
         self.tracker = WeightedMean(lambda _, loss: loss, f"{task.name}_loss")
         self.own_metrics = metrics is None
-        if self.own_metrics:
+        if metrics is None:
             self.metrics = [self._metric(own) for own in own_metrics(task)]
         else:
             self.metrics = [metric_of(task, metric) for metric in metrics]
 
-    def _metric(self, own):
+    def _metric(self, own: MetricOfRows) -> keras.metrics.Metric:
         name = f"{self.task.name}_{own.name}"
         if own.function is None:
             return AUC(from_logits=True, name=name)
         return WeightedMean(own.function, name, own.root)
 
-    def compute(self, labels, row_weights, logits, predictions):
-        """The task's loss over the batch, a scalar, not yet times its weight."""
-        labels, weights = present(labels, row_weights)
+    def compute(
+        self, labels: Tensor, row_weights: Tensor | None, logits: Tensor, predictions: Tensor
+    ) -> Tensor:
+        """The task's mean loss over the batch's rows with a label, a scalar.
+
+        Args:
+            labels: `(b,)`, NaN where missing.
+            row_weights: `(b,)`, or None.
+            logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
+        """
+        labels, weights = labels_and_weights(labels, row_weights)
         losses = row_losses(self.task, self.loss, labels, logits, predictions)
         loss = masked_mean(losses, weights)
         self.tracker.update_state(None, loss, ops.sum(weights))
         return loss
 
-    def update_metrics(self, labels, row_weights, logits, predictions):
-        labels, weights = present(labels, row_weights)
+    def update_metrics(
+        self, labels: Tensor, row_weights: Tensor | None, logits: Tensor, predictions: Tensor
+    ) -> None:
+        """Updates the task's metrics with a batch; arguments as of `compute`."""
+        labels, weights = labels_and_weights(labels, row_weights)
         if self.own_metrics:
             outputs = outputs_for_metrics(self.task, logits, predictions)
             for metric in self.metrics:
@@ -66,7 +91,7 @@ class Objective:
             update_given(metric, labels, logits, predictions, weights)
 
 
-class AllLabels:
+class JointLabels:
     """Every row has the labels of all tasks, as far as they are not missing.
 
     The loss is the sum over tasks of weight times mean loss over the rows with the label.
@@ -76,7 +101,13 @@ class AllLabels:
         losses, weights, metrics: dicts by task of what replaces the tasks' own.
     """
 
-    def __init__(self, schema, losses, weights, metrics):
+    def __init__(
+        self,
+        schema: Schema,
+        losses: dict[str, Any],
+        weights: dict[str, float],
+        metrics: dict[str, list[Any]],
+    ) -> None:
         self.tasks = schema.tasks
         self._objectives = {
             task.name: Objective(
@@ -86,25 +117,28 @@ class AllLabels:
         }
 
     @property
-    def metrics(self):
-        found = []
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All metrics, the losses' means among them."""
+        found: list[keras.metrics.Metric] = []
         for objective in self._objectives.values():
             found += [objective.tracker, *objective.metrics]
         return found
 
     @property
-    def sorted_aucs(self):
+    def sorted_aucs(self) -> list[str]:
         """Names of the tasks whose AUC `evaluate` takes from all scores."""
         objectives = self._objectives.values()
         return [o.task.name for o in objectives if o.own_metrics and isinstance(o.task, Binary)]
 
-    def loss(self, labels, row_weights, forward, task=None):
+    def loss(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
+    ) -> Tensor:
         """The loss of a batch, a scalar.
 
         Args:
             labels: dict by output of `(b,)`, NaN where missing.
             row_weights: None, `(b,)`, or a dict like `labels`.
-            forward: `Forward`.
+            forward: `ForwardOutput`.
             task: int `(b,)`, each row's task, or None where rows have all labels.
         """
         total = 0.0
@@ -112,22 +146,27 @@ class AllLabels:
             total = total + objective.weight * objective.compute(*row)
         return total
 
-    def update_metrics(self, labels, row_weights, forward, task=None):
+    def update_metrics(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
+    ) -> None:
+        """Updates all metrics with a batch; arguments as of `loss`."""
         for objective, *row in self._rows(labels, row_weights, forward):
             objective.update_metrics(*row)
 
-    def with_label(self, labels):
+    def with_label(self, labels: dict[str, Tensor]) -> Tensor:
         """Which rows have which labels: float `(b, t)`."""
         some = ops.reshape(next(iter(labels.values())), (-1,))
-        marks = [
-            present(labels[task.name], None)[1]
+        masks = [
+            labels_and_weights(labels[task.name], None)[1]
             if task.name in labels
             else ops.zeros(ops.shape(some), "float32")
             for task in self.tasks
         ]
-        return ops.stack(marks, axis=1)
+        return ops.stack(masks, axis=1)
 
-    def _rows(self, labels, row_weights, forward):
+    def _rows(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """For each task with labels: objective, labels, row weights, logits, predictions."""
         for name, objective in self._objectives.items():
             if name in labels:

@@ -1,55 +1,61 @@
 """Losses and metrics of each kind of task, row by row."""
 
+from __future__ import annotations
+
 import inspect
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import keras
 from keras import ops
 
-from tfmoe.schema.tasks import Binary, Multiclass
+from tfmoe.compute.types import Tensor
+from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 
 
-def binary_cross_entropy(labels, logits):
-    """`-y log p - (1 - y) log(1 - p)` per row, from logits, without overflow."""
-    return ops.maximum(logits, 0) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))
+def binary_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+    """`-y log p - (1 - y) log(1 - p)` of each row `(b,)`, from logits."""
+    return ops.binary_crossentropy(labels, logits, from_logits=True)
 
 
-def categorical_cross_entropy(labels, logits):
-    """`-log p[y]` per row, from logits `(b, c)` and class indices `(b,)`."""
-    chosen = ops.one_hot(ops.cast(labels, "int32"), logits.shape[-1], dtype=logits.dtype)
-    return ops.logsumexp(logits, axis=-1) - ops.sum(logits * chosen, axis=-1)
+def categorical_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
+    """`-log p[y]` of each row `(b,)`, from logits `(b, c)` and class indices `(b,)`."""
+    classes = ops.cast(labels, "int32")
+    return ops.sparse_categorical_crossentropy(classes, logits, from_logits=True)
 
 
-def squared_error(labels, predictions):
+def squared_error(labels: Tensor, predictions: Tensor) -> Tensor:
+    """Of each row `(b,)`."""
     return ops.square(predictions - labels)
 
 
-def absolute_error(labels, predictions):
+def absolute_error(labels: Tensor, predictions: Tensor) -> Tensor:
+    """Of each row `(b,)`."""
     return ops.abs(predictions - labels)
 
 
-def huber(labels, predictions):
-    """Half the squared error up to an error of 1, then linear."""
-    error = ops.abs(predictions - labels)
-    return ops.where(error <= 1, 0.5 * ops.square(error), error - 0.5)
+def huber(labels: Tensor, predictions: Tensor) -> Tensor:
+    """Half the squared error up to an error of 1, then linear; of each row `(b,)`."""
+    # Keras averages over the last axis.
+    return keras.losses.huber(labels[:, None], predictions[:, None])
 
 
-def hit(labels, logits):
-    """1 where the most likely class is the label."""
+def hit(labels: Tensor, logits: Tensor) -> Tensor:
+    """1 where the most likely class is the label, else 0; of each row `(b,)`."""
     return ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32")), "float32")
 
 
 _REGRESSION = {"mse": squared_error, "mae": absolute_error, "huber": huber}
 
 
-def masked_mean(values, weights):
+def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
     """`sum(weights * values) / sum(weights)`, and 0 where no weight is left."""
     total = ops.sum(weights)
     return ops.sum(weights * values) / ops.where(total > 0, total, ops.ones_like(total))
 
 
-def present(labels, row_weights):
-    """Labels with the missing ones replaced, and their weights, both `(b,)`.
+def labels_and_weights(labels: Tensor, row_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Labels with the missing ones replaced, and their rows' weights, both `(b,)`.
 
     A NaN label is missing: it is replaced and weighed 0, in the loss and in every metric,
     so that nothing of its row reaches either, nor a gradient.
@@ -72,11 +78,11 @@ class MetricOfRows(NamedTuple):
     """
 
     name: str
-    function: object
+    function: Callable[[Tensor, Tensor], Tensor] | None
     root: bool = False
 
 
-def own_metrics(task):
+def own_metrics(task: Task) -> list[MetricOfRows]:
     """The `MetricOfRows` that a kind of task has by itself."""
     if isinstance(task, Binary):
         return [MetricOfRows("auc", None), MetricOfRows("log_loss", binary_cross_entropy)]
@@ -88,12 +94,12 @@ def own_metrics(task):
     ]
 
 
-def outputs_for_metrics(task, logits, predictions):
+def outputs_for_metrics(task: Task, logits: Tensor, predictions: Tensor) -> Tensor:
     """What the task's own metrics take."""
     return logits if isinstance(task, Binary | Multiclass) else predictions
 
 
-def metric_of(task, metric):
+def metric_of(task: Task, metric: Any) -> keras.metrics.Metric:
     """A copy of a user's metric, or of one that Keras knows by name, named by the task."""
     if metric in ("accuracy", "acc"):
         kinds = {Binary: "BinaryAccuracy", Multiclass: "SparseCategoricalAccuracy"}
@@ -114,13 +120,19 @@ def metric_of(task, metric):
     return type(metric).from_config(config)
 
 
-def takes_logits(given):
+def takes_logits(given: Any) -> bool:
     """Whether a Keras loss or metric was made with `from_logits=True`."""
     config = given.get_config() if hasattr(given, "get_config") else {}
     return bool(config.get("from_logits"))
 
 
-def update_given(metric, labels, logits, predictions, weights):
+def update_given(
+    metric: keras.metrics.Metric,
+    labels: Tensor,
+    logits: Tensor,
+    predictions: Tensor,
+    weights: Tensor,
+) -> None:
     """Updates a user's metric with rows, which Keras wants to have a last axis."""
     outputs = logits if takes_logits(metric) else predictions
     if len(outputs.shape) == 1:
@@ -128,7 +140,9 @@ def update_given(metric, labels, logits, predictions, weights):
     metric.update_state(labels[:, None], outputs, sample_weight=weights)
 
 
-def row_losses(task, loss, labels, logits, predictions):
+def row_losses(
+    task: Task, loss: Any, labels: Tensor, logits: Tensor, predictions: Tensor
+) -> Tensor:
     """The loss of each row `(b,)`.
 
     Args:
@@ -148,4 +162,4 @@ def row_losses(task, loss, labels, logits, predictions):
         return binary_cross_entropy(labels, logits)
     if isinstance(task, Multiclass):
         return categorical_cross_entropy(labels, logits)
-    return _REGRESSION[task.loss](labels, predictions)
+    return _REGRESSION[cast(Regression, task).loss](labels, predictions)

@@ -1,10 +1,16 @@
 """Metrics that can be trusted, over the rows that have a label."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
 
 SIDE, LIMIT = 256, 20.0
 NUM_BINS = SIDE**2
@@ -40,7 +46,7 @@ class AUC(keras.metrics.Metric):
     0.5
     """
 
-    def __init__(self, from_logits=False, name="auc", **kwargs):
+    def __init__(self, from_logits: bool = False, name: str = "auc", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
         # Negatives, then positives.
@@ -89,8 +95,8 @@ def _areas(counts, side):
     return (same_row + rows_before) / pairs
 
 
-class WeightedMean(keras.metrics.Metric):
-    """Mean of `function(y_true, y_pred)` over rows; NaN while there are none.
+class WeightedMean(keras.metrics.Mean):
+    """Mean of `function(y_true, y_pred)` over rows; NaN, not 0 as Keras has it, without any.
 
     Args:
         function: maps `(b,)` labels and outputs to `(b,)` values.
@@ -98,19 +104,17 @@ class WeightedMean(keras.metrics.Metric):
         root: bool; if True, the square root of the mean.
     """
 
-    def __init__(self, function, name, root=False, **kwargs):
-        super().__init__(name=name, **kwargs)
+    def __init__(
+        self, function: Callable[[Any, Tensor], Tensor], name: str, root: bool = False
+    ) -> None:
+        super().__init__(name=name)
         self.function, self.root = function, root
-        self.total = self.add_variable((), "zeros", name="total")
-        self.weight = self.add_variable((), "zeros", name="weight")
 
-    def update_state(self, y_true, y_pred, sample_weight):
-        values = ops.cast(self.function(y_true, y_pred), "float32")
-        self.total.assign_add(ops.sum(values * sample_weight))
-        self.weight.assign_add(ops.sum(sample_weight))
+    def update_state(self, y_true: Tensor | None, y_pred: Tensor, sample_weight: Tensor) -> None:
+        super().update_state(self.function(y_true, y_pred), sample_weight)
 
-    def result(self):
-        mean = self.total / ops.convert_to_tensor(self.weight)
+    def result(self) -> Tensor:
+        mean = self.total / ops.convert_to_tensor(self.count)
         return ops.sqrt(mean) if self.root else mean
 
 
@@ -124,18 +128,21 @@ class ByTask(keras.metrics.Metric):
         name: str.
     """
 
-    def __init__(self, names, tasks, name, **kwargs):
+    def __init__(
+        self, names: Sequence[str], tasks: Sequence[int], name: str, **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.names = list(names)
         # The place of each task among those measured; one more for all others.
         self._places = np.full(max(tasks) + 2, len(self.names), "int32")
         self._places[list(tasks)] = np.arange(len(self.names))
 
-    def places(self, task):
+    def places(self, task: Tensor) -> Tensor:
         """Where rows of a task count `(b,)`; `len(names)` for those that do not."""
         return ops.take(ops.array(self._places), ops.minimum(task, len(self._places) - 1))
 
-    def named(self, values):
+    def named(self, values: Tensor) -> dict[str, Tensor]:
+        """Values `(len(names),)` as the result."""
         return dict(zip(self.names, ops.unstack(values, len(self.names)), strict=True))
 
 
@@ -148,22 +155,32 @@ class MeanByTask(ByTask):
         root: bool; if True, the square root of the mean.
     """
 
-    def __init__(self, function, names, tasks, root=False, **kwargs):
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor] | None,
+        names: Sequence[str],
+        tasks: Sequence[int],
+        root: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(names, tasks, name=f"mean_by_task_{names[0]}", **kwargs)
         self.function, self.root = function, root
         self.total = self.add_variable((len(self.names),), "zeros", name="total")
         self.weight = self.add_variable((len(self.names),), "zeros", name="weight")
 
-    def update_state(self, y_true, y_pred, sample_weight, task):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor | None, sample_weight: Tensor, task: Tensor
+    ) -> None:
+        places, num = self.places(task), len(self.names)
+        # A label of another task may be no class of these, and its row's value infinite.
+        y_true = ops.where(places < num, y_true, ops.zeros_like(y_true))
         values = y_true if self.function is None else self.function(y_true, y_pred)
         values = ops.cast(values, "float32")
-        places, num = self.places(task), len(self.names)
-        # A row of another task may be infinite under this function.
         values = ops.where(places < num, values, ops.zeros_like(values)) * sample_weight
         self.total.assign_add(ops.segment_sum(values, places, num + 1)[:num])
         self.weight.assign_add(ops.segment_sum(sample_weight, places, num + 1)[:num])
 
-    def result(self):
+    def result(self) -> dict[str, Tensor]:
         means = self.total / ops.convert_to_tensor(self.weight)
         return self.named(ops.sqrt(means) if self.root else means)
 
@@ -178,13 +195,15 @@ class AUCByTask(ByTask):
         names, tasks: see `ByTask`.
     """
 
-    def __init__(self, names, tasks, **kwargs):
+    def __init__(self, names: Sequence[str], tasks: Sequence[int], **kwargs: Any) -> None:
         super().__init__(names, tasks, name=f"auc_by_task_{names[0]}", **kwargs)
         num = len(self.names)
         self.side = SIDE if num <= 4 else SIDE // 2 if num <= 16 else SIDE // 4
         self.counts = self.add_variable((num * 2 * self.side**2,), "zeros", name="counts")
 
-    def update_state(self, y_true, y_pred, sample_weight, task):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor, task: Tensor
+    ) -> None:
         places = self.places(task)
         counted = places < len(self.names)
         weights = ops.where(counted, sample_weight, ops.zeros_like(sample_weight))
@@ -192,11 +211,11 @@ class AUCByTask(ByTask):
         bins = bins + ops.where(counted, places, 0) * (2 * self.side**2)
         self.counts.assign_add(ops.segment_sum(weights, bins, self.counts.shape[0]))
 
-    def result(self):
+    def result(self) -> dict[str, Tensor]:
         return self.named(_areas(self.counts, self.side))
 
 
-def exact_auc(labels, scores, weights=None):
+def exact_auc(labels: Any, scores: Any, weights: Any = None) -> float:
     """Area under the ROC curve by sorting; NaN if a class is missing.
 
     Args:

@@ -1,12 +1,21 @@
 """The loss that matches experts to tasks."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
+from tfmoe.compute.math import log_or_zero
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
+from tfmoe.gates.base import Gate
+from tfmoe.gates.output import GateOutput
 
 
-def mutual_information(joint):
+def mutual_information(joint: Tensor) -> Tensor:
     """Of tasks and experts, in nats, a scalar; 0 log 0 counts as 0.
 
     Args:
@@ -15,15 +24,10 @@ def mutual_information(joint):
     joint = joint / ops.maximum(ops.sum(joint), 1e-30)
     tasks, experts = ops.sum(joint, axis=1, keepdims=True), ops.sum(joint, axis=0, keepdims=True)
     # Differences: the product of two small sums may be 0, and its square, in a gradient, sooner.
-    return ops.sum(joint * (_log(joint) - _log(tasks) - _log(experts)))
+    return ops.sum(joint * (log_or_zero(joint) - log_or_zero(tasks) - log_or_zero(experts)))
 
 
-def _log(values):
-    """The logarithm, and 0 of 0, with gradients that are numbers."""
-    return ops.log(ops.where(values > 0, values, 1.0))
-
-
-def joint_of(record, with_label, num_tasks):
+def joint_of(record: GateOutput, with_label: Tensor, num_tasks: int) -> Tensor:
     """How much of each expert each task's rows get, `(t, e)`: sums of the full softmax.
 
     Args:
@@ -45,8 +49,8 @@ def joint_of(record, with_label, num_tasks):
         return ops.einsum("bt,bte->te", with_label, shares)
     # `record.task` repeats the row's task for each of its tokens.
     task = ops.reshape(record.task, (rows, -1))[:, 0]
-    marks = ops.one_hot(task, num_tasks, dtype=shares.dtype) * with_label[:, None]
-    return ops.matmul(ops.transpose(marks), shares[:, 0])
+    labelled = ops.one_hot(task, num_tasks, dtype=shares.dtype) * with_label[:, None]
+    return ops.matmul(ops.transpose(labelled), shares[:, 0])
 
 
 @registered
@@ -87,7 +91,9 @@ class MutualInformationLoss:
     and `momentum` are ours.
     """
 
-    def __init__(self, weight=0.005, task_prior="counts", momentum=0.0):
+    def __init__(
+        self, weight: float = 0.005, task_prior: str = "counts", momentum: float = 0.0
+    ) -> None:
         if not 0 <= weight < float("inf"):
             raise ValueError(
                 "MutualInformationLoss needs a finite `weight` of at least 0. Received "
@@ -105,14 +111,14 @@ class MutualInformationLoss:
             )
         self.weight, self.task_prior, self.momentum = weight, task_prior, momentum
 
-    def information(self, joint):
+    def information(self, joint: Tensor) -> Tensor:
         """The mutual information under the prior, a scalar."""
         if self.task_prior == "uniform":
             total = ops.sum(joint, axis=1, keepdims=True)
             joint = joint / ops.where(total > 0, total, ops.ones_like(total))
         return mutual_information(joint)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "weight": self.weight,
             "task_prior": self.task_prior,
@@ -120,30 +126,36 @@ class MutualInformationLoss:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
 
-class InformationTracker(keras.metrics.Metric):
-    """Computes the loss over a model's gates and reports the mutual information.
+class InformationTracker(keras.metrics.Mean):
+    """Computes the loss over a model's gates, and is the mean of the mutual information.
+
+    The averages over steps go on from epoch to epoch; `reset_state` leaves them.
 
     Args:
         loss: `MutualInformationLoss`.
         gates: list of the mixture's gates that tell tasks apart.
     """
 
-    def __init__(self, loss, gates, name="mutual_information", **kwargs):
+    def __init__(
+        self,
+        loss: MutualInformationLoss,
+        gates: Sequence[Gate],
+        name: str = "mutual_information",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, **kwargs)
         self.loss, self.num_tasks = loss, gates[0].num_tasks
-        self.total = self.add_variable((), "zeros", name="total")
-        self.count = self.add_variable((), "zeros", name="count")
         self.joints = [
             self.add_variable((gate.num_tasks, gate.num_experts), "zeros", name=f"joint_{i}")
             for i, gate in enumerate(gates)
             if loss.momentum
         ]
 
-    def add(self, records, with_label, training):
+    def add(self, records: Sequence[GateOutput], with_label: Tensor, training: bool) -> Tensor:
         """The loss of a batch, a scalar.
 
         Args:
@@ -155,28 +167,16 @@ class InformationTracker(keras.metrics.Metric):
         for i, record in enumerate(records):
             joint = joint_of(record, with_label, self.num_tasks)
             if self.joints and training:
-                kept = self.loss.momentum * ops.convert_to_tensor(self.joints[i])
-                joint = kept + (1 - self.loss.momentum) * joint
+                past = self.loss.momentum * ops.convert_to_tensor(self.joints[i])
+                joint = past + (1 - self.loss.momentum) * joint
                 self.joints[i].assign(ops.stop_gradient(joint))
             informations.append(self.loss.information(joint))
         information = sum(informations)
         self.update_state(ops.stop_gradient(information) / len(records))
         return -self.loss.weight * information
 
-    def update_state(self, information):
-        self.total.assign_add(information)
-        self.count.assign_add(1.0)
 
-    def result(self):
-        return self.total / ops.maximum(self.count, 1.0)
-
-    def reset_state(self):
-        # The averages over steps go on from epoch to epoch.
-        self.total.assign(0.0)
-        self.count.assign(0.0)
-
-
-def tracker_of(loss, mixture):
+def tracker_of(loss: Any, mixture: Any) -> InformationTracker:
     """The `InformationTracker` of a mixture.
 
     Raises:

@@ -1,23 +1,29 @@
 """Losses and metrics where each row has the label of its own task."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.types import Tensor
 from tfmoe.objectives.losses import (
+    labels_and_weights,
     masked_mean,
     metric_of,
     outputs_for_metrics,
     own_metrics,
-    present,
     row_losses,
     update_given,
 )
 from tfmoe.objectives.metrics import AUCByTask, MeanByTask
-from tfmoe.schema.tasks import Binary
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary, Task
 
 
-class OwnLabel:
+class TaskPerRow:
     """Each row has the label of its own task, `score`.
 
     The loss is the mean over the rows with a label of the row's loss times its task's
@@ -29,11 +35,16 @@ class OwnLabel:
         losses, weights, metrics: dicts by task of what replaces the tasks' own.
     """
 
-    def __init__(self, schema, losses, weights, metrics):
+    def __init__(
+        self,
+        schema: Schema,
+        losses: dict[str, Any],
+        weights: dict[str, float],
+        metrics: dict[str, list[Any]],
+    ) -> None:
         self.tasks = schema.tasks
-        weights = [float(weights.get(t.name, t.weight)) for t in schema.tasks]
-        self._weights = np.array(weights, "float32")
-        groups = {}
+        self._weights = np.array([weights.get(t.name, t.weight) for t in schema.tasks], "float32")
+        groups: dict[Any, tuple[Task, Any, list[int]]] = {}
         for index, task in enumerate(schema.tasks):
             loss = losses.get(task.name)
             loss = None if loss is None else keras.losses.get(loss)
@@ -42,8 +53,9 @@ class OwnLabel:
         self._groups = [(*group, self._members(group[2])) for group in groups.values()]
         names = [task.name for task in schema.tasks]
         self.tracker = MeanByTask(None, [f"{name}_loss" for name in names], range(len(names)))
-        self.sorted_aucs = []
-        self._own, self._given = [], []
+        self.sorted_aucs: list[str] = []
+        self._own: list[tuple[keras.metrics.Metric, Task]] = []
+        self._given: list[tuple[keras.metrics.Metric, int]] = []
         self._make_metrics(metrics)
 
     def _members(self, indices):
@@ -72,12 +84,15 @@ class OwnLabel:
             self._own.append((metric, self.tasks[indices[0]]))
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All metrics, the losses' means among them."""
         own = [metric for metric, _ in (*self._own, *self._given)]
         return [self.tracker, *own]
 
-    def loss(self, labels, row_weights, forward, task=None):
-        """See `AllLabels.loss`."""
+    def loss(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
+    ) -> Tensor:
+        """See `JointLabels.loss`."""
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
         losses = ops.zeros_like(labels)
         for example, loss, _, members in self._groups:
@@ -94,7 +109,10 @@ class OwnLabel:
         self.tracker.update_state(losses, None, weights, task)
         return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
 
-    def update_metrics(self, labels, row_weights, forward, task=None):
+    def update_metrics(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
+    ) -> None:
+        """See `JointLabels.update_metrics`."""
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
         for metric, example in self._own:
             outputs = outputs_for_metrics(example, logits, predictions)
@@ -103,14 +121,14 @@ class OwnLabel:
             own = weights * ops.cast(task == index, "float32")
             update_given(metric, labels, logits, predictions, own)
 
-    def with_label(self, labels):
+    def with_label(self, labels: dict[str, Tensor]) -> Tensor:
         """Which rows have their label: float `(b,)`."""
-        return present(labels["score"], None)[1]
+        return labels_and_weights(labels["score"], None)[1]
 
     def _row(self, labels, row_weights, forward):
         if isinstance(row_weights, dict):
             row_weights = row_weights.get("score")
-        labels, weights = present(labels["score"], row_weights)
+        labels, weights = labels_and_weights(labels["score"], row_weights)
         return labels, weights, forward.logits["score"], forward.predictions["score"]
 
 

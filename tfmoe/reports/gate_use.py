@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops, tree
+from scipy.special import entr
 
 from tfmoe.gates.base import Gate
 from tfmoe.keras_private import calls_of
@@ -269,8 +270,7 @@ def _shares(weights):
 
 def _entropy(weights):
     """Over the last axis, in nats; 0 where all weights are 0."""
-    shares = _shares(weights)
-    return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1)
+    return entr(_shares(weights)).sum(axis=-1)
 
 
 class _Sums:
@@ -300,7 +300,7 @@ class _Sums:
 
     def result(self, name, tasks, similarity):
         gate, mean_weight, share_used = self.gate, self.mean(self.weights), self.mean(self.used)
-        experts = tuple(range(gate.num_experts)) if gate.kept is None else tuple(gate.kept)
+        experts = tuple(gate.numbers(range(gate.num_experts)))
         seen = self.rows > 0
         # A static gate that may select one expert has nothing to spread.
         may_collapse = gate.router == "static" and gate.num_nonzeros == 1

@@ -96,7 +96,7 @@ class MMoE(Structure):
             num_experts = recipe.num_experts if recipe else len(experts)
         gate = SoftmaxGate() if gate is None else nested.given(gate)
         # One expert is left where others were cut.
-        least = 2 if getattr(gate, "kept", None) is None else 1
+        least = 2 if getattr(gate, "expert_ids", None) is None else 1
         num_experts = validation.integer(name, "num_experts", num_experts, least)
         if not isinstance(gate, Gate):
             raise ValueError(
@@ -194,7 +194,7 @@ class MMoE(Structure):
             inner["experts"] = [inner["experts"][e] for e in members]
         numbers = self.gate.numbers(members)
         if len(numbers) < self.gate.num_choices:
-            gate.update(kept=numbers, num_choices=self.gate.num_choices)
+            gate.update(expert_ids=numbers, num_choices=self.gate.num_choices)
         return config
 
     def copy_from(self, other, tasks, experts=None):

@@ -10,7 +10,7 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.output import GateOutput
 from tfmoe.structures.base import Structure
-from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_kept
+from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_expert_ids
 
 
 @registered
@@ -36,7 +36,7 @@ class ModSquad(Structure):
             `ModSquadBlock`.
         pooling: `"mean"` over the tokens that are present, or the `"last"` of them, which
             under `causal` is the one that has seen all others.
-        kept: for each gate of `mixture.gates` a sequence of int, the experts that are
+        expert_ids: for each gate of `mixture.gates` a sequence of int, the experts that are
             there, or None for all; see `ModSquadBlock`.
 
     Call arguments:
@@ -71,6 +71,8 @@ class ModSquad(Structure):
 
     input_kind = "tokens"
 
+    former_arguments = ("kept",)
+
     def __init__(
         self,
         num_tasks=None,
@@ -83,9 +85,10 @@ class ModSquad(Structure):
         pooling="mean",
         dropout=0.0,
         dispatch="auto",
-        kept=None,
+        expert_ids=None,
         **kwargs,
     ):
+        expert_ids = nested.renamed("ModSquad", kwargs, "kept", "expert_ids", expert_ids)
         super().__init__(num_tasks, **kwargs)
         dim = validation.integer("ModSquad", "dim", dim, 1)
         num_blocks = validation.integer("ModSquad", "num_blocks", num_blocks, 1)
@@ -94,7 +97,7 @@ class ModSquad(Structure):
                 f'ModSquad takes `pooling` "mean" or "last". Received pooling={pooling!r}.'
             )
         self.dim, self.num_blocks, self.pooling = dim, num_blocks, pooling
-        self.kept = checked_kept("ModSquad", kept, 2 * num_blocks)
+        self.expert_ids = checked_expert_ids("ModSquad", expert_ids, 2 * num_blocks)
         if isinstance(gate, keras.layers.Layer):
             gate = nested.config_of(gate)
         self.blocks = [
@@ -106,7 +109,7 @@ class ModSquad(Structure):
                 causal,
                 dropout,
                 dispatch,
-                self.kept and self.kept[2 * i : 2 * i + 2],
+                self.expert_ids and self.expert_ids[2 * i : 2 * i + 2],
                 dtype=self.dtype_policy,
                 name=f"block_{i}",
             )
@@ -130,7 +133,7 @@ class ModSquad(Structure):
         inner["gate"]["config"].update(num_tasks=None, num_experts=None)
         numbers = [gate.numbers(e) for gate, e in zip(self.gates, experts, strict=True)]
         is_cut = any(len(n) < gate.num_choices for n, gate in zip(numbers, self.gates, strict=True))
-        inner["kept"] = numbers if is_cut else None
+        inner["expert_ids"] = numbers if is_cut else None
         return config
 
     def copy_from(self, other, tasks, experts=None):
@@ -224,7 +227,7 @@ class ModSquad(Structure):
             "num_blocks": self.num_blocks,
             **{name: block[name] for name in shared},
             "pooling": self.pooling,
-            "kept": None if self.kept is None else [list(experts) for experts in self.kept],
+            "expert_ids": self.expert_ids and [list(ids) for ids in self.expert_ids],
         }
 
 

@@ -45,7 +45,7 @@ class ModSquadBlock(keras.layers.Layer):
             that are selected, none of them dropped, and none for padding. `"auto"` is
             sparse where the gate is bound to `k` experts and it was measured to be
             faster. The outputs are the same up to rounding.
-        kept: two sequences of int, the experts of the attention and of the perceptrons
+        expert_ids: two sequences of int, the experts of the attention and of the perceptrons
             that are there, of which the block computes what the whole one would; or None
             for all. `extract` makes such blocks.
 
@@ -76,6 +76,8 @@ class ModSquadBlock(keras.layers.Layer):
     turns.
     """
 
+    former_arguments = ("kept",)
+
     def __init__(
         self,
         num_tasks=None,
@@ -85,11 +87,12 @@ class ModSquadBlock(keras.layers.Layer):
         causal=False,
         dropout=0.0,
         dispatch="auto",
-        kept=None,
+        expert_ids=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
         name = type(self).__name__
+        expert_ids = nested.renamed(name, kwargs, "kept", "expert_ids", expert_ids)
+        super().__init__(**kwargs)
         num_tasks = validation.integer(name, "num_tasks", num_tasks, 1, optional=True)
         num_experts = validation.integer(name, "num_experts", num_experts, 2)
         gate = _checked_gate(name, gate, dispatch)
@@ -104,7 +107,7 @@ class ModSquadBlock(keras.layers.Layer):
             )
         self.num_tasks, self.num_experts = num_tasks, num_experts
         self.mlp_ratio, self.causal, self.dispatch = mlp_ratio, causal, dispatch
-        self.kept = checked_kept(name, kept, 2)
+        self.expert_ids = checked_expert_ids(name, expert_ids, 2)
         self.num_chosen = min(gate.num_nonzeros or num_experts, num_experts)
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         self._gate_config = nested.config_of(gate)
@@ -113,8 +116,8 @@ class ModSquadBlock(keras.layers.Layer):
     def build(self, input_shape):
         validation.check_known(self, "num_tasks")
         size, dtype = input_shape[-1], {"dtype": self.dtype_policy}
-        names, kept = ("attention", "mlp"), self.kept or (None, None)
-        self.gates = [self._make_gate(i, f"{names[i]}_gate", kept[i]) for i in range(2)]
+        names, ids = ("attention", "mlp"), self.expert_ids or (None, None)
+        self.gates = [self._make_gate(i, f"{names[i]}_gate", ids[i]) for i in range(2)]
         heads, perceptrons = (gate.num_experts for gate in self.gates)
         head_dim = max(1, round(size / self.num_chosen))
         hidden = max(1, round(self.mlp_ratio * size / self.num_chosen))
@@ -130,11 +133,11 @@ class ModSquadBlock(keras.layers.Layer):
         for layer in (*self.gates, self.mlp):
             layer.build((None, size))
 
-    def _make_gate(self, index, name, kept):
+    def _make_gate(self, index, name, ids):
         cut = {"num_experts": self.num_experts}
-        if kept is not None:
-            num = len(kept)
-            cut = {"num_experts": num, "kept": list(kept), "num_choices": self.num_experts}
+        if ids is not None:
+            num = len(ids)
+            cut = {"num_experts": num, "expert_ids": list(ids), "num_choices": self.num_experts}
         # With a seed of the user's the two would start alike, and draw the same noise.
         config = reseeded(self._gate_config, index)
         return nested.filled(
@@ -228,7 +231,7 @@ class ModSquadBlock(keras.layers.Layer):
             "causal": self.causal,
             "dropout": self.dropout.rate,
             "dispatch": self.dispatch,
-            "kept": None if self.kept is None else [list(part) for part in self.kept],
+            "expert_ids": self.expert_ids and [list(ids) for ids in self.expert_ids],
         }
 
 
@@ -262,18 +265,19 @@ def _checked_gate(name, gate, dispatch):
     return gate
 
 
-def checked_kept(name, kept, num_gates):
-    """The argument `kept` as tuples, one a gate, or None.
+def checked_expert_ids(name, expert_ids, num_gates):
+    """The argument `expert_ids` as tuples, one a gate, or None.
 
     Raises:
         ValueError: if it is no sequence of so many sequences.
     """
-    if kept is None:
+    if expert_ids is None:
         return None
-    is_nested = isinstance(kept, list | tuple) and all(isinstance(e, list | tuple) for e in kept)
-    if not is_nested or len(kept) != num_gates:
+    is_nested = isinstance(expert_ids, list | tuple)
+    is_nested = is_nested and all(isinstance(ids, list | tuple) for ids in expert_ids)
+    if not is_nested or len(expert_ids) != num_gates:
         raise ValueError(
-            f"{name} takes as `kept` one sequence of experts for each of its {num_gates} gates. "
-            f"Received kept={kept!r}."
+            f"{name} takes as `expert_ids` one sequence of experts for each of its {num_gates} "
+            f"gates. Received expert_ids={expert_ids!r}."
         )
-    return validation.plain(tuple(tuple(experts) for experts in kept))
+    return tuple(tuple(ids) for ids in expert_ids)
