@@ -11,12 +11,21 @@ from keras import ops
 from rich.console import Console
 
 import tfmoe
+from tests.extraction.test_extract_tasks import (
+    ALL,
+    MIXTURES,
+    ONE,
+    features,
+    mmoe,
+    model_of,
+    set_usage,
+)
 from tests.reports.test_callback import events
-from tests.test_extract_tasks import ALL, MIXTURES, ONE, features, mmoe, model_of, set_usage
-from tests.test_report import numbers_by_hand
+from tests.reports.test_report import numbers_by_hand
 from tfmoe.reports.callback import GateReport
 from tfmoe.reports.gate_use import gate_use
-from tfmoe.reports.pictures import use_table, write_report
+from tfmoe.reports.pictures import write_report
+from tfmoe.reports.tables import use_table
 
 
 @pytest.mark.parametrize("name", ["task-aware", "own routers", "static"])
@@ -124,6 +133,6 @@ def test_reports_leave_room_for_tasks_without_rows(tmp_path):
     assert written["mean_weight"].isna().sum() == 6
     console = Console(width=100, file=io.StringIO())
     console.print(use_table(use, use.gate))
-    assert re.search("fr   │ +│ +│ +│ no rows", console.file.getvalue())
+    assert re.search("fr +no rows", console.file.getvalue())
     tags = {tag for tag in events(tmp_path / "events") if "entropy" in tag}
     assert tags == {"gate entropy/de", "gate entropy/uk"}

@@ -1,17 +1,28 @@
 """Three models on one table, side by side: what `tfmoe demo` runs."""
 
+import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import pandas as pd
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from tfmoe.cli.progress import ProgressLine
 from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.datasets.synthetic import Split
+from tfmoe.files import next_version
 from tfmoe.gates.dselect_k import DSelectKGate
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.reports.gate_use import gate_use
+from tfmoe.reports.gate_use import GateUse, gate_use
 from tfmoe.reports.pictures import draw_gates
+from tfmoe.reports.tables import GAP, plain_table
+from tfmoe.schema.schema import Schema
 from tfmoe.structures.mmoe import MMoE
 from tfmoe.structures.shared_bottom import SharedBottom
 
@@ -41,10 +52,10 @@ class Trained(NamedTuple):
 
     model: MultiTaskModel
     row: dict
-    use: object
+    use: GateUse | None
 
 
-def mixtures(units):
+def mixtures(units: int) -> dict[str, keras.Layer]:
     """The demo's mixtures by name: one network of `units`, and eight such, gated."""
     return {
         "SharedBottom": SharedBottom(hidden_units=(units,)),
@@ -73,7 +84,14 @@ class _Speed(keras.callbacks.Callback):
         self.seconds.append(self.stop - self.start)
 
 
-def run(split, mixtures, epochs, batch_size, seed=0, console=None):
+def run(
+    split: Split,
+    mixtures: Mapping[str, keras.Layer],
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Iterator[Trained]:
     """Fits the preprocessor, then trains and measures a model for each mixture.
 
     The weights kept are those of the epoch with the lowest validation loss; the test
@@ -100,7 +118,7 @@ def run(split, mixtures, epochs, batch_size, seed=0, console=None):
         model.compile("adam")
         speed = _Speed()
         best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
-        line = ProgressLine(f"{name:<12}", console)
+        line = ProgressLine(name, console, widest=max(mixtures, key=len))
         with line.progress:
             model.fit(
                 train,
@@ -123,12 +141,10 @@ def run(split, mixtures, epochs, batch_size, seed=0, console=None):
         yield Trained(model, row, uses[0] if uses else None)
 
 
-def table(trained, schema):
-    """The demo's results as a `rich.table.Table`."""
-    from rich.table import Table
-
-    shown = Table(title="On the test part")
-    shown.add_column("model")
+def table(trained: Sequence[Trained], schema: Schema) -> Table:
+    """The demo's results as a table."""
+    shown = plain_table("On the test part")
+    shown.add_column("model", no_wrap=True)
     columns = []
     for task in schema.tasks:
         metric = "rmse" if f"{task.name}_rmse" in trained[0].row else "auc"
@@ -136,7 +152,7 @@ def table(trained, schema):
         shown.add_column(f"{task.name} {metric.upper()}", justify="right")
     shown.add_column("experts used per task", justify="right")
     for title in ("parameters", "epochs", "rows/s"):
-        shown.add_column(title, justify="right")
+        shown.add_column(title, justify="right", no_wrap=True)
     for one in trained:
         used = "-" if one.use is None else ", ".join(f"{n:.1f}" for n in one.use.num_used)
         shown.add_row(
@@ -150,7 +166,50 @@ def table(trained, schema):
     return shown
 
 
-def served_predictions(model, version, rows):
+def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str | Path) -> Table:
+    """Raw rows beside their predictions: labels, predictions, and the inputs that fit.
+
+    Args:
+        predictions: what `served_predictions` returned.
+        schema: `tfmoe.Schema` of the model.
+        width: int, characters of a line.
+        whole: where all columns are to be found.
+    """
+    titles = {name: str(name).replace("_predicted", " predicted") for name in predictions}
+    cells = {name: [_cell(value) for value in predictions[name]] for name in predictions}
+    # A title is broken between words, a cell is not.
+    widths = {name: max(map(cell_len, titles[name].split() + cells[name])) for name in predictions}
+    inputs = list(dict.fromkeys(column.raw_name for column in schema.columns))
+    shown = [name for name in predictions if name not in inputs]
+    room = width - sum(widths[name] + GAP for name in shown)
+    left_out = []
+    for name in inputs:
+        if widths[name] + GAP <= room:
+            room -= widths[name] + GAP
+        else:
+            left_out.append(name)
+    shown = [name for name in predictions if name not in left_out]
+    table = plain_table("Ten raw rows, predicted by the SavedModel")
+    for name in shown:
+        numeric = pd.api.types.is_numeric_dtype(predictions[name])
+        justify = "right" if numeric else "left"
+        table.add_column(titles[name], justify=justify, width=widths[name])
+    for row in zip(*(cells[name] for name in shown), strict=True):
+        table.add_row(*map(escape, row))
+    if left_out:
+        table.caption = f"Without {', '.join(left_out)}: see {whole}"
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3f}"
+    return str(value)
+
+
+def served_predictions(
+    model: MultiTaskModel, version: str | Path, rows: pd.DataFrame
+) -> pd.DataFrame:
     """Predictions of raw rows by the written SavedModel, as a DataFrame beside them."""
     import tensorflow as tf
 
@@ -159,22 +218,21 @@ def served_predictions(model, version, rows):
     served = tf.saved_model.load(str(version)).signatures["serving_default"]
     answers = served(**tensors(model.preprocessor, rows))
     inputs = rows[[column.raw_name for column in model.schema.columns]].reset_index(drop=True)
-    predicted = {f"{task}_predicted": values.numpy() for task, values in answers.items()}
+    predicted = {f"{name}_predicted": answers[name].numpy() for name in model.schema.task_names}
     labels = rows[[task.raw_name for task in model.schema.tasks]].reset_index(drop=True)
     return inputs.join(labels).assign(**predicted)
 
 
-def new_folder(path):
+def new_folder(path: str | Path) -> Path:
     """Makes `path/1`, or the next free number: an earlier run is never written over."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    number = 1 + max([int(p.name) for p in path.iterdir() if p.name.isdigit()], default=0)
-    folder = path / str(number)
+    folder = path / str(next_version(path))
     folder.mkdir()
     return folder
 
 
-def draw(trained, schema, path):
+def draw(trained: Sequence[Trained], schema: Schema, path: str | Path) -> None:
     """The heat map of every model that has a gate."""
     uses = {one.row["model"]: one.use for one in trained if one.use is not None}
     draw_gates(uses, [task.name for task in schema.tasks], path)

@@ -1,27 +1,32 @@
 """A line of progress for a whole training."""
 
 import keras
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 
 class ProgressLine(keras.callbacks.Callback):
     """One line for a whole training: epoch, batches, time, losses.
 
     Keras's own bar prints every metric of every task in every epoch; with several
-    tasks that is many lines. `with line.progress: model.fit(...)` gives the terminal back
-    also when `fit` fails.
+    tasks that is many lines. Use it in `with line.progress: model.fit(...)`, which gives
+    the terminal back also when `fit` fails.
 
     Args:
         title: str, in front of the bar.
         console: `rich.console.Console`, or None for the standard one.
+        widest: str, the longest title of several lines, which then stand in columns.
     """
 
-    def __init__(self, title, console=None):
+    def __init__(self, title: str, console: Console | None = None, widest: str = "") -> None:
         super().__init__()
-        self.title = title
+        self.title, self.widest = title, max(title, widest, key=len)
+        self.text = Column(no_wrap=True)
+        # With a short bar, 99,999 batches of 99 epochs fit into 80 columns.
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=self.text),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[losses]}"),
@@ -29,25 +34,27 @@ class ProgressLine(keras.callbacks.Callback):
         )
 
     def on_train_begin(self, logs=None):
-        self.progress.start()
+        epochs = f", epoch {self.params['epochs']}/{self.params['epochs']}"
+        self.text.min_width = len(self.widest + epochs)
         self.line = self.progress.add_task(self.title, total=None, losses="")
         self.validation = ""
+        self.batches = self.params.get("steps")  # None where rows are read as they come
 
     def on_epoch_begin(self, epoch, logs=None):
         self.progress.reset(
             self.line,
-            total=self.params.get("steps"),
+            total=self.batches,
             description=f"{self.title}, epoch {epoch + 1}/{self.params['epochs']}",
         )
 
     def on_train_batch_end(self, batch, logs=None):
         text = f"loss {logs['loss']:.4f}{self.validation}"
-        self.progress.update(self.line, completed=batch + 1, losses=text)
+        self.seen = batch + 1
+        self.progress.update(self.line, completed=self.seen, losses=text)
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_loss" in logs:
-            self.validation = f", val_loss {logs['val_loss']:.4f}"
-        self.progress.update(self.line, losses=f"loss {logs['loss']:.4f}{self.validation}")
-
-    def on_train_end(self, logs=None):
-        self.progress.stop()
+            self.validation = f", val {logs['val_loss']:.4f}"
+        self.batches = self.seen
+        text = f"loss {logs['loss']:.4f}{self.validation}"
+        self.progress.update(self.line, total=self.batches, losses=text)

@@ -1,4 +1,4 @@
-"""Keras callbacks: a line of progress, what gates select."""
+"""A Keras callback that shows what gates select."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from tfmoe import validation
 from tfmoe.reports.gate_use import gate_use, sample
-from tfmoe.reports.pictures import heat_map_png, require_matplotlib, use_table
+from tfmoe.reports.pictures import heat_map_png, require_matplotlib
+from tfmoe.reports.tables import use_table
 from tfmoe.validation import checks_arguments
 
 
@@ -97,7 +98,8 @@ class GateReport(keras.callbacks.Callback):
             self.console.print()  # Keras's bar has not ended its line yet
         for use in uses:
             if self.console is not None:
-                self.console.print(use_table(use, f"{use.gate} after epoch {epoch + 1}"))
+                title = f"{use.gate} after epoch {epoch + 1}"
+                self.console.print(use_table(use, title, whole="GateReport.frame"))
                 for warning in use.warnings:
                     self.console.print(f"[yellow]{escape(warning)}[/]")
             if self.log_dir is not None:

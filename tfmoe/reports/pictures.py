@@ -1,4 +1,4 @@
-"""What gates select, shown: a table on the console, pictures, a folder with both."""
+"""What gates select, shown: pictures, and a folder with pictures and numbers."""
 
 import io
 
@@ -9,42 +9,11 @@ from tfmoe.files import check_new, new_file, new_folder
 from tfmoe.reports.gate_use import gate_use
 from tfmoe.validation import checks_arguments
 
-# More than this cannot be read in a picture or on a screen.
+# More than this cannot be read in a picture.
 MOST_LABELS = 32
 MOST_NUMBERS = 256
-MOST_ROWS = 24
 MOST_PANELS = 12
 MOST_COLORS = 10
-
-
-def use_table(use, title):
-    """A `rich.table.Table` with a row for each task; the first 24 of many."""
-    from rich.table import Table
-
-    table = Table(title=f"{title}: experts used", title_justify="left")
-    table.add_column("task", overflow="ellipsis", no_wrap=True)
-    for name in ("a row", "in all", "entropy", "decided"):
-        if name != "decided" or use.converged is not None:
-            table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
-    table.add_column("largest mean weights", no_wrap=True, overflow="ellipsis")
-    for t, task in enumerate(use.tasks[:MOST_ROWS]):
-        if np.isnan(use.num_used[t]):
-            table.add_row(task, *[""] * (len(table.columns) - 2), "no rows")
-            continue
-        numbers = [f"{x[t]:.1f}" for x in (use.num_used, use.effective_experts)]
-        numbers.append(f"{use.entropy[t]:.2f}")
-        if use.converged is not None:
-            numbers.append(f"{use.converged[t]:.0%}")
-        largest = np.argsort(-use.mean_weight[t], kind="stable")[:4]
-        weights = [
-            f"{use.experts[e]}: {use.mean_weight[t, e]:.2f}"
-            for e in largest
-            if use.mean_weight[t, e] >= 0.005
-        ]
-        table.add_row(task, *numbers, "  ".join(weights))
-    if len(use.tasks) > MOST_ROWS:
-        table.caption = f"and {len(use.tasks) - MOST_ROWS} more tasks"
-    return table
 
 
 @checks_arguments

@@ -1,0 +1,1 @@
+"""The commands, one a module: a function whose signature is its options."""

@@ -1,0 +1,45 @@
+"""Paths that commands take: checked before the work, in the words of the command line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfmoe.files import check_new
+
+if TYPE_CHECKING:
+    from tfmoe.model.model import MultiTaskModel
+
+DataFiles = Annotated[
+    str, typer.Argument(help="Table: .csv, .parquet or .tfrecord; a glob in quotes for several.")
+]
+ModelFile = Annotated[Path, typer.Argument(help="A .keras file that `tfmoe train` has written.")]
+
+
+def must_be_new(path: Path, *suffixes: str) -> None:
+    """Fails before the work whose results could not be written, and makes their folder."""
+    check_new(path)
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"A name that ends in {' or '.join(suffixes)} is needed. Received {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def load_model(path: Path) -> "MultiTaskModel":
+    """The model of a file; starts TensorFlow if there is one."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no model at {path}. `tfmoe train` writes one.")
+
+    from tfmoe.cli.quiet import start_tensorflow
+
+    start_tensorflow()
+    import keras
+
+    from tfmoe.model.model import MultiTaskModel
+
+    model = keras.saving.load_model(path)
+    if not isinstance(model, MultiTaskModel):
+        raise ValueError(
+            f"A MultiTaskModel is needed, which knows its columns. Received {path}, a "
+            f"{type(model).__name__}. `tfmoe train` writes one."
+        )
+    return model

@@ -1,0 +1,78 @@
+"""What the commands print: lines, tables, and errors without a traceback."""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+@functools.cache
+def console() -> "Console":
+    """The one console of all commands, which follows `sys.stdout`."""
+    from rich.console import Console
+
+    return Console()
+
+
+def say(text: object) -> None:
+    """Prints one line as it is: a path may have brackets, and is not to be broken."""
+    console().print(str(text), markup=False, emoji=False, soft_wrap=True)
+
+
+def warn(text: object) -> None:
+    """Prints sentences in yellow."""
+    console().print(str(text), style="yellow", markup=False, emoji=False, highlight=False)
+
+
+def show(table: "Table") -> None:
+    """Prints a table between blank lines."""
+    console().print()
+    console().print(table)
+    console().print()
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Shows what is wrong with the user's input without a traceback, and exits with 1.
+
+    Other errors are faults of ours, and keep their traceback.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        message = _of_the_user(error)
+        if message is None:
+            raise
+        from rich.text import Text
+
+        console().print(Text.assemble(("Error:", "bold red"), " ", message))
+        raise typer.Exit(1) from error
+
+
+def _of_the_user(error: Exception) -> str | None:
+    if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+        return str(error)
+    # TensorFlow makes an error of its own of one that came up while reading rows.
+    kinds = r"ValueError|TypeError|OSError|\w+NotFoundError"
+    own = re.search(rf"(?:{kinds}): (.+?)\n", str(error))
+    return None if own is None else own[1]
+
+
+def metrics_table(values: Mapping[str, float], title: str | None = None) -> "Table":
+    from tfmoe.reports.tables import plain_table
+
+    table = plain_table(title)
+    table.add_column("metric", overflow="fold")
+    table.add_column("value", justify="right")
+    for name, value in sorted(values.items()):
+        table.add_row(name, f"{float(value):.5f}")
+    return table
