@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. It is imported at first use, so that `import tfmoe`, the command
 # line and all that only reads tables load no TensorFlow.
-_HOMES = {
+HOMES = {
     "AUC": "objectives.metrics",
     "BalancedTopKGate": "gates.balanced",
     "Binary": "schema.tasks",
@@ -184,11 +184,11 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'tfmoe' has no attribute {name!r}")
-    module = importlib.import_module(f"tfmoe.{_HOMES[name]}")
+    module = importlib.import_module(f"tfmoe.{HOMES[name]}")
     # A room, or what a module of one holds.
-    value = module if name == _HOMES[name] else getattr(module, name)
+    value = module if name == HOMES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

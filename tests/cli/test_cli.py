@@ -11,7 +11,7 @@ import tfmoe
 from tests.oracles import tables
 from tfmoe.cli import demo
 from tfmoe.cli.app import app
-from tfmoe.cli.by_name import GATES, MIXTURES, mixture_by_name
+from tfmoe.cli.by_name import GATES, STRUCTURES, structure_by_name
 
 runner = CliRunner()
 
@@ -123,7 +123,7 @@ def test_report_writes_pictures_and_numbers(folder, model):
 
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_has_a_name(gate):
-    mixture = mixture_by_name("mmoe", gate, 4, 3, "8")
+    mixture = structure_by_name("mmoe", gate, 4, 3, "8")
     mixture.num_tasks = 2
     assert mixture(np.ones((1, 5))).shape == (1, 2, 8)
     assert getattr(mixture.gate, "num_nonzeros", None) in (3, None)
@@ -135,14 +135,20 @@ def test_every_public_gate_and_structure_has_a_name():
         name for name, it in public.items() if isinstance(it, type) and issubclass(it, tfmoe.Gate)
     }
     # A hash gate reads a column, which has no option.
-    assert {name for name, _ in GATES.values()} == gates - {"Gate", "HashGate"}
-    assert {name for name, _ in MIXTURES.values()} == {"MMoE", "OMoE", "ModSquad", "SharedBottom"}
+    assert set(GATES.values()) == gates - {"Gate", "HashGate"}
+    assert STRUCTURES == {
+        "mmoe": "MMoE",
+        "omoe": "OMoE",
+        "mod-squad": "ModSquad",
+        "shared-bottom": "SharedBottom",
+    }
+    assert {"top-k", "dselect-k", "relu", "balanced-top-k"} < set(GATES)
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("mixture", STRUCTURES)
 def test_every_mixture_has_a_name(mixture):
-    made = mixture_by_name(mixture, None, 4, 3, "16,8")
-    assert type(made).__name__ == MIXTURES[mixture][0]
+    made = structure_by_name(mixture, None, 4, 3, "16,8")
+    assert type(made).__name__ == STRUCTURES[mixture]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +290,7 @@ def test_other_models_are_refused(tmp_path):
 
 
 def test_mod_squad_has_a_name():
-    mixture = mixture_by_name("mod-squad", None, 4, 3, "16,8")
+    mixture = structure_by_name("mod-squad", None, 4, 3, "16,8")
     assert (mixture.dim, mixture.blocks[0].num_experts) == (8, 4)
     assert mixture.blocks[0].num_chosen == 3
 

@@ -1,41 +1,39 @@
-"""What has a name on the command line: gates, mixtures, precisions, ways to count.
+"""What has a name on the command line: gates, structures, precisions, ways to count.
 
 Help, completion and errors follow from these tables, which need no Keras.
 """
 
+import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+import tfmoe
+
 if TYPE_CHECKING:
-    import keras
-
     from tfmoe.gates.base import Gate
+    from tfmoe.structures.base import Structure
 
-# What a gate is given. It notes what training selects, for `tfmoe extract --by usage`.
-_COUNTED = ("num_nonzeros", "usage_decay")
 
-# Public name, and the arguments that the command line has for it.
-GATES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "softmax": ("SoftmaxGate", ()),
-    "top-k": ("TopKGate", _COUNTED),
-    "task-aware": ("TaskAwareGate", _COUNTED),
-    "balanced-top-k": ("BalancedTopKGate", _COUNTED),
-    "dselect-k": ("DSelectKGate", _COUNTED),
-    "comet": ("CometGate", _COUNTED),
-    "gumbel": ("GumbelGate", _COUNTED),
-    "relu": ("ReLUGate", _COUNTED),
-    "sparsemax": ("SparsemaxGate", ()),
-    "entmax": ("EntmaxGate", ()),
+def _short(name: str) -> str:
+    """A class's name as it is typed: `DSelectK` is `dselect-k`, `ModSquad` is `mod-squad`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z]|K$)", "-", name).lower()
+
+
+def _public(room: str) -> list[str]:
+    """Public names of a room but for those of its abstract class."""
+    homes = tfmoe.HOMES.items()
+    return [n for n, home in homes if home.startswith(f"{room}.") and home != f"{room}.base"]
+
+
+# From what is public, so that a new one has a name here too. A HashGate has a column to be told,
+# for which there is no option; a block is a part.
+GATES = {
+    _short(name.removesuffix("Gate")): name
+    for name in _public("gates")
+    if name.endswith("Gate") and name != "HashGate"
 }
-MIXTURES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "mmoe": ("MMoE", ("num_experts", "hidden_units", "gate")),
-    "omoe": ("OMoE", ("num_experts", "hidden_units", "gate")),
-    "mod-squad": ("ModSquad", ("num_experts", "dim", "gate")),
-    "shared-bottom": ("SharedBottom", ("hidden_units",)),
-}
-# The gate of a mixture where none is named.
-DEFAULT_GATE = "softmax"
-DEFAULT_GATES = {"mod-squad": "top-k"}
+STRUCTURES = {_short(name): name for name in _public("structures") if not name.endswith("Block")}
 
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_SETS = ("synthetic", "ml-1m", "ml-latest-small")
@@ -73,9 +71,9 @@ def units_of(hidden_units: str) -> tuple[int, ...]:
     return tuple(int(units) for units in hidden_units.split(","))
 
 
-def check_mixture(mixture: str, gate: str | None, hidden_units: str) -> None:
-    """Raises ValueError if `mixture_by_name` would, before TensorFlow is started."""
-    check_known("--mixture", mixture, MIXTURES)
+def check_structure(structure: str, gate: str | None, hidden_units: str) -> None:
+    """Raises ValueError if `structure_by_name` would, before TensorFlow is started."""
+    check_known("--mixture", structure, STRUCTURES)
     if gate is not None:
         check_known("--gate", gate, GATES)
     units_of(hidden_units)
@@ -83,22 +81,22 @@ def check_mixture(mixture: str, gate: str | None, hidden_units: str) -> None:
 
 def gate_by_name(gate: str, num_nonzeros: int) -> "Gate":
     """A gate's recipe from what `tfmoe train` was told."""
-    import tfmoe
-
     check_known("--gate", gate, GATES)
-    name, takes = GATES[gate]
-    known = {"num_nonzeros": num_nonzeros, "usage_decay": 0.95}
-    return getattr(tfmoe, name)(**{key: known[key] for key in takes})
+    kind = getattr(tfmoe, GATES[gate])
+    # It notes what training selects, for `tfmoe extract --by usage`.
+    counted = {"num_nonzeros": num_nonzeros, "usage_decay": 0.95}
+    takes_number = "num_nonzeros" in inspect.signature(kind.__init__).parameters
+    return kind(**counted) if takes_number else kind()
 
 
-def mixture_by_name(
-    mixture: str, gate: str | None, num_experts: int, num_nonzeros: int, hidden_units: str
-) -> "keras.Layer":
-    """A mixture's recipe from what `tfmoe train` was told.
+def structure_by_name(
+    structure: str, gate: str | None, num_experts: int, num_nonzeros: int, hidden_units: str
+) -> "Structure":
+    """A structure's recipe from what `tfmoe train` was told.
 
     Args:
-        mixture: str, such as `"mmoe"`.
-        gate: str, such as `"top-k"`, or None for the mixture's own.
+        structure: str, such as `"mmoe"`.
+        gate: str, such as `"top-k"`, or None for the structure's own.
         num_experts: int.
         num_nonzeros: int, for gates that take a number.
         hidden_units: str, integers with commas between them.
@@ -106,15 +104,10 @@ def mixture_by_name(
     Raises:
         ValueError: if it does not know one of them.
     """
-    import tfmoe
-
-    check_mixture(mixture, gate, hidden_units)
-    units = units_of(hidden_units)
-    known = {
-        "num_experts": num_experts,
-        "hidden_units": units,
-        "dim": units[-1],
-        "gate": gate_by_name(gate or DEFAULT_GATES.get(mixture, DEFAULT_GATE), num_nonzeros),
-    }
-    name, takes = MIXTURES[mixture]
-    return getattr(tfmoe, name)(**{key: known[key] for key in takes})
+    check_structure(structure, gate, hidden_units)
+    return getattr(tfmoe, STRUCTURES[structure]).from_options(
+        num_experts=num_experts,
+        hidden_units=units_of(hidden_units),
+        gate=None if gate is None else gate_by_name(gate, num_nonzeros),
+        num_nonzeros=num_nonzeros,
+    )

@@ -174,8 +174,9 @@ class Structure(keras.layers.Layer):
         """A recipe from what the command line was told.
 
         Args:
-            **options: `gate`, `num_experts`, `hidden_units`; those that the constructor does
-                not take are left out.
+            **options: `gate`, a recipe or None, `num_experts`, `hidden_units`, and
+                `num_nonzeros` for a default gate that takes a number; those that the
+                constructor does not take are left out.
         """
         known = inspect.signature(cls.__init__).parameters
         return cls(**{name: value for name, value in options.items() if name in known})

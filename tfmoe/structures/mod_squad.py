@@ -9,6 +9,7 @@ from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.registered import registered
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.output import GateOutput
+from tfmoe.gates.top_k import TopKGate
 from tfmoe.structures.base import Structure
 from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_expert_ids
 
@@ -142,8 +143,9 @@ class ModSquad(Structure):
             own.copy_from(block, tasks, experts and experts[2 * i : 2 * i + 2])
 
     @classmethod
-    def from_options(cls, hidden_units=(32,), **options):
-        return super().from_options(dim=hidden_units[-1], **options)
+    def from_options(cls, gate=None, hidden_units=(32,), num_nonzeros=2, **options):
+        gate = TopKGate(num_nonzeros=num_nonzeros, usage_decay=0.95) if gate is None else gate
+        return super().from_options(gate=gate, dim=hidden_units[-1], **options)
 
     def computes_sparsely(self, one_task=False):
         # Whatever the rows, each pass is of one task a row.

@@ -12,9 +12,7 @@ from tfmoe.cli.terminal import console, errors_shown, metrics_table, say, show
 from tfmoe.files import new_file
 
 GATE_HELP = (
-    f"{one_of(by_name.GATES)}; by default {by_name.DEFAULT_GATE}"
-    + "".join(f", and for {name} {gate}" for name, gate in by_name.DEFAULT_GATES.items())
-    + "."
+    f"{one_of(by_name.GATES)}; by default the mixture's own: softmax, or top-k in mod-squad."
 )
 
 
@@ -26,7 +24,7 @@ def train(
     mixture: Annotated[
         str,
         typer.Option(
-            help=f"{one_of(by_name.MIXTURES)}.", autocompletion=completion(by_name.MIXTURES)
+            help=f"{one_of(by_name.STRUCTURES)}.", autocompletion=completion(by_name.STRUCTURES)
         ),
     ] = "mmoe",
     gate: Annotated[
@@ -62,7 +60,7 @@ def train(
         if history is not None:
             must_be_new(history, ".csv")
         by_name.check_known("--dtype", dtype, by_name.DTYPES)
-        by_name.check_mixture(mixture, gate, hidden_units)
+        by_name.check_structure(mixture, gate, hidden_units)
 
         from tfmoe.cli.quiet import start_tensorflow
         from tfmoe.schema.schema import Schema
@@ -80,7 +78,9 @@ def train(
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype)
         try:
-            recipe = by_name.mixture_by_name(mixture, gate, num_experts, num_nonzeros, hidden_units)
+            recipe = by_name.structure_by_name(
+                mixture, gate, num_experts, num_nonzeros, hidden_units
+            )
             model = tfmoe.MultiTaskModel(prep, recipe)
         finally:
             keras.config.set_dtype_policy(before)
