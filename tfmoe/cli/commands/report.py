@@ -37,4 +37,4 @@ def report(
             show(use_table(use, use.gate, whole=out / "gates.csv"))
             for warning in use.warnings:
                 warn(warning)
-        say(f"Wrote {', '.join(sorted(str(path) for path in out.iterdir()))}")
+        say(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
