@@ -165,7 +165,7 @@ def test_the_sample_request_can_be_served(version, served):
 @pytest.mark.parametrize("model", ["numbers"], indirect=True)
 @pytest.mark.parametrize("fault", ["serving_default", "all_tasks"])
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch, fault):
-    exporting = sys.modules["tfmoe.export"]
+    exporting = sys.modules["tfmoe.serving.export"]
     if fault == "serving_default":  # the first task is read as an unknown one
         monkeypatch.setattr(exporting, "NO_TASK", 0)
     else:  # the last task's scores under the first one's name, in the graph alone
