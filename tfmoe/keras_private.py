@@ -15,14 +15,19 @@ def _private(owner, name):
     try:
         return getattr(owner, name)
     except AttributeError as error:
-        import keras
-
         kind = owner.__name__ if hasattr(owner, "__name__") else type(owner).__name__
-        raise RuntimeError(
-            f"tfmoe relies on a name that Keras and TensorFlow do not promise. Received "
-            f"{kind} of Keras {keras.__version__} without {name!r}. Install an older Keras or "
-            "TensorFlow, or a newer tfmoe, and please report this."
-        ) from error
+        raise _gone(kind, name) from error
+
+
+def _gone(owner, name):
+    """The error that says what to do where a private name is no more."""
+    import keras
+
+    return RuntimeError(
+        f"tfmoe relies on a name that Keras and TensorFlow do not promise. Received "
+        f"{owner} of Keras {keras.__version__} without {name!r}. Install an older Keras or "
+        "TensorFlow, or a newer tfmoe, and please report this."
+    )
 
 
 def flatten_layers(layer):
@@ -37,8 +42,8 @@ def sublayers(layer):
 
 def calls_of(layer):
     """Positional and named arguments of each symbolic call of a layer, as list of pairs."""
-    nodes = _private(layer, "_inbound_nodes")
-    return [(list(node.arguments.args), dict(node.arguments.kwargs)) for node in nodes]
+    given = [_private(node, "arguments") for node in _private(layer, "_inbound_nodes")]
+    return [(list(_private(one, "args")), dict(_private(one, "kwargs"))) for one in given]
 
 
 # `fit` validates through `evaluate`, and says so by this argument.
@@ -46,7 +51,15 @@ _VALIDATES = "_use_cached_eval_dataset"
 
 
 def validates_in_fit(arguments):
-    """Whether named arguments of `evaluate` are those by which `fit` validates."""
+    """Whether named arguments of `evaluate` are those by which `fit` validates.
+
+    Raises:
+        RuntimeError: if `fit` says it by another private argument. Unnoticed, each epoch
+            would read the validation data twice, for the exact AUC.
+    """
+    others = sorted(name for name in arguments if name.startswith("_") and name != _VALIDATES)
+    if others:
+        raise _gone(f"`evaluate` called with {', '.join(others)}", _VALIDATES)
     return bool(arguments.get(_VALIDATES, False))
 
 
@@ -126,7 +139,10 @@ class ClipsGradients:
 def is_compiled_by_xla():
     """Whether the TensorFlow graph that is being traced is one that XLA compiles."""
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
 
+    try:
+        from tensorflow.python.ops import control_flow_util
+    except ImportError as error:
+        raise _gone("TensorFlow beside the release", "control_flow_util") from error
     in_xla = _private(control_flow_util, "GraphOrParentsInXlaContext")
     return in_xla(tf.compat.v1.get_default_graph())
