@@ -5,8 +5,16 @@ when it is gone; `tests/package/test_keras_private.py` tries each on the lowest 
 versions. Keras is imported where it is used: see `tfmoe/loading.py`.
 """
 
+from __future__ import annotations
 
-def _private(owner, name):
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _private(owner: Any, name: str) -> Any:
     """`owner.name`, a private name of Keras or TensorFlow.
 
     Raises:
@@ -19,7 +27,7 @@ def _private(owner, name):
         raise _gone(kind, name) from error
 
 
-def _gone(owner, name):
+def _gone(owner: str, name: str) -> RuntimeError:
     """The error that says what to do where a private name is no more."""
     import keras
 
@@ -30,17 +38,17 @@ def _gone(owner, name):
     )
 
 
-def flatten_layers(layer):
+def flatten_layers(layer: Any) -> list:
     """A layer, and all layers inside it at any depth, holders before what they hold."""
     return list(_private(layer, "_flatten_layers")())
 
 
-def sublayers(layer):
+def sublayers(layer: Any) -> list:
     """The layers that a layer holds itself."""
     return list(_private(layer, "_layers"))
 
 
-def calls_of(layer):
+def calls_of(layer: Any) -> list[tuple[list, dict[str, Any]]]:
     """Positional and named arguments of each symbolic call of a layer, as list of pairs."""
     given = [_private(node, "arguments") for node in _private(layer, "_inbound_nodes")]
     return [(list(_private(one, "args")), dict(_private(one, "kwargs"))) for one in given]
@@ -50,7 +58,7 @@ def calls_of(layer):
 _VALIDATES = "_use_cached_eval_dataset"
 
 
-def validates_in_fit(arguments):
+def validates_in_fit(arguments: Mapping[str, Any]) -> bool:
     """Whether named arguments of `evaluate` are those by which `fit` validates.
 
     Raises:
@@ -63,12 +71,12 @@ def validates_in_fit(arguments):
     return bool(arguments.get(_VALIDATES, False))
 
 
-def metrics_in_order(model, logs):
+def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)
 
 
-def resize(variable, values):
+def resize(variable: Any, values: np.ndarray) -> None:
     """Gives a Keras variable values of another shape.
 
     The variable stays the same object, so all lists of variables that layers, optimizers
@@ -81,34 +89,34 @@ def resize(variable, values):
     variable._shape = tuple(values.shape)
 
 
-def track_again(layer):
+def track_again(layer: Any) -> None:
     """Lets a layer list its variables' values anew, where the backend lists them (torch)."""
     _private(layer, "_track_variables")()
 
 
-def recompile(model):
+def recompile(model: Any) -> None:
     """Has the functions of a model that is being fitted made anew at the next step."""
     model.test_function = model.predict_function = None
     model.make_train_function(force=True)
 
 
-def optimizer_key(optimizer, variable):
+def optimizer_key(optimizer: Any, variable: Any) -> Any:
     """By what an optimizer tells a variable: on TensorFlow, by its value."""
     return _private(optimizer, "_var_key")(variable)
 
 
-def rename_key(optimizer, old, new):
+def rename_key(optimizer: Any, old: Any, new: Any) -> None:
     """Tells an optimizer that a variable has another key."""
     indices = _private(optimizer, "_trainable_variables_indices")
     if old in indices:  # a frozen variable is in none
         indices[new] = indices.pop(old)
     # Made only when something is left out of the decay.
-    undecayed = getattr(optimizer, "_exclude_from_weight_decay", set())
+    undecayed: set = getattr(optimizer, "_exclude_from_weight_decay", set())
     if old in undecayed:
         undecayed.add(new)
 
 
-def slot(optimizer, name, variable):
+def slot(optimizer: Any, name: str, variable: Any) -> Any:
     """The TensorFlow variable of an optimizer's state for one of the model's.
 
     Args:
@@ -123,20 +131,23 @@ def slot(optimizer, name, variable):
 class ClipsGradients:
     """Before a Keras optimizer among a class's bases: `clip` decides how gradients are clipped.
 
-    A class that defines `clip(gradients, usual)` gets all gradients of a step and Keras's own
-    way of clipping them.
+    `clip(gradients, usual)` gets all gradients of a step and Keras's own way of clipping them,
+    which it takes unless a class says otherwise.
     """
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if hasattr(cls, "apply_gradients"):
             _private(super(), "_clip_gradients")
 
-    def _clip_gradients(self, grads):
-        return self.clip(grads, super()._clip_gradients)
+    def clip(self, gradients: list, usual: Callable[[list], list]) -> list:
+        return usual(gradients)
+
+    def _clip_gradients(self, grads: list) -> list:
+        return self.clip(grads, _private(super(), "_clip_gradients"))
 
 
-def is_compiled_by_xla():
+def is_compiled_by_xla() -> bool:
     """Whether the TensorFlow graph that is being traced is one that XLA compiles."""
     import tensorflow as tf
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tfmoe
 from tests.oracles import tables
 from tests.package.test_package import FILES, module_of, trees
 from tfmoe import keras_private
@@ -319,7 +318,7 @@ def test_nothing_is_imported_from_where_others_keep_private_things():
 
 
 def test_no_class_of_ours_overrides_a_private_method_of_keras():
-    wrong = []
+    wrong, seen = [], 0
     for path in FILES:
         if path.stem == "tfrs":  # imports only where Keras 2 is chosen
             continue
@@ -327,6 +326,7 @@ def test_no_class_of_ours_overrides_a_private_method_of_keras():
         for kind in vars(module).values():
             if not inspect.isclass(kind) or kind.__module__ != module.__name__:
                 continue
+            seen += 1
             keras_bases = [one for one in kind.__mro__ if one.__module__.startswith("keras.")]
             for name in filter(is_private, vars(kind)):
                 # Marks of Keras's own decorators, which it puts on every class.
@@ -334,4 +334,4 @@ def test_no_class_of_ours_overrides_a_private_method_of_keras():
                 if not mark and any(name in vars(one) for one in keras_bases):
                     wrong.append(f"{kind.__qualname__}.{name}")
     assert wrong == []
-    assert tfmoe.MultiTaskModel in keras.Model.__subclasses__()
+    assert seen > 50

@@ -64,7 +64,7 @@ class Gate(keras.layers.Layer):
     """
 
     # The most non-zeros in a row of one task once the gate has decided; None if unknown.
-    num_nonzeros = None
+    num_nonzeros: int | None = None
     # Whether rows keep to `num_nonzeros` always, not only once the gate has decided.
     always_sparse = False
     # Whether weights can be exactly 0 at all.
