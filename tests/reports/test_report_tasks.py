@@ -11,9 +11,17 @@ from keras import ops
 from rich.console import Console
 
 import tfmoe
+from tests.extraction.test_extract_tasks import (
+    ALL,
+    MIXTURES,
+    ONE,
+    features,
+    mmoe,
+    model_of,
+    set_usage,
+)
 from tests.reports.test_callback import events
-from tests.test_extract_tasks import ALL, MIXTURES, ONE, features, mmoe, model_of, set_usage
-from tests.test_report import numbers_by_hand
+from tests.reports.test_report import numbers_by_hand
 from tfmoe.reports.callback import GateReport
 from tfmoe.reports.gate_use import gate_use
 from tfmoe.reports.pictures import use_table, write_report
