@@ -48,7 +48,10 @@ def interpreter(version):
 
 
 def try_tests(session, *arguments):
-    session.run("python", "-m", "pip", "list", "--format=freeze", log=False, silent=False)
+    names = ["tensorflow", "keras", "numpy", "pandas", "pyarrow", "scikit-learn"]
+    versions = "from importlib.metadata import version; import sys; "
+    versions += f"print(sys.version.split()[0], *(n + '=' + version(n) for n in {names}))"
+    session.run("python", "-c", versions, log=False)
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "loadfile", *arguments)
 
 
