@@ -2,21 +2,39 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test format clean
+.PHONY: demo test check slow lowest matrix style format clean
 
 demo: $(STAMP)
 	@echo "== Training three models on generated ratings (about two minutes)"
 	$(BIN)/tfmoe demo
 
-test: $(STAMP)
-	@echo "== Checking style with ruff"
+test: style
+	@echo "== Running the quick tests"
+	$(PYTEST) -m "not slow"
+
+check: test slow
+
+slow: $(STAMP)
+	@echo "== Running the slow tests"
+	$(PYTEST) -m slow
+
+matrix: $(STAMP)
+	@echo "== Running tests with the lowest and the newest versions, and from a wheel"
+	$(BIN)/nox
+
+lowest: $(STAMP)
+	@echo "== Running tests with the lowest versions"
+	$(BIN)/nox --session lowest
+
+style: $(STAMP)
+	@echo "== Checking style with ruff, types with mypy"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@echo "== Running the tests"
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -32,4 +50,4 @@ $(STAMP): setup.py
 	@touch $(STAMP)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .nox .mypy_cache build *.egg-info

@@ -1,20 +1,63 @@
 """Settings of all tests: those in tests/ and the examples in tfmoe's docstrings."""
 
+import gc
 import os
+import random
+import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-# Read when TensorFlow is imported, so nothing above imports it.
+# Read when TensorFlow is imported, so nothing above imports it. One thread each: `pytest -n`
+# keeps the cores busy, and how threads cut a matrix product is no test's concern.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ.setdefault(variable, "2")
+    os.environ[variable] = "1"
 
 # Building a layer takes long the first time, and a slow machine is no fault.
 settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
-settings.load_profile("tests")
+settings.register_profile("quick", settings.get_profile("tests"), max_examples=10)
+
+
+def pytest_configure(config):
+    quick = config.option.markexpr == "not slow"
+    settings.load_profile("quick" if quick else "tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `quick(n)`, all but n cases are slow."""
+    tests = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("quick"):
+            tests[item.nodeid.split("[")[0]].append(item)
+    for name, cases in tests.items():
+        (number,) = cases[0].get_closest_marker("quick").args
+        # Drawn, for neighbours are alike; the same ones in every run.
+        chosen = random.Random(name).sample(range(len(cases)), min(number, len(cases)))
+        for place, case in enumerate(cases):
+            if place not in chosen:
+                case.add_marker("slow")
+
+
+def pytest_collection_finish():
+    # What was imported stays: a third of a second for each time that it is looked through.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    """Nothing of one file's models stays for the next: a worker would grow by gigabytes."""
+    yield
+    if "keras" in sys.modules:
+        import keras
+
+        keras.utils.clear_session()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

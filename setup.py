@@ -7,14 +7,18 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "tfmoe/__init__.py").read_text()).group(1)
 
 plot = ["matplotlib>=3.8"]
+rs = ["keras-rs>=0.2.1"]
 tfrs = ["tensorflow-recommenders>=0.7.7", "tf_keras>=2.18"]
 test = [
     *plot,
+    *rs,
     *tfrs,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "jax>=0.4.34",
+    "mypy>=1.18",
     "nbmake>=1.5",
+    "nox>=2024.10.9",
     "pytest>=8.2",
     "pytest-xdist>=3.6",
     "ruff>=0.15",
@@ -33,17 +37,17 @@ setup(
     install_requires=[
         "tensorflow>=2.18",
         "keras>=3.12",
-        "keras-rs>=0.2.1",
+        "numpy>=1.26",
         "pandas>=2.2",
         "pyarrow>=17",
         "scikit-learn>=1.5",
         "scipy>=1.13",
-        "datasketches>=5.0",
+        "datasketches>=5.0.1",
         "rich>=13.7",
         "typer>=0.12",
         "pyyaml>=6.0",
     ],
-    extras_require={"plot": plot, "tfrs": tfrs, "test": test},
+    extras_require={"plot": plot, "rs": rs, "tfrs": tfrs, "test": test},
     entry_points={"console_scripts": ["tfmoe = tfmoe.cli.app:app"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -5,8 +5,16 @@ when it is gone; `tests/package/test_keras_private.py` tries each on the lowest 
 versions. Keras is imported where it is used: see `tfmoe/loading.py`.
 """
 
+from __future__ import annotations
 
-def _private(owner, name):
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _private(owner: Any, name: str) -> Any:
     """`owner.name`, a private name of Keras or TensorFlow.
 
     Raises:
@@ -15,47 +23,60 @@ def _private(owner, name):
     try:
         return getattr(owner, name)
     except AttributeError as error:
-        import keras
-
         kind = owner.__name__ if hasattr(owner, "__name__") else type(owner).__name__
-        raise RuntimeError(
-            f"tfmoe relies on a name that Keras and TensorFlow do not promise. Received "
-            f"{kind} of Keras {keras.__version__} without {name!r}. Install an older Keras or "
-            "TensorFlow, or a newer tfmoe, and please report this."
-        ) from error
+        raise _gone(kind, name) from error
 
 
-def flatten_layers(layer):
+def _gone(owner: str, name: str) -> RuntimeError:
+    """The error that says what to do where a private name is no more."""
+    import keras
+
+    return RuntimeError(
+        f"tfmoe relies on a name that Keras and TensorFlow do not promise. Received "
+        f"{owner} of Keras {keras.__version__} without {name!r}. Install an older Keras or "
+        "TensorFlow, or a newer tfmoe, and please report this."
+    )
+
+
+def flatten_layers(layer: Any) -> list:
     """A layer, and all layers inside it at any depth, holders before what they hold."""
     return list(_private(layer, "_flatten_layers")())
 
 
-def sublayers(layer):
+def sublayers(layer: Any) -> list:
     """The layers that a layer holds itself."""
     return list(_private(layer, "_layers"))
 
 
-def calls_of(layer):
+def calls_of(layer: Any) -> list[tuple[list, dict[str, Any]]]:
     """Positional and named arguments of each symbolic call of a layer, as list of pairs."""
-    nodes = _private(layer, "_inbound_nodes")
-    return [(list(node.arguments.args), dict(node.arguments.kwargs)) for node in nodes]
+    given = [_private(node, "arguments") for node in _private(layer, "_inbound_nodes")]
+    return [(list(_private(one, "args")), dict(_private(one, "kwargs"))) for one in given]
 
 
 # `fit` validates through `evaluate`, and says so by this argument.
 _VALIDATES = "_use_cached_eval_dataset"
 
 
-def validates_in_fit(arguments):
-    """Whether named arguments of `evaluate` are those by which `fit` validates."""
+def validates_in_fit(arguments: Mapping[str, Any]) -> bool:
+    """Whether named arguments of `evaluate` are those by which `fit` validates.
+
+    Raises:
+        RuntimeError: if `fit` says it by another private argument. Unnoticed, each epoch
+            would read the validation data twice, for the exact AUC.
+    """
+    others = sorted(name for name in arguments if name.startswith("_") and name != _VALIDATES)
+    if others:
+        raise _gone(f"`evaluate` called with {', '.join(others)}", _VALIDATES)
     return bool(arguments.get(_VALIDATES, False))
 
 
-def metrics_in_order(model, logs):
+def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)
 
 
-def resize(variable, values):
+def resize(variable: Any, values: np.ndarray) -> None:
     """Gives a Keras variable values of another shape.
 
     The variable stays the same object, so all lists of variables that layers, optimizers
@@ -68,34 +89,34 @@ def resize(variable, values):
     variable._shape = tuple(values.shape)
 
 
-def track_again(layer):
+def track_again(layer: Any) -> None:
     """Lets a layer list its variables' values anew, where the backend lists them (torch)."""
     _private(layer, "_track_variables")()
 
 
-def recompile(model):
+def recompile(model: Any) -> None:
     """Has the functions of a model that is being fitted made anew at the next step."""
     model.test_function = model.predict_function = None
     model.make_train_function(force=True)
 
 
-def optimizer_key(optimizer, variable):
+def optimizer_key(optimizer: Any, variable: Any) -> Any:
     """By what an optimizer tells a variable: on TensorFlow, by its value."""
     return _private(optimizer, "_var_key")(variable)
 
 
-def rename_key(optimizer, old, new):
+def rename_key(optimizer: Any, old: Any, new: Any) -> None:
     """Tells an optimizer that a variable has another key."""
     indices = _private(optimizer, "_trainable_variables_indices")
     if old in indices:  # a frozen variable is in none
         indices[new] = indices.pop(old)
     # Made only when something is left out of the decay.
-    undecayed = getattr(optimizer, "_exclude_from_weight_decay", set())
+    undecayed: set = getattr(optimizer, "_exclude_from_weight_decay", set())
     if old in undecayed:
         undecayed.add(new)
 
 
-def slot(optimizer, name, variable):
+def slot(optimizer: Any, name: str, variable: Any) -> Any:
     """The TensorFlow variable of an optimizer's state for one of the model's.
 
     Args:
@@ -110,23 +131,29 @@ def slot(optimizer, name, variable):
 class ClipsGradients:
     """Before a Keras optimizer among a class's bases: `clip` decides how gradients are clipped.
 
-    A class that defines `clip(gradients, usual)` gets all gradients of a step and Keras's own
-    way of clipping them.
+    `clip(gradients, usual)` gets all gradients of a step and Keras's own way of clipping them,
+    which it takes unless a class says otherwise.
     """
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if hasattr(cls, "apply_gradients"):
             _private(super(), "_clip_gradients")
 
-    def _clip_gradients(self, grads):
-        return self.clip(grads, super()._clip_gradients)
+    def clip(self, gradients: list, usual: Callable[[list], list]) -> list:
+        return usual(gradients)
+
+    def _clip_gradients(self, grads: list) -> list:
+        return self.clip(grads, _private(super(), "_clip_gradients"))
 
 
-def is_compiled_by_xla():
+def is_compiled_by_xla() -> bool:
     """Whether the TensorFlow graph that is being traced is one that XLA compiles."""
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
 
+    try:
+        from tensorflow.python.ops import control_flow_util
+    except ImportError as error:
+        raise _gone("TensorFlow beside the release", "control_flow_util") from error
     in_xla = _private(control_flow_util, "GraphOrParentsInXlaContext")
     return in_xla(tf.compat.v1.get_default_graph())

@@ -290,7 +290,7 @@ def test_experts_that_are_gone_do_not_inflate_the_others():
     part.set_weights(whole.get_weights())
     x, task = inputs(50), np.arange(50) % TASKS
     weights, record = whole(x, task=task, return_aux=True)
-    np.testing.assert_array_equal(part(x, task=task), weights.numpy()[..., kept])
+    np.testing.assert_allclose(part(x, task=task), weights.numpy()[..., kept], rtol=1e-5, atol=1e-6)
     # A softmax over the survivors alone, which is what ours is not.
     pruned = np.array([reference.softmax(row) for row in record.scores.numpy()[:, 0, kept]])
     chosen = weights.numpy()[:, 0, kept] > 0

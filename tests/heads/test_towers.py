@@ -81,9 +81,9 @@ def test_a_tower_reads_its_own_task_only():
     changed = inputs()
     changed[:, 1] += 1
     after = layer(changed)
-    np.testing.assert_array_equal(after[0], before[0])
-    np.testing.assert_array_equal(after[2], before[2])
-    assert np.any(after[1] != before[1])
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after[2], before[2], rtol=1e-5, atol=1e-6)
+    assert np.abs(after[1] - before[1]).max() > 1e-2
 
 
 @pytest.mark.parametrize("task", [-1, 3])

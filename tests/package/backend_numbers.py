@@ -1,6 +1,6 @@
 """The same layers with the same weights, to be run once on each backend.
 
-`python tests/backend_numbers.py FILE` computes them in a process that has no TensorFlow
+`python tests/package/backend_numbers.py FILE` computes them in a process that has no TensorFlow
 and writes them to FILE (npz).
 """
 

@@ -22,7 +22,7 @@ def run(*arguments, **environment):
 
 
 def test_a_tfrs_model_trains_saves_and_exports_a_mixture(tmp_path):
-    done = run(ROOT / "tests" / "tfrs_ranking.py", tmp_path)
+    done = run(ROOT / "tests" / "package" / "tfrs_ranking.py", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("done\n")
 

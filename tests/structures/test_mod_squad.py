@@ -153,9 +153,11 @@ def test_the_future_is_seen_unless_causal(causal):
     layer, task = block(causal=causal), TASK[:2]
     later = x.copy()
     later[:, 3] = matrix(2, DIM, seed=1)
-    changed = np.any(layer(x, present, task) != layer(later, present, task), axis=-1)
+    moved = np.abs(layer(x, present, task) - layer(later, present, task)).max(axis=-1)
+    # Of other inputs the last bits may differ: by how its threads cut a matrix product.
+    changed = moved > 1e-4
     assert changed[:, 3:5].all()
-    assert not changed[:, :3].any() if causal else changed[:, :3].all()
+    assert moved[:, :3].max() < 1e-5 if causal else changed[:, :3].all()
 
 
 def test_no_row_depends_on_its_batch_mates():

@@ -103,14 +103,14 @@ class Plan(NamedTuple):
         blocks: int, how many of the blocks have pairs.
     """
 
-    slots: object
-    mask: object
-    pairs: object
-    live: object
-    span: object
-    block: object
-    experts: object
-    blocks: object
+    slots: Any
+    mask: Any
+    pairs: Any
+    live: Any
+    span: Any
+    block: Any
+    experts: Any
+    blocks: Any
 
 
 def pays(num_chosen: int, num_experts: int, num_weights: int, certain: bool) -> bool:

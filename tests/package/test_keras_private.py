@@ -1,0 +1,337 @@
+"""Private names of Keras and TensorFlow: they stand in one file, do what it says, are guarded."""
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.oracles import tables
+from tests.package.test_package import FILES, module_of, trees
+from tfmoe import keras_private
+
+# What a named tuple has is public, for all its underscores.
+PUBLIC = {"_asdict", "_fields", "_make", "_replace"}
+
+
+class Gone(types.SimpleNamespace):
+    """An object of a Keras that has none of the names."""
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def guarded(function, *arguments):
+    """The message of the error that a gone name gives."""
+    with pytest.raises(RuntimeError, match="Install an older Keras or TensorFlow") as error:
+        function(*arguments)
+    return str(error.value)
+
+
+# Each name: here, and gone.
+
+
+def nested():
+    inner = keras.layers.Dense(2)
+    middle = keras.Sequential([keras.Input((3,)), inner])
+    return keras.Sequential([middle, keras.layers.Dense(1)]), middle, inner
+
+
+def test_flatten_layers_finds_all_at_any_depth():
+    model, middle, inner = nested()
+    found = keras_private.flatten_layers(model)
+    assert found[0] is model
+    assert found.index(middle) < found.index(inner)
+    assert isinstance(found, list)
+
+
+def test_sublayers_are_those_a_layer_holds_itself():
+    model, middle, inner = nested()
+    found = keras_private.sublayers(model)
+    assert middle in found
+    assert inner not in found
+
+
+def test_calls_of_a_layer():
+    class Scaled(keras.layers.Layer):
+        def call(self, inputs, scale=1):
+            return inputs * scale
+
+    layer, x, y = Scaled(), keras.Input((3,)), keras.Input((3,))
+    layer(x)
+    layer(y, scale=2)
+    (first, second) = keras_private.calls_of(layer)
+    assert first[0] == [x]
+    assert second == ([y], {"scale": 2})
+
+
+def test_metrics_in_order():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", metrics=["mae"])
+    logs = model.evaluate(np.ones((4, 3)), np.ones((4, 1)), return_dict=True, verbose=0)
+    backwards = dict(reversed(logs.items()))
+    assert keras_private.metrics_in_order(model, backwards) == [logs["loss"], logs["mae"]]
+
+
+def test_a_resized_variable_stays_the_same_object():
+    layer = keras.layers.Dense(3)
+    layer.build((None, 2))
+    kernel, values = layer.kernel, np.arange(4, dtype="float32").reshape(2, 2)
+    keras_private.resize(kernel, values)
+    assert layer.trainable_weights[0] is kernel
+    assert tuple(kernel.shape) == (2, 2)
+    np.testing.assert_array_equal(kernel, values)
+    kernel.assign_add(values)
+    np.testing.assert_array_equal(kernel, 2 * values)
+
+
+def test_track_again_lists_the_values_anew():
+    # Only torch lists them: see `tests/package/backend_numbers.py`.
+    calls = []
+    keras_private.track_again(Gone(_track_variables=lambda: calls.append(1)))
+    assert calls == [1]
+
+
+def test_recompile_makes_functions_that_see_a_resized_variable():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+    model.fit(x, y, verbose=0)
+    model.predict(x, verbose=0)
+    before = model.train_function
+    keras_private.recompile(model)
+    assert model.train_function is not before
+    assert model.test_function is model.predict_function is None
+    model.fit(x, y, verbose=0)
+
+
+def built(optimizer, names=("kept",)):
+    variables = [keras.Variable(np.ones((2, 3), "float32"), name=name) for name in names]
+    optimizer.build(variables)
+    return optimizer, variables
+
+
+def test_an_optimizer_knows_a_variable_by_its_renamed_key():
+    optimizer, (kept, other) = built(keras.optimizers.AdamW(), ("kept", "other"))
+    optimizer.exclude_from_weight_decay(var_list=[kept])
+    old = keras_private.optimizer_key(optimizer, kept)
+    keras_private.resize(kept, np.ones((1, 3), "float32"))
+    new = keras_private.optimizer_key(optimizer, kept)
+    keras_private.rename_key(optimizer, old, new)
+    for name in ("momentums", "velocities"):
+        keras_private.resize(getattr(optimizer, f"_{name}")[0], np.ones((1, 3), "float32"))
+    gradients = [tf.ones((1, 3)), tf.ones((2, 3))]
+    optimizer.apply(gradients)
+    assert float(kept.numpy().max()) < 1
+    assert float(other.numpy().max()) < 1
+    keras_private.rename_key(optimizer, object(), object())  # of a frozen variable
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [("Adam", "momentums"), ("Adam", "velocities"), ("Adagrad", "accumulators")],
+)
+def test_slot_is_the_state_of_a_variable(optimizer, name):
+    optimizer, (_, other) = built(getattr(keras.optimizers, optimizer)(), ("kept", "other"))
+    found = keras_private.slot(optimizer, name, other)
+    assert found.shape == (2, 3)
+    (own,) = (v for v in optimizer.variables if "other" in v.path and name[:-3] in v.path)
+    assert found is own.value
+
+
+def test_clip_decides_how_gradients_are_clipped():
+    class Halved(keras_private.ClipsGradients, keras.optimizers.SGD):
+        def clip(self, gradients, usual):
+            return [one / 2 for one in usual(gradients)]
+
+    optimizer, (variable,) = built(Halved(1.0, clipvalue=1.0))
+    optimizer.apply([4 * tf.ones((2, 3))])
+    np.testing.assert_allclose(variable, np.full((2, 3), 0.5))
+
+
+def test_xla_is_seen_from_inside():
+    seen = []
+
+    def step(x):
+        seen.append(keras_private.is_compiled_by_xla())
+        return x + 1
+
+    for jit_compile in (False, True):
+        tf.function(step, jit_compile=jit_compile)(tf.constant(1.0))
+    assert seen == [False, True]
+    assert not keras_private.is_compiled_by_xla()
+
+
+def test_fit_reads_the_validation_data_once_an_epoch():
+    # By the exact AUC, `evaluate` reads them twice; within `fit` it must not.
+    df = tables.rows()
+    prep = tables.fitted(df)
+    model = tables.small_model(prep)
+    model.compile("adam", jit_compile=False, run_eagerly=True)
+    batches = list(prep.dataset(df, batch_size=len(df)))
+    passes = []
+
+    def read():
+        yield from batches
+        passes.append(1)
+
+    signature = tf.nest.map_structure(
+        lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), batches[0]
+    )
+    valid = tf.data.Dataset.from_generator(read, output_signature=signature)
+    history = model.fit(valid, validation_data=valid, epochs=3, verbose=0).history
+    assert len(history["val_watch_auc"]) == 3
+    assert len(passes) == 2 * 3
+    passes.clear()
+    model.evaluate(valid, verbose=0)
+    assert len(passes) == 2
+
+
+def test_validates_in_fit_tells_it_by_the_argument():
+    assert keras_private.validates_in_fit({"_use_cached_eval_dataset": True, "verbose": 0})
+    assert not keras_private.validates_in_fit({"_use_cached_eval_dataset": False})
+    assert not keras_private.validates_in_fit({"verbose": 0})
+    message = guarded(keras_private.validates_in_fit, {"_cached": True, "verbose": 0})
+    assert "_cached" in message
+    assert "'_use_cached_eval_dataset'" in message
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        ("flatten_layers", [Gone()], "_flatten_layers"),
+        ("sublayers", [Gone()], "_layers"),
+        ("calls_of", [Gone()], "_inbound_nodes"),
+        ("calls_of", [Gone(_inbound_nodes=[Gone()])], "arguments"),
+        ("calls_of", [Gone(_inbound_nodes=[Gone(arguments=Gone())])], "args"),
+        ("metrics_in_order", [Gone(), {}], "_flatten_metrics_in_order"),
+        ("resize", [Gone(), np.ones(2)], "_shape"),
+        ("resize", [Gone(_shape=(1,)), np.ones(2)], "_initialize"),
+        ("track_again", [Gone()], "_track_variables"),
+        ("optimizer_key", [Gone(), None], "_var_key"),
+        ("rename_key", [Gone(), None, None], "_trainable_variables_indices"),
+        ("slot", [Gone(), "momentums", None], "_get_variable_index"),
+        ("slot", [Gone(_get_variable_index=id), "momentums", None], "_momentums"),
+    ],
+)
+def test_a_name_that_is_gone_says_what_to_do(function, arguments, name):
+    message = guarded(getattr(keras_private, function), *arguments)
+    assert repr(name) in message
+    assert f"Keras {keras.__version__}" in message
+
+
+def test_an_optimizer_without_its_clipping_says_what_to_do():
+    class Optimizer:
+        def apply_gradients(self, pairs):
+            pass
+
+    def define():
+        class Clipped(keras_private.ClipsGradients, Optimizer):
+            pass
+
+    assert "'_clip_gradients'" in guarded(define)
+
+
+def test_xla_without_its_mark_says_what_to_do(monkeypatch):
+    from tensorflow.python.ops import control_flow_util
+
+    monkeypatch.delattr(control_flow_util, "GraphOrParentsInXlaContext")
+    assert "'GraphOrParentsInXlaContext'" in guarded(keras_private.is_compiled_by_xla)
+    ops = sys.modules["tensorflow.python.ops"]
+    monkeypatch.delattr(ops, "control_flow_util")
+    monkeypatch.setitem(sys.modules, "tensorflow.python.ops.control_flow_util", None)
+    assert "'control_flow_util'" in guarded(keras_private.is_compiled_by_xla)
+
+
+def test_every_function_is_tried_here():
+    tested = ast.unparse(ast.parse(inspect.getsource(sys.modules[__name__])))
+    public = [
+        name
+        for name, value in vars(keras_private).items()
+        if inspect.getmodule(value) is keras_private and not name.startswith("_")
+    ]
+    assert [name for name in public if not re.search(rf"keras_private\.{name}\b", tested)] == []
+
+
+# And nowhere else.
+
+
+def names_by_text(tree):
+    """Names that `getattr`, `setattr` and their like are given as text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and len(node.args) > 1:
+            called = ast.unparse(node.func).split(".")[-1]
+            given = getattr(node.args[1], "value", None)
+            if called.lstrip("_") in {"getattr", "setattr", "hasattr", "private", "delattr"}:
+                yield from [(node, given)] if isinstance(given, str) else []
+
+
+def test_private_names_of_others_stand_in_one_file_alone():
+    everything = {module_of(path): tree for path, tree in trees().items()}
+    ours, theirs, used = set(), set(), []
+    for module, tree in everything.items():
+        for node in ast.walk(tree):
+            if module == "keras_private":
+                continue
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                ours.add(getattr(node, "id", None) or node.attr)
+            elif isinstance(node, ast.Attribute) and is_private(node.attr):
+                used.append((module, node, node.attr))
+        for node, name in names_by_text(tree):
+            if module == "keras_private":
+                theirs.add(name)
+            elif is_private(name):
+                used.append((module, node, name))
+    assert {"_flatten_layers", "_var_key", "_initialize"} <= theirs
+    wrong = [
+        f"{module}:{node.lineno} touches {name}"
+        for module, node, name in used
+        if name not in PUBLIC and (name not in ours or name in theirs)
+    ]
+    assert wrong == []
+
+
+def test_nothing_is_imported_from_where_others_keep_private_things():
+    wrong = []
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                hidden = re.match(r"(tensorflow\.python|keras\.src|keras\._)", name)
+                foreign = not name.startswith("tfmoe.") and re.search(r"\._[a-z]", name)
+                if (hidden or foreign) and module_of(path) != "keras_private":
+                    wrong.append(f"{module_of(path)}:{node.lineno} imports {name}")
+    assert wrong == []
+
+
+def test_no_class_of_ours_overrides_a_private_method_of_keras():
+    wrong, seen = [], 0
+    for path in FILES:
+        if path.stem == "tfrs":  # imports only where Keras 2 is chosen
+            continue
+        module = importlib.import_module(".".join(filter(None, ["tfmoe", module_of(path)])))
+        for kind in vars(module).values():
+            if not inspect.isclass(kind) or kind.__module__ != module.__name__:
+                continue
+            seen += 1
+            keras_bases = [one for one in kind.__mro__ if one.__module__.startswith("keras.")]
+            for name in filter(is_private, vars(kind)):
+                # Marks of Keras's own decorators, which it puts on every class.
+                mark = not callable(getattr(kind, name)) or name.startswith("_auto")
+                if not mark and any(name in vars(one) for one in keras_bases):
+                    wrong.append(f"{kind.__qualname__}.{name}")
+    assert wrong == []
+    assert seen > 50

@@ -1,0 +1,183 @@
+"""Public names say what they take and give; mypy, in `make test`, says whether it is so."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import tfmoe
+
+# Not yet; none may be added.
+WAITING = {
+    "AUC.__init__",
+    "BalancedTopKGate.__init__",
+    "BalancedTopKGate.score_parts",
+    "BalancedTopKGate.select",
+    "BalancedTopKGate.logits",
+    "CometGate.__init__",
+    "CometGate.score_parts",
+    "CometGate.scheduled",
+    "CometGate.select",
+    "CometGate.converged",
+    "CompactExperts.__init__",
+    "DSelectKGate.__init__",
+    "DSelectKGate.score_parts",
+    "DSelectKGate.select",
+    "DSelectKGate.scheduled",
+    "DSelectKGate.converged",
+    "Embedding.__init__",
+    "Encoder.__init__",
+    "EntmaxGate.__init__",
+    "EntmaxGate.score_parts",
+    "EntmaxGate.select",
+    "EntmaxGate.logits",
+    "Gate.__init__",
+    "Gate.numbers",
+    "Gate.keep",
+    "Gate.freeze",
+    "Gate.copy_from",
+    "Gate.score_parts",
+    "Gate.select",
+    "Gate.logits",
+    "Gate.spread",
+    "Gate.converged",
+    "Gate.scheduled",
+    "Gate.now",
+    "Gate.make_head",
+    "Gate.scores",
+    "GateReport.__init__",
+    "GumbelGate.__init__",
+    "GumbelGate.score_parts",
+    "GumbelGate.scheduled",
+    "GumbelGate.select",
+    "GumbelGate.logits",
+    "HashGate.__init__",
+    "HashGate.score_parts",
+    "HashGate.make_head",
+    "HashGate.scores",
+    "HashGate.select",
+    "ImportanceLoss.__init__",
+    "ImportanceLoss.compute",
+    "LearnedPermutation.__init__",
+    "LearnedPermutation.is_hard",
+    "LearnedPermutation.matrix",
+    "LearnedPermutation.harden",
+    "LoadLoss.__init__",
+    "LoadLoss.compute",
+    "MLPRouter.__init__",
+    "MMoE.__init__",
+    "MMoE.freeze",
+    "MMoE.adopt",
+    "MMoE.expert_outputs",
+    "MMoE.select",
+    "MMoE.copy_from",
+    "MMoE.extended",
+    "MMoE.copy_extended",
+    "MMoE.expert_variables",
+    "MMoE.keep_experts",
+    "MMoE.computes_sparsely",
+    "ModSquad.__init__",
+    "ModSquad.select",
+    "ModSquad.copy_from",
+    "ModSquad.from_options",
+    "ModSquad.computes_sparsely",
+    "ModSquadBlock.__init__",
+    "ModSquadBlock.is_sparse",
+    "ModSquadBlock.copy_from",
+    "MultiTaskModel.__init__",
+    "MultiTaskModel.add_task",
+    "MultiTaskModel.forward",
+    "MultiTaskModel.keep_recipe",
+    "MultiTaskModel.encode",
+    "MultiTaskModel.compile",
+    "MultiTaskModel.fit",
+    "MultiTaskModel.evaluate",
+    "MultiTaskModel.predict",
+    "MutualInformationLoss.__init__",
+    "MutualInformationLoss.information",
+    "OMoE.shared_point",
+    "ReLUGate.__init__",
+    "ReLUGate.score_parts",
+    "ReLUGate.select",
+    "ReLUGate.logits",
+    "SharedBottom.__init__",
+    "SharedBottom.shared_point",
+    "SharedBottom.extended",
+    "SharedBottom.freeze",
+    "SoftmaxGate.__init__",
+    "SoftmaxGate.score_parts",
+    "SoftmaxGate.select",
+    "SoftmaxGate.logits",
+    "SparsemaxGate.__init__",
+    "SparsemaxGate.score_parts",
+    "SparsemaxGate.select",
+    "SparsemaxGate.logits",
+    "SwitchLoss.__init__",
+    "SwitchLoss.compute",
+    "TaskAwareGate.__init__",
+    "TaskAwareGate.score_parts",
+    "TaskAwareGate.select",
+    "TaskAwareGate.logits",
+    "TopKGate.__init__",
+    "TopKGate.score_parts",
+    "TopKGate.select",
+    "TopKGate.logits",
+    "TopKGate.spread",
+    "ZLoss.__init__",
+    "ZLoss.compute",
+    "draw_gates",
+    "extract",
+    "gate_use",
+    "write_report",
+}
+
+
+# What Keras calls, not a user.
+PROTOCOL = {
+    *("build", "call", "compute_output_shape", "compute_output_spec", "compute_mask"),
+    *("get_config", "from_config", "get_compile_config", "compile_from_config"),
+    *("save_assets", "load_assets", "train_step", "test_step"),
+    *("compute_loss", "compute_metrics", "update_step", "update_state", "result"),
+    *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end"),
+}
+
+
+def public_callables(name):
+    """A public function, or the constructor and public methods that a class of ours defines."""
+    value = getattr(tfmoe, name)
+    if inspect.isfunction(value):
+        yield name, value
+    if not inspect.isclass(value):
+        return
+    for attribute, found in vars(value).items():
+        function = inspect.unwrap(getattr(found, "__func__", found))
+        is_public = attribute == "__init__" or not attribute.startswith("_")
+        is_public = is_public and attribute not in PROTOCOL
+        if is_public and inspect.isfunction(function):
+            yield f"{name}.{attribute}", function
+
+
+def lacks_hints(name, function):
+    parameters = list(inspect.signature(function).parameters.values())
+    parameters = [p for p in parameters if p.name not in ("self", "cls")]
+    lacking = [p.name for p in parameters if p.annotation is p.empty]
+    returns = name.endswith("__init__") or "return" in function.__annotations__
+    return lacking + ([] if returns else ["return"])
+
+
+@pytest.mark.parametrize("name", tfmoe.__all__)
+def test_public_names_have_type_hints(name):
+    lacking = {
+        called: lacks
+        for called, function in public_callables(name)
+        if called not in WAITING and (lacks := lacks_hints(called, function))
+    }
+    assert lacking == {}
+
+
+def test_type_checkers_believe_the_hints():
+    assert (Path(tfmoe.__file__).parent / "py.typed").exists()
+
+
+def test_there_are_many_to_look_at():
+    assert len([pair for name in tfmoe.__all__ for pair in public_callables(name)]) > 80
