@@ -572,13 +572,12 @@ def test_a_record_says_what_it_has():
 def test_saved_graphs_number_the_fields_of_a_record_as_they_did():
     """A Functional model's file names a layer's output by its place among all of them."""
     x, task, mask = keras.Input((4,)), keras.Input((), dtype="int32"), keras.Input(())
-    gate = tfmoe.SoftmaxGate(TASKS, 4)
     for options, places in (
         ({}, {"probabilities": 1, "scores": 2, "weights": 3}),
         ({"task": task}, {"probabilities": 1, "scores": 2, "task": 3, "weights": 4}),
         ({"row_mask": mask}, {"mask": 1, "probabilities": 2, "scores": 3, "weights": 4}),
     ):
-        record = gate(x, return_aux=True, **options)[1]
+        record = tfmoe.SoftmaxGate(TASKS, 4)(x, return_aux=True, **options)[1]
         model = keras.Model(
             [x, *options.values()], {name: getattr(record, name) for name in places}
         )
