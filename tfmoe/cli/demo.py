@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import keras
 import pandas as pd
@@ -192,7 +192,7 @@ def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str
     table = plain_table("Ten raw rows, predicted by the SavedModel")
     for name in shown:
         numeric = pd.api.types.is_numeric_dtype(predictions[name])
-        justify = "right" if numeric else "left"
+        justify: Literal["left", "right"] = "right" if numeric else "left"
         table.add_column(titles[name], justify=justify, width=widths[name])
     for row in zip(*(cells[name] for name in shown), strict=True):
         table.add_row(*map(escape, row))

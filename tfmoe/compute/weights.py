@@ -28,7 +28,7 @@ def copy_weights(old: Any, new: Any, members: Sequence[int] | None = None) -> No
         target.assign(values[tuple(slice(n) for n in target.shape)])
 
 
-def taken(values: Any, target: Any, members: Sequence[int], num: int, owner: Any) -> Any:
+def taken(values: Any, target: Any, members: Sequence[int], num: int | None, owner: Any) -> Any:
     """A weight's values for some members of its one axis of `num`, if it has one.
 
     Args:

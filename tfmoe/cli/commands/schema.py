@@ -87,11 +87,11 @@ def _head(data: str, text: str | None = None) -> "pd.DataFrame":
     from tfmoe.data.arrow import decoded, to_text
     from tfmoe.data.read.source import open_source
 
-    fragment = open_source(data).fragments()[0]
+    fragment = next(iter(open_source(data).fragments()))
     if not hasattr(fragment, "first"):
         raise ValueError(f"A schema is proposed for .csv, .tsv or .parquet files. Received {data}.")
     table = fragment.first(10_000, text).slice(0, 10_000)
-    if text in table.column_names:
+    if text is not None and text in table.column_names:
         place, cells = table.column_names.index(text), table[text].combine_chunks()
         table = table.set_column(place, text, decoded(to_text(cells, text)))
     # Spreadsheets leave columns without a name behind.
