@@ -188,6 +188,72 @@ def test_the_nearest_argument_is_named():
         tfmoe.TopKGate(num_nonzero=3)
 
 
+# The names of version 0.1 before its files moved into rooms, and what has come since.
+FIRST_NAMES = [
+    "AUC",
+    "BalancedTopKGate",
+    "Binary",
+    "Categorical",
+    "CometGate",
+    "CompactExperts",
+    "DSelectKGate",
+    "Embedding",
+    "Encoder",
+    "EntmaxGate",
+    "Experts",
+    "GateReport",
+    "GumbelGate",
+    "HardenPermutations",
+    "HashGate",
+    "ImportanceLoss",
+    "LearnedPermutation",
+    "LoadLoss",
+    "MLPRouter",
+    "MMoE",
+    "ModSquad",
+    "ModSquadBlock",
+    "MultiCategorical",
+    "MultiTaskModel",
+    "Multiclass",
+    "MutualInformationLoss",
+    "Numeric",
+    "OMoE",
+    "Preprocessor",
+    "ReLUGate",
+    "Regression",
+    "Schema",
+    "Sequence",
+    "SharedBottom",
+    "SoftmaxGate",
+    "SparsemaxGate",
+    "SwitchLoss",
+    "TaskAwareGate",
+    "TaskMixer",
+    "TaskRouter",
+    "TopKGate",
+    "Towers",
+    "ZLoss",
+    "data",
+    "export",
+    "extract",
+    "optimizers",
+]
+ADDED_NAMES = [
+    "Gate",
+    "GateOutput",
+    "ScoreSpec",
+    "Structure",
+    "datasets",
+    "draw_gates",
+    "gate_use",
+    "write_report",
+]
+
+
+def test_public_names_stay_and_those_that_come_are_listed():
+    assert sorted([*FIRST_NAMES, *ADDED_NAMES]) == tfmoe.__all__
+
+
 def test_public_names_are_sorted_and_can_be_found():
     assert tfmoe.__all__ == sorted(set(tfmoe.__all__), key=str)
     assert set(tfmoe.__all__) <= set(dir(tfmoe))
