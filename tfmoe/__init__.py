@@ -181,19 +181,20 @@ if TYPE_CHECKING:
     from tfmoe.structures.mod_squad import ModSquad as ModSquad
     from tfmoe.structures.mod_squad_block import ModSquadBlock as ModSquadBlock
     from tfmoe.structures.shared_bottom import SharedBottom as SharedBottom
+else:
+    # Only at run time: a type checker that saw it would take every name for a public one.
+
+    def __getattr__(name: str) -> object:
+        if name not in HOMES:
+            raise AttributeError(f"module 'tfmoe' has no attribute {name!r}")
+        module = importlib.import_module(f"tfmoe.{HOMES[name]}")
+        # A room, or what a module of one holds.
+        value = module if name == HOMES[name] else getattr(module, name)
+        globals()[name] = value
+        return value
 
 
-def __getattr__(name):
-    if name not in HOMES:
-        raise AttributeError(f"module 'tfmoe' has no attribute {name!r}")
-    module = importlib.import_module(f"tfmoe.{HOMES[name]}")
-    # A room, or what a module of one holds.
-    value = module if name == HOMES[name] else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 

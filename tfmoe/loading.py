@@ -5,12 +5,17 @@ module is imported. As tfmoe imports its layers at first use, they must be regis
 there is a Keras to load files with, whichever of the two was imported first.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import pkgutil
 import sys
 import types
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from typing import Any
 
 # All that Keras may have to find by name.
 KERAS_ROOMS = (
@@ -37,7 +42,7 @@ MOVED = {
 }
 
 
-def install():
+def install() -> None:
     """Registers our classes with Keras, now or once it is imported; makes old places known."""
     sys.meta_path.insert(0, _MovedModules())
     if "keras" in sys.modules:
@@ -46,7 +51,7 @@ def install():
         sys.meta_path.insert(0, _KerasWatch())
 
 
-def register():
+def register() -> None:
     """Imports every module whose classes Keras may have to find by name."""
     for room in KERAS_ROOMS:
         module = importlib.import_module(f"tfmoe.{room}")
@@ -57,7 +62,12 @@ def register():
 class _KerasWatch(MetaPathFinder):
     """Lets Keras be found as ever, and registers our classes when it has been loaded."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> ModuleSpec | None:
         if name != "keras":
             return None
         for finder in sys.meta_path:
@@ -71,13 +81,13 @@ class _KerasWatch(MetaPathFinder):
 class _Registering(Loader):
     """Keras's loader, and what is to be done after it."""
 
-    def __init__(self, loader):
+    def __init__(self, loader: Any) -> None:
         self.loader = loader
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self.loader.create_module(spec)
 
-    def exec_module(self, module):
+    def exec_module(self, module: Any) -> None:
         # Tools ask a module for its loader.
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
@@ -87,14 +97,19 @@ class _Registering(Loader):
 class _MovedModules(MetaPathFinder, Loader):
     """Modules of old that look for their names where these have moved."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self,
+        name: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> ModuleSpec | None:
         return importlib.util.spec_from_loader(name, self) if name in MOVED else None
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
         return types.ModuleType(spec.name, "Moved; kept for pickles.")
 
-    def exec_module(self, module):
-        def find(name):
+    def exec_module(self, module: Any) -> None:
+        def find(name: str) -> Any:
             for place in MOVED[module.__name__]:
                 found = getattr(importlib.import_module(place), name, None)
                 if found is not None:

@@ -1,9 +1,15 @@
 """Optimizers whose step costs less."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
 from tfmoe.keras_private import ClipsGradients, slot
 
 
@@ -16,15 +22,15 @@ class Adam(keras.optimizers.Adam):
         variable <- variable - learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)
                                * m / (sqrt(v) + epsilon)
 
-    Keras makes this of a dozen operations that each walk through memory, the kernel of
-    one. Where it does not fit (other backends, sparse gradients, `amsgrad`, under
-    `tf.distribute`), the step is Keras's own. `MultiTaskModel.compile("adam")` uses it.
+    Keras computes this in a dozen operations, each of which passes over memory; the fused
+    kernel passes once. Where it does not apply (other backends, sparse gradients, `amsgrad`,
+    under `tf.distribute`), the step is Keras's own. `MultiTaskModel.compile("adam")` uses it.
 
     Args:
         Those of `keras.optimizers.Adam`.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if self.amsgrad or not _is_plain(gradient, variable):
             super().update_step(gradient, variable, learning_rate)
             return
@@ -47,9 +53,14 @@ class Adam(keras.optimizers.Adam):
 
 
 class _ClippedByRows(ClipsGradients):
-    """Clips sparse gradients by the global norm as what they are: Keras makes them dense."""
+    """Clips sparse gradients by the global norm without making them dense, as Keras does."""
 
-    def clip(self, gradients, usual):
+    clipnorm: float | None
+    global_clipnorm: float | None
+
+    def clip(
+        self, gradients: list[Tensor], usual: Callable[[list[Tensor]], list[Tensor]]
+    ) -> list[Tensor]:
         if self.clipnorm or not self.global_clipnorm or not any(map(_is_sparse, gradients)):
             return usual(gradients)
         import tensorflow as tf
@@ -61,22 +72,25 @@ class _ClippedByRows(ClipsGradients):
 
 @registered
 class LazyAdam(_ClippedByRows, Adam):
-    r"""Adam that leaves the rows of a table alone which a batch does not look up.
+    r"""Adam that updates only those rows of a table that a batch looks up.
 
     Of a table with a sparse gradient, as `Embedding` has above 100,000 rows, only the rows
     in the batch are read and written: moments and weights of the others stay as they are,
     and a step costs the same whatever the number of rows. For the rows in the batch the step
-    is `Adam`'s, with `t` the number of all steps. So a row that is looked up in every step
-    goes as under Adam; one that comes seldom keeps the moments of when it came last, where
-    Adam would let them decay, and does not move in between, where Adam would drift on.
+    is `Adam`'s, with `t` the number of all steps. So a row that is looked up in every step is
+    updated as under Adam; a rare one keeps the moments of its last look-up, which Adam would
+    let decay, and does not move in between, where Adam would go on moving it.
 
     All other variables, and all of them on other backends and under `tf.distribute`, are
     updated as by `Adam`. Not lazy are Keras's `weight_decay`, `use_ema` and
-    `gradient_accumulation_steps`, which walk through whole tables: leave the tables out of the
+    `gradient_accumulation_steps`, which update whole tables: leave the tables out of the
     decay by `optimizer.exclude_from_weight_decay(var_names=["embeddings"])`.
 
     Args:
-        Those of `keras.optimizers.Adam`, without `amsgrad`.
+        learning_rate: float > 0, or a Keras schedule.
+        amsgrad: must be False.
+        name: str.
+        **kwargs: the other arguments of `keras.optimizers.Adam`.
 
     Raises:
         ValueError: with `amsgrad=True`.
@@ -86,7 +100,13 @@ class LazyAdam(_ClippedByRows, Adam):
     >>> model.compile(tfmoe.optimizers.LazyAdam(1e-3))  # doctest: +SKIP
     """
 
-    def __init__(self, learning_rate=0.001, amsgrad=False, name="lazy_adam", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.001,
+        amsgrad: bool = False,
+        name: str = "lazy_adam",
+        **kwargs: Any,
+    ) -> None:
         if amsgrad:
             raise ValueError(
                 "LazyAdam does not keep the maxima that `amsgrad` asks for. Received "
@@ -94,7 +114,7 @@ class LazyAdam(_ClippedByRows, Adam):
             )
         super().__init__(learning_rate, amsgrad=False, name=name, **kwargs)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if not _has_rows(gradient, variable):
             super().update_step(gradient, variable, learning_rate)
             return
@@ -114,22 +134,23 @@ class LazyAdam(_ClippedByRows, Adam):
 
 @registered
 class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
-    r"""Keras's Adagrad, whose step reads and writes only the rows that a batch looks up.
+    r"""Keras's Adagrad, whose step reads and writes only those rows that a batch looks up.
 
     The same steps, sparse gradient or not: with `a` the sum of squared gradients
 
         variable <- variable - learning_rate * gradient / sqrt(a + epsilon)
 
-    a row without gradient would not move anyway. Keras walks through the whole table. It is
-    so for tables with a sparse gradient (`Embedding` above 100,000 rows); all else, and all
-    on other backends and under `tf.distribute`, is Keras's own. `weight_decay`, `use_ema` and
-    `gradient_accumulation_steps` walk through whole tables.
+    in which a row without gradient does not move. Keras updates the whole table all the same;
+    here a table with a sparse gradient (`Embedding` above 100,000 rows) is updated by rows.
+    Other variables, and all of them on other backends and under `tf.distribute`, are updated
+    by Keras's own step. `weight_decay`, `use_ema` and `gradient_accumulation_steps` update
+    whole tables.
 
     Args:
         Those of `keras.optimizers.Adagrad`.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if not _has_rows(gradient, variable):
             super().update_step(gradient, variable, learning_rate)
             return
@@ -142,7 +163,7 @@ class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
         _write(variable, ids, _rows(variable, ids) - step)
 
 
-def _is_sparse(gradient):
+def _is_sparse(gradient: Any) -> bool:
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -150,7 +171,7 @@ def _is_sparse(gradient):
     return isinstance(gradient, tf.IndexedSlices)
 
 
-def _summed(gradient):
+def _summed(gradient: Any) -> Any:
     """A sparse gradient in which each row comes once."""
     import tensorflow as tf
 
@@ -158,7 +179,7 @@ def _summed(gradient):
     return tf.IndexedSlices(values, ids, gradient.dense_shape)
 
 
-def _has_rows(gradient, variable):
+def _has_rows(gradient: Any, variable: Any) -> bool:
     """Whether the gradient is of some rows of one variable on one device."""
     if not _is_sparse(gradient):
         return False
@@ -167,7 +188,7 @@ def _has_rows(gradient, variable):
     return not tf.distribute.has_strategy()
 
 
-def _distinct(gradient):
+def _distinct(gradient: Any) -> tuple[Tensor, Tensor]:
     """Ids `(n,)`, each once, and their gradients `(n, ...)`, summed where one came twice."""
     import tensorflow as tf
 
@@ -177,7 +198,7 @@ def _distinct(gradient):
     return ids, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(ids))
 
 
-def _are_distinct(ids):
+def _are_distinct(ids: Any) -> bool:
     """Whether ids of a graph come straight from `tf.unique`, as `Embedding` looks them up."""
     import tensorflow as tf
 
@@ -188,21 +209,21 @@ def _are_distinct(ids):
     return ids.op.type == "Unique" and ids.value_index == 0
 
 
-def _rows(variable, ids):
+def _rows(variable: Any, ids: Tensor) -> Tensor:
     """`variable[ids]`, without a copy of the variable."""
     import tensorflow as tf
 
     return tf.nn.embedding_lookup(variable, ids)
 
 
-def _write(variable, ids, rows):
+def _write(variable: Any, ids: Tensor, rows: Tensor) -> None:
     """`variable[ids] = rows`, in place."""
     import tensorflow as tf
 
     tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=ids, updates=rows)
 
 
-def _is_plain(gradient, variable):
+def _is_plain(gradient: Any, variable: Any) -> bool:
     """Whether gradient and variable are a tensor and a variable on one device."""
     if keras.backend.backend() != "tensorflow":
         return False

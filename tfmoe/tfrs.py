@@ -6,7 +6,10 @@ then. `import keras` is Keras 3 as before, and tfmoe works beside it, but its la
 layers of `tf.keras`: a `tfrs.Model` would not train them. `KerasLayer` makes them such.
 """
 
+from __future__ import annotations
+
 import os
+from typing import Any
 
 if os.environ.get("TF_USE_LEGACY_KERAS") not in ("1", "true", "True"):
     raise ImportError(
@@ -33,11 +36,12 @@ class KerasLayer(tf_keras.layers.Layer):
     A `tfrs.Model` whose optimizer is one of `tf.keras` trains it like its own layers.
 
     Args:
-        layer: Keras 3 layer or model. One that is not built is built by its first input's
-            shape.
+        layer: Keras 3 layer or model. One that is not built yet is built for the shape of its
+            first input.
+        name: str, or None for the layer's own with `_of_keras_3` behind.
 
     Call arguments:
-        inputs: what the layer takes first.
+        inputs: the layer's first argument.
         training: bool or None.
 
     Returns:
@@ -53,7 +57,7 @@ class KerasLayer(tf_keras.layers.Layer):
     TensorShape([3, 2, 32])
     """
 
-    def __init__(self, layer, name=None, **kwargs):
+    def __init__(self, layer: keras.layers.Layer, name: str | None = None, **kwargs: Any) -> None:
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(
                 "KerasLayer takes a layer or model of Keras 3, such as tfmoe.MMoE(...). "
@@ -65,7 +69,7 @@ class KerasLayer(tf_keras.layers.Layer):
         if layer.built:
             self._adopt()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if not self.layer.built:
             shape = tf.nest.map_structure(lambda one: tuple(one.as_list()), input_shape)
             with tf.init_scope():
@@ -73,31 +77,31 @@ class KerasLayer(tf_keras.layers.Layer):
             self._adopt()
         super().build(input_shape)
 
-    def _adopt(self):
+    def _adopt(self) -> None:
         """Lets checkpoints and SavedModels find the variables."""
         self.values = [variable.value for variable in self.layer.variables]
 
     @property
-    def trainable_weights(self):
+    def trainable_weights(self) -> list[tf.Variable]:
         if not self.trainable:
             return []
         return [variable.value for variable in self.layer.trainable_variables]
 
     @property
-    def non_trainable_weights(self):
+    def non_trainable_weights(self) -> list[tf.Variable]:
         trained = {id(weight) for weight in self.trainable_weights}
         values = [variable.value for variable in self.layer.variables]
         return [value for value in values if id(value) not in trained]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         outputs = self.layer(inputs, training=training)
         for loss in self.layer.losses:
             self.add_loss(loss)
         return outputs
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> KerasLayer:
         return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)

@@ -1,4 +1,9 @@
-"""Conditional training: once a gate has decided, the experts that nobody selected go."""
+"""Conditional training: once a gate has decided, experts that no task selects are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +19,7 @@ from tfmoe.keras_private import (
     track_again,
 )
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.reports.gate_use import gate_use
+from tfmoe.reports.gate_use import GateUse, gate_use
 from tfmoe.validation import checks_arguments
 
 
@@ -24,20 +29,20 @@ class CompactExperts(keras.callbacks.Callback):
 
     At the end of an epoch in which every selector has decided (`gate.converged`), the
     experts of weight 0 leave the model, and their state the optimizer; the next epoch
-    trains what stays, with a step compiled anew. Predictions stay what they were, and
-    losses go on as if nothing had happened, up to rounding, as long as no score comes back
-    from where the gate decided: a decided score gets no gradient, but weight decay moves
-    it. In each epoch `logs` gets `num_experts`, the number that are left.
+    trains the rest, with a step compiled anew. Predictions stay the same, and training goes
+    on as without the callback, up to rounding, as long as every selector stays decided: its
+    scores get no gradient any more, but weight decay moves them. In each epoch `logs` gets
+    `num_experts`, the number of experts left.
 
-    A compacted model is saved and loaded like any other. What holds its weights from
-    before does not fit any more: `EarlyStopping(restore_best_weights=True)` fails if the
-    best epoch was before; use `ModelCheckpoint(save_best_only=True)` in its place.
+    A compacted model is saved and loaded like any other. Copies of its weights from before
+    no longer fit: `EarlyStopping(restore_best_weights=True)` fails if the best epoch was
+    before; use `ModelCheckpoint(save_best_only=True)` in its place.
 
     Args:
-        data: rows that show whether a gate has decided that sees the example, and which
-            experts it uses: a DataFrame of raw rows, features as `Preprocessor.arrays`
-            makes them, or a dataset. An expert that is used on other rows only is lost. A
-            static gate needs none.
+        data: rows on which to see whether a gate that depends on the example has decided,
+            and which experts it uses: a DataFrame of raw rows, features as
+            `Preprocessor.arrays` makes them, or a dataset. An expert that only other rows
+            use is lost. A static gate needs none.
 
     Raises:
         ValueError: when training begins, if the model is no `MultiTaskModel` on `MMoE` or
@@ -62,11 +67,11 @@ class CompactExperts(keras.callbacks.Callback):
     https://arxiv.org/abs/2106.03760, on conditional training.
     """
 
-    def __init__(self, data=None):
+    def __init__(self, data: Any = None) -> None:
         super().__init__()
         self.data = data
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not isinstance(self.model, MultiTaskModel):
             raise ValueError(
                 "CompactExperts drops experts of a MultiTaskModel on MMoE or OMoE. Received "
@@ -93,24 +98,24 @@ class CompactExperts(keras.callbacks.Callback):
                 f"{strategy.num_replicas_in_sync} replicas. Use tfmoe.extract after the training."
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         use = self._use()
         experts = np.flatnonzero((use.mean_weight > 0).any(axis=0)).tolist()
         # A mean over many rows may round.
-        decided = np.all(use.converged > 1 - 1e-6)
+        decided = use.converged is not None and np.all(use.converged > 1 - 1e-6)
         gate = self.model.structure.gates[0]
         if decided and 0 < len(experts) < gate.num_experts:
             _compact(self.model, experts)
         if logs is not None:
             logs["num_experts"] = gate.num_experts
 
-    def _use(self):
+    def _use(self) -> GateUse:
         static = self.model.structure.gates[0].router == "static"
         data = blank_rows(self.model) if static else self.data
         return gate_use(self.model, data, similarity=False)[0]
 
 
-def _compact(model, experts):
+def _compact(model: MultiTaskModel, experts: Sequence[int]) -> None:
     """Drops all but some experts of a model that is being trained.
 
     Args:
@@ -118,7 +123,7 @@ def _compact(model, experts):
     """
     structure, optimizer = model.structure, model.optimizer
     weights = structure.expert_variables()
-    # All of them before the first is changed, for this may raise.
+    # All of them before the first variable is changed, because this may raise.
     slots = [_slots(optimizer, weight) for weight in weights]
     for weight, states in zip(weights, slots, strict=True):
         keys = _keys(optimizer, weight)
@@ -137,24 +142,24 @@ def _compact(model, experts):
     recompile(model)
 
 
-def _optimizers(optimizer):
-    """The optimizer and, under mixed precision, the one inside that does the work."""
+def _optimizers(optimizer: Any) -> list[Any]:
+    """The optimizer and, under mixed precision, the one that it scales the loss for."""
     inner = getattr(optimizer, "inner_optimizer", None)
     return [optimizer] if inner is None else [optimizer, inner]
 
 
-def _keys(optimizer, variable):
+def _keys(optimizer: Any, variable: Any) -> list[Any]:
     return [optimizer_key(one, variable) for one in _optimizers(optimizer)]
 
 
-def _rename(optimizer, before, after):
-    """Tells an optimizer that a variable has another key: on TensorFlow, its value's."""
+def _rename(optimizer: Any, before: Sequence[Any], after: Sequence[Any]) -> None:
+    """Tells an optimizer that a variable has another key, on TensorFlow that of its value."""
     for one, old, new in zip(_optimizers(optimizer), before, after, strict=True):
         rename_key(one, old, new)
 
 
-def _slots(optimizer, variable):
-    """The optimizer's variables that hold the state of one of the model's.
+def _slots(optimizer: Any, variable: Any) -> list[Any]:
+    """The variables of an optimizer that hold its state for one of the model's variables.
 
     Raises:
         ValueError: if such a state has another shape than the variable.

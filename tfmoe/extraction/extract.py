@@ -1,13 +1,19 @@
 """A standalone model for some of the tasks, with only the experts that these use."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights
+from tfmoe.gates.base import Gate
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import batches, gate_name, gate_use
+from tfmoe.structures.base import Structure
 from tfmoe.validation import checks_arguments
 
 
@@ -15,51 +21,59 @@ class Extraction(NamedTuple):
     """What `extract` did, as `extracted.extraction`.
 
     Attributes:
-        experts: tuple of int, the experts that stayed, by their numbers in the model that
-            was trained; `()` for a mixture without a gate. Where several gates have experts
+        experts: tuple of int, the experts that were kept, by their numbers in the model that
+            was trained; `()` for a structure without a gate. Where several gates have experts
             of their own, as in `ModSquad`, a dict of such tuples by the gates' names, which
             are those that `gate_use` gives.
         num_parameters: int, of the extracted model.
-        num_parameters_before: int.
-        largest_change: float, the largest change of a prediction on the rows given, see
-            `extract`; None without rows: it is not known then.
+        num_parameters_before: int, of the whole model.
+        largest_change: float, the largest change of a prediction on the rows given, relative
+            as `tolerance` of `extract`; None without rows, because it is unknown then.
     """
 
-    experts: tuple | dict
+    experts: tuple[int, ...] | dict[str, tuple[int, ...]]
     num_parameters: int
     num_parameters_before: int
     largest_change: float | None
 
 
 @checks_arguments
-def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight"):
+def extract(
+    model: MultiTaskModel,
+    tasks: str | Iterable[str],
+    threshold: float = 0.0,
+    data: Any = None,
+    tolerance: float = 1e-6,
+    by: Literal["weight", "usage"] = "weight",
+) -> MultiTaskModel:
     """Makes a standalone model of some of a model's tasks.
 
-    It has their towers, their part of the gates, and the experts that one of them uses. A
-    gate emits for these experts what the whole gate does: nothing is renormalised over the
-    rest. Label columns that only the other tasks needed are no longer read; a `task_column`
-    is, also for a single task. The experts and the gates read all input columns, so all
-    columns and embedding tables stay, and so does the whole of a shared bottom.
+    It has their towers, their part of the gates, and the experts that at least one of them
+    uses. Each expert has the weight that the whole gate gives it: weights are not normalised
+    anew over the experts that are kept. Label columns that only the other tasks needed are no
+    longer read; a `task_column` is, also for a single task. The experts and the gates read all
+    input columns, so all columns and embedding tables are kept, and so is the whole network of
+    a `SharedBottom`.
 
     `by="weight"` keeps the experts whose mean weight for a task is above `threshold`. How
-    exact it is depends on how they are found:
+    exact that is depends on how they are found:
 
     - A static gate's weights are known. What is dropped at threshold 0 has weight 0 for
       every row, so predictions are the same up to rounding.
-    - A gate that sees the example needs rows, `data`; without them all experts stay. What
-      is dropped at threshold 0 has weight 0 on these rows, and predictions on them are the
-      same up to rounding; on other rows they are as long as no dropped expert would have
-      been selected there.
-    - A threshold above 0 drops weights above 0. The change is measured on `data`, and past
-      `tolerance` nothing is returned.
+    - A gate whose weights depend on the example needs rows, `data`; without them all experts
+      are kept. What is dropped at threshold 0 has weight 0 on these rows, and predictions on
+      them are the same up to rounding; so they are on other rows, unless a dropped expert
+      would have been selected there.
+    - A threshold above 0 drops weights above 0. The change is measured on `data`; if it is
+      above `tolerance`, that is an error.
 
     `by="usage"` keeps, for each gate, the experts that more than `threshold` of a task's
     rows selected in late training, and at least the task's `num_nonzeros` most used. It
-    asks what the gate has noted (`usage_decay=0.95`) and needs no rows; but what training
-    did not select, other rows may. With `data` the change is measured, and past
-    `tolerance` nothing is returned if an expert was dropped. Without it nobody has looked:
-    `largest_change` is None, and all that is known is that predictions are the same up to
-    rounding on rows where every gate selects experts that stayed.
+    reads the gate's `usage`, which gates made with `usage_decay` keep, and needs no rows; but
+    other rows may select what training did not. With `data` the change is measured; if it is
+    above `tolerance` and an expert was dropped, that is an error. Without `data` it is unknown:
+    `largest_change` is None, and predictions are known to be the same up to rounding only on
+    rows where every gate selects experts that were kept.
 
     The result is a `MultiTaskModel` like any other, not compiled; it can be fitted, saved,
     exported and extracted from again. The model given stays as it is.
@@ -67,27 +81,27 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
     Args:
         model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom`, `ModSquad` or another
             `Structure` that says how its experts are selected.
-        tasks: sequence of task names. They keep the schema's order.
-        threshold: float >= 0, up to which an expert is dropped: 0.02 means 2 % of a task's
-            output, or of its rows.
+        tasks: sequence of task names, or one name. They keep the schema's order.
+        threshold: float >= 0. An expert up to it is dropped: 0.02 means 2 % of a task's weight,
+            or of its rows.
         data: rows to find the experts and to measure the change on: a DataFrame of raw
             rows, features as `Preprocessor.arrays` makes them, or a dataset. Of rows of one
             task each, only those of `tasks` count, or all where one gate serves all tasks.
         tolerance: float >= 0, the largest change of a prediction that is allowed where
             weights above 0 were dropped, divided by the largest prediction of the task, if
             that is above 1.
-        by: `"weight"` or `"usage"`.
+        by: `"weight"` or `"usage"`, what an expert is kept for; see above.
 
     Returns:
         `MultiTaskModel`; its `extraction` says what was done (see `Extraction`), until it
         is saved.
 
     Raises:
-        ValueError: if a task is unknown, the mixture is of another kind, tasks were added
-            with `add_task`, an argument is out of range, no expert is above `threshold`,
-            weights above 0 would be dropped without `data`, predictions change by more than
-            `tolerance`, or it is not known what a task uses: `data` has no rows of it, or
-            the gate kept no usage.
+        ValueError: if a task is unknown, `model` is on no `Structure`, tasks were added with
+            `add_task`, an argument is out of range, no expert is above `threshold`, weights
+            above 0 would be dropped without `data`, predictions change by more than
+            `tolerance`, it is unknown what a task uses (`data` has no rows of it, or the gate
+            keeps no usage), or a gate of fewer tasks does not give the same weights.
 
     Example:
 
@@ -98,8 +112,8 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
     ('buy',)
 
     Source for `by="usage"`: Chen et al., 2023, https://arxiv.org/abs/2212.08066. Differs
-    from it in that the gates still choose among all experts, so that those that stay are
-    never given the weight of those that went.
+    from it in that the gates still choose among all experts, so that the experts that are
+    kept never get the weight of dropped ones.
     """
     _check(model, threshold, tolerance, by)
     preprocessor = model.preprocessor.select(tasks)
@@ -137,7 +151,7 @@ def extract(model, tasks, threshold=0.0, data=None, tolerance=1e-6, by="weight")
     return extracted
 
 
-def _check(model, threshold, tolerance, by):
+def _check(model: Any, threshold: float, tolerance: float, by: str) -> None:
     if not isinstance(model, MultiTaskModel):
         raise ValueError(
             "extract takes a MultiTaskModel on MMoE, OMoE, SharedBottom, ModSquad or another "
@@ -158,7 +172,7 @@ def _check(model, threshold, tolerance, by):
         raise ValueError(f'extract takes `by` "weight" or "usage". Received by={by!r}.')
 
 
-def _used(gate, names, rows, threshold):
+def _used(gate: Gate, names: Sequence[str], rows: Sequence[int], threshold: float) -> list[int]:
     """Indices of the experts that some task of `rows` used in training."""
     if gate.usage is None:
         raise ValueError(
@@ -175,13 +189,20 @@ def _used(gate, names, rows, threshold):
             'use by="weight" with `data`.'
         )
     most = np.argsort(-usage, axis=1, kind="stable")[:, : gate.num_nonzeros or 1]
-    stays = (usage > threshold).any(axis=0)
+    stays: Any = (usage > threshold).any(axis=0)
     stays[most.ravel()] = True
     return np.flatnonzero(stays).tolist()
 
 
-def _weighty(model, gates, names, rows, threshold, data):
-    """For each gate the indices of the experts that stay; whether the others have no weight."""
+def _weighty(
+    model: MultiTaskModel,
+    gates: Sequence[Gate],
+    names: Sequence[str],
+    rows: Sequence[int],
+    threshold: float,
+    data: Any,
+) -> tuple[list[list[int]], bool]:
+    """For each gate the indices of the experts to keep; whether the others have no weight."""
     static = all(gate.router == "static" for gate in gates)
     if not static and data is None:
         if threshold > 0:
@@ -191,7 +212,8 @@ def _weighty(model, gates, names, rows, threshold, data):
                 "experts."
             )
         return [list(range(gate.num_experts)) for gate in gates], True
-    experts, lost = [], 0.0
+    experts: list[list[int]] = []
+    lost = 0.0
     uses = gate_use(model, blank_rows(model) if static else data, similarity=False)
     for use in uses:
         mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
@@ -219,8 +241,8 @@ def _weighty(model, gates, names, rows, threshold, data):
     return experts, lost == 0
 
 
-def blank_rows(model):
-    """Features for gates that do not look at them: one row, or one for each row's task."""
+def blank_rows(model: MultiTaskModel) -> dict[str, np.ndarray]:
+    """Features for gates that do not depend on them: one row, or one for each row's task."""
     column = model.schema.task_column
     num = 1 if column is None else len(model.schema.tasks)
     # Not 0, which is padding.
@@ -231,7 +253,9 @@ def blank_rows(model):
     return features if column is None else {**features, column: np.arange(num, dtype="int32")}
 
 
-def _kept(structure, experts):
+def _kept(
+    structure: Structure, experts: Sequence[Sequence[int]]
+) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
     """What `Extraction.experts` says."""
     gates = structure.gates
     kept = [tuple(gate.numbers(own)) for gate, own in zip(gates, experts, strict=True)]
@@ -240,11 +264,16 @@ def _kept(structure, experts):
     return kept[0] if kept else ()
 
 
-def _check_gate(model, extracted, rows, experts):
+def _check_gate(
+    model: MultiTaskModel,
+    extracted: MultiTaskModel,
+    rows: Sequence[int],
+    experts: Sequence[int],
+) -> None:
     """Raises ValueError unless the first new gate emits what the old one does.
 
-    A gate may depend on a task's or an expert's place otherwise than by its weights. A
-    mixture's gates are of one kind, and what the others see hangs on the first.
+    A gate may depend on the index of a task or an expert in ways that its weights do not show.
+    A structure's gates are of one kind, and the inputs of the others depend on the first.
     """
     features = _random_rows(model, rows, 64)
     both = ((model, features), (extracted, _for_extracted(model, rows, features)))
@@ -252,7 +281,7 @@ def _check_gate(model, extracted, rows, experts):
     if model.schema.task_column is None and before.shape[1] > 1:
         before = before[:, rows]
     differ = ~np.isclose(before[:, :, experts], after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))
-    # Scores that tie up to rounding may be chosen otherwise in a row or two.
+    # Ties up to rounding may be broken otherwise in a row or two.
     if differ.mean() > 0.05:
         raise ValueError(
             "The gate of an extracted model must emit what the whole gate does. Received "
@@ -263,8 +292,10 @@ def _check_gate(model, extracted, rows, experts):
         )
 
 
-def _random_rows(model, rows, num_rows):
-    """Features that mean nothing, with valid ids and, if rows have one, tasks of `rows`."""
+def _random_rows(
+    model: MultiTaskModel, rows: Sequence[int], num_rows: int
+) -> dict[str, np.ndarray]:
+    """Random features, with valid ids and, where each row has one, tasks of `rows`."""
     generator = np.random.default_rng(0)
     sizes = {
         column.name: model.encoder.table_sizes[owner]
@@ -284,7 +315,9 @@ def _random_rows(model, rows, num_rows):
     return features
 
 
-def _for_extracted(model, rows, features):
+def _for_extracted(
+    model: MultiTaskModel, rows: Sequence[int], features: dict[str, Any]
+) -> dict[str, Any]:
     """Features of the whole model for the extracted one; rows of other tasks get its first."""
     column = model.schema.task_column
     if column is None:
@@ -294,7 +327,9 @@ def _for_extracted(model, rows, features):
     return {**features, column: places[np.asarray(features[column])]}
 
 
-def _largest_change(model, extracted, rows, data):
+def _largest_change(
+    model: MultiTaskModel, extracted: MultiTaskModel, rows: Sequence[int], data: Any
+) -> float:
     """The largest change of a prediction, relative to a task's largest if above 1."""
     names = extracted.schema.task_names
     changes, largest = np.zeros(len(names)), np.ones(len(names))
@@ -302,11 +337,12 @@ def _largest_change(model, extracted, rows, data):
         before = _predictions(model, features)
         after = _predictions(extracted, _for_extracted(model, rows, features))
         for i, name in enumerate(names):
-            key, ours = name, slice(None)
+            key: str = name
+            ours: Any = slice(None)
             if model.schema.task_column is not None:
                 key, ours = "score", np.asarray(features[model.schema.task_column]) == rows[i]
             new = after[key][ours]
-            # Classes that only tasks left out have are padding.
+            # Classes that only dropped tasks have are padding.
             old = before[key][ours][..., : new.shape[-1]] if new.ndim > 1 else before[key][ours]
             # Not `max`, which may pass over a NaN.
             changes[i] = np.maximum(changes[i], np.abs(new - old).max(initial=0))
@@ -314,7 +350,7 @@ def _largest_change(model, extracted, rows, data):
     return float(np.max(changes / largest))
 
 
-def _predictions(model, features):
+def _predictions(model: MultiTaskModel, features: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {
         name: ops.convert_to_numpy(x) for name, x in model.forward(features).predictions.items()
     }

@@ -1,11 +1,16 @@
 """An embedding whose updates are right when ids repeat in a batch."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute import thresholds
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Initializer, Shape, Tensor
 
 
 @registered
@@ -14,12 +19,12 @@ class Embedding(keras.layers.Layer):
 
         output[...] = table[ids[...]]
 
-    On TensorFlow, Keras optimisers square each slice of a sparse gradient on its own,
+    On TensorFlow, Keras optimizers square each slice of a sparse gradient on its own,
     so that Adam, Adagrad, RMSprop and Ftrl take wrong steps when an id occurs twice in
-    a batch. Here the gradient that leaves the layer has each row once: as a whole table
-    up to 100,000 rows (`tfmoe.compute.thresholds`: `dense_rows`), above as `IndexedSlices`
-    of the distinct ids, which rules out XLA (`jit_compile`). Call the layer once a step for
-    that: two calls on a large table give two sets of slices.
+    a batch. The gradient of this layer has each row once: up to 100,000 rows
+    (`tfmoe.compute.thresholds`: `dense_rows`) it is a dense table, above `IndexedSlices` of
+    the distinct ids, which rules out XLA (`jit_compile`). That holds for one call a step:
+    two calls of a large table give two sets of slices.
 
     Args:
         num_rows: int >= 1, number of ids.
@@ -41,7 +46,13 @@ class Embedding(keras.layers.Layer):
     TensorShape([1, 3, 4])
     """
 
-    def __init__(self, num_rows, dim, embeddings_initializer="uniform", **kwargs):
+    def __init__(
+        self,
+        num_rows: int,
+        dim: int,
+        embeddings_initializer: Initializer = "uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         num_rows = validation.integer("Embedding", "num_rows", num_rows, 1)
         dim = validation.integer("Embedding", "dim", dim, 1)
@@ -53,7 +64,7 @@ class Embedding(keras.layers.Layer):
         # A model that knows that XLA will not compile the step says so by False.
         self.may_be_compiled = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         # Not cast as a whole under half precision: only the rows that are read are.
         self.embeddings = self.add_weight(
             name="embeddings",
@@ -62,7 +73,7 @@ class Embedding(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, ids):
+    def call(self, ids: Tensor) -> Tensor:
         if keras.backend.backend() != "tensorflow":
             vectors = ops.take(self.embeddings, ids, axis=0)
         elif self._gradient_is_dense:
@@ -71,10 +82,10 @@ class Embedding(keras.layers.Layer):
             vectors = _look_up_distinct(self.embeddings.value, ids)
         return ops.cast(vectors, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape, self.dim)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_rows": self.num_rows,
@@ -83,27 +94,27 @@ class Embedding(keras.layers.Layer):
         }
 
 
-def _look_up_dense(variable, ids, may_be_compiled):
-    """`variable[ids]` on TensorFlow, with the gradient as a whole table.
+def _look_up_dense(variable: Any, ids: Tensor, may_be_compiled: bool) -> Tensor:
+    """`variable[ids]` on TensorFlow, with the gradient as a dense table.
 
-    The faster of two operations that add it up (0.6 to 1.0 of the time) is unknown to XLA.
+    Of two operations that sum it, XLA does not know the faster one (0.6 to 1.0 of the time).
     """
     import tensorflow as tf
 
     @tf.custom_gradient
-    def look_up(table, ids):
-        def gradient(upstream):
+    def look_up(table: Tensor, ids: Tensor) -> tuple[Tensor, Any]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, None]:
             rows, flat = tf.reshape(upstream, (-1, table.shape[1])), tf.reshape(ids, (-1,))
             if may_be_compiled:
                 return tf.math.unsorted_segment_sum(rows, flat, table.shape[0]), None
             places = tf.range(tf.size(flat))
 
-            def added_up():
+            def added_up() -> Tensor:
                 return tf.raw_ops.SparseSegmentSumGrad(
                     grad=rows, indices=flat, segment_ids=places, output_dim0=table.shape[0]
                 )
 
-            # Without rows it would leave what lay in memory.
+            # Without rows it would return uninitialised memory.
             some = tf.size(flat) > 0
             return tf.cond(some, added_up, lambda: tf.zeros_like(table)), None
 
@@ -112,7 +123,7 @@ def _look_up_dense(variable, ids, may_be_compiled):
     return look_up(tf.convert_to_tensor(variable), ids)
 
 
-def _look_up_distinct(variable, ids):
+def _look_up_distinct(variable: Any, ids: Tensor) -> Tensor:
     """`variable[ids]` on TensorFlow, with the gradient as one slice a distinct id."""
     import tensorflow as tf
 

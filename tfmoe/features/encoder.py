@@ -1,40 +1,46 @@
 """From the Preprocessor's ids and floats to one vector a row, or to tokens."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.initializers import member_initializer
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.schema.columns import PADDING_ID, Categorical, MultiCategorical, Sequence
+from tfmoe.schema.columns import PADDING_ID, Categorical, Column, MultiCategorical, Sequence
 from tfmoe.schema.schema import Schema
 
 
 @registered
 class Encoder(keras.layers.Layer):
-    r"""Embeds the ids, pools the lists, and puts all columns side by side.
+    r"""Embeds ids, pools lists, and concatenates all columns.
 
     The output has the columns in the schema's order: a number as it is, an id as its
     embedding, a list as the mean, sum or maximum of its values' embeddings (id 0 is
-    padding and does not count; a list of nothing but padding is 0). Columns that share
+    padding and does not count; a list without values gives zeros). Columns that share
     a table make one look-up.
 
-    With `tokens=d` the output is a set of tokens, for mixtures of attention: first the
+    With `tokens=d` the output is a set of tokens, for structures with attention: first the
     columns that are no `Sequence`, in the schema's order, one token each,
 
         token = vector @ W + bias
 
     where `vector` is what the column would give above (a number is a vector of size 1)
     and every column has a `W` and a `bias` of its own; then the sequences, not pooled,
-    one token a position, oldest first, with a learned vector of the position added.
+    one token a position, oldest first, with a learned embedding of the position added.
 
     Args:
         schema: `Schema`, or what its `to_dict` returns.
-        table_sizes: dict, for each column that owns an embedding table its number of
-            rows; `Preprocessor.table_sizes`.
+        table_sizes: dict by column that owns an embedding table of its number of rows;
+            `Preprocessor.table_sizes`.
         embeddings_initializer: Keras initializer of the tables, and of the tokens' biases
-            and positions. Their maps `W` start at the scale of their own fan-in.
+            and positions. The matrices `W` start at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
 
     Call arguments:
@@ -47,8 +53,8 @@ class Encoder(keras.layers.Layer):
         float `(b, c, d)` and bool `(b, c)`, False at a sequence's padding.
 
     Raises:
-        ValueError: if the size of a table or a column is missing, or a sequence that is
-            to be tokens has no known length.
+        ValueError: if the size of a table is missing, a column is missing among the features,
+            or a sequence that is to be tokens has no known length.
 
     Example:
 
@@ -64,18 +70,24 @@ class Encoder(keras.layers.Layer):
     """
 
     def __init__(
-        self, schema, table_sizes, embeddings_initializer="uniform", tokens=None, **kwargs
-    ):
+        self,
+        schema: Schema | dict[str, Any],
+        table_sizes: Mapping[str, int],
+        embeddings_initializer: Initializer = "uniform",
+        tokens: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         tokens = validation.integer("Encoder", "tokens", tokens, 1, optional=True)
         self.tokens = tokens
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self.groups = {}
-        for column in self.schema.columns:
+        self.groups: dict[str, list[Any]] = {}
+        for column in self._columns:
             if column.embeds:
                 owner = column.table if isinstance(column, Categorical) else column.name
                 self.groups.setdefault(owner, []).append(column)
+        tables: dict[str, Any] = {owner: self.schema.column(owner) for owner in self.groups}
         unsized = sorted(set(self.groups) - set(table_sizes))
         if unsized:
             raise ValueError(
@@ -87,7 +99,7 @@ class Encoder(keras.layers.Layer):
         self.tables = {
             owner: Embedding(
                 self.table_sizes[owner],
-                self.schema.column(owner).dim,
+                tables[owner].dim,
                 # One initializer draws the same numbers at each call: tables would
                 # start alike.
                 member_initializer(self.embeddings_initializer, index),
@@ -97,12 +109,14 @@ class Encoder(keras.layers.Layer):
             for index, owner in enumerate(self.groups)
         }
 
-    def build(self, input_shape):
+    def build(self, input_shape: dict[str, Shape]) -> None:
         for table in self.tables.values():
             table.build((None,))
         if self.tokens is None:
             return
-        self.maps, self.biases, self.positions = {}, {}, {}
+        self.maps: dict[str, Any] = {}
+        self.biases: dict[str, Any] = {}
+        self.positions: dict[str, Any] = {}
         for index, column in enumerate(self.schema.columns):
             name, size = column.name, self._size(column)
             self.maps[name] = self.add_weight(
@@ -120,17 +134,22 @@ class Encoder(keras.layers.Layer):
                 shape = (length, self.tokens)
                 self.positions[name] = self._add_vectors(f"positions_{name}", shape, index)
 
-    def _add_vectors(self, name, shape, index):
+    @property
+    def _columns(self) -> tuple[Any, ...]:
+        """The schema's columns; what kinds of column differ in is known only at run time."""
+        return tuple(self.schema.columns)
+
+    def _add_vectors(self, name: str, shape: tuple[int, ...], index: int) -> Any:
         salt = len(shape)  # a column's bias and its positions
         initializer = member_initializer(self.embeddings_initializer, index, salt)
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
-    def _size(self, column):
+    def _size(self, column: Any) -> int:
         """The size of a column's vector."""
         owner = column.table if isinstance(column, Categorical) else column.name
         return self.tables[owner].dim if column.embeds else 1
 
-    def call(self, features):
+    def call(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         missing = [c.name for c in self.schema.columns if c.name not in features]
         if missing:
             raise ValueError(
@@ -140,14 +159,16 @@ class Encoder(keras.layers.Layer):
         encoded = {}
         for owner, columns in self.groups.items():
             encoded.update(self._embed(self.tables[owner], columns, features))
-        for column in self.schema.columns:
+        for column in self._columns:
             if not column.embeds:
                 encoded[column.name] = ops.cast(features[column.name], self.compute_dtype)[:, None]
         if self.tokens is not None:
             return self._as_tokens(encoded, features)
         return ops.concatenate([encoded[column.name] for column in self.schema.columns], axis=-1)
 
-    def _as_tokens(self, encoded, features):
+    def _as_tokens(
+        self, encoded: dict[str, Tensor], features: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """The columns' vectors as tokens `(b, c, d)`, and the mask `(b, c)`."""
         single = [c.name for c in self.schema.columns if not isinstance(c, Sequence)]
         tokens, masks = [], []
@@ -162,14 +183,16 @@ class Encoder(keras.layers.Layer):
             masks.append(present)
         return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
 
-    def _pool(self, column, ids, vectors):
+    def _pool(self, column: Column, ids: Tensor, vectors: Tensor) -> Tensor:
         """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are."""
         is_history = self.tokens is not None and isinstance(column, Sequence)
         if is_history or not isinstance(column, MultiCategorical):
             return vectors
         return _pooled(vectors, ids, column.pooling)
 
-    def _embed(self, table, columns, features):
+    def _embed(
+        self, table: Embedding, columns: list[Any], features: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """One look-up for all columns of a table; dict by column name of `(b, dim)`.
 
         A sequence that becomes tokens keeps its positions, `(b, length, dim)`.
@@ -187,7 +210,7 @@ class Encoder(keras.layers.Layer):
             start = stop
         return pooled
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
         if self.tokens is None:
             return (batch, sum(self._size(column) for column in columns))
@@ -195,7 +218,7 @@ class Encoder(keras.layers.Layer):
         count = None if None in counts else sum(counts)
         return (batch, count, self.tokens), (batch, count)
 
-    def compute_output_spec(self, features):
+    def compute_output_spec(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         shapes = self.compute_output_shape({name: x.shape for name, x in features.items()})
         if self.tokens is None:
             return keras.KerasTensor(shapes, dtype=self.compute_dtype)
@@ -205,7 +228,7 @@ class Encoder(keras.layers.Layer):
             keras.KerasTensor(mask, dtype="bool"),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "schema": self.schema.to_dict(),
@@ -215,7 +238,7 @@ class Encoder(keras.layers.Layer):
         }
 
 
-def _pooled(vectors, ids, pooling):
+def _pooled(vectors: Tensor, ids: Tensor, pooling: str) -> Tensor:
     """Lists' vectors `(b, length, d)` and ids `(b, length)` to `(b, d)`."""
     present = ops.expand_dims(ids != PADDING_ID, -1)
     if pooling == "max":

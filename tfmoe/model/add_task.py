@@ -1,4 +1,4 @@
-"""What `MultiTaskModel.add_task` is made of: which tasks a new one is like, and the weights."""
+"""Parts of `MultiTaskModel.add_task`: which tasks a new one is like, and weight transfer."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def places(schema: Schema, like: Sequence[str] | str | None, num_added: int) -> 
 
 
 def check_routing(routing: str) -> None:
+    """Raises ValueError unless it is a way to fit the new task's part of the gate."""
     if routing not in ("own", "mix"):
         raise ValueError(f'add_task takes `routing` "own" or "mix". Received routing={routing!r}.')
 

@@ -1,4 +1,4 @@
-"""The way through a model, walked once for symbols, and in every step for tensors."""
+"""The forward pass of a model: once on symbols, to make its graph, and on tensors in each step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from tfmoe.compute.types import Tensor
+from tfmoe.gates.output import GateOutput
 from tfmoe.model.inputs import columns_of, context_of, task_of
 from tfmoe.schema.schema import Schema
 from tfmoe.structures.base import Structure
@@ -20,22 +22,23 @@ _IN_STEP: contextvars.ContextVar = contextvars.ContextVar("tfmoe_in_step", defau
 
 
 class ForwardOutput(NamedTuple):
-    """Everything one pass makes.
+    """What a forward pass makes.
 
     Attributes:
         predictions: dict by output: probabilities or numbers `(b,)`, or class
             probabilities `(b, c)`.
         logits: the same before the last activation.
-        aux: list of the gates' outputs; empty where it was not asked for.
+        aux: list with a `GateOutput` for each of the structure's gates; empty where it was not
+            asked for.
     """
 
-    predictions: dict
-    logits: dict
-    aux: list
+    predictions: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    aux: list[GateOutput]
 
 
 class Stages(NamedTuple):
-    """The layers of a model in the order of the way through it."""
+    """The layers of a model, in the order of its forward pass."""
 
     schema: Schema
     encoder: keras.layers.Layer
@@ -43,19 +46,19 @@ class Stages(NamedTuple):
     towers: keras.layers.Layer
     head: keras.layers.Layer
 
-    def encode(self, features: dict[str, Any]) -> Any:
-        """What the structure reads."""
+    def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """The structure's inputs: a vector a row, or tokens and their mask."""
         return self.encoder(columns_of(self.schema, features))
 
     def forward(
-        self, features: dict[str, Any], training: bool | None = None, return_aux: bool = True
+        self, features: dict[str, Tensor], training: bool | None = None, return_aux: bool = True
     ) -> ForwardOutput:
-        """One pass.
+        """A forward pass.
 
         Args:
             features: dict of tensors or symbols by column.
             training: None leaves it to Keras, as where the graph is made.
-            return_aux: whether to return the gates' outputs too.
+            return_aux: whether to return the gate outputs too.
         """
         mode = {} if training is None else {"training": training}
         task = task_of(self.schema, features)

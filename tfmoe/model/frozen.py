@@ -1,24 +1,29 @@
-"""Which layers of a model are not trained: what Keras keeps of layers that it saves by config."""
+"""Which layers of a model are frozen, which a config that makes the layers anew must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
 
 from tfmoe.keras_private import flatten_layers
 
 
-def _layers(model):
-    """The layers that a config makes again, those that hold others before these."""
+def _layers(model: Any) -> list[Any]:
+    """The layers that a config makes anew, holders before what they hold."""
     parts = (model.encoder, model.mixture, model.towers, model.head)
     return [layer for part in parts for layer in flatten_layers(part)]
 
 
-def frozen_places(model):
-    """The layers that are not trained, as list of their places among all."""
+def frozen_places(model: Any) -> list[int]:
+    """Places of the frozen layers among all layers."""
     return [place for place, layer in enumerate(_layers(model)) if not layer.trainable]
 
 
-def freeze_places(model, places):
-    """Leaves untrained just these layers of a model, see `frozen_places`; None: as it is."""
+def freeze_places(model: Any, places: Collection[int] | None) -> None:
+    """Freezes just these layers of a model, see `frozen_places`; None leaves it as it is."""
     if places is None:
         return
     for place, layer in enumerate(_layers(model)):
-        # A layer takes those within it along, which come later.
+        # Setting it on a layer sets it on all layers inside, which come later.
         if layer.trainable == (place in places):
             layer.trainable = place not in places

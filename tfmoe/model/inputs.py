@@ -1,35 +1,43 @@
-"""What a model is given: columns, the row's task where rows have one each, and in what form."""
+"""The inputs of a model and their form: columns, labels, weights, the tasks of rows."""
+
+from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterator, Mapping
 from numbers import Integral
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.types import Tensor
 from tfmoe.schema.columns import MultiCategorical
+from tfmoe.schema.schema import Schema
+from tfmoe.structures.base import Structure
 
 
-def columns_of(schema, features):
+def columns_of(schema: Schema, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of the features that the encoder reads."""
     return {column.name: features[column.name] for column in schema.columns}
 
 
-def task_of(schema, features):
-    """What calls want of the row's task: nothing where rows have all labels."""
+def task_of(schema: Schema, features: Any) -> dict[str, Tensor]:
+    """The call argument `task`, as a dict; empty where rows have the labels of all tasks."""
     return {"task": features[schema.task_column]} if schema.task_column else {}
 
 
-def symbols(schema, lengths):
+def symbols(schema: Schema, lengths: Mapping[str, int]) -> dict[str, keras.KerasTensor]:
     """Dict of `keras.Input` by name.
 
     Args:
         schema: `Schema`.
         lengths: dict of int, positions of each list column.
     """
-    inputs = {}
-    for column in schema.columns:
+    inputs: dict[str, Any] = {}
+    columns: tuple[Any, ...] = tuple(schema.columns)
+    for column in columns:
         shape = (lengths[column.name],) if isinstance(column, MultiCategorical) else ()
         dtype = "int32" if column.embeds else "float32"
         inputs[column.name] = keras.Input(shape=shape, dtype=dtype, name=column.name)
@@ -39,12 +47,19 @@ def symbols(schema, lengths):
     return inputs
 
 
-def context_of(schema, structure, features):
-    """What a structure's call wants beside its inputs, if anything."""
+def context_of(
+    schema: Schema, structure: Structure, features: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The call argument `context` of a structure, as a dict; empty where it wants none.
+
+    Raises:
+        ValueError: if it wants the ids of what is no `Categorical` column.
+    """
     columns = structure.context_columns
     if not columns:
         return {}
-    plain = [c.name for c in schema.columns if c.embeds and not isinstance(c, MultiCategorical)]
+    known: tuple[Any, ...] = tuple(schema.columns)
+    plain = [c.name for c in known if c.embeds and not isinstance(c, MultiCategorical)]
     unknown = [name for name in columns.values() if name not in plain]
     if unknown:
         raise ValueError(
@@ -54,12 +69,15 @@ def context_of(schema, structure, features):
     return {"context": {key: features[name] for key, name in columns.items()}}
 
 
-def named(inputs, features):
+def named(inputs: Mapping[str, keras.KerasTensor], features: Any) -> dict[str, Tensor]:
     """Features by name, in the type and shape of the model's inputs, as in Keras's `predict`.
 
     Args:
         inputs: dict of `keras.Input` by name.
         features: what `fit` was given: a dict of tensors, of which `(b, 1)` will do for `(b,)`.
+
+    Raises:
+        ValueError: if it is no dict, or a column is missing.
     """
     if not isinstance(features, dict) or not set(inputs) <= set(features):
         received = list(features) if isinstance(features, dict) else type(features).__name__
@@ -78,11 +96,12 @@ def named(inputs, features):
     return found
 
 
-def labels_of(schema, y):
+def labels_of(schema: Schema, y: Any) -> dict[str, Tensor]:
     """Labels as a dict by output.
 
     Raises:
-        ValueError: if there are none, or some of no output, or no dict says of which they are.
+        ValueError: if there are none, or some are of no output of the model, or there are several
+            outputs and no dict.
     """
     names = schema.output_names
     if not isinstance(y, dict):
@@ -105,13 +124,14 @@ def labels_of(schema, y):
     return y
 
 
-def is_frame(x):
+def is_frame(x: Any) -> bool:
+    """Whether something is a DataFrame, without an import of pandas."""
     return hasattr(x, "columns") and hasattr(x, "iloc")
 
 
 @contextlib.contextmanager
-def quiet_end(*sources):
-    """Silences Keras where a dataset's number of batches is found by reading it.
+def quiet_end(*sources: Any) -> Iterator[None]:
+    """Silences Keras at the end of a dataset whose number of batches is not known beforehand.
 
     Keras 3.15 warns at the end of every epoch of such a dataset (of CSV files, say) that
     it ran out of data.
@@ -122,20 +142,22 @@ def quiet_end(*sources):
         yield
 
 
-def weights_and_batch(batch_size, sample_weight):
-    """Both, where `fit(*preprocessor.arrays(rows))` has put weights in the first's place."""
+def weights_and_batch(batch_size: Any, sample_weight: Any) -> tuple[int | None, Any]:
+    """Batch size and weights; `fit(*preprocessor.arrays(rows))` gives weights in its place."""
     is_number = batch_size is None or isinstance(batch_size, Integral)
     if is_number or sample_weight is not None:
         return batch_size, sample_weight
     return None, batch_size
 
 
-def unpacked(x, y, sample_weight):
-    """Parts of `arrays(df)`, if that is what `x` has become; rows weigh also what is given.
+def unpacked(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Features, labels and weights; the triple that `Preprocessor.arrays` returns is unpacked.
+
+    Weights that are given beside such a triple multiply its own.
 
     Raises:
-        ValueError: if labels are given beside a table that has them, or weights of other rows
-            or labels.
+        ValueError: if labels are given beside such a triple, or weights of unknown labels or of
+            another number of rows.
     """
     if not (isinstance(x, tuple) and len(x) == 3):
         return x, y, sample_weight
@@ -152,7 +174,7 @@ def unpacked(x, y, sample_weight):
     return x, y, {**own, **{name: _weighed(own, name, more) for name, more in given.items()}}
 
 
-def _weighed(weights, name, more):
+def _weighed(weights: Mapping[str, np.ndarray], name: str, more: Any) -> np.ndarray:
     """Weights of a label's rows, times those given beside the table."""
     more = np.reshape(np.asarray(more, "float32"), (-1,))
     if name not in weights or len(more) != len(weights[name]):

@@ -1,8 +1,8 @@
-"""Whether XLA was measured to pay."""
+"""Whether a model trains faster with XLA, as far as that was measured."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -10,10 +10,13 @@ from tfmoe.compute import thresholds
 from tfmoe.keras_private import flatten_layers
 
 
-def jit_pays(model: Any) -> bool | str:
+def jit_pays(model: Any) -> bool | Literal["auto"]:
     """What `compile(jit_compile="auto")` means for a `MultiTaskModel` on TensorFlow.
 
-    What it goes by was measured: see `Thresholds.most_looked_up`.
+    For what the rules were measured on see `Thresholds.most_looked_up`.
+
+    Returns:
+        Whether to compile with XLA, or `"auto"` where Keras is to decide.
     """
     import tensorflow as tf
 
@@ -25,7 +28,7 @@ def jit_pays(model: Any) -> bool | str:
     generators = (getattr(layer, "seed_generator", None) for layer in layers)
     # Random numbers under XLA on a CPU take many times longer than the rest.
     random = any(isinstance(one, keras.random.SeedGenerator) for one in generators)
-    # So do the gradients of many look-ups, which it adds up on one core.
+    # So do the gradients of many look-ups, which XLA sums on one core.
     looked_up = sum(
         model.encoder.tables[owner].dim * model.lengths.get(column.name, 1)
         for owner, columns in model.encoder.groups.items()

@@ -1,15 +1,20 @@
 """The whole model: encoder, structure, towers, and losses and metrics that follow from tasks."""
 
+from __future__ import annotations
+
 import copy
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe import keras_private
 from tfmoe.compute import nested
 from tfmoe.compute.device import num_replicas
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.features.encoder import Encoder
 from tfmoe.heads.extended import towers_of
@@ -30,10 +35,11 @@ from tfmoe.model.inputs import (
 from tfmoe.model.jit import jit_pays
 from tfmoe.objectives.exact_auc import exact_aucs
 from tfmoe.objectives.joint_labels import JointLabels
-from tfmoe.objectives.mutual_information import tracker_of
+from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.task_per_row import TaskPerRow
 from tfmoe.schema.schema import Schema
-from tfmoe.structures.base import structure_of
+from tfmoe.schema.tasks import Task
+from tfmoe.structures.base import Structure, structure_of
 
 
 class _Blueprint(NamedTuple):
@@ -48,17 +54,17 @@ class _Blueprint(NamedTuple):
     """
 
     schema: Schema
-    table_sizes: dict
-    lengths: dict
+    table_sizes: dict[str, int]
+    lengths: dict[str, int]
     num_added: int = 0
     preprocessor: Preprocessor | None = None
 
     @classmethod
-    def of(cls, preprocessor, num_added=0):
-        """What a user passed, or `add_task`.
+    def of(cls, preprocessor: Any, num_added: int = 0) -> _Blueprint:
+        """From the argument `preprocessor`, or as `add_task` and `from_config` made it.
 
         Raises:
-            ValueError: if it is neither a Preprocessor nor a Schema, or must be fitted first.
+            ValueError: if it is neither a Preprocessor nor a Schema, or is not fitted but must be.
         """
         if isinstance(preprocessor, cls):
             return preprocessor
@@ -79,7 +85,7 @@ class _Blueprint(NamedTuple):
 class MultiTaskModel(keras.Model):
     r"""A multi-task model over a table: columns in, one prediction a task out.
 
-        features -> Encoder -> mixture -> Towers -> {task: prediction}
+        features -> Encoder -> structure -> Towers -> {task: prediction}
 
     It is a Functional Keras model; its inputs are named by column and its outputs by
     task. A missing label (NaN, no such column, outside the task's `where`) adds nothing
@@ -94,13 +100,13 @@ class MultiTaskModel(keras.Model):
             used unfitted (hashed ids, numbers as they are).
         mixture: a `Structure` such as `SharedBottom`, `OMoE`, `MMoE` or `ModSquad`; or any
             Keras layer `(b, f) -> (b, t, u)` with a constructor argument `num_tasks` and a
-            call argument `return_aux` (and `task`, for rows of one task each), for which
-            `extract`, `add_task` and a context are not to be had. It is a recipe: the
+            call argument `return_aux` (and `task`, for rows of one task each), which then
+            supports neither `extract` nor `add_task` nor a context. It is a recipe: the
             model's own copy, with `num_tasks` filled in, is `model.mixture`. It keeps its own
             dtype policy; a warning says where that is not the model's.
         tower_units: sequence of int >= 1, hidden units of every task's tower; `()` for
             none.
-        tower_dropout: float in [0, 1).
+        tower_dropout: float in [0, 1), of the towers' hidden layers, in training.
         name, dtype, trainable: as for any Keras model.
 
     Call arguments:
@@ -119,15 +125,15 @@ class MultiTaskModel(keras.Model):
 
     def __init__(
         self,
-        preprocessor,
-        mixture,
-        tower_units=(64,),
-        tower_dropout=0.0,
+        preprocessor: Preprocessor | Schema,
+        mixture: Structure | keras.layers.Layer,
+        tower_units: Sequence[int] = (64,),
+        tower_dropout: float = 0.0,
         *,
-        name=None,
-        dtype=None,
-        trainable=True,
-    ):
+        name: str | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
+        trainable: bool = True,
+    ) -> None:
         blueprint = _Blueprint.of(preprocessor)
         schema, num_added = blueprint.schema, blueprint.num_added
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -152,7 +158,7 @@ class MultiTaskModel(keras.Model):
             dtype=policy,
             name="tfmoe_towers",
         )
-        kind = ScoreOutputs if schema.task_column else Outputs
+        kind: type[Outputs | ScoreOutputs] = ScoreOutputs if schema.task_column else Outputs
         head = kind(schema.tasks, dtype="float32", name="tfmoe_outputs")
         stages = Stages(schema, encoder, structure, towers, head)
         inputs = symbols(schema, blueprint.lengths)
@@ -178,12 +184,12 @@ class MultiTaskModel(keras.Model):
             start_at_means(self.towers, schema.tasks, blueprint.preprocessor.label_means)
 
     @property
-    def structure(self):
+    def structure(self) -> Structure:
         """`model.mixture` as a `Structure`, which a plain layer is not by itself."""
         return self._stages.value.structure
 
     @property
-    def preprocessor(self):
+    def preprocessor(self) -> Preprocessor:
         """The fitted Preprocessor, which travels with the model."""
         if self._fitted.value is None:
             raise ValueError(
@@ -192,35 +198,42 @@ class MultiTaskModel(keras.Model):
             )
         return self._fitted.value
 
-    def add_task(self, task, like=None, routing="own"):
+    def add_task(
+        self,
+        task: Task,
+        like: str | Sequence[str] | None = None,
+        routing: Literal["own", "mix"] = "own",
+    ) -> MultiTaskModel:
         """A new model with one more task, to be fitted on few rows of it.
 
-        All there is stays as it is, experts, embeddings, gates and towers: it is frozen,
-        and the old tasks' predictions are the same to the bit, also after training. Trained
-        are only the new task's tower and its part of the gate, variables of their own.
+        What was trained (experts, embeddings, gates and towers) is copied and frozen, and the
+        old tasks' predictions are the same to the bit, also after further training. Only the
+        new task's tower and its part of the gate are trained, as variables of their own. This
+        model stays as it is.
 
         Args:
-            task: `Task`, whose rows have the `preprocessor` of the new model encode them.
-            like: sequence of names of related tasks that were trained together, or None
-                for all. The new task starts from the mean of their gates, and with the
+            task: `Task` such as `Binary`. The new model's `preprocessor` encodes its rows.
+            like: sequence of names of related tasks that were trained together, or one name,
+                or None for all. The new task starts from the mean of their gates, and with the
                 tower of the first if that is of its kind. Where tasks have experts of their
                 own, name one: the mean of several may select experts that none of them uses.
-            routing: what is fitted of the gate: `"own"`, its embedding if the gate has a
-                `TaskRouter`, else its own scores' weights; `"mix"`, the weights of a convex
-                mix of the related tasks (of their embeddings with a `TaskRouter`, else of
-                their scores), which is fewest.
+            routing: which part of the gate is trained: `"own"`, the new task's embedding if the
+                gate has a `TaskRouter`, else the weights of its scores; `"mix"`, the weights of
+                a convex combination of the related tasks (of their embeddings with a
+                `TaskRouter`, else of their scores), the fewest parameters.
 
         Returns:
             `MultiTaskModel`, not compiled.
 
         Raises:
-            ValueError: if the mixture is neither `MMoE`, `OMoE` nor `SharedBottom`, or an
-                argument is out of range.
+            ValueError: if the structure takes no further task, as `ModSquad` and plain layers,
+                or an argument is out of range.
         """
         related = places(self.schema, like, self._num_added)
         check_routing(routing)
+        blueprint: Any = _Blueprint.of(self.preprocessor.add_task(task), self._num_added + 1)
         model = MultiTaskModel(
-            _Blueprint.of(self.preprocessor.add_task(task), self._num_added + 1),
+            blueprint,
             self.structure.extended(related, routing),
             tower_units=self.tower_units,
             tower_dropout=self.tower_dropout,
@@ -230,94 +243,106 @@ class MultiTaskModel(keras.Model):
         return model
 
     @property
-    def added_tasks(self):
+    def added_tasks(self) -> tuple[str, ...]:
         """Names of the tasks that `add_task` has added, in their order."""
         return self.schema.task_names[len(self.schema.tasks) - self._num_added :]
 
-    def forward(self, features, training=False):
-        """One pass with everything losses and reports need; returns `ForwardOutput`."""
+    def forward(self, features: dict[str, Tensor], training: bool | None = False) -> ForwardOutput:
+        """A forward pass with all that losses and reports need: predictions, logits, gate outputs.
+
+        Args:
+            features: dict by column, as `Preprocessor.arrays` makes it.
+            training: bool, or None to leave it to Keras.
+        """
         return self._stages.value.forward(features, training=training)
 
-    def keep_recipe(self, config):
-        """Takes what `Structure.select` returned for the recipe that is saved with the model."""
+    def keep_recipe(self, config: dict[str, Any]) -> None:
+        """Sets the recipe of the structure that is saved, to what `Structure.select` returned."""
         self._mixture_config = config
 
-    def encode(self, features):
-        """What the structure reads of features."""
+    def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """The structure's inputs, of features: a vector a row, or tokens and their mask."""
         return self._stages.value.encode(features)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: dict[str, Tensor], training: bool | None = None, mask: Any = None
+    ) -> Any:
         if is_in_step(self):
             return self.forward(inputs, training=training)
         return super().call(inputs, training=training, mask=mask)
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         with in_step(self):
             return super().train_step(*self._named(*args))
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         with in_step(self):
             return super().test_step(*self._named(*args))
 
-    def _named(self, *args):
-        """What a step is called with: a state on some backends, and data, the last."""
+    def _named(self, *args: Any) -> tuple[Any, ...]:
+        """A step's arguments, features by name: the data, after a state on some backends."""
         *state, data = args
         x, *rest = keras.utils.unpack_x_y_sample_weight(data)
         return *state, (named(self.input, x), *rest)
 
     def compile(
         self,
-        optimizer="adam",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        jit_compile="auto",
-        aux_losses=None,
-        **kwargs,
-    ):
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: Mapping[str, Any] | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+        metrics: Mapping[str, Sequence[Any]] | None = None,
+        jit_compile: bool | Literal["auto"] = "auto",
+        aux_losses: MutualInformationLoss | Sequence[MutualInformationLoss] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """As in Keras, but losses, weights and metrics follow from the tasks.
 
         Args:
             optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`.
-            loss: dict by task of Keras losses or names that replace the task's own. They get
-                the model's predictions, or with `from_logits=True` what these are made of.
+            loss: dict by task of Keras losses or their names that replace the task's own. They
+                get the model's predictions, or the logits if they have `from_logits=True`.
             loss_weights: dict by task of floats that replace `Task.weight`.
-            metrics: dict by task of lists of Keras metrics or names that replace the
-                task's own, which get the same. Row weights and missing labels count for
+            metrics: dict by task of lists of Keras metrics or their names that replace the
+                task's own. They get what losses get; row weights and missing labels count for
                 them too.
-            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used if
-                it was measured to pay: the model draws no random numbers in training
-                (no dropout, no noisy gate), computes all experts, looks up at most 256
-                embedding values a row, has no embedding table above 100,000 rows, is not
-                in half precision, and runs on one device; elsewhere as Keras decides.
+            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used where
+                it was measured to be faster: the model draws no random numbers in training
+                (no dropout, no noisy gate), computes all experts, looks up few embedding
+                values a row (`Thresholds.most_looked_up`), has no table so large that its
+                gradient is sparse (`Thresholds.dense_rows`), is not in half precision, and
+                runs on one device; elsewhere as Keras decides.
             aux_losses: `MutualInformationLoss`, or a list with one, or None.
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: if a dict names an unknown task, or is no dict; for `weighted_metrics`.
+            ValueError: if a dict names an unknown task, or is no dict; if `weighted_metrics` are
+                given; if an auxiliary loss is of another kind, or no gate tells tasks apart.
         """
         if kwargs.get("weighted_metrics"):
             raise ValueError(
                 "Row weights count for all metrics. Received weighted_metrics="
                 f"{kwargs['weighted_metrics']!r}. Give them by task as `metrics`."
             )
-        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        given: dict[str, Any] = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         for name, value in given.items():
             self._check_by_task(name, value)
-        if not isinstance(aux_losses, list | tuple):
-            aux_losses = [] if aux_losses is None else [aux_losses]
+        extra: list[Any] = []
+        if isinstance(aux_losses, list | tuple):
+            extra = list(aux_losses)
+        elif aux_losses is not None:
+            extra = [aux_losses]
         self._compiled_with = _Untracked(
             {
                 "optimizer": optimizer,
                 **given,
                 "jit_compile": jit_compile,
-                "aux_losses": list(aux_losses),
+                "aux_losses": extra,
                 **kwargs,
             }
         )
-        kind = TaskPerRow if self.schema.task_column else JointLabels
+        kind: Any = TaskPerRow if self.schema.task_column else JointLabels
         self._objectives.value = kind(self.schema, loss or {}, loss_weights or {}, metrics or {})
-        self._trackers = _Untracked([tracker_of(one, self.structure) for one in aux_losses])
+        self._trackers = _Untracked([tracker_of(one, self.structure) for one in extra])
         if optimizer == "adam":
             # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
             from tfmoe.optimizers import Adam
@@ -330,7 +355,7 @@ class MultiTaskModel(keras.Model):
             table.may_be_compiled = bool(self.jit_compile)
         self._compiled_with.value["optimizer"] = self.optimizer
 
-    def _check_by_task(self, name, value):
+    def _check_by_task(self, name: str, value: Any) -> None:
         if value is None:
             return
         names = list(self.schema.task_names)
@@ -340,23 +365,30 @@ class MultiTaskModel(keras.Model):
                 f"Received {name}={value!r}. Leave out the tasks that keep their own."
             )
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         given = self._compiled_with.value if self.compiled else {}
-        # Left out what was not given: a clone is a plain Keras model, which knows less.
+        # Only what was given: a clone is a plain Keras model, which takes fewer arguments.
         return {
             name: keras.saving.serialize_keras_object(value)
             for name, value in given.items()
             if value is not None and value != []
         }
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         given = {
             name: keras.saving.deserialize_keras_object(value) for name, value in config.items()
         }
         self.compile(**given)
         self.optimizer.build(self.trainable_variables)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
         if not isinstance(y_pred, ForwardOutput):
             raise ValueError(
                 "compute_loss takes as `y_pred` all that a pass makes. Received "
@@ -375,7 +407,9 @@ class MultiTaskModel(keras.Model):
         # Keras adds up the replicas' gradients, and their losses.
         return total / num_replicas()
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         task = task_of(self.schema, x)
         self._objectives.value.update_metrics(
             labels_of(self.schema, y), sample_weight, y_pred, **task
@@ -383,36 +417,36 @@ class MultiTaskModel(keras.Model):
         return self.get_metrics_result()
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         if not self.compiled:
             return super().metrics
         return [*super().metrics, *self._objectives.value.metrics, *self._trackers.value]
 
-    def _encoded(self, x, labels):
-        """DataFrames are encoded; anything else is what Keras takes."""
+    def _encoded(self, x: Any, labels: bool) -> Any:
+        """A DataFrame encoded; anything else as it is, for Keras."""
         if is_frame(x):
             return self.preprocessor.arrays(x, labels=labels)
         return x
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | Literal["auto"] = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows.
 
         `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
-        and weights. Beside a DataFrame or a triple `sample_weight` multiplies the rows' own
+        and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
         weights.
         """
         batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
@@ -438,7 +472,7 @@ class MultiTaskModel(keras.Model):
                 **kwargs,
             )
 
-    def _build_optimizer(self):
+    def _build_optimizer(self) -> None:
         """Makes the optimizer's variables before the first step, on one device.
 
         TensorFlow traces a step twice that makes variables.
@@ -450,18 +484,18 @@ class MultiTaskModel(keras.Model):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=True,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | Literal["auto"] = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = True,
         *,
-        exact=True,
-        **kwargs,
-    ):
+        exact: bool = True,
+        **kwargs: Any,
+    ) -> Any:
         """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
 
         A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
@@ -471,15 +505,19 @@ class MultiTaskModel(keras.Model):
                 `keras.Model.evaluate`; `x` may be the triple of `preprocessor.arrays`, as in
                 `fit`.
             return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
-            exact: bool; take the AUC of binary tasks from a second pass that sorts all
+            exact: bool; compute the AUC of binary tasks in a second pass that sorts all
                 scores, in place of the binned one (within about 2e-6 of it once scores are
-                spread). A generator can be read once, and has the binned one.
+                spread). A generator, which can be read only once, gets the binned one.
         """
         batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
         if is_frame(x):
             batch_size = batch_size or 4096
         x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
-        shared = {"batch_size": batch_size, "sample_weight": sample_weight, "steps": steps}
+        shared: dict[str, Any] = {
+            "batch_size": batch_size,
+            "sample_weight": sample_weight,
+            "steps": steps,
+        }
         with quiet_end(x):
             logs = super().evaluate(
                 x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
@@ -491,7 +529,9 @@ class MultiTaskModel(keras.Model):
                 logs.update(exact_aucs(self, names, x, y, **shared))
         return logs if return_dict else keras_private.metrics_in_order(self, logs)
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def predict(
+        self, x: Any, batch_size: int | None = None, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
         """As in Keras; `x` may also be a DataFrame of raw rows.
 
         A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
@@ -505,7 +545,7 @@ class MultiTaskModel(keras.Model):
         with quiet_end(x):
             return super().predict(x, batch_size=batch_size, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -521,9 +561,9 @@ class MultiTaskModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
-        blueprint = _Blueprint(
+        blueprint: Any = _Blueprint(
             Schema.from_dict(config.pop("schema")),
             config.pop("table_sizes"),
             config.pop("lengths"),
@@ -534,11 +574,11 @@ class MultiTaskModel(keras.Model):
         freeze_places(model, frozen)
         return model
 
-    def save_assets(self, path):
+    def save_assets(self, path: str) -> None:
         """Called by Keras in saving: vocabularies and moments go into the `.keras` file."""
         self.preprocessor.save(path, state=False)
 
-    def load_assets(self, path):
+    def load_assets(self, path: str) -> None:
         """Called by Keras in loading."""
         self._fitted.value = Preprocessor.load(path)
 
@@ -546,11 +586,11 @@ class MultiTaskModel(keras.Model):
 class _Untracked:
     """Holds what Keras must not take for a part of the model."""
 
-    def __init__(self, value):
+    def __init__(self, value: Any) -> None:
         self.value = value
 
 
-def _recipe_of(mixture, policy):
+def _recipe_of(mixture: Any, policy: Any) -> tuple[Any, dict[str, Any]]:
     """The layer behind the argument `mixture`, and its config.
 
     Raises:

@@ -1,6 +1,9 @@
 """A Keras callback that shows what gates select."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tfmoe import validation
-from tfmoe.reports.gate_use import gate_use, sample
+from tfmoe.files import PathLike
+from tfmoe.reports.gate_use import GateUse, gate_use, sample
 from tfmoe.reports.pictures import heat_map_png, require_matplotlib
 from tfmoe.reports.tables import use_table
 from tfmoe.validation import checks_arguments
@@ -18,28 +22,28 @@ from tfmoe.validation import checks_arguments
 
 @checks_arguments
 class GateReport(keras.callbacks.Callback):
-    """What the gates select on some rows, at the end of each epoch.
+    """Reports what the gates select on some rows, at the end of each epoch.
 
     A table on the console with warnings of collapse, dead and duplicate experts; the
     numbers as a DataFrame, `report.frame`; scalars and a heat map for TensorBoard. Nothing
-    is compiled, and training goes on as if the callback were not there.
+    is compiled, and training is the same as without the callback.
 
     Args:
-        data: rows to look at, best of those to validate on: see `gate_use`.
-        every: int >= 1; look at the end of every so many epochs.
-        num_rows: int >= 1; at most so many rows, always the same: drawn from all, or of a
-            dataset the first.
-        console: whether to print, or the `rich.console.Console` to print to.
+        data: rows to report on, best the validation rows; the `source` of `gate_use`.
+        every: int >= 1; report after every so many epochs.
+        num_rows: int >= 1; at most so many rows, always the same: drawn from all, or the
+            first of a dataset.
+        console: bool, whether to print, or the `rich.console.Console` to print to.
         log_dir: folder for TensorBoard, or None. It needs TensorFlow and matplotlib, and
             TensorBoard only to look at it.
 
     Attributes:
-        history: dict by epoch, from 1, of the list of `GateUse`, one for each gate.
-        frame: DataFrame of all of it: `epoch`, and the columns of `GateUse.frame`. Write
+        history: dict by epoch, from 1, of lists with a `GateUse` for each gate.
+        frame: DataFrame of the whole history: `epoch`, and the columns of `GateUse.frame`. Write
             it with `report.frame.to_csv(path, index=False)` for `tfmoe report --history`.
 
     Raises:
-        ValueError: if a number is too small, or the model has no gate.
+        ValueError: if a number is too small; when training begins, if the model has no gate.
         ImportError: if `log_dir` is given and matplotlib is not installed.
 
     Example:
@@ -54,19 +58,28 @@ class GateReport(keras.callbacks.Callback):
     24
     """
 
-    def __init__(self, data, every=1, num_rows=4096, console=True, log_dir=None):
+    def __init__(
+        self,
+        data: Any,
+        every: int = 1,
+        num_rows: int = 4096,
+        console: bool | Console = True,
+        log_dir: PathLike | None = None,
+    ) -> None:
         super().__init__()
         validation.check_counts("GateReport", every=(every, 1), num_rows=(num_rows, 1))
         if console is True:
             console = Console()
         self.data, self.every, self.num_rows = data, every, num_rows
-        self.console, self.log_dir = console or None, log_dir
-        self.history = {}
+        self.console: Any = console or None
+        self.log_dir = log_dir
+        self.history: dict[int, list[GateUse]] = {}
         if log_dir is not None:
             require_matplotlib()
 
     @property
-    def frame(self):
+    def frame(self) -> pd.DataFrame:
+        """The history as one DataFrame; empty before the first report."""
         parts = [
             use.frame().assign(epoch=epoch) for epoch, uses in self.history.items() for use in uses
         ]
@@ -75,7 +88,7 @@ class GateReport(keras.callbacks.Callback):
         frame = pd.concat(parts, ignore_index=True)
         return frame[["epoch", *frame.columns.drop("epoch")]]
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.features = sample(self.model, self.data, self.num_rows)
         if not gate_use(self.model, tree.map_structure(lambda x: x[:1], self.features)):
             raise ValueError(
@@ -89,7 +102,7 @@ class GateReport(keras.callbacks.Callback):
 
             self.writer = tf.summary.create_file_writer(str(Path(self.log_dir) / "gates"))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
         uses = gate_use(self.model, self.features)
@@ -106,19 +119,19 @@ class GateReport(keras.callbacks.Callback):
                 # Steps are counted as Keras's own TensorBoard callback counts epochs.
                 _write_events(use, self.writer, epoch)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.log_dir is not None:
             self.writer.close()
 
 
-def _write_events(use, writer, step):
+def _write_events(use: GateUse, writer: Any, step: int) -> None:
     """Scalars of each task, and the heat map.
 
     `tf.summary.scalar` and `image` need TensorBoard installed, these few lines do not.
     """
     import tensorflow as tf
 
-    def write(tag, value, plugin):
+    def write(tag: str, value: Any, plugin: str) -> None:
         metadata = tf.compat.v1.SummaryMetadata()
         metadata.plugin_data.plugin_name = plugin
         tf.summary.write(tag, value, step, metadata)

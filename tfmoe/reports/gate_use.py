@@ -1,6 +1,9 @@
 """What a model's gates select, in numbers."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -8,39 +11,41 @@ import pandas as pd
 from keras import ops, tree
 from scipy.special import entr
 
+from tfmoe.compute.types import Tensor
 from tfmoe.gates.base import Gate
+from tfmoe.gates.output import GateOutput
 from tfmoe.keras_private import calls_of
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.structures.base import gates_inside, structure_of
+from tfmoe.structures.base import Structure, gates_inside, structure_of
 from tfmoe.validation import checks_arguments
 
-# A weight up to this counts as none.
+# An expert of a weight up to this is not used.
 USED = 1e-6
 # Above this share of every task's weight, a gate has collapsed on one expert.
 COLLAPSED = 0.95
-# Above this correlation two experts are one.
+# Above this correlation two experts are duplicates.
 ALIKE = 0.99
 _SAMPLED_AT_ONCE = 65_536
 
 
 class GateUse(NamedTuple):
-    """What one gate does on some rows.
+    """What one gate selects on some rows.
 
     Attributes:
         gate: str, its name.
         tasks: tuple of str; one, "all tasks", where a gate serves all of them.
-        experts: tuple of int. Those of a gate that was cut keep their numbers.
-            What follows has NaN for a task that none of the rows belongs to.
-        mean_weight: `(t, e)`, mean weight of each expert for each task.
-        share_used: `(t, e)`, share of the rows in which the weight is above 1e-6.
-        num_used: `(t,)`, mean number of experts with such a weight in a row.
-        entropy: `(t,)`, mean entropy of a row's weights, in nats: from 0, one expert,
-            to `log(e)`, all alike.
+        experts: tuple of int. Those of an extracted model keep the numbers that they had.
+        mean_weight: `(t, e)`, mean weight of each expert for each task. This and what follows
+            by task is NaN for a task that has none of the rows.
+        share_used: `(t, e)`, share of the rows that use the expert: its weight is above 1e-6.
+        num_used: `(t,)`, mean number of experts that a row uses.
+        entropy: `(t,)`, mean entropy of a row's weights, scaled to sum to 1, in nats: from 0,
+            one expert, to `log(e)`, all alike.
         effective_experts: `(t,)`, `exp` of the entropy of the mean weights: over how
             many experts a task spreads, all rows together.
         converged: `(t,)`, mean share of a row's selectors that have decided; None for a
             gate that has none.
-        usage: `(t, e)`, share of a task's rows of late training that selected the expert:
+        usage: `(t, e)`, share of a task's rows in late training that selected the expert:
             the gate's `usage`; None for a gate that does not keep it.
         similarity: `(e, e)`, correlation of experts' outputs; None where it was not
             measured.
@@ -48,8 +53,8 @@ class GateUse(NamedTuple):
     """
 
     gate: str
-    tasks: tuple
-    experts: tuple
+    tasks: tuple[str, ...]
+    experts: tuple[int, ...]
     mean_weight: np.ndarray
     share_used: np.ndarray
     num_used: np.ndarray
@@ -58,16 +63,18 @@ class GateUse(NamedTuple):
     converged: np.ndarray | None
     usage: np.ndarray | None
     similarity: np.ndarray | None
-    warnings: tuple
+    warnings: tuple[str, ...]
 
-    def frame(self):
+    def frame(self) -> pd.DataFrame:
         """A DataFrame with a row for each task and expert.
 
-        What belongs to a task stands in all of its rows; `nearest` is the expert's
-        highest correlation with another expert.
+        A task's own numbers are repeated in all of its rows; `nearest` is the expert's
+        highest correlation with another expert. What was not measured is NaN.
         """
         shape = self.mean_weight.shape
-        nearest = converged = usage = np.nan
+        nearest: Any = np.nan
+        converged: Any = np.nan
+        usage: Any = np.nan
         if self.similarity is not None:
             others = self.similarity - 2 * np.eye(shape[1])
             nearest = np.broadcast_to(others.max(axis=1), shape).ravel()
@@ -93,26 +100,31 @@ class GateUse(NamedTuple):
 
 
 @checks_arguments
-def gate_use(model, source, similarity=True, batch_size=1024):
-    """Runs rows through a model's gates.
+def gate_use(
+    model: keras.Model, source: Any, similarity: bool = True, batch_size: int = 1024
+) -> list[GateUse]:
+    """Measures what a model's gates select on some rows.
 
     Nothing is compiled, no random number is drawn, and the model stays as it is. Where each
-    row belongs to one task, it counts for that task. In a mixture of tokens each token is a
-    row, and padding is none.
+    row belongs to one task, it counts for that task. In a structure of tokens, such as
+    `ModSquad`, each token counts as a row, and padding does not count.
 
     Args:
-        model: `MultiTaskModel`, or a Functional Keras model with mixtures such as
-            `MMoE` among its `layers`, each called once.
+        model: `MultiTaskModel`, or a Functional Keras model with structures such as `MMoE`
+            among its `layers`, each called once.
         source: for a `MultiTaskModel` a DataFrame or files of raw rows; for any model
-            what it is fitted on, labels or not: arrays, or a `tf.data.Dataset` of
+            what it is fitted on, with labels or without: arrays, or a `tf.data.Dataset` of
             batches.
-        similarity: bool; whether to compare the experts' outputs too, where a mixture has
-            experts that see whole rows: by Pearson's correlation over all rows and units,
-            each unit about its own mean.
+        similarity: bool; whether to compare the experts' outputs too, where a structure's
+            experts see whole rows: by Pearson's correlation over all rows and units, each
+            unit about its own mean.
         batch_size: int >= 1, rows of a batch, for arrays and raw rows.
 
     Returns:
         List of `GateUse`, one for each gate; empty if the model has none.
+
+    Raises:
+        ValueError: if the model is neither, or calls a structure more than once.
 
     Experts are compared by correlation rather than by CKA (Kornblith et al., 2019,
     https://arxiv.org/abs/1905.00414), for which experts that are rotations of each
@@ -133,7 +145,7 @@ def gate_use(model, source, similarity=True, batch_size=1024):
             if found is not None:
                 outputs[i].add(_numpy(found))
 
-    def name(mixture, gate):
+    def name(mixture: Structure, gate: Gate) -> str:
         own = gate_name(mixture, gate)
         return own if len(mixtures) == 1 else f"{mixture.name}/{own}"
 
@@ -144,14 +156,14 @@ def gate_use(model, source, similarity=True, batch_size=1024):
     ]
 
 
-def gate_name(structure, gate):
-    """A gate's name, with the way to it where a structure has several."""
+def gate_name(structure: Structure, gate: Gate) -> str:
+    """A gate's name, with its path inside the structure where that has several."""
     if len(structure.gates) == 1:
         return gate.name
     return gate.path.removeprefix(f"{structure.path}/")
 
 
-def sample(model, source, num_rows):
+def sample(model: keras.Model, source: Any, num_rows: int) -> Any:
     """At most `num_rows` rows of `source` as features, always the same.
 
     Drawn from all rows; of a dataset, which may be long, the first.
@@ -165,18 +177,19 @@ def sample(model, source, num_rows):
         features = tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
         return tree.map_structure(lambda array: array[:num_rows], features)
     generator = np.random.default_rng(0)
-    kept, keys = None, np.zeros(0)
+    kept: Any = None
+    keys = np.zeros(0)
     for features in batches(model, source, _SAMPLED_AT_ONCE):
         keys = np.concatenate([keys, generator.random(_length(features))])
         parts = [features] if kept is None else [kept, features]
         kept = tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
-        # Those with the smallest of random keys are as good as drawn from all rows.
+        # The rows with the smallest random keys are a uniform sample of all rows.
         rows = np.argsort(keys, kind="stable")[:num_rows]
         kept, keys = tree.map_structure(lambda array, rows=rows: array[rows], kept), keys[rows]
     return kept
 
 
-def batches(model, source, batch_size):
+def batches(model: keras.Model, source: Any, batch_size: int) -> Iterator[Any]:
     """Features, some rows at a time."""
     if hasattr(source, "as_numpy_iterator"):
         for batch in source.as_numpy_iterator():
@@ -192,26 +205,28 @@ def batches(model, source, batch_size):
         yield tree.map_structure(lambda array, rows=rows: array[rows], source)
 
 
-def _length(features):
+def _length(features: Any) -> int:
     return len(tree.flatten(features)[0])
 
 
-def _runner(model):
-    """A model's mixtures, and what maps features to each one's input and records."""
+def _runner(
+    model: keras.Model,
+) -> tuple[list[Structure], Callable[[Any], list[tuple[Tensor, list[GateOutput]]]]]:
+    """A model's structures, and what maps features to each one's inputs and gate outputs."""
     if isinstance(model, MultiTaskModel):
         mixtures = [model.structure] if model.structure.gates else []
 
-        def run(features):
+        def run_whole(features: Any) -> list[tuple[Tensor, list[GateOutput]]]:
             return [(model.encode(features), model.forward(features).aux)]
 
-        return mixtures, run
+        return mixtures, run_whole
     layers = [
         layer
         for layer in model.layers
         if not isinstance(layer, Gate | keras.Model) and gates_inside(layer)
     ]
     if not layers:
-        return [], None
+        return [], lambda features: []
     mixtures = [structure_of(layer) for layer in layers]
     try:
         calls = [_call(layer) for layer in layers]
@@ -225,7 +240,7 @@ def _runner(model):
             "it with keras.Model(inputs, outputs)."
         ) from error
 
-    def run(features):
+    def run(features: Any) -> list[tuple[Tensor, list[GateOutput]]]:
         outputs = before(tree.map_structure(ops.convert_to_tensor, features))
         # Keras returns a list of one output without its list.
         values = dict(zip(symbols, tree.flatten(outputs), strict=True))
@@ -240,8 +255,8 @@ def _runner(model):
     return mixtures, run
 
 
-def _call(mixture):
-    """The positional and the named arguments a mixture was called with.
+def _call(mixture: keras.layers.Layer) -> Any:
+    """The positional and the named arguments that a layer was called with.
 
     Raises:
         ValueError: if it was not called once.
@@ -250,7 +265,7 @@ def _call(mixture):
     return call
 
 
-def _task_names(model, mixture, gate):
+def _task_names(model: keras.Model, mixture: Structure, gate: Gate) -> tuple[str, ...]:
     if isinstance(model, MultiTaskModel):
         names = tuple(model.schema.task_names)
     else:
@@ -258,30 +273,33 @@ def _task_names(model, mixture, gate):
     return names if len(names) == gate.num_tasks else ("all tasks",)
 
 
-def _numpy(tensor):
+def _numpy(tensor: Tensor) -> np.ndarray:
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
-def _shares(weights):
-    """Weights need not sum to 1, and may all be 0."""
+def _shares(weights: np.ndarray) -> np.ndarray:
+    """Weights scaled to sum to 1 over the last axis, but for those that are all 0."""
     total = weights.sum(axis=-1, keepdims=True)
     return weights / np.where(total > 0, total, 1)
 
 
-def _entropy(weights):
+def _entropy(weights: np.ndarray) -> np.ndarray:
     """Over the last axis, in nats; 0 where all weights are 0."""
     return entr(_shares(weights)).sum(axis=-1)
 
 
 class _Sums:
-    """What adds up over batches, of one gate."""
+    """Sums over batches, of one gate."""
 
-    def __init__(self, gate):
+    def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.rows = np.zeros(gate.num_tasks)
-        self.weights = self.used = self.entropy = self.converged = 0.0
+        self.weights: Any = 0.0
+        self.used: Any = 0.0
+        self.entropy: Any = 0.0
+        self.converged: Any = 0.0
 
-    def add(self, record):
+    def add(self, record: GateOutput) -> None:
         # One row stands for all with a static router.
         weights = _numpy(record.weights)
         counts = _counts(record, len(weights), self.gate.num_tasks)
@@ -294,11 +312,11 @@ class _Sums:
             None if converged is None else self.converged + _by_task(counts, _numpy(converged))
         )
 
-    def mean(self, sums):
+    def mean(self, sums: np.ndarray) -> np.ndarray:
         rows = np.where(self.rows > 0, self.rows, np.nan)
         return sums / rows.reshape(-1, *[1] * (sums.ndim - 1))
 
-    def result(self, name, tasks, similarity):
+    def result(self, name: str, tasks: tuple[str, ...], similarity: np.ndarray | None) -> GateUse:
         gate, mean_weight, share_used = self.gate, self.mean(self.weights), self.mean(self.used)
         experts = tuple(gate.numbers(range(gate.num_experts)))
         seen = self.rows > 0
@@ -323,7 +341,7 @@ class _Sums:
         )
 
 
-def _counts(record, num_rows, num_tasks):
+def _counts(record: GateOutput, num_rows: int, num_tasks: int) -> np.ndarray:
     """Array `(b, t)`: 1 where a row counts for a task, else 0."""
     counts = np.ones((num_rows, num_tasks))
     if record.has_task:
@@ -331,7 +349,7 @@ def _counts(record, num_rows, num_tasks):
     return counts * _numpy(record.mask)[:, None] if record.has_mask else counts
 
 
-def _by_task(counts, values):
+def _by_task(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sums over the rows of each task, `(t, ...)`, of `values` `(b, t, ...)` or `(b, 1, ...)`."""
     if values.shape[1] == 1:
         return np.tensordot(counts, values[:, 0], (0, 0))
@@ -341,19 +359,19 @@ def _by_task(counts, values):
 class _Correlations:
     """Pearson's correlation of experts' outputs, added up over batches."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows = 0
+        self.sums: Any = 0.0
+        self.products: Any = 0.0
 
-    def add(self, outputs):
+    def add(self, outputs: np.ndarray) -> None:
         outputs = outputs.astype("float64").swapaxes(0, 1)
-        if not self.rows:
-            self.sums = self.products = 0.0
         self.rows += outputs.shape[1]
         self.sums = self.sums + outputs.sum(axis=1)
         flat = outputs.reshape(len(outputs), -1)
         self.products = self.products + flat @ flat.T
 
-    def result(self):
+    def result(self) -> np.ndarray | None:
         if not self.rows:
             return None
         covariance = self.products - self.sums @ self.sums.T / self.rows
@@ -364,7 +382,7 @@ class _Correlations:
         return covariance / np.outer(spread, spread)
 
 
-def _collapse(experts, mean_weight):
+def _collapse(experts: Sequence[int], mean_weight: np.ndarray) -> list[str]:
     for expert, shares in zip(experts, _shares(mean_weight).T, strict=True):
         if len(experts) > 1 and len(shares) and (shares > COLLAPSED).all():
             return [
@@ -374,13 +392,13 @@ def _collapse(experts, mean_weight):
     return []
 
 
-def _dead(experts, share_used):
-    dead = [str(experts[e]) for e in np.flatnonzero((share_used == 0).all(axis=0))]
+def _dead(experts: Sequence[int], share_used: np.ndarray) -> list[str]:
+    dead = [str(experts[int(e)]) for e in np.flatnonzero((share_used == 0).all(axis=0))]
     text = f"Dead experts: on these rows no task uses {_listed(dead)}, so they learn nothing."
     return [text] if dead else []
 
 
-def _duplicates(experts, similarity):
+def _duplicates(experts: Sequence[int], similarity: np.ndarray) -> list[str]:
     alike = zip(*np.nonzero(np.triu(similarity > ALIKE, 1)), strict=True)
     pairs = [f"{experts[i]} and {experts[j]}" for i, j in alike]
     if not pairs:
@@ -391,6 +409,6 @@ def _duplicates(experts, similarity):
     ]
 
 
-def _listed(words, most=8):
+def _listed(words: Sequence[str], most: int = 8) -> str:
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more

@@ -1,13 +1,22 @@
 """What gates select, shown: pictures, and a folder with pictures and numbers."""
 
+from __future__ import annotations
+
 import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from tfmoe.files import check_new, new_file, new_folder
-from tfmoe.reports.gate_use import gate_use
+from tfmoe.files import PathLike, check_new, new_file, new_folder
+from tfmoe.reports.gate_use import GateUse, gate_use
 from tfmoe.validation import checks_arguments
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
 
 # More than this cannot be read in a picture.
 MOST_LABELS = 32
@@ -17,13 +26,13 @@ MOST_COLORS = 10
 
 
 @checks_arguments
-def draw_gates(uses, task_names, path):
+def draw_gates(uses: Mapping[str, GateUse], task_names: Sequence[str], path: PathLike) -> None:
     """Draws heat maps of mean gate weights, task by expert, side by side.
 
     Args:
         uses: dict of `GateUse` by title.
-        task_names: sequence of str.
-        path: file to write, `.png` or another kind that matplotlib knows.
+        task_names: sequence of str, the rows of each map.
+        path: file to write, `.png` or another format that matplotlib can write.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -32,23 +41,27 @@ def draw_gates(uses, task_names, path):
     _save(_heat_maps(uses, task_names), path)
 
 
-def heat_map_png(use):
+def heat_map_png(use: GateUse) -> bytes:
     """One gate's heat map as the bytes of a PNG file."""
     held = io.BytesIO()
     _heat_maps({use.gate: use}, use.tasks).savefig(held, format="png", dpi=100)
     return held.getvalue()
 
 
-def draw_curves(use, path):
-    """Draws how much of each task's weight its most used experts carry together.
+def draw_curves(use: GateUse, path: PathLike) -> None:
+    """Draws the cumulative share of each task's weight that its most used experts have.
 
-    A curve that reaches 1 at the second expert is that of a task that needs two.
+    The curve of a task that needs two experts reaches 1 at the second.
 
-    Args, errors: see `draw_gates`.
+    Args:
+        use: of one gate.
+        path: see `draw_gates`.
+
+    Raises: see `draw_gates`.
     """
     num_tasks, num_experts = use.mean_weight.shape
     figure = _figure(6.4, 4.2)
-    axis = figure.subplots()
+    axis: Any = figure.subplots()
     total = np.maximum(use.mean_weight.sum(axis=1, keepdims=True), 1e-12)
     curves = np.cumsum(-np.sort(-use.mean_weight / total, axis=1), axis=1)
     seen = ~np.isnan(use.num_used)
@@ -68,7 +81,7 @@ def draw_curves(use, path):
     _save(figure, path)
 
 
-def draw_history(frame, path):
+def draw_history(frame: pd.DataFrame, path: PathLike) -> None:
     """Draws each task's mean weight of every expert over the epochs.
 
     Args:
@@ -89,7 +102,7 @@ def draw_history(frame, path):
     for axis, task in zip(axes, shown, strict=False):
         ours = frame[frame["task"] == task]
         weights = ours.pivot(index="epoch", columns="expert", values="mean_weight")
-        # Many experts are grey, but for those that the task uses most at some time.
+        # Of many experts only those are coloured that the task uses most at some epoch.
         largest = sorted(weights.columns if few else weights.max().nlargest(4).index)
         axis.plot(weights.drop(columns=largest), color="tab:gray", linewidth=0.6, alpha=0.5)
         for expert in largest:
@@ -120,7 +133,9 @@ def draw_history(frame, path):
 
 
 @checks_arguments
-def write_report(model, source, folder, history=None):
+def write_report(
+    model: keras.Model, source: Any, folder: PathLike, history: pd.DataFrame | None = None
+) -> list[GateUse]:
     """Writes a folder that shows what a model's gates select on some rows.
 
     For each gate a heat map `<gate>.png` and the curves of `draw_curves`,
@@ -138,7 +153,7 @@ def write_report(model, source, folder, history=None):
     Raises:
         FileExistsError: if the folder is there already.
         ImportError: if matplotlib is not installed.
-        ValueError: if the model has no gate, or `history` is none of a `GateReport`'s.
+        ValueError: if the model has no gate, or `history` lacks columns of `GateReport.frame`.
     """
     require_matplotlib()
     # Before the model runs, which may take long.
@@ -161,7 +176,7 @@ def write_report(model, source, folder, history=None):
     return uses
 
 
-def _draw_all(uses, history, folder):
+def _draw_all(uses: Sequence[GateUse], history: pd.DataFrame | None, folder: Path) -> None:
     for use in uses:
         name = use.gate.replace("/", "_")
         draw_gates({use.gate: use}, use.tasks, folder / f"{name}.png")
@@ -173,7 +188,7 @@ def _draw_all(uses, history, folder):
     pd.concat([use.frame() for use in uses]).to_csv(folder / "gates.csv", index=False)
 
 
-def _heat_maps(uses, task_names):
+def _heat_maps(uses: Mapping[str, GateUse], task_names: Sequence[str]) -> Figure:
     sizes = [_side(use.mean_weight.shape[1]) for use in uses.values()]
     height = 1.6 + _side(len(task_names))
     labels = 0.09 * max(len(_short(name)) for name in task_names)
@@ -201,7 +216,7 @@ def _heat_maps(uses, task_names):
     return figure
 
 
-def require_matplotlib():
+def require_matplotlib() -> None:
     """Raises ImportError, with what to do, if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
@@ -209,27 +224,27 @@ def require_matplotlib():
         raise ImportError("Pictures need matplotlib: pip install 'tfmoe[plot]'") from error
 
 
-def _figure(width, height):
+def _figure(width: float, height: float) -> Figure:
     require_matplotlib()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _side(cells):
+def _side(cells: int) -> float:
     """Inches for so many cells of a heat map: large enough for a number, or bounded."""
     return 0.5 * max(cells, 3) if cells <= 16 else min(max(0.2 * cells, 8), 12)
 
 
-def _label(set_ticks, names):
+def _label(set_ticks: Callable[..., Any], names: Sequence[str]) -> None:
     step = -(-len(names) // MOST_LABELS)
     set_ticks(range(0, len(names), step), names[::step])
 
 
-def _short(name, most=24):
+def _short(name: str, most: int = 24) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _save(figure, path):
+def _save(figure: Figure, path: PathLike) -> None:
     with new_file(path) as draft:
         figure.savefig(draft, dpi=150)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfmoe.compute import nested
+from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights, paired, taken
 from tfmoe.gates.base import Gate
 from tfmoe.keras_private import sublayers
@@ -49,7 +50,8 @@ class Structure(keras.layers.Layer):
     def __init__(self, num_tasks: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         owner = type(self).__name__
-        self.num_tasks = integer(owner, "num_tasks", num_tasks, 1, optional=True)
+        # None only in a recipe, whose holder fills it in.
+        self.num_tasks: Any = integer(owner, "num_tasks", num_tasks, 1, optional=True)
 
     @property
     def gates(self) -> list[Gate]:
@@ -58,7 +60,7 @@ class Structure(keras.layers.Layer):
 
     @property
     def context_columns(self) -> dict[str, str]:
-        """What `context` must hold, and the column whose ids each is."""
+        """The keys that `context` must hold, each with the column whose ids it wants."""
         return {}
 
     def shared_point(self) -> str:
@@ -80,8 +82,8 @@ class Structure(keras.layers.Layer):
         """
         return False
 
-    def expert_outputs(self, inputs: Any) -> Any:
-        """Outputs `(b, e, u)` of all experts, for a comparison; None if they see no whole rows."""
+    def expert_outputs(self, inputs: Tensor) -> Tensor | None:
+        """Outputs `(b, e, u)` of all experts, to be compared; None if they read less than a row."""
         return None
 
     def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -151,7 +153,7 @@ class Structure(keras.layers.Layer):
         self.trainable = False
 
     def adopt(self, original: Structure) -> None:
-        """Takes over from the structure it was copied from what no recipe holds."""
+        """Takes over what no recipe holds, such as ready layers' weights, from its original."""
 
     def expert_variables(self) -> list[Any]:
         """The variables with one row an expert, where one gate chooses among all of them.
@@ -166,12 +168,12 @@ class Structure(keras.layers.Layer):
         )
 
     def keep_experts(self, experts: Sequence[int]) -> None:
-        """Counts on only some of the experts, whose variables have been cut already."""
+        """Keeps only some of its experts, whose variables have been cut already."""
         raise NotImplementedError
 
     @classmethod
     def from_options(cls, **options: Any) -> Structure:
-        """A recipe from what the command line was told.
+        """The recipe for what was chosen on the command line.
 
         Args:
             **options: `gate`, a recipe or None, `num_experts`, `hidden_units`, and
@@ -196,7 +198,7 @@ class PlainLayer(Structure):
         super().__init__(getattr(layer, "num_tasks", None), name=layer.name)
         self.layer = layer
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def __call__(self, inputs: Tensor, **options: Any) -> Any:
         return self.layer(inputs, **options)
 
     @property

@@ -1,6 +1,10 @@
 """Shared experts, weighed by a gate a task or by one gate for all."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,11 +14,13 @@ from tfmoe.compute import nested
 from tfmoe.compute.dispatch import pays, shapes_follow_data
 from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Activation, Dispatch, Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
 from tfmoe.experts.ready_layers import GivenExperts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.extended import copy_extended, extended
+from tfmoe.gates.output import GateOutput
 from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.structures.base import Structure
 
@@ -29,41 +35,45 @@ class MMoE(Structure):
     DSelect-k paper.
 
     Args:
-        num_tasks: int >= 1, or None to take it from the model that holds the mixture.
+        num_tasks: int >= 1, or None to take it from the model that holds it.
         num_experts: int >= 2.
         hidden_units: sequence of int >= 1, units of the experts' layers; the last is
             `u`.
         gate: a gate without `num_tasks` and `num_experts`; None means
-            `SoftmaxGate()`. It is a recipe: the mixture's own copy is `mixture.gate`.
+            `SoftmaxGate()`. It is a recipe: the mixture's own copy is `mixture.gate`, made
+            when the mixture is built.
         activation, dropout, layer_norm, kernel_initializer: of the experts, see
             `Experts`.
         dispatch: `"dense"` computes all experts for every row, `"sparse"` only those
             that some task of a row selects, none of them dropped. `"auto"` is sparse
-            where a gate selects so few that it was measured to be faster. Gates that
-            are not bound to their number of experts, as DSelect-k before it has
-            converged, are dense until all rows of a batch keep to it (and always where
-            XLA compiles for a batch of any size). The outputs are the same up to
-            rounding.
-        experts: an `Experts` layer, the recipe of the experts in place of the arguments
-            above; or a sequence of Keras layers `(b, ...) -> (b, u)`, trainable or not, used
-            as experts in place of perceptrons and computed densely. The number of experts is
-            theirs, and the arguments of perceptrons have no effect. With ready layers inputs
-            may have any shape, and the gate sees them flattened.
+            where a gate selects so few that it was measured to be faster. With a gate
+            that may select more than its `num_nonzeros`, as DSelect-k before it has
+            converged, batches with a row that does so are computed densely (and all of
+            them where XLA compiles for a batch of any size). So is training where an
+            expert without weight still gives the gate a gradient. The outputs are the
+            same up to rounding.
+        experts: an `Experts` layer, a recipe of the experts; or a sequence of Keras layers
+            `(b, ...) -> (b, u)`, trainable or not, used as they are and computed densely.
+            With either, `num_experts`, `hidden_units` and the arguments of `Experts` above
+            have no effect. With ready layers inputs may have any shape, and the gate sees
+            them flattened.
 
     Call arguments:
         inputs: float tensor `(b, f)`.
         task: int tensor `(b,)`, the task of each row, or None where a row has them all.
-        context: dict; `{"ids": int tensor (b,)}` for a `HashGate`, else None.
+        context: dict of tensors; `{"ids": int tensor (b,)}` for a `HashGate`, else None.
         training: bool.
-        return_aux: bool; if True, also return the gates' outputs.
-        ids: what `context={"ids": ids}` says, for calls by hand.
+        return_aux: bool; if True, also return the gate output.
+        ids: the same as `context={"ids": ids}`, for calls by hand.
 
     Returns:
         Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` also a list
-        with a `GateOutput` for each gate.
+        with the gate's `GateOutput`.
 
     Raises:
-        ValueError: if a count is too small, or `gate` is no gate.
+        ValueError: if a count is too small, `gate` is no gate, `dispatch` is unknown or is
+            `"sparse"` with a gate that gives all experts weight or with ready experts, or
+            inputs have another rank.
 
     Example:
 
@@ -74,20 +84,24 @@ class MMoE(Structure):
     Source: Ma et al., 2018, eq. 6 to 8, https://doi.org/10.1145/3219819.3220007.
     """
 
+    #: Its own copy of the recipe; None until the mixture is built.
+    gate: Gate
+    experts: Experts | GivenExperts
+
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=8,
-        hidden_units=(256, 128),
-        gate=None,
-        activation="relu",
-        dropout=0.0,
-        layer_norm=False,
-        kernel_initializer="glorot_uniform",
-        dispatch="auto",
-        experts=None,
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        num_experts: int = 8,
+        hidden_units: Sequence[int] = (256, 128),
+        gate: Gate | None = None,
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
+        dispatch: Dispatch = "auto",
+        experts: Experts | Sequence[keras.layers.Layer] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_tasks, **kwargs)
         name = type(self).__name__
         experts = nested.given(experts)
@@ -135,26 +149,26 @@ class MMoE(Structure):
             self.experts = GivenExperts(experts, dtype=self.dtype_policy, name="experts")
         self._gate_config = nested.config_of(gate)
         self._id_column = gate.id_column
-        self.gate = None
+        self.gate = None  # type: ignore[assignment]
 
     @property
-    def num_gates(self):
+    def num_gates(self) -> int:
         """How many tasks the gate tells apart."""
         return self.num_tasks
 
     @property
-    def gates(self):
+    def gates(self) -> list[Gate]:
         return [self.gate]
 
     @property
-    def context_columns(self):
+    def context_columns(self) -> dict[str, str]:
         return {} if self._id_column is None else {"ids": self._id_column}
 
-    def freeze(self):
+    def freeze(self) -> None:
         self.experts.trainable = False
         self.gate.freeze()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
         if len(input_shape) != 2 and not isinstance(self.experts, GivenExperts):
             # Experts would take a third axis for one input an expert.
@@ -173,15 +187,15 @@ class MMoE(Structure):
         self.experts.build(input_shape)
         self.gate.build((input_shape[0], math.prod(input_shape[1:])))
 
-    def adopt(self, original):
+    def adopt(self, original: Any) -> None:
         # Ready experts' weights, frozen or not.
         if isinstance(original.experts, GivenExperts):
             self.experts.adopt(original.experts)
 
-    def expert_outputs(self, inputs):
+    def expert_outputs(self, inputs: Tensor) -> Tensor:
         return self.experts(inputs)
 
-    def select(self, experts):
+    def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
         (members,) = experts
         config = nested.config_of(self)
         inner, gate = config["config"], config["config"]["gate"]["config"]
@@ -197,25 +211,30 @@ class MMoE(Structure):
             gate.update(expert_ids=numbers, num_choices=self.gate.num_choices)
         return config
 
-    def copy_from(self, other, tasks, experts=None):
-        self.experts.copy_from(other.experts, experts and experts[0])
+    def copy_from(
+        self,
+        other: Any,
+        tasks: Sequence[int],
+        experts: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.experts.copy_from(other.experts, None if experts is None else experts[0])
         self.gate.copy_from(other.gate, tasks)
 
-    def extended(self, like, routing):
+    def extended(self, like: Sequence[int], routing: str) -> dict[str, Any]:
         config = nested.config_of(self)
         config["config"]["num_tasks"] = None
         if self._tells_tasks_apart:
             config["config"]["gate"] = extended(self.gate, len(like), routing)
         return config
 
-    def copy_extended(self, other, like):
+    def copy_extended(self, other: Any, like: Sequence[int]) -> None:
         self.experts.copy_from(other.experts)
         if self._tells_tasks_apart:
             copy_extended(other.gate, self.gate, like)
         else:
             copy_weights(other.gate, self.gate)
 
-    def expert_variables(self):
+    def expert_variables(self) -> list[Any]:
         if isinstance(self.experts, GivenExperts):
             raise ValueError(
                 "Experts are dropped in a running fit where the structure made them itself. "
@@ -224,20 +243,28 @@ class MMoE(Structure):
             )
         return self.experts.weights
 
-    def keep_experts(self, experts):
+    def keep_experts(self, experts: Sequence[int]) -> None:
         config = self.select([experts])["config"]
         self.gate.keep(experts)
         self.num_experts = self.experts.num_experts = len(experts)
         self._gate_config, self._experts_config = config["gate"], config["experts"]
 
     @property
-    def _tells_tasks_apart(self):
+    def _tells_tasks_apart(self) -> bool:
         return self.num_gates == self.num_tasks
 
-    def computes_sparsely(self, one_task=False):
+    def computes_sparsely(self, one_task: bool = False) -> bool:
         return self._most_chosen(1 if one_task else self.num_gates, training=True) is not None
 
-    def call(self, inputs, task=None, context=None, training=False, return_aux=False, ids=None):
+    def call(
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        context: dict[str, Tensor] | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+        ids: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         seen, ids = inputs, (context or {}).get("ids", ids)
         if len(inputs.shape) > 2:
             seen = ops.reshape(inputs, (-1, math.prod(inputs.shape[1:])))
@@ -255,17 +282,23 @@ class MMoE(Structure):
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, [record]) if return_aux else outputs
 
-    def _told(self, task):
+    def _told(self, task: Tensor | None) -> Tensor | None:
         """The row's task, for a gate that tells tasks apart."""
         return task if self._tells_tasks_apart else None
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, _, units = self.experts.compute_output_shape(input_shape)
         return (batch, self.num_tasks, units)
 
     def compute_output_spec(
-        self, inputs, task=None, context=None, training=False, return_aux=False, ids=None
-    ):
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        context: dict[str, Tensor] | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+        ids: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         ids = (context or {}).get("ids", ids)
         batch, _, units = self.experts.compute_output_shape(inputs.shape)
         shape = (batch, self.num_tasks if task is None else 1, units)
@@ -276,17 +309,17 @@ class MMoE(Structure):
         )
         return (outputs, [record]) if return_aux else outputs
 
-    def _mixed(self, inputs, weights, exact, training):
+    def _mixed(self, inputs: Tensor, weights: Tensor, exact: Tensor, training: bool) -> Tensor:
         """`(b, t, u)`, from all experts or from those that have a weight.
 
         Args:
             inputs: `(b, f)`.
             weights: `(b, t, e)` or `(1, t, e)`.
-            exact: the same in float32, in which small weights are no zeros.
+            exact: the same in float32, where small weights have not become 0.
             training: bool.
         """
 
-        def dense():
+        def dense() -> Tensor:
             return mix(self.experts(inputs, training=training), weights)
 
         most = self._most_chosen(weights.shape[1], training)
@@ -294,7 +327,7 @@ class MMoE(Structure):
             return dense()
         used = ops.any(exact != 0, axis=1)
 
-        def sparse():
+        def sparse() -> Tensor:
             # Used experts come first; where a row has fewer, unused ones fill it up.
             marks, chosen = ops.top_k(ops.cast(used, "float32"), most)
             if weights.shape[0] == 1:
@@ -317,8 +350,8 @@ class MMoE(Structure):
             return dense()
         return ops.cond(ops.max(ops.sum(ops.cast(used, "int32"), -1)) <= most, sparse, dense)
 
-    def _most_chosen(self, num_tasks, training):
-        """The most experts of a row of which only they are computed; None for all.
+    def _most_chosen(self, num_tasks: int, training: bool) -> int | None:
+        """How many experts of a row sparse compute takes; None where all are computed.
 
         Args:
             num_tasks: int, tasks of a row that a gate tells apart.
@@ -336,7 +369,7 @@ class MMoE(Structure):
         num_weights = sum(math.prod(kernel.shape[1:]) for kernel in self.experts.kernels)
         return most if pays(most, num, num_weights, gate.always_sparse) else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         ready = isinstance(self.experts, GivenExperts)
         return {
@@ -360,14 +393,14 @@ class OMoE(MMoE):
         num_tasks, num_experts, hidden_units, gate, activation, dropout, layer_norm,
             kernel_initializer, dispatch, experts: see `MMoE`.
 
-    Call arguments, returns, errors: see `MMoE`; the record's tensors have one task.
+    Call arguments, returns, errors: see `MMoE`; the gate output's tensors have one task.
 
     Source: Ma et al., 2018, section 4.1, https://doi.org/10.1145/3219819.3220007.
     """
 
     @property
-    def num_gates(self):
+    def num_gates(self) -> int:
         return 1
 
-    def shared_point(self):
+    def shared_point(self) -> str:
         return "outputs"

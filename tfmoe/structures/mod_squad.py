@@ -1,5 +1,10 @@
 """Mod-Squad: a transformer whose experts are matched to tasks."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
@@ -7,7 +12,9 @@ from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Dispatch, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
+from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
 from tfmoe.gates.top_k import TopKGate
 from tfmoe.structures.base import Structure
@@ -22,15 +29,15 @@ class ModSquad(Structure):
         x = block(x, task)                  num_blocks times, see `ModSquadBlock`
         output = pooled(norm(x))
 
-    In a `MultiTaskModel` the tokens are the row's columns and the values of its histories,
-    see `Encoder`. It is made for one task a row, `Schema(task_column=...)`. Where all tasks
-    are on each row, the row passes once for each of its `t` tasks, for routing and task
-    embedding depend on it from the first block on: that is `t` times the cost of one task.
+    In a `MultiTaskModel` the tokens are the row's columns and the values of its sequences,
+    see `Encoder`. It is made for rows of one task each, `Schema(task_column=...)`. Rows with
+    the labels of all `t` tasks go through it once for each task, because routing and task
+    embedding depend on the task from the first block on: `t` times the cost of one task.
 
     Train it with `MutualInformationLoss`, which makes tasks choose experts of their own.
 
     Args:
-        num_tasks: int >= 1, or None to take it from the model that holds the mixture.
+        num_tasks: int >= 1, or None to take it from the model that holds it.
         dim: int >= 1, size of a token, and of the output.
         num_blocks: int >= 1.
         num_experts, gate, mlp_ratio, causal, dropout, dispatch: of each block, see
@@ -38,20 +45,21 @@ class ModSquad(Structure):
         pooling: `"mean"` over the tokens that are present, or the `"last"` of them, which
             under `causal` is the one that has seen all others.
         expert_ids: for each gate of `mixture.gates` a sequence of int, the experts that are
-            there, or None for all; see `ModSquadBlock`.
+            left, or None for all; see `ModSquadBlock`.
 
     Call arguments:
         inputs: pair of a float tensor `(b, c, d)`, tokens, and a bool tensor `(b, c)`,
             False at padding.
         task: int tensor `(b,)`, the task of each row; None for all tasks.
-        context: not looked at.
+        context: ignored.
         training: bool.
-        return_aux: bool; if True, also return the gates' records.
+        return_aux: bool; if True, also return the gate outputs.
 
     Returns:
         Float tensor `(b, t, d)`, or `(b, 1, d)` with `task`. With `return_aux` also a list
-        of records, two a block, of the attention's and of the perceptrons' gate, with a
-        row a token: `(b * c, t, .)`, or `(b * c, 1, .)` with `task`. See `ModSquadBlock`.
+        of `GateOutput`s, two a block, of the attention's and of the perceptrons' gate, with
+        a row for each token: `(b * c, t, .)`, or `(b * c, 1, .)` with `task`. See
+        `ModSquadBlock`.
 
     Raises:
         ValueError: if a count is too small, an argument is of the wrong kind, or tokens
@@ -76,19 +84,19 @@ class ModSquad(Structure):
 
     def __init__(
         self,
-        num_tasks=None,
-        dim=32,
-        num_blocks=2,
-        num_experts=16,
-        gate=None,
-        mlp_ratio=4.0,
-        causal=False,
-        pooling="mean",
-        dropout=0.0,
-        dispatch="auto",
-        expert_ids=None,
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        dim: int = 32,
+        num_blocks: int = 2,
+        num_experts: int = 16,
+        gate: Gate | None = None,
+        mlp_ratio: float = 4.0,
+        causal: bool = False,
+        pooling: Literal["mean", "last"] = "mean",
+        dropout: float = 0.0,
+        dispatch: Dispatch = "auto",
+        expert_ids: Sequence[Sequence[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         expert_ids = nested.renamed("ModSquad", kwargs, "kept", "expert_ids", expert_ids)
         super().__init__(num_tasks, **kwargs)
         dim = validation.integer("ModSquad", "dim", dim, 1)
@@ -98,14 +106,14 @@ class ModSquad(Structure):
                 f'ModSquad takes `pooling` "mean" or "last". Received pooling={pooling!r}.'
             )
         self.dim, self.num_blocks, self.pooling = dim, num_blocks, pooling
+        self.token_dim = dim
         self.expert_ids = checked_expert_ids("ModSquad", expert_ids, 2 * num_blocks)
-        if isinstance(gate, keras.layers.Layer):
-            gate = nested.config_of(gate)
+        recipe = nested.config_of(gate) if isinstance(gate, keras.layers.Layer) else gate
         self.blocks = [
             ModSquadBlock(
                 num_tasks,
                 num_experts,
-                reseeded(gate, 2 * i),  # as in a block, whose second gate takes 1
+                reseeded(recipe, 2 * i),  # as in a block, whose second gate takes 1
                 mlp_ratio,
                 causal,
                 dropout,
@@ -119,14 +127,10 @@ class ModSquad(Structure):
         self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy, name="norm")
 
     @property
-    def token_dim(self):
-        return self.dim
-
-    @property
-    def gates(self):
+    def gates(self) -> list[Gate]:
         return [gate for block in self.blocks for gate in block.gates]
 
-    def select(self, experts):
+    def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
         config = nested.config_of(self)
         inner = config["config"]
         inner["num_tasks"] = None
@@ -137,21 +141,32 @@ class ModSquad(Structure):
         inner["expert_ids"] = numbers if is_cut else None
         return config
 
-    def copy_from(self, other, tasks, experts=None):
+    def copy_from(
+        self,
+        other: Any,
+        tasks: Sequence[int],
+        experts: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         copy_weights(other.norm, self.norm)
         for i, (own, block) in enumerate(zip(self.blocks, other.blocks, strict=True)):
             own.copy_from(block, tasks, experts and experts[2 * i : 2 * i + 2])
 
     @classmethod
-    def from_options(cls, gate=None, hidden_units=(32,), num_nonzeros=2, **options):
+    def from_options(
+        cls,
+        gate: Gate | None = None,
+        hidden_units: Sequence[int] = (32,),
+        num_nonzeros: int = 2,
+        **options: Any,
+    ) -> Structure:
         gate = TopKGate(num_nonzeros=num_nonzeros, usage_decay=0.95) if gate is None else gate
         return super().from_options(gate=gate, dim=hidden_units[-1], **options)
 
-    def computes_sparsely(self, one_task=False):
+    def computes_sparsely(self, one_task: bool = False) -> bool:
         # Whatever the rows, each pass is of one task a row.
         return any(block.is_sparse(i, training=True) for block in self.blocks for i in range(2))
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Shape]) -> None:
         validation.check_known(self, "num_tasks")
         shapes = [tuple(s) if isinstance(s, list | tuple) else s for s in input_shape]
         is_pair = [isinstance(shape, tuple) for shape in shapes] == [True, True]
@@ -163,7 +178,14 @@ class ModSquad(Structure):
         for layer in (*self.blocks, self.norm):
             layer.build(shapes[0])
 
-    def call(self, inputs, task=None, context=None, training=False, return_aux=False):
+    def call(
+        self,
+        inputs: tuple[Tensor, Tensor],
+        task: Tensor | None = None,
+        context: dict[str, Tensor] | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         tokens, present = inputs
         if task is not None:
             outputs, records = self._passed(tokens, present, task, training)
@@ -181,9 +203,11 @@ class ModSquad(Structure):
         mask = ops.reshape(ops.cast(present, "float32"), (-1,))
         return outputs, [_of_all_tasks(r, self._tasks_second, mask) for r in records]
 
-    def _passed(self, tokens, present, task, training):
-        """Pooled tokens `(b, d)`, and records, of one task a row."""
-        records = []
+    def _passed(
+        self, tokens: Tensor, present: Tensor, task: Tensor, training: bool
+    ) -> tuple[Tensor, list[GateOutput]]:
+        """Pooled tokens `(b, d)`, and gate outputs, of rows of one task each."""
+        records: list[GateOutput] = []
         for block in self.blocks:
             tokens, pair = block(tokens, present, task, training=training, return_aux=True)
             records += pair
@@ -196,30 +220,35 @@ class ModSquad(Structure):
         shares = ops.cast(shares, self.compute_dtype)
         return ops.matmul(shares[:, None], self.norm(tokens))[:, 0], records
 
-    def _tasks_second(self, x):
+    def _tasks_second(self, x: Tensor) -> Tensor:
         """Rows of one task after the other, `(t * n, ..., s)`, as `(n, t, s)`."""
         return ops.transpose(ops.reshape(x, (self.num_tasks, -1, x.shape[-1])), (1, 0, 2))
 
     def compute_output_spec(
-        self, inputs, task=None, context=None, training=False, return_aux=False
-    ):
+        self,
+        inputs: tuple[Tensor, Tensor],
+        task: Tensor | None = None,
+        context: dict[str, Tensor] | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         tokens, present = inputs
         num = self.num_tasks if task is None else 1
         outputs = keras.KerasTensor((tokens.shape[0], num, self.dim), dtype=self.compute_dtype)
         if not return_aux:
             return outputs
-        records = []
+        records: list[GateOutput] = []
         for block in self.blocks:
             records += block.compute_output_spec(tokens, present, task, return_aux=True)[1]
         if task is not None:
             return outputs, records
 
-        def widened(x):
+        def widened(x: Tensor) -> Tensor:
             return keras.KerasTensor((x.shape[0], num, x.shape[2]), dtype=x.dtype)
 
         return outputs, [_of_all_tasks(r, widened, r.mask) for r in records]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         block = self.blocks[0].get_config()
         shared = ("num_experts", "gate", "mlp_ratio", "causal", "dropout", "dispatch")
         return {
@@ -233,8 +262,10 @@ class ModSquad(Structure):
         }
 
 
-def _of_all_tasks(record, change, mask):
-    """A record of one task a row, its tensors changed to those of all tasks."""
+def _of_all_tasks(
+    record: GateOutput, change: Callable[[Tensor], Tensor], mask: Tensor
+) -> GateOutput:
+    """A gate output of rows of one task each, its tensors changed to those of all tasks."""
     return GateOutput(
         mask=mask,
         probabilities=change(record.probabilities),

@@ -1,5 +1,10 @@
 """A transformer block whose attention heads and perceptrons are experts."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -10,11 +15,13 @@ from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Dispatch, Shape, Tensor
 from tfmoe.compute.weights import copy_weights, paired, taken
 from tfmoe.experts.attention import MoEAttention
 from tfmoe.experts.mlp import Experts
 from tfmoe.features.embedding import Embedding
 from tfmoe.gates.base import Gate
+from tfmoe.gates.output import GateOutput
 from tfmoe.gates.top_k import TopKGate
 
 
@@ -32,37 +39,38 @@ class ModSquadBlock(keras.layers.Layer):
     hidden ones, so that a token costs the same whatever `k` and `num_experts` are.
 
     Args:
-        num_tasks: int >= 1, or None to take it from the mixture that holds the block.
-        num_experts: int >= 2, heads, and as many perceptrons.
+        num_tasks: int >= 1, or None to take it from the `ModSquad` that holds the block.
+        num_experts: int >= 2, number of heads, and of perceptrons.
         gate: a gate without `num_tasks` and `num_experts`; None means
             `TopKGate(num_nonzeros=2, usage_decay=0.95)`. It is a recipe: the block's
             copies are `block.gates`, of the attention and of the perceptrons. `k` is its
             `num_nonzeros`, or `num_experts` where it has none.
         mlp_ratio: float > 0.
-        causal: bool; tokens see only what is before them, and themselves.
+        causal: bool; a token attends only to itself and to the tokens before it.
         dropout: float in [0, 1), of what is added to `x`, in training.
         dispatch: `"dense"` computes all experts for every token, `"sparse"` only those
             that are selected, none of them dropped, and none for padding. `"auto"` is
             sparse where the gate is bound to `k` experts and it was measured to be
             faster. The outputs are the same up to rounding.
-        expert_ids: two sequences of int, the experts of the attention and of the perceptrons
-            that are there, of which the block computes what the whole one would; or None
-            for all. `extract` makes such blocks.
+        expert_ids: two sequences of int, which of the `num_experts` heads and perceptrons are
+            left, each with the weight that the whole block's gate gives it; or None for all.
+            `extract` makes such blocks.
 
     Call arguments:
         tokens: float tensor `(b, c, d)`.
         present: bool tensor `(b, c)`, False at padding.
         task: int tensor `(b,)`, the task of each example.
         training: bool.
-        return_aux: bool; if True, also return the gates' records.
+        return_aux: bool; if True, also return the gate outputs.
 
     Returns:
-        Float tensor `(b, c, d)`, anything finite at padding; with `return_aux` also a list
+        Float tensor `(b, c, d)`, undefined, yet finite, at padding; with `return_aux` a list
         of two `GateOutput`s of `b * c` rows: the tokens of the first example, then of the
         second. Their `mask` is 0 for padding.
 
     Raises:
-        ValueError: if a count is too small, or an argument is of the wrong kind.
+        ValueError: if a count is too small, an argument is of the wrong kind, or `gate` does
+            not go with tokens or with `dispatch`.
 
     Example:
 
@@ -80,16 +88,16 @@ class ModSquadBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        num_tasks=None,
-        num_experts=16,
-        gate=None,
-        mlp_ratio=4.0,
-        causal=False,
-        dropout=0.0,
-        dispatch="auto",
-        expert_ids=None,
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        num_experts: int = 16,
+        gate: Gate | None = None,
+        mlp_ratio: float = 4.0,
+        causal: bool = False,
+        dropout: float = 0.0,
+        dispatch: Dispatch = "auto",
+        expert_ids: Sequence[Sequence[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         name = type(self).__name__
         expert_ids = nested.renamed(name, kwargs, "kept", "expert_ids", expert_ids)
         super().__init__(**kwargs)
@@ -105,15 +113,17 @@ class ModSquadBlock(keras.layers.Layer):
                 f"{name} drops a share of units, so `dropout` must be at least 0 and below 1. "
                 f"Received dropout={dropout}."
             )
-        self.num_tasks, self.num_experts = num_tasks, num_experts
+        # None only in a recipe, whose holder fills it in.
+        self.num_tasks: Any = num_tasks
+        self.num_experts = num_experts
         self.mlp_ratio, self.causal, self.dispatch = mlp_ratio, causal, dispatch
         self.expert_ids = checked_expert_ids(name, expert_ids, 2)
         self.num_chosen = min(gate.num_nonzeros or num_experts, num_experts)
         self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         self._gate_config = nested.config_of(gate)
-        self.gates = []
+        self.gates: list[Gate] = []
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
         size, dtype = input_shape[-1], {"dtype": self.dtype_policy}
         names, ids = ("attention", "mlp"), self.expert_ids or (None, None)
@@ -128,13 +138,15 @@ class ModSquadBlock(keras.layers.Layer):
             perceptrons, (hidden, size), "gelu", last_activation="linear", name="mlp", **dtype
         )
         self.embedding.build((None,))
-        for layer in (*self.norms, self.attention):
+        token_layers: list[Any] = [*self.norms, self.attention]
+        for layer in token_layers:
             layer.build(input_shape)
-        for layer in (*self.gates, self.mlp):
+        row_layers: list[Any] = [*self.gates, self.mlp]
+        for layer in row_layers:
             layer.build((None, size))
 
-    def _make_gate(self, index, name, ids):
-        cut = {"num_experts": self.num_experts}
+    def _make_gate(self, index: int, name: str, ids: Sequence[int] | None) -> Gate:
+        cut: dict[str, Any] = {"num_experts": self.num_experts}
         if ids is not None:
             num = len(ids)
             cut = {"num_experts": num, "expert_ids": list(ids), "num_choices": self.num_experts}
@@ -144,7 +156,14 @@ class ModSquadBlock(keras.layers.Layer):
             config, type(self).__name__, name=name, num_tasks=self.num_tasks, **cut
         )
 
-    def call(self, tokens, present, task, training=False, return_aux=False):
+    def call(
+        self,
+        tokens: Tensor,
+        present: Tensor,
+        task: Tensor,
+        training: bool = False,
+        return_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         task = ops.cast(task, "int32")
         mask = ops.reshape(ops.cast(present, "float32"), (-1,))
         owners = ops.reshape(ops.broadcast_to(task[:, None], ops.shape(present)), (-1,))
@@ -158,7 +177,9 @@ class ModSquadBlock(keras.layers.Layer):
         x = x + self.dropout(ops.reshape(mixed, ops.shape(x)), training=training)
         return (x, [first, second]) if return_aux else x
 
-    def _routed(self, i, x, owners, mask, training):
+    def _routed(
+        self, i: int, x: Tensor, owners: Tensor, mask: Tensor, training: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, GateOutput]:
         """What the attention (0) or the perceptrons (1) need.
 
         Args:
@@ -170,7 +191,7 @@ class ModSquadBlock(keras.layers.Layer):
 
         Returns:
             Normalised tokens `(b, c, d)`; weights `(b * c, k)` of the chosen experts, and
-            these, or weights `(b * c, e)` of all and None; the gate's record.
+            these, or weights `(b * c, e)` of all and None; the gate output.
         """
         seen, gate = self.norms[i](x), self.gates[i]
         flat = ops.reshape(seen, (-1, seen.shape[-1]))
@@ -181,7 +202,7 @@ class ModSquadBlock(keras.layers.Layer):
             chosen = ops.where(weights > 0, chosen, gate.num_experts)
         return seen, ops.cast(weights, self.compute_dtype), chosen, record
 
-    def is_sparse(self, i, training):
+    def is_sparse(self, i: int, training: bool) -> bool:
         """Whether the attention (0) or the perceptrons (1) compute selected experts only."""
         gate = self.gates[i]
         if self.dispatch == "dense" or not gate.always_sparse:
@@ -194,7 +215,12 @@ class ModSquadBlock(keras.layers.Layer):
         num_weights = sum(stack.shape[1] * stack.shape[2] for stack in stacks)
         return pays(self.num_chosen, gate.num_experts, num_weights, certain=True)
 
-    def copy_from(self, other, tasks, experts=None):
+    def copy_from(
+        self,
+        other: ModSquadBlock,
+        tasks: Sequence[int],
+        experts: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         """As `Structure.copy_from`, of the two gates and what they choose from."""
         for target, values in paired(other.embedding, self.embedding):
             target.assign(taken(values, target, tasks, other.num_tasks, other))
@@ -207,7 +233,14 @@ class ModSquadBlock(keras.layers.Layer):
             for target, values in paired(old, new):
                 target.assign(taken(values, target, members, num, old))
 
-    def compute_output_spec(self, tokens, present, task, training=False, return_aux=False):
+    def compute_output_spec(
+        self,
+        tokens: Tensor,
+        present: Tensor,
+        task: Tensor,
+        training: bool = False,
+        return_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         outputs = keras.KerasTensor(tokens.shape, dtype=self.compute_dtype)
         if not return_aux:
             return outputs
@@ -221,7 +254,7 @@ class ModSquadBlock(keras.layers.Layer):
         ]
         return outputs, [record for _, record in specs]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
@@ -235,7 +268,7 @@ class ModSquadBlock(keras.layers.Layer):
         }
 
 
-def _checked_gate(name, gate, dispatch):
+def _checked_gate(name: str, gate: Any, dispatch: str) -> Gate:
     """The gate, or the default one.
 
     Raises:
@@ -265,7 +298,9 @@ def _checked_gate(name, gate, dispatch):
     return gate
 
 
-def checked_expert_ids(name, expert_ids, num_gates):
+def checked_expert_ids(
+    name: str, expert_ids: Any, num_gates: int
+) -> tuple[tuple[int, ...], ...] | None:
     """The argument `expert_ids` as tuples, one a gate, or None.
 
     Raises:

@@ -1,11 +1,18 @@
 """The simplest sharing: one network for all tasks."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
+from tfmoe.gates.output import GateOutput
 from tfmoe.structures.base import Structure
 
 
@@ -16,7 +23,7 @@ class SharedBottom(Structure):
         output[b, t] = network(inputs)[b]    for every t
 
     Args:
-        num_tasks: int >= 1, or None to take it from the model that holds the mixture.
+        num_tasks: int >= 1, or None to take it from the model that holds it.
         hidden_units: sequence of int >= 1, units of the layers; the last is `u`.
         activation, dropout, layer_norm, kernel_initializer: see `Experts`.
 
@@ -24,14 +31,14 @@ class SharedBottom(Structure):
         inputs: float tensor `(b, f)`.
         task: int tensor `(b,)`, the task of each row, or None where a row has them all.
         training: bool, for the dropout.
-        context: not looked at.
+        context: ignored.
         return_aux: bool; if True, also return an empty list: there is no gate.
 
     Returns:
-        Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`.
+        Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` a pair.
 
     Raises:
-        ValueError: if a count is too small.
+        ValueError: if a count is too small, or `dropout` is outside [0, 1).
 
     Example:
 
@@ -43,14 +50,14 @@ class SharedBottom(Structure):
 
     def __init__(
         self,
-        num_tasks=None,
-        hidden_units=(256, 128),
-        activation="relu",
-        dropout=0.0,
-        layer_norm=False,
-        kernel_initializer="glorot_uniform",
-        **kwargs,
-    ):
+        num_tasks: int | None = None,
+        hidden_units: Sequence[int] = (256, 128),
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+        kernel_initializer: Initializer = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_tasks, **kwargs)
         self.bottom = Experts(
             1,
@@ -63,38 +70,50 @@ class SharedBottom(Structure):
             name="bottom",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
         self.bottom.build(input_shape)
 
-    def call(self, inputs, task=None, context=None, training=False, return_aux=False):
+    def call(
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        context: dict[str, Tensor] | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         outputs = self.bottom(inputs, training=training)
         if task is None:
             outputs = ops.repeat(outputs, self.num_tasks, axis=1)
         return (outputs, []) if return_aux else outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, _, units = self.bottom.compute_output_shape(input_shape)
         return (batch, self.num_tasks, units)
 
     def compute_output_spec(
-        self, inputs, task=None, context=None, training=False, return_aux=False
-    ):
+        self,
+        inputs: Tensor,
+        task: Tensor | None = None,
+        context: dict[str, Tensor] | None = None,
+        training: bool = False,
+        return_aux: bool = False,
+    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         batch, num, units = self.compute_output_shape(inputs.shape)
         shape = (batch, num if task is None else 1, units)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         return (outputs, []) if return_aux else outputs
 
-    def shared_point(self):
+    def shared_point(self) -> str:
         return "outputs"
 
-    def extended(self, like, routing):
+    def extended(self, like: Sequence[int], routing: str) -> dict[str, Any]:
         return self.select([])
 
-    def freeze(self):
+    def freeze(self) -> None:
         self.bottom.trainable = False
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = self.bottom.get_config()
         shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
