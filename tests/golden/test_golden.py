@@ -181,9 +181,7 @@ def test_a_model_predicts_and_trains_on(golden, name):
     assert model.count_params() == facts["num_parameters"]
     assert write.num_trained(model) == facts["num_trained"]
     assert model.compiled == facts["compiled"]
-    if facts["dtype"] == "float32":
-        # Of another policy the config of a model says the process's, not the model's own.
-        check_config(golden, model, features, f"{path}/predictions")
+    check_config(golden, model, features, f"{path}/predictions")
     if not facts["compiled"]:
         return
     rtol, atol = TOLERANCES[facts["dtype"]]

@@ -795,7 +795,7 @@ def write(folder):
 
 
 def versions():
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "rev-parse", "HEAD"]
     root = Path(tfmoe.__file__).parent
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     return {

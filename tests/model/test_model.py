@@ -566,3 +566,15 @@ def test_files_of_unknown_length_end_without_a_warning(prep, df, tmp_path):
     assert len(history["val_loss"]) == 2
     assert model.evaluate(rows, verbose=0)["loss"] == pytest.approx(history["val_loss"][1])
     assert model.predict(rows, verbose=0)["watch"].shape == (300,)
+
+
+def test_a_models_own_precision_is_saved(tmp_path):
+    """Keras's Functional models forget the policy that they were made with."""
+    schema = tfmoe.Schema([tfmoe.Numeric("age", transform="none")], [tfmoe.Binary("click")])
+    mixture = tfmoe.MMoE(num_experts=2, hidden_units=(4,), dtype="mixed_bfloat16")
+    model = tfmoe.MultiTaskModel(schema, mixture, dtype="mixed_bfloat16")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.encoder.dtype_policy.name == loaded.towers.dtype_policy.name == "mixed_bfloat16"
+    features = {"age": np.linspace(-1, 1, 4, dtype="float32")}
+    np.testing.assert_array_equal(loaded(features)["click"], model(features)["click"])

@@ -549,7 +549,8 @@ class MultiTaskModel(keras.Model):
         return {
             "name": self.name,
             "trainable": self.trainable,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            # Keras's Functional models drop theirs.
+            "dtype": keras.dtype_policies.serialize(self.encoder.dtype_policy),
             "schema": self.schema.to_dict(),
             "table_sizes": self.encoder.table_sizes,
             "lengths": self.lengths,
