@@ -37,7 +37,7 @@ def extract(
         from tfmoe.extraction.extract import extract as cut
 
         rows = None if data is None else loaded.preprocessor.arrays(data, labels=False)
-        extracted = cut(loaded, task, threshold, rows, tolerance, by)
+        extracted = cut(loaded, task, threshold, rows, tolerance, by)  # type: ignore[arg-type]
         with new_file(out) as draft:
             extracted.save(draft)
         done = extracted.extraction
