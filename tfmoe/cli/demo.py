@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import pandas as pd
@@ -71,16 +71,16 @@ def mixtures(units: int) -> dict[str, keras.Layer]:
 class _Speed(keras.callbacks.Callback):
     """Seconds spent in each epoch's training batches."""
 
-    def on_train_begin(self, logs=None):
-        self.seconds = []
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.seconds: list[float] = []
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.stop = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.seconds.append(self.stop - self.start)
 
 

@@ -1,5 +1,7 @@
 """A line of progress for a whole training."""
 
+from typing import Any
+
 import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -33,26 +35,26 @@ class ProgressLine(keras.callbacks.Callback):
             console=console,
         )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         epochs = f", epoch {self.params['epochs']}/{self.params['epochs']}"
         self.text.min_width = len(self.widest + epochs)
         self.line = self.progress.add_task(self.title, total=None, losses="")
         self.validation = ""
         self.batches = self.params.get("steps")  # None where rows are read as they come
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.progress.reset(
             self.line,
             total=self.batches,
             description=f"{self.title}, epoch {epoch + 1}/{self.params['epochs']}",
         )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         text = f"loss {logs['loss']:.4f}{self.validation}"
         self.seen = batch + 1
         self.progress.update(self.line, completed=self.seen, losses=text)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if "val_loss" in logs:
             self.validation = f", val {logs['val_loss']:.4f}"
         self.batches = self.seen

@@ -30,7 +30,7 @@ def check_tasks(owner: str, task: Any, num_tasks: int) -> None:
         )
 
 
-def _known(tensor):
+def _known(tensor: Any) -> Any:
     """A tensor's values, or None."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -77,7 +77,7 @@ def filled(config: Any, owner: str, name: str | None = None, **values: Any) -> A
         raise
 
 
-def _plain(config):
+def _plain(config: Any) -> Any:
     """A copy of plain dicts and lists. Keras wraps those that a layer holds in ones that
     know the layer, which `copy.deepcopy` would copy as well.
 

@@ -64,7 +64,7 @@ class MoEAttention(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         size, head = input_shape[-1], self.head_dim
 
-        def stacked(name, *shape):
+        def stacked(name: str, *shape: int) -> Any:
             initializer = PerMember("glorot_uniform")
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
@@ -88,7 +88,7 @@ class MoEAttention(keras.layers.Layer):
             outputs = mix(rows, weights[:, None])[:, 0]
         return ops.reshape(outputs, ops.shape(tokens))
 
-    def _attend(self, queries, tokens, present):
+    def _attend(self, queries: Any, tokens: Any, present: Any) -> Any:
         """What every head of every token reads: queries and result `(b * c, k, h)`."""
         num, count = queries.shape[1], ops.shape(tokens)[1]
         keys = ops.matmul(tokens, self.keys)

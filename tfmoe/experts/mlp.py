@@ -16,6 +16,7 @@ from tfmoe.compute.dropout import Dropout
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.math import add_bias
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Activation, Initializer, Tensor
 from tfmoe.compute.weights import copy_weights
 
 
@@ -64,11 +65,11 @@ class Experts(keras.layers.Layer):
         self,
         num_experts: int,
         hidden_units: Sequence[int],
-        activation: Any = "relu",
+        activation: Activation = "relu",
         dropout: float = 0.0,
         layer_norm: bool = False,
-        kernel_initializer: Any = "glorot_uniform",
-        last_activation: Any = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        last_activation: Activation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -119,7 +120,7 @@ class Experts(keras.layers.Layer):
                 self.dropouts.append(Dropout(self.dropout, dtype=self.dtype_policy))
             inputs = units
 
-    def _add_vectors(self, name, units, initializer):
+    def _add_vectors(self, name: str, units: int, initializer: str) -> Any:
         return self.add_weight(name=name, shape=(self.num_experts, units), initializer=initializer)
 
     def call(self, inputs: Any, chosen: Any = None, training: bool = False) -> Any:
@@ -131,12 +132,12 @@ class Experts(keras.layers.Layer):
         layers = [[ops.take(w, chosen, axis=0) for w in weights] for weights in layers]
         return self._all(inputs, layers, chosen.shape[0], training)
 
-    def _weights_by_layer(self):
+    def _weights_by_layer(self) -> list[Any]:
         """A list of the layers' weights: kernel, bias, and those of the norm."""
         norms = (self.scales, self.offsets) if self.layer_norm else ()
         return list(zip(self.kernels, self.biases, *norms, strict=True))
 
-    def _all(self, inputs, layers, num, training):
+    def _all(self, inputs: Tensor, layers: list[Any], num: int, training: bool) -> Tensor:
         """Every row through `num` experts, whose weights are `layers`."""
         first = layers[0][0].shape[1:] if layers else ()
         if is_unrolled(num, first, training):
@@ -163,7 +164,7 @@ class Experts(keras.layers.Layer):
             slots = slots.matmul(kernel).add(bias).map(finish, *norm)
         return slots
 
-    def _finish(self, i, hidden, *norm, training):
+    def _finish(self, i: int, hidden: Tensor, *norm: Tensor, training: bool) -> Tensor:
         """What follows matmul and bias of layer `i`.
 
         Args:

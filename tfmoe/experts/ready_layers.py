@@ -52,7 +52,7 @@ class GivenExperts(keras.layers.Layer):
 
         self._units = shapes[0][-1]
 
-    def _shape_of(self, layer, input_shape):
+    def _shape_of(self, layer: Any, input_shape: Any) -> tuple[Any, ...]:
         """What a layer makes of inputs of a shape; builds it, and the layers inside it."""
         if layer.built:
             # Not every layer says so by itself.

@@ -100,6 +100,6 @@ def towers_of(
     return Towers(num_outputs, **options)
 
 
-def _widened(logits, width):
+def _widened(logits: Any, width: int) -> Any:
     """`(b, n)` with columns of zeros up to `width`."""
     return ops.pad(logits, ((0, 0), (0, width - logits.shape[1])))

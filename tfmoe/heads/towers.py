@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from tfmoe.compute.device import check_tasks
 from tfmoe.compute.dispatch import Slots, pays
 from tfmoe.compute.initializers import PerMember
 from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Activation, Initializer
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
 
@@ -54,10 +55,10 @@ class Towers(keras.layers.Layer):
         self,
         num_outputs: Sequence[int],
         hidden_units: Sequence[int] = (64,),
-        activation: str | Callable = "relu",
+        activation: Activation = "relu",
         dropout: float = 0.0,
         layer_norm: bool = False,
-        kernel_initializer: str | Callable = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -90,7 +91,7 @@ class Towers(keras.layers.Layer):
         )
         self.bias = self.add_weight(name="bias", shape=(shape[0], shape[2]), initializer="zeros")
 
-    def _check_shape(self, shape, tasks):
+    def _check_shape(self, shape: Any, tasks: Sequence[int]) -> None:
         if len(shape) != 3 or shape[1] not in tasks:
             raise ValueError(
                 "Towers take inputs of shape (batch, tasks, units) with "
@@ -116,18 +117,18 @@ class Towers(keras.layers.Layer):
         return taken[:, 0]
 
     @property
-    def _exact(self):
+    def _exact(self) -> str:
         return keras.backend.result_type(self.compute_dtype, "float32")
 
-    def _last(self):
+    def _last(self) -> tuple[Any, Any]:
         return ops.cast(self.kernel, self._exact), ops.cast(self.bias, self._exact)
 
-    def _dispatch_pays(self):
+    def _dispatch_pays(self) -> bool:
         kernels = [*self.hidden.kernels, self.kernel]
         num_weights = sum(math.prod(kernel.shape[1:]) for kernel in kernels)
         return pays(1, len(self.num_outputs), num_weights, certain=True)
 
-    def _own(self, inputs, task, training):
+    def _own(self, inputs: Any, task: Any, training: bool) -> Any:
         """Every row `(b, u)` through the tower of its task."""
         slots = Slots.of(inputs, task[:, None], len(self.num_outputs))
         slots = self.hidden.through(slots, training)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfmoe.objectives.metrics import exact_auc
+from tfmoe.schema.schema import Schema
 
 
 def exact_aucs(
@@ -34,7 +35,7 @@ def exact_aucs(
     if not names:
         return {}
     if y is None:
-        scored = _scored_batches(model, x, steps)
+        scored: Iterable[Any] = _scored_batches(model, x, steps)
     else:
         size = batch_size or 32
         if steps is not None:
@@ -54,7 +55,9 @@ def exact_aucs(
     }
 
 
-def _by_task(schema, features, labels, weights, scores):
+def _by_task(
+    schema: Schema, features: Any, labels: Any, weights: Any, scores: Any
+) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
     """For each task with labels: its name, and its labels, scores and weights."""
     outputs = schema.output_names
     labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
@@ -70,7 +73,9 @@ def _by_task(schema, features, labels, weights, scores):
             yield name, tuple(values[task == index] for values in row)
 
 
-def _scored_batches(model, batches, steps):
+def _scored_batches(
+    model: Any, batches: Iterable[Any], steps: int | None
+) -> Iterator[tuple[Any, Any, Any, Any]]:
     for step, batch in enumerate(batches):
         if steps is not None and step >= steps:
             return

@@ -52,7 +52,9 @@ class AUC(keras.metrics.Metric):
         # Negatives, then positives.
         self.counts = self.add_variable((2 * NUM_BINS,), "zeros", name="counts")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         y_true = ops.reshape(ops.cast(y_true, "float32"), (-1,))
         logits = ops.reshape(ops.cast(y_pred, "float32"), (-1,))
         if not self.from_logits:
@@ -65,14 +67,14 @@ class AUC(keras.metrics.Metric):
         bins = _bins(y_true, logits, SIDE)
         self.counts.assign_add(ops.segment_sum(weights, bins, 2 * NUM_BINS))
 
-    def result(self):
+    def result(self) -> Tensor:
         return _areas(self.counts, SIDE)[0]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "from_logits": self.from_logits}
 
 
-def _bins(labels, logits, side):
+def _bins(labels: Tensor, logits: Tensor, side: int) -> Tensor:
     """The bin of each row `(b,)` of `side ** 2`: negatives first, then positives."""
     num = side**2
     position = (logits + LIMIT) * (num / (2 * LIMIT))
@@ -80,7 +82,7 @@ def _bins(labels, logits, side):
     return bins + num * ops.cast(labels > 0.5, "int32")
 
 
-def _areas(counts, side):
+def _areas(counts: Tensor, side: int) -> Tensor:
     """AUC `(n,)` from counts of `n` times `2 * side ** 2` bins."""
     # Negatives below each bin: those of its row of bins, then those of the rows
     # before. Sums of few sums keep float32's digits. (A product with a triangle of

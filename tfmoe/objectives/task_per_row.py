@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -58,14 +59,14 @@ class TaskPerRow:
         self._given: list[tuple[keras.metrics.Metric, int]] = []
         self._make_metrics(metrics)
 
-    def _members(self, indices):
+    def _members(self, indices: Sequence[int]) -> np.ndarray:
         """Which of the tasks are meant: bool `(t,)`."""
         members = np.zeros(len(self.tasks), bool)
         members[indices] = True
         return members
 
-    def _make_metrics(self, given):
-        kinds = {}
+    def _make_metrics(self, given: dict[str, Any]) -> None:
+        kinds: dict[tuple[type[Task], Any], list[int]] = {}
         for index, task in enumerate(self.tasks):
             if given.get(task.name) is not None:
                 ours = [metric_of(task, metric) for metric in given[task.name]]
@@ -77,6 +78,7 @@ class TaskPerRow:
                 kinds.setdefault((type(task), own), []).append(index)
         for (_, own), indices in kinds.items():
             names = [f"{self.tasks[index].name}_{own.name}" for index in indices]
+            metric: keras.metrics.Metric
             if own.function is None:
                 metric = AUCByTask(names, indices)
             else:
@@ -125,14 +127,16 @@ class TaskPerRow:
         """Which rows have their label: float `(b,)`."""
         return labels_and_weights(labels["score"], None)[1]
 
-    def _row(self, labels, row_weights, forward):
+    def _row(
+        self, labels: Any, row_weights: Any, forward: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if isinstance(row_weights, dict):
             row_weights = row_weights.get("score")
         labels, weights = labels_and_weights(labels["score"], row_weights)
         return labels, weights, forward.logits["score"], forward.predictions["score"]
 
 
-def _where(mine, values, other):
+def _where(mine: Tensor, values: Tensor, other: float) -> Tensor:
     """`values` of the rows that are `mine`, `other` elsewhere."""
     if len(values.shape) > 1:
         mine = mine[:, None]

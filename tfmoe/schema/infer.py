@@ -66,7 +66,7 @@ def names(raw: Iterable[Any], may_be: Callable[[str], Any]) -> list[dict[str, st
     return found
 
 
-def _column(series, named):
+def _column(series: pd.Series, named: dict[str, Any]) -> Column | None:
     """A column of the kind that suits its cells; None if there is none."""
     if isinstance(series.dtype, pd.CategoricalDtype):
         cells = series.cat.categories
@@ -91,7 +91,7 @@ def _column(series, named):
     return None
 
 
-def _of_numbers(series, present, named):
+def _of_numbers(series: pd.Series, present: pd.Series, named: dict[str, Any]) -> Column:
     whole = types.is_integer_dtype(series)
     # pandas reads integers with gaps as floats.
     whole = whole or (0 < len(present) < len(series) and bool((present % 1 == 0).all()))
@@ -103,7 +103,7 @@ def _of_numbers(series, present, named):
     return Numeric(**named, transform="log" if skewed else "standardize")
 
 
-def _task(series, named):
+def _task(series: pd.Series, named: dict[str, Any]) -> Task:
     values = series.dropna().unique()
     if not len(values):
         raise ValueError(f"Label {series.name!r} has no value to infer a task from.")

@@ -130,7 +130,7 @@ class Schema:
         self._check_label_spaces()
         self._check_task_column()
 
-    def _check_served_names(self):
+    def _check_served_names(self) -> None:
         inputs = [column.name for column in self.columns]
         if isinstance(self.task_column, str):
             inputs.append(self.task_column)
@@ -142,7 +142,7 @@ class Schema:
                 f"named {twins}. Choose another name, and give the table's as `source`."
             )
 
-    def _check_labels(self):
+    def _check_labels(self) -> None:
         inputs = {column.raw_name: column.name for column in self.columns}
         for task in self.tasks:
             if task.raw_name in inputs:
@@ -157,7 +157,7 @@ class Schema:
                 "which is also among the columns. Remove one."
             )
 
-    def _check_tables(self):
+    def _check_tables(self) -> None:
         owners = {c.name: c for c in self.columns if isinstance(c, Categorical) and not c.share}
         for column in self.columns:
             share = getattr(column, "share", None)
@@ -168,7 +168,7 @@ class Schema:
                     f"are {sorted(owners)}."
                 )
 
-    def _check_label_spaces(self):
+    def _check_label_spaces(self) -> None:
         binary = {task.name: task for task in self.tasks if isinstance(task, Binary)}
         for task in self.tasks:
             named = {t.name for t in self.tasks}
@@ -179,7 +179,7 @@ class Schema:
                     f"are {sorted(binary)}."
                 )
 
-    def _check_task_column(self):
+    def _check_task_column(self) -> None:
         if self.task_column is None:
             keyed = [task.name for task in self.tasks if task.key is not None]
             if keyed:
@@ -194,7 +194,9 @@ class Schema:
                 "and no word of Python. "
                 f"Received task_column={self.task_column!r}. Rename the table's column."
             )
-        taken = {task.raw_name: f"the label of task {task.name!r}" for task in self.tasks}
+        taken: dict[str | None, str] = {
+            task.raw_name: f"the label of task {task.name!r}" for task in self.tasks
+        }
         taken[self.weight_column] = "the `weight_column`"
         taken |= {column.name: "the name of an input column" for column in self.columns}
         if self.task_column in taken:
@@ -280,7 +282,7 @@ class Schema:
         """The same schema with one more task, the last. Raises ValueError as the class."""
         return dataclasses.replace(self, tasks=(*self.tasks, task))
 
-    def _apart(self, task, kept):
+    def _apart(self, task: Task, kept: abc.Collection[str]) -> Task:
         """The task, its `where` without a task that is not `kept`."""
         raw = self.where_source(task)
         if task.where in kept or raw == task.where:
