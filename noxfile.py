@@ -13,6 +13,7 @@ LOWEST, NEWEST = "3.11", "3.13"  # TensorFlow 2.18 has no wheel for 3.13
 
 # What leans most on Keras, TensorFlow, pandas and pyarrow.
 LEANING = [
+    "tests/golden",
     "tests/package/test_conformance.py",
     "tests/package/test_keras_private.py",
     "tests/package/test_tfrs.py",
