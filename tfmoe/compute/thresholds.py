@@ -74,7 +74,7 @@ class Thresholds:
             against 27,100 without summing repeated ids; `tf.unique` halved the speed there.
         break_even: number. Sparse compute pays where a row's experts times this are at most all
             experts: half of them is break-even on the Xeon, if experts are large.
-        break_even_small: number, likewise where matmuls take no longer than the layout of the pairs,
+        break_even_small: number, likewise where matmuls take no longer than laying out the pairs,
             or where every batch must be looked at first: a quarter on the Xeon.
         large_expert: int, weights from which an expert is large. Between 128 -> 32 -> 16 and
             128 -> 256 -> 128 on the Xeon.
