@@ -205,15 +205,15 @@ def _break_even(scale):
         weights = sum(a * b for a, b in itertools.pairwise((scale.inputs, *units)))
         pays = dispatch.pays(2, num, weights, certain=True)
         ways = [
-            (words, partial(layer_turn, scale.batch, scale.inputs, num, units, chosen))
-            for words, chosen in (("sparse", route(scale.batch, num, "balanced")), ("dense", None))
+            (way, partial(mixture_turn, scale.batch, scale.inputs, num, units, way))
+            for way in ("sparse", "dense")
         ]
-        value = num // 2 + 1 if pays else num // 2
+        value = num / 2 + 0.1 if pays else num / 2
         if name == "large_expert":
             value = weights + 1 if pays else weights
         yield Choice(
             name,
-            f"2 of {num} experts of {_shape(scale.inputs, *units)}, {scale.batch} rows",
+            f"MMoE, 2 of {num} experts of {_shape(scale.inputs, *units)}, {scale.batch} rows",
             tuple(ways if pays else reversed(ways)),
             f"{name}={value}",
         )
@@ -268,7 +268,7 @@ def _dense_rows(scale):
         ]
         yield Choice(
             "dense_rows",
-            f"a table of {rows:,} x 16, 4 ids a row, {scale.batch // 4} rows, LazyAdam",
+            f"a table of {rows:,} x 16, 4 ids a row, {scale.batch // 4} rows, Adam",
             tuple(ways if chosen else reversed(ways)),
             f"dense_rows={rows - 1 if chosen else rows}",
         )
@@ -316,13 +316,31 @@ def layer_turn(rows, features, num, units, chosen=None, training=True, jit=False
     return lambda: step(x)[0].numpy()
 
 
+def mixture_turn(rows, features, num, units, way):
+    """A function that runs a mixture whose gate takes two experts, forward and backward."""
+    mixture = tfmoe.MMoE(1, num, units, tfmoe.TopKGate(num_nonzeros=2), dispatch=way)
+    mixture.build((None, features))
+    x = tf.constant(np.random.default_rng(0).normal(size=(rows, features)), tf.float32)
+    variables = [weight.value for weight in mixture.trainable_weights]
+
+    @tf.function(autograph=False)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = mixture(x, training=True)
+            loss = ops.sum(outputs * outputs)
+        return tape.gradient(loss, [x, *variables])
+
+    return lambda: step(x)[0].numpy()
+
+
 def table_turn(rows, table_rows):
     """A function that takes a training step of a model that is little but a table."""
     table = tfmoe.Embedding(table_rows, 16)
     ids = keras.Input((4,), dtype="int32")
     outputs = keras.layers.Dense(1)(keras.layers.Flatten()(table(ids)))
     model = keras.Model(ids, outputs)
-    optimizer = tfmoe.optimizers.LazyAdam()
+    optimizer = tfmoe.optimizers.Adam()
     optimizer.build(model.trainable_variables)
     random = np.random.default_rng(0)
     batch = tf.constant(random.integers(table_rows, size=(rows, 4)), tf.int32)

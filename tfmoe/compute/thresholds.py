@@ -72,9 +72,9 @@ class Thresholds:
             costs nothing beside the optimizer's own pass and which XLA can compile; above, it is
             the distinct rows. Measured on the Xeon, 26 tables of 10,000 x 16: 26,600 rows/s
             against 27,100 without summing repeated ids; `tf.unique` halved the speed there.
-        break_even: int. Sparse compute pays where a row's experts times this are at most all
+        break_even: number. Sparse compute pays where a row's experts times this are at most all
             experts: half of them is break-even on the Xeon, if experts are large.
-        break_even_small: int, likewise where matmuls take no longer than the layout of the pairs,
+        break_even_small: number, likewise where matmuls take no longer than laying out the pairs,
             or where every batch must be looked at first: a quarter on the Xeon.
         large_expert: int, weights from which an expert is large. Between 128 -> 32 -> 16 and
             128 -> 256 -> 128 on the Xeon.
@@ -97,8 +97,8 @@ class Thresholds:
     large_kernel_inference: int | None = None
     most_looked_up: int = 256
     dense_rows: int = 100_000
-    break_even: int = 2
-    break_even_small: int = 4
+    break_even: float = 2
+    break_even_small: float = 4
     large_expert: int = 2**14
     spans: tuple[int, ...] = (0, 2, 4, 6, 8, 10, 12, 16)
     block_cost: int = 40
@@ -127,6 +127,9 @@ def _check(field, value):
     least, default = _LEAST.get(field.name, 0), field.default
     if field.name.startswith("large_kernel"):
         right, rule = value is None or _is_count(value, least), f"an integer >= {least} or None"
+    elif field.name.startswith("break_even"):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right, rule = number and value >= least, f"a number >= {least}"
     elif isinstance(default, int):
         right, rule = _is_count(value, least), f"an integer >= {least}"
     else:
