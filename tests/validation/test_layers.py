@@ -36,7 +36,9 @@ _LAYERS = {
     "ModSquad": lambda: tfmoe.ModSquad(
         _int(2), dim=_int(4), num_blocks=_int(1), num_experts=_int(3)
     ),
-    "ModSquadBlock": lambda: tfmoe.ModSquadBlock(_int(2), _int(4), kept=[[_int(1)], [_int(0)]]),
+    "ModSquadBlock": lambda: tfmoe.ModSquadBlock(
+        _int(2), _int(4), expert_ids=[[_int(1)], [_int(0)]]
+    ),
     "Experts": lambda: tfmoe.Experts(_int(2), (_int(3),)),
     "Towers": lambda: tfmoe.Towers((_int(1), _int(2)), (_int(3),)),
     "Encoder": lambda: tfmoe.Encoder(_SCHEMA, {"a": _int(8)}, tokens=_int(4)),

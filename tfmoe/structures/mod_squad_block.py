@@ -315,4 +315,4 @@ def checked_expert_ids(
             f"{name} takes as `expert_ids` one sequence of experts for each of its {num_gates} "
             f"gates. Received expert_ids={expert_ids!r}."
         )
-    return tuple(tuple(ids) for ids in expert_ids)
+    return validation.plain(tuple(tuple(ids) for ids in expert_ids))
