@@ -59,15 +59,18 @@ class Thresholds:
         large_kernel: int or None. In training, experts whose first kernel has at least so many
             weights run all at once, as batched matmuls; two at most, and all for None, run one
             after the other. 8 experts of 429 -> 256 -> 128 took 0.87 of the time at once on the
-            Xeon. On the EPYC the whole step was 1.15 times as fast one after the other (8,170
-            against 7,100 rows/s).
+            Xeon; later, beside other work, the two were level (0.98 to 1.02). On the EPYC the
+            whole step was 1.15 times as fast one after the other (8,170 against 7,100 rows/s).
         large_kernel_inference: int or None, the same at inference, where no gradient gains from
-            batched matmuls. One after the other was as fast or faster for 1 to 4,096 rows on both
-            (the EPYC, served, 1, 100 and 1,000 rows: 3.0, 7.2, 41.0 ms against 4.1, 16.2, 50.6).
+            batched matmuls. On the Xeon, beside other work, the experts above took 0.70, 0.82,
+            0.98 and 0.89 of the time one after the other for 1, 100, 1,000 and 4,096 rows; on the
+            EPYC the whole model, served, 3.0, 7.2, 41.0 ms for 1, 100, 1,000 rows against 4.1,
+            16.2, 50.6.
         most_looked_up: int. `compile(jit_compile="auto")` takes XLA on a CPU where a row looks up
             at most so many embedding values, whose gradients XLA adds up on one core: 1.1 times
-            as fast at 128, 0.9 times at 416 on the Xeon. Random numbers (dropout: 630 ms a step
-            against 31), half precision and sparse compute rule XLA out whatever the number.
+            as fast at 128, 0.9 times at 416 on the Xeon; later, beside other work, 0.87 times at
+            128 already. Random numbers (dropout: 630 ms a step against 31), half precision and
+            sparse compute rule XLA out whatever the number.
         dense_rows: int. Up to so many rows an embedding table's gradient is a whole table, which
             costs nothing beside the optimizer's own pass and which XLA can compile; above, it is
             the distinct rows. Measured on the Xeon, 26 tables of 10,000 x 16: 26,600 rows/s
