@@ -309,8 +309,8 @@ def trained_model():
     set_weights(model)
     model.compile(keras.optimizers.Adam(0.02), jit_compile=compiles())
     x, y, weights = prep.arrays(table())
-    history = model.fit(x, y, weights, batch_size=32, epochs=2, shuffle=False, verbose=0).history
-    logs = model.evaluate(x, y, weights, verbose=0)
+    history = model.fit((x, y, weights), batch_size=32, epochs=2, shuffle=False, verbose=0).history
+    logs = model.evaluate((x, y, weights), verbose=0)
     predictions = model.predict(x, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.keras")
