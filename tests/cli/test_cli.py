@@ -295,6 +295,7 @@ def test_mod_squad_has_a_name():
     assert mixture.blocks[0].num_chosen == 3
 
 
+@pytest.mark.slow
 def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
     split = tfmoe.data.synthetic_ratings(num_rows=3000, num_users=100, num_movies=80)
     monkeypatch.setattr("tfmoe.datasets.synthetic.synthetic_ratings", lambda seed: split)

@@ -123,6 +123,7 @@ def test_values_and_gradients_match_dense(chosen, jit, loops, monkeypatch):
         np.testing.assert_allclose(got, tf.convert_to_tensor(expected), atol=scale)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     "setting",
     [
@@ -280,6 +281,7 @@ def test_no_row_depends_on_its_batch_mates():
         np.testing.assert_allclose(mixture(x[row : row + 1])[0], whole[row], atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("jit", [False, True])
 def test_training_is_the_same_sparse_and_dense(jit):
     x, y = matrix(96, FEATURES), matrix(96, 3, UNITS[-1], seed=1)

@@ -99,6 +99,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -220,6 +221,7 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
     assert all(weight.shape[0] == 9 for weight in built.mixture.experts.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_compact_and_extract(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

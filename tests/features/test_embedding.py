@@ -70,6 +70,7 @@ def test_small_tables_train_under_xla(optimizer):
     np.testing.assert_allclose(table, dense_table(optimizer), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_says_whether_its_step_is_compiled():
     schema = tfmoe.Schema([tfmoe.Categorical("a", hash_buckets=5)], [tfmoe.Binary("y")])
     model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(2,)))

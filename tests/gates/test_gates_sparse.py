@@ -126,6 +126,7 @@ def test_the_edge_of_the_support_is_safe(kind, num_experts, distance):
     assert abs(gradient.sum()) < 1e-3, "A common shift of the scores changes the weights."
 
 
+@pytest.mark.quick(20)
 @each_kind
 @given(
     num_experts=st.integers(2, 17),
@@ -332,6 +333,7 @@ def gate_of(model):
     return next(layer for layer in model.layers if isinstance(layer, Gate))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("router", "most"), [("linear", 0.1), ("static", 0.01)])
 def test_relu_gate_comes_to_its_target(router, most):
     def active(steps):
@@ -343,6 +345,7 @@ def test_relu_gate_comes_to_its_target(router, most):
     np.testing.assert_allclose(active(300), 2, atol=1)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(
     ("make", "state"),

@@ -59,6 +59,7 @@ def gradients(gate, call, along):
     return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
 
 
+@pytest.mark.quick(12)
 @each_kind
 @settings(max_examples=8)
 @given(

@@ -289,6 +289,7 @@ test_golden.check_pickled(folder, values)
 """
 
 
+@pytest.mark.slow
 def test_fresh_processes_load_models_and_pickles(golden):
     codes = [
         _MODELS.format(modules="tfmoe, keras"),

@@ -72,6 +72,7 @@ GATES = [
 ]
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(("routing", "one_task"), [("own", True), ("own", False), ("mix", True)])
 @pytest.mark.parametrize(("gate", "own"), GATES, ids=lambda value: getattr(value, "name", value))
 def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
@@ -192,6 +193,7 @@ def test_a_task_is_added_to_a_hash_gate(tmp_path):
     np.testing.assert_allclose(predict(again, rows)["us"], predict(extended, rows)["us"])
 
 
+@pytest.mark.slow
 def test_an_added_task_is_exported(tmp_path):
     model = trained(tfmoe.MMoE(gate=tfmoe.TaskAwareGate(), **SPARSE), one_task=True)
     tfmoe.export(model.add_task(new_task(True)), tmp_path)

@@ -188,6 +188,7 @@ def test_first_prediction_is_the_mean_label(prep, df):
     assert predictions["rating"].mean() == pytest.approx(df["rating"].mean(), abs=0.6)
 
 
+@pytest.mark.slow
 def test_reloads_whole_where_the_data_were_never_seen(trained, prep, df, tmp_path):
     model, _ = trained
     path = tmp_path / "model.keras"
@@ -397,6 +398,7 @@ def test_what_was_given_frozen_may_be_freed(prep, tmp_path):
     assert (first.trainable, last.trainable) == (False, True)
 
 
+@pytest.mark.slow
 def test_replicas_together_take_the_step_of_one():
     code = """if True:
         import keras, numpy as np, tensorflow as tf, tfmoe

@@ -26,6 +26,7 @@ def hashed(column):
     return tfmoe.HashGate(column=column, per_task=True)
 
 
+@pytest.mark.slow
 def test_a_hash_gate_reads_its_column(prep, df, tmp_path):
     model = build(prep, None, 4, (6,), hashed("user_id"))
     model.compile("adam", jit_compile=False)
@@ -89,6 +90,7 @@ def test_ready_experts_stay_frozen_whenever_they_were(prep, df):
     assert [len(layer.trainable_variables) for layer in ours] == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", [tfmoe.TopKGate(), tfmoe.DSelectKGate(gamma=1e-4)])
 def test_a_sparse_model_is_the_dense_one_from_fit_to_serving(prep, df, gate, tmp_path):
     results = []

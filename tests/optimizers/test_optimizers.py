@@ -20,6 +20,7 @@ def trained(optimizer, jit_compile, **embedding):
     return model.get_weights()
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "clipnorm": 0.5, "use_ema": True}])
 def test_steps_are_those_of_keras(jit_compile, settings):
@@ -30,6 +31,7 @@ def test_steps_are_those_of_keras(jit_compile, settings):
         np.testing.assert_allclose(weight, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_kernel_is_kerass(monkeypatch):
     monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=5")  # slices instead of a table
     for settings in ({}, {"amsgrad": True}):

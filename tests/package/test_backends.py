@@ -17,6 +17,7 @@ def on_tensorflow():
     return backend_numbers.all_numbers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_backend_gives_the_same_numbers(backend, on_tensorflow, tmp_path):
     if importlib.util.find_spec(backend) is None:

@@ -185,6 +185,7 @@ def test_layer_keeps_its_promises(case):
     conformance.check_layer(case.make, case.inputs, **case.options)
 
 
+@pytest.mark.quick(16)
 @each_case
 def test_layer_survives_saving(case, tmp_path):
     conformance.check_saving(case.make, case.inputs, tmp_path)
