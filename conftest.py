@@ -29,9 +29,11 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `quick(n)`, all but n cases are slow."""
+    """Of a test marked `quick(n)`, all but n cases are slow; so are notebooks."""
     tests = defaultdict(list)
     for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("slow")
         if item.get_closest_marker("quick"):
             tests[item.nodeid.split("[")[0]].append(item)
     for name, cases in tests.items():

@@ -74,6 +74,7 @@ GATES = [
 
 @pytest.mark.parametrize(("routing", "one_task"), [("own", True), ("own", False), ("mix", True)])
 @pytest.mark.parametrize(("gate", "own"), GATES, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.quick(4)
 def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
     mixture = tfmoe.MMoE(gate=gate, **SPARSE)
     model = trained(mixture, one_task)
@@ -147,6 +148,7 @@ def test_a_new_task_starts_from_those_it_is_like():
 
 
 @pytest.mark.parametrize("routing", ["own", "mix"])
+@pytest.mark.quick(1)
 def test_a_new_task_selects_as_the_one_it_is_like(routing):
     """Also by what a gate keeps beside its scores: a balance's bias, a permutation."""
     for gate in (
@@ -192,6 +194,7 @@ def test_a_task_is_added_to_a_hash_gate(tmp_path):
     np.testing.assert_allclose(predict(again, rows)["us"], predict(extended, rows)["us"])
 
 
+@pytest.mark.slow
 def test_an_added_task_is_exported(tmp_path):
     model = trained(tfmoe.MMoE(gate=tfmoe.TaskAwareGate(), **SPARSE), one_task=True)
     tfmoe.export(model.add_task(new_task(True)), tmp_path)

@@ -188,6 +188,7 @@ def test_first_prediction_is_the_mean_label(prep, df):
     assert predictions["rating"].mean() == pytest.approx(df["rating"].mean(), abs=0.6)
 
 
+@pytest.mark.slow
 def test_reloads_whole_where_the_data_were_never_seen(trained, prep, df, tmp_path):
     model, _ = trained
     path = tmp_path / "model.keras"

@@ -155,6 +155,7 @@ def compiled(aux_losses, gate=None):
     return model
 
 
+@pytest.mark.slow
 def test_training_raises_it_and_the_history_tells(tmp_path):
     x, y = rows_of()
     y["t1"][::2] = np.nan

@@ -164,6 +164,7 @@ def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_xla_may_round_otherwise_than_the_graph(prep, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
