@@ -103,9 +103,11 @@ OPTIMIZERS = {
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("Adam", {"jit_compile": True}),
+        pytest.param("Adam", {"jit_compile": True}, marks=pytest.mark.slow),
         ("momentum", {"jit_compile": False, "mixture": tfmoe.OMoE, "dispatch": "auto"}),
-        ("scaled", {"jit_compile": False, "dispatch": "sparse"}),
+        pytest.param(
+            "scaled", {"jit_compile": False, "dispatch": "sparse"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_training_goes_on_as_without_compaction(name, arguments, tmp_path):
@@ -114,6 +116,7 @@ def test_training_goes_on_as_without_compaction(name, arguments, tmp_path):
     assert set(extracted.extraction.experts) <= set(compacted.mixture.gate.expert_ids)
 
 
+@pytest.mark.slow
 def test_variables_left_out_of_weight_decay_stay_so():
     def run(callbacks):
         built, optimizer = model(), keras.optimizers.Adam(0.01, weight_decay=0.5)
@@ -223,6 +226,7 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.slow
 def test_other_backends_compact_and_extract(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed.")

@@ -360,11 +360,16 @@ DECAY = keras.optimizers.schedules.PolynomialDecay(0.1, 20, 0.0)
 @pytest.mark.parametrize(
     "gate",
     [
-        tfmoe.CometGate(num_nonzeros=2, entropy_reg=DECAY),
-        tfmoe.CometGate(permutation=tfmoe.LearnedPermutation(6), router="static"),
-        tfmoe.BalancedTopKGate(rate=0.01),
+        pytest.param(
+            tfmoe.CometGate(num_nonzeros=2, entropy_reg=DECAY), id="comet", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            tfmoe.CometGate(permutation=tfmoe.LearnedPermutation(6), router="static"),
+            id="comet_plus",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(tfmoe.BalancedTopKGate(rate=0.01), id="balanced"),
     ],
-    ids=["comet", "comet_plus", "balanced"],
 )
 def test_training_under_the_compiler_agrees_and_state_survives_saving(gate, tmp_path):
     x, y = inputs(32), np.random.default_rng(1).normal(size=(32, TASKS, 4))

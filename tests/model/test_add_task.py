@@ -75,6 +75,7 @@ GATES = [
 @pytest.mark.quick(5)
 @pytest.mark.parametrize(("routing", "one_task"), [("own", True), ("own", False), ("mix", True)])
 @pytest.mark.parametrize(("gate", "own"), GATES, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.quick(4)
 def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
     mixture = tfmoe.MMoE(gate=gate, **SPARSE)
     model = trained(mixture, one_task)
@@ -148,6 +149,7 @@ def test_a_new_task_starts_from_those_it_is_like():
 
 
 @pytest.mark.parametrize("routing", ["own", "mix"])
+@pytest.mark.quick(1)
 def test_a_new_task_selects_as_the_one_it_is_like(routing):
     """Also by what a gate keeps beside its scores: a balance's bias, a permutation."""
     for gate in (

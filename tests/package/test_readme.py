@@ -4,6 +4,8 @@ import re
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 import tfmoe
 
 README = Path(__file__).parents[2] / "README.md"
@@ -13,7 +15,8 @@ def python_blocks():
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_python_examples_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [1, pytest.param(7, marks=pytest.mark.slow)])
+def test_python_examples_run(number, tmp_path, monkeypatch):
     # The one with TensorFlow Recommenders runs in `test_tfrs.py`.
     blocks = [block for block in python_blocks() if "tfrs" not in block]
     assert len(blocks) == len(python_blocks()) - 1 == 7
@@ -22,7 +25,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
     small = partial(tfmoe.data.synthetic_ratings, num_rows=5000)
     monkeypatch.setattr(tfmoe.data, "synthetic_ratings", small)
     names = {}  # each block goes on where the last one ended
-    for block in blocks:
+    for block in blocks[:number]:
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "serving" / "ranker" / "1" / "saved_model.pb").exists()
     assert (tmp_path / "model.keras").exists()

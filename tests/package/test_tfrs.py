@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.package.test_readme import python_blocks
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_tfrs_model_trains_saves_and_exports_a_mixture(tmp_path):
     done = run(ROOT / "tests" / "package" / "tfrs_ranking.py", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,6 +36,7 @@ def test_without_keras_2_it_says_what_to_do():
     assert "TF_USE_LEGACY_KERAS='0'. Set that environment variable to 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_readme_example_trains(tmp_path):
     (example,) = (block for block in python_blocks() if "tfrs" in block)
     script = tmp_path / "example.py"
