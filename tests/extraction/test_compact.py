@@ -226,7 +226,6 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-@pytest.mark.slow
 def test_other_backends_compact_and_extract(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed.")

@@ -335,7 +335,6 @@ def gate_of(model):
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize(("router", "most"), [("linear", 0.1), ("static", 0.01)])
-@pytest.mark.quick(1)
 def test_relu_gate_comes_to_its_target(router, most):
     def active(steps):
         gate = tfmoe.ReLUGate(2, 8, num_nonzeros=2, max_coefficient=most, router=router)
@@ -360,7 +359,6 @@ def test_relu_gate_comes_to_its_target(router, most):
         ),
     ],
 )
-@pytest.mark.quick(1)
 def test_state_of_training_is_saved(make, state, jit, tmp_path):
     model, x = trained(make(), 3, jit_compile=jit)
     model.save(tmp_path / "model.keras")

@@ -66,7 +66,6 @@ def test_a_schedule_counts_training_calls(given, expected, dtype):
 
 @pytest.mark.quick(1)
 @each_case
-@pytest.mark.quick(1)
 def test_a_schedule_runs_in_fit_and_goes_on_after_saving(given, expected, tmp_path):
     total = entropy()
     model = model_of(gate_of(given), jit_compile=True)

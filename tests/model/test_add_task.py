@@ -75,7 +75,6 @@ GATES = [
 @pytest.mark.quick(5)
 @pytest.mark.parametrize(("routing", "one_task"), [("own", True), ("own", False), ("mix", True)])
 @pytest.mark.parametrize(("gate", "own"), GATES, ids=lambda value: getattr(value, "name", value))
-@pytest.mark.quick(4)
 def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
     mixture = tfmoe.MMoE(gate=gate, **SPARSE)
     model = trained(mixture, one_task)

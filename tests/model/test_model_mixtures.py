@@ -92,7 +92,6 @@ def test_ready_experts_stay_frozen_whenever_they_were(prep, df):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gate", [tfmoe.TopKGate(), tfmoe.DSelectKGate(gamma=1e-4)])
-@pytest.mark.slow
 def test_a_sparse_model_is_the_dense_one_from_fit_to_serving(prep, df, gate, tmp_path):
     results = []
     for dispatch in ("dense", "sparse"):

@@ -19,7 +19,6 @@ def on_tensorflow():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-@pytest.mark.slow
 def test_backend_gives_the_same_numbers(backend, on_tensorflow, tmp_path):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed.")

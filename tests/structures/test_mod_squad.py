@@ -171,7 +171,6 @@ def test_no_row_depends_on_its_batch_mates():
 
 @pytest.mark.quick(2)
 @pytest.mark.parametrize(("causal", "jit"), [(False, True), (True, False)])
-@pytest.mark.quick(1)
 def test_sparse_compute_is_dense_compute(causal, jit):
     x, present = tokens(12)
     task = np.resize(TASK, 12)
