@@ -138,7 +138,7 @@ NOTICES = """\
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 I0000 00:00:1.1 1 port.cc:153] oneDNN custom operations are on. You may see slightly
 2025-01-01 00:00:00.1: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on.
-I0000 00:00:1.1 1 cpu_feature_guard.cc:227] This TensorFlow binary is optimized to use available
+I0000 00:00:1.1 1 guard.cc:2] This TensorFlow binary is optimized to use available CPU instructions
 To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow with
 E0000 00:00:1.1 1 cuda_fft.cc:467] Unable to register cuFFT factory: Attempting to register \
 factory for plugin cuFFT when one has already been registered
