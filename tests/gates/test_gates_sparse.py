@@ -126,7 +126,7 @@ def test_the_edge_of_the_support_is_safe(kind, num_experts, distance):
     assert abs(gradient.sum()) < 1e-3, "A common shift of the scores changes the weights."
 
 
-@pytest.mark.quick(20)
+@pytest.mark.quick(2)
 @each_kind
 @given(
     num_experts=st.integers(2, 17),

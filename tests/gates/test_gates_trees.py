@@ -297,7 +297,7 @@ def permuted(*arguments, **options):
     return tfmoe.CometGate(*arguments, permutation=permutation, **options)
 
 
-@pytest.mark.quick(20)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("make", [tfmoe.CometGate, permuted, tfmoe.BalancedTopKGate])
 @given(
     num_experts=st.integers(2, 17),
@@ -356,7 +356,6 @@ def test_gradients_match_finite_differences(kind, num_experts, name):
 DECAY = keras.optimizers.schedules.PolynomialDecay(0.1, 20, 0.0)
 
 
-@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "gate",
     [

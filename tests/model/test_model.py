@@ -398,7 +398,6 @@ def test_what_was_given_frozen_may_be_freed(prep, tmp_path):
     assert (first.trainable, last.trainable) == (False, True)
 
 
-@pytest.mark.slow
 def test_replicas_together_take_the_step_of_one():
     code = """if True:
         import keras, numpy as np, tensorflow as tf, tfmoe
