@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test check slow lowest matrix style format clean
+.PHONY: demo test check lowest matrix style format clean
 
 demo: $(STAMP)
 	@echo "== Training three models on generated ratings (about two minutes)"
@@ -16,11 +16,9 @@ test: style
 	@echo "== Running the quick tests"
 	$(PYTEST) -m "not slow"
 
-check: test slow
-
-slow: $(STAMP)
-	@echo "== Running the slow tests"
-	$(PYTEST) -m slow
+check: style
+	@echo "== Running all tests"
+	$(PYTEST)
 
 matrix: $(STAMP)
 	@echo "== Running tests with the lowest and the newest versions, and from a wheel"
