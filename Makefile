@@ -4,6 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# In parts, each with workers of its own: TensorFlow keeps something of every graph, and one
+# worker for all tests would grow by gigabytes. The last part is all that no other has.
+PART_1 := tests/gates tests/objectives
+PART_2 := tests/model tests/structures
+PART_3 := tests/extraction tests/reports tests/serving
+PART_4 := tests/benchmarks tests/golden tests/package notebooks
+OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4))
+
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test check lowest matrix style format clean
@@ -14,11 +22,19 @@ demo: $(STAMP)
 
 test: style
 	@echo "== Running the quick tests"
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(PART_1)
+	$(PYTEST) -m "not slow" $(PART_2)
+	$(PYTEST) -m "not slow" $(PART_3)
+	$(PYTEST) -m "not slow" $(PART_4)
+	$(PYTEST) -m "not slow" $(OTHERS)
 
 check: style
 	@echo "== Running all tests"
-	$(PYTEST)
+	$(PYTEST) $(PART_1)
+	$(PYTEST) $(PART_2)
+	$(PYTEST) $(PART_3)
+	$(PYTEST) $(PART_4)
+	$(PYTEST) $(OTHERS)
 
 matrix: $(STAMP)
 	@echo "== Running tests with the lowest and the newest versions, and from a wheel"
