@@ -102,7 +102,7 @@ def test_noise_has_the_learned_spread():
     tasks = 800  # each draws its own noise
     gate = tfmoe.TopKGate(tasks, 2, num_nonzeros=2, noisy=True, router="static", seed=1)
     gate.build((None, FEATURES))
-    gate.head.scores.assign(np.repeat([[1.0, 0.0, 2.0, -1.0]], tasks, axis=0))
+    gate.head.scores.assign(np.tile([[1.0, 0.0, 2.0, -1.0]], tasks))
     weights = gate(inputs(1), training=True).numpy()[0].astype("float64")
     logits = np.log(weights[:, 0] / weights[:, 1])
     spread = [np.log1p(np.exp(2.0)), np.log1p(np.exp(-1.0))]
