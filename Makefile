@@ -9,8 +9,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 PART_1 := tests/gates tests/objectives
 PART_2 := tests/model tests/structures
 PART_3 := tests/extraction tests/reports tests/serving
-PART_4 := tests/benchmarks tests/golden tests/package notebooks
-OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4))
+PART_4 := tests/benchmarks notebooks
+PART_5 := tests/golden tests/package
+PART_6 := tests/cli tests/compute tests/heads
+OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4) $(PART_5) $(PART_6))
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -26,6 +28,8 @@ test: style
 	$(PYTEST) -m "not slow" $(PART_2)
 	$(PYTEST) -m "not slow" $(PART_3)
 	$(PYTEST) -m "not slow" $(PART_4)
+	$(PYTEST) -m "not slow" $(PART_5)
+	$(PYTEST) -m "not slow" $(PART_6)
 	$(PYTEST) -m "not slow" $(OTHERS)
 
 check: style
@@ -34,6 +38,8 @@ check: style
 	$(PYTEST) $(PART_2)
 	$(PYTEST) $(PART_3)
 	$(PYTEST) $(PART_4)
+	$(PYTEST) $(PART_5)
+	$(PYTEST) $(PART_6)
 	$(PYTEST) $(OTHERS)
 
 matrix: $(STAMP)
