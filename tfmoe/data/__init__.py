@@ -1,25 +1,4 @@
 """A row's way: read, fitted, encoded, batched. The data sets are those of `tfmoe.datasets`."""
 
-from tfmoe.datasets import (
-    Split,
-    add_unrelated,
-    census_income,
-    correlated_tasks,
-    grouped_tasks,
-    movielens,
-    selection_scores,
-    synthetic_ratings,
-    task_rows,
-)
-
-__all__ = [
-    "Split",
-    "add_unrelated",
-    "census_income",
-    "correlated_tasks",
-    "grouped_tasks",
-    "movielens",
-    "selection_scores",
-    "synthetic_ratings",
-    "task_rows",
-]
+from tfmoe.datasets import *  # noqa: F403
+from tfmoe.datasets import __all__ as __all__
