@@ -44,8 +44,8 @@ class Scale:
     middle_units: tuple = (64, 64)
     inputs: int = 128
     serving: tuple = (1, 100, 1000, 4096)
-    tables: tuple = (10**4, 10**5, 10**6)
-    models: tuple = (8, 26)
+    tables: tuple = (10**4, 3 * 10**4, 10**5, 10**6)
+    models: tuple = (0, 4, 8, 26)
     experts: tuple = (64, 256)
     sizes: Sizes = WHOLE
 
@@ -268,7 +268,7 @@ def _dense_rows(scale):
         ]
         yield Choice(
             "dense_rows",
-            f"a table of {rows:,} x 16, 4 ids a row, {scale.batch // 4} rows, Adam",
+            f"a table of {rows:,} x 16, 4 ids a row, {scale.batch // 4} rows, LazyAdam",
             tuple(ways if chosen else reversed(ways)),
             f"dense_rows={rows - 1 if chosen else rows}",
         )
@@ -340,7 +340,7 @@ def table_turn(rows, table_rows):
     ids = keras.Input((4,), dtype="int32")
     outputs = keras.layers.Dense(1)(keras.layers.Flatten()(table(ids)))
     model = keras.Model(ids, outputs)
-    optimizer = tfmoe.optimizers.Adam()
+    optimizer = tfmoe.optimizers.LazyAdam()
     optimizer.build(model.trainable_variables)
     random = np.random.default_rng(0)
     batch = tf.constant(random.integers(table_rows, size=(rows, 4)), tf.int32)

@@ -163,6 +163,22 @@ class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
         _write(variable, ids, _rows(variable, ids) - step)
 
 
+def updates_rows(optimizer: Any) -> bool:
+    """Whether the step of a table with a sparse gradient costs less than one of the whole table.
+
+    Most of Keras's optimizers make such a gradient dense, or what they keep of it. Of those that
+    are not known the better is assumed.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if type(optimizer) is keras.optimizers.SGD:
+        return not optimizer.momentum
+    return isinstance(optimizer, _ClippedByRows) or not _is_of(optimizer, "keras", "tfmoe")
+
+
+def _is_of(thing: Any, *packages: str) -> bool:
+    return type(thing).__module__.split(".")[0] in packages
+
+
 def _is_sparse(gradient: Any) -> bool:
     if keras.backend.backend() != "tensorflow":
         return False

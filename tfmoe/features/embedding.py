@@ -24,7 +24,8 @@ class Embedding(keras.layers.Layer):
     a batch. The gradient of this layer has each row once: up to 100,000 rows
     (`tfmoe.compute.thresholds`: `dense_rows`) it is a dense table, above `IndexedSlices` of
     the distinct ids, which rules out XLA (`jit_compile`). That holds for one call a step:
-    two calls of a large table give two sets of slices.
+    two calls of a large table give two sets of slices. In a `MultiTaskModel` whose optimizer
+    walks through whole tables anyway, as Keras's Adam does, every gradient is dense.
 
     Args:
         num_rows: int >= 1, number of ids.
@@ -58,11 +59,13 @@ class Embedding(keras.layers.Layer):
         dim = validation.integer("Embedding", "dim", dim, 1)
         self.num_rows, self.dim = num_rows, dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self._gradient_is_dense = num_rows <= thresholds.current().dense_rows
-        if not self._gradient_is_dense and keras.backend.backend() == "tensorflow":
+        self._is_small = num_rows <= thresholds.current().dense_rows
+        if not self._is_small and keras.backend.backend() == "tensorflow":
             self.supports_jit = False
-        # A model that knows that XLA will not compile the step says so by False.
+        # A model that knows that XLA will not compile the step says so by False, and one whose
+        # optimizer gains nothing from a sparse gradient likewise.
         self.may_be_compiled = True
+        self.may_be_sparse = True
 
     def build(self, input_shape: Shape) -> None:
         # Not cast as a whole under half precision: only the rows that are read are.
@@ -76,7 +79,7 @@ class Embedding(keras.layers.Layer):
     def call(self, ids: Tensor) -> Tensor:
         if keras.backend.backend() != "tensorflow":
             vectors = ops.take(self.embeddings, ids, axis=0)
-        elif self._gradient_is_dense:
+        elif self._is_small or not self.may_be_sparse:
             vectors = _look_up_dense(self.embeddings.value, ids, self.may_be_compiled)
         else:
             vectors = _look_up_distinct(self.embeddings.value, ids)

@@ -343,16 +343,17 @@ class MultiTaskModel(keras.Model):
         kind: Any = TaskPerRow if self.schema.task_column else JointLabels
         self._objectives.value = kind(self.schema, loss or {}, loss_weights or {}, metrics or {})
         self._trackers = _Untracked([tracker_of(one, self.structure) for one in extra])
-        if optimizer == "adam":
-            # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
-            from tfmoe.optimizers import Adam
+        # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
+        from tfmoe.optimizers import Adam, updates_rows
 
+        if optimizer == "adam":
             optimizer = Adam()
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        sparse = updates_rows(self.optimizer) or num_replicas() > 1
         for table in self.encoder.tables.values():
-            table.may_be_compiled = bool(self.jit_compile)
+            table.may_be_compiled, table.may_be_sparse = bool(self.jit_compile), sparse
         self._compiled_with.value["optimizer"] = self.optimizer
 
     def _check_by_task(self, name: str, value: Any) -> None:
