@@ -74,7 +74,7 @@ class _ClippedByRows(ClipsGradients):
 class LazyAdam(_ClippedByRows, Adam):
     r"""Adam that updates only those rows of a table that a batch looks up.
 
-    Of a table with a sparse gradient, as `Embedding` has above 100,000 rows, only the rows
+    Of a table with a sparse gradient, as `Embedding` has above 30,000 rows, only the rows
     in the batch are read and written: moments and weights of the others stay as they are,
     and a step costs the same whatever the number of rows. For the rows in the batch the step
     is `Adam`'s, with `t` the number of all steps. So a row that is looked up in every step is
@@ -141,7 +141,7 @@ class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
         variable <- variable - learning_rate * gradient / sqrt(a + epsilon)
 
     in which a row without gradient does not move. Keras updates the whole table all the same;
-    here a table with a sparse gradient (`Embedding` above 100,000 rows) is updated by rows.
+    here a table with a sparse gradient (`Embedding` above 30,000 rows) is updated by rows.
     Other variables, and all of them on other backends and under `tf.distribute`, are updated
     by Keras's own step. `weight_decay`, `use_ema` and `gradient_accumulation_steps` update
     whole tables.

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import tfmoe
 from tests.oracles import tables
+from tfmoe.compute import thresholds
 
 TASKS = ("watch", "rating", "mood")
 
@@ -493,6 +494,19 @@ def test_a_mixture_in_another_precision_is_told(prep):
         tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,)), dtype="mixed_bfloat16")
 
 
+@pytest.fixture
+def _xla_pays():
+    with thresholds.use(most_looked_up=256):
+        yield
+
+
+def test_xla_is_not_chosen_by_itself(prep):
+    model = tables.small_model(prep)
+    model.compile("adam")
+    assert model.jit_compile is False
+
+
+@pytest.mark.usefixtures("_xla_pays")
 def test_xla_is_chosen_where_it_pays(prep):
     cases = {False: tfmoe.TopKGate(noisy=True), True: tfmoe.TopKGate()}
     for expected, gate in cases.items():

@@ -66,14 +66,17 @@ class Thresholds:
             0.98 and 0.89 of the time one after the other for 1, 100, 1,000 and 4,096 rows; on the
             EPYC the whole model, served, 3.0, 7.2, 41.0 ms for 1, 100, 1,000 rows against 4.1,
             16.2, 50.6.
-        most_looked_up: int. `compile(jit_compile="auto")` takes XLA on a CPU where a row looks up
-            at most so many embedding values, whose gradients XLA adds up on one core: 1.1 times
-            as fast at 128, 0.9 times at 416 on the Xeon; later, beside other work, 0.87 times at
-            128 already. Random numbers (dropout: 630 ms a step against 31), half precision and
-            sparse compute rule XLA out whatever the number.
+        most_looked_up: int or None. `compile(jit_compile="auto")` takes XLA on a CPU where a row
+            looks up at most so many embedding values, whose gradients XLA adds up on one core;
+            None for never. On the Xeon XLA took 1.03, 1.13, 1.11 and 1.17 times as long with 0,
+            64, 128 and 416 values; on the EPYC it was behind experts one after the other too
+            (7,640 against 8,170 rows/s with 416). Random numbers (dropout: 630 ms a step against
+            31), half precision and sparse compute rule XLA out whatever the number.
         dense_rows: int. Up to so many rows an embedding table's gradient is a whole table, which
             costs little beside the optimizer's own pass and which XLA can compile; above, it is
-            the distinct rows, if the optimizer gains by them: see `tfmoe.optimizers.LazyAdam`.
+            the distinct rows, if the optimizer gains by them: see `tfmoe.optimizers.LazyAdam`,
+            whose step took 0.91, 0.98, 1.50 and 13.5 times as long with the whole table on the
+            Xeon, for 10,000, 30,000, 100,000 and 1,000,000 rows of 16.
         break_even: number. Sparse compute pays where a row's experts times this are at most all
             experts, if experts are large. On the Xeon 2 of 4 experts of 128 -> 256 -> 128 took
             0.76 of the dense time, 2 of 3 0.89; elsewhere half is taken for break-even.
@@ -98,8 +101,8 @@ class Thresholds:
     most_unrolled: int = 16
     large_kernel: int | None = None
     large_kernel_inference: int | None = None
-    most_looked_up: int = 256
-    dense_rows: int = 100_000
+    most_looked_up: int | None = None
+    dense_rows: int = 30_000
     break_even: float = 2
     break_even_small: float = 4
     large_expert: int = 2**14
@@ -128,7 +131,7 @@ _LEAST = {
 def _check(field, value):
     """Raises ValueError unless a threshold is what its default is like."""
     least, default = _LEAST.get(field.name, 0), field.default
-    if field.name.startswith("large_kernel"):
+    if default is None or field.name.startswith("large_kernel"):
         right, rule = value is None or _is_count(value, least), f"an integer >= {least} or None"
     elif field.name.startswith("break_even"):
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -21,7 +21,7 @@ class Embedding(keras.layers.Layer):
 
     On TensorFlow, Keras optimizers square each slice of a sparse gradient on its own,
     so that Adam, Adagrad, RMSprop and Ftrl take wrong steps when an id occurs twice in
-    a batch. The gradient of this layer has each row once: up to 100,000 rows
+    a batch. The gradient of this layer has each row once: up to 30,000 rows
     (`tfmoe.compute.thresholds`: `dense_rows`) it is a dense table, above `IndexedSlices` of
     the distinct ids, which rules out XLA (`jit_compile`). That holds for one call a step:
     two calls of a large table give two sets of slices. In a `MultiTaskModel` whose optimizer

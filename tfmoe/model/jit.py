@@ -24,6 +24,9 @@ def jit_pays(model: Any) -> bool | Literal["auto"]:
         return False
     if tf.config.list_physical_devices("GPU"):
         return "auto"
+    most = thresholds.current().most_looked_up
+    if most is None:
+        return False
     layers = flatten_layers(model)
     generators = (getattr(layer, "seed_generator", None) for layer in layers)
     # Random numbers under XLA on a CPU take many times longer than the rest.
@@ -39,6 +42,5 @@ def jit_pays(model: Any) -> bool | Literal["auto"]:
         return False
     # XLA computes half precision in float32, where the processor may have something faster.
     half = any(layer.compute_dtype in ("bfloat16", "float16") for layer in layers)
-    most = thresholds.current().most_looked_up
     supported = all(layer.supports_jit for layer in layers)
     return supported and not random and not half and looked_up <= most

@@ -305,12 +305,9 @@ class MultiTaskModel(keras.Model):
             metrics: dict by task of lists of Keras metrics or their names that replace the
                 task's own. They get what losses get; row weights and missing labels count for
                 them too.
-            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is used where
-                it was measured to be faster: the model draws no random numbers in training
-                (no dropout, no noisy gate), computes all experts, looks up few embedding
-                values a row (`Thresholds.most_looked_up`), has no table so large that its
-                gradient is sparse (`Thresholds.dense_rows`), is not in half precision, and
-                runs on one device; elsewhere as Keras decides.
+            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is not used, for it was
+                slower wherever it was measured (see `Thresholds.most_looked_up`, which can say
+                otherwise); elsewhere as Keras decides.
             aux_losses: `MutualInformationLoss`, or a list with one, or None.
             **kwargs: the other arguments of `keras.Model.compile`.
 
