@@ -13,6 +13,7 @@ BENCHMARKS = {
     "census": "benchmarks.census",
     "conflict": "benchmarks.conflict",
     "correlation": "benchmarks.correlation",
+    "defaults": "benchmarks.defaults",
     "demo": "benchmarks.demo",
     "embedding": "benchmarks.embedding",
     "extract": "benchmarks.extract",

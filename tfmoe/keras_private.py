@@ -71,6 +71,27 @@ def validates_in_fit(arguments: Mapping[str, Any]) -> bool:
     return bool(arguments.get(_VALIDATES, False))
 
 
+class ReportsAtTheEnd:
+    """Before `keras.Model` among a class's bases: its steps may return fewer numbers than it has.
+
+    At the end of an epoch Keras would then report those of the last step; `metrics_at_the_end`
+    says whether all metrics are reported all the same.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "train_step"):
+            _private(super(), "_get_metrics_result_or_logs")
+
+    metrics_at_the_end: bool
+    get_metrics_result: Callable[[], dict[str, Any]]
+
+    def _get_metrics_result_or_logs(self, logs: Any) -> Any:
+        if self.metrics_at_the_end:
+            return self.get_metrics_result()
+        return _private(super(), "_get_metrics_result_or_logs")(logs)
+
+
 def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)

@@ -19,7 +19,7 @@ class Contestant:
         rows = pd.DataFrame(columns | labels)
         schema = tfmoe.Schema(
             [tfmoe.Categorical(name, dim=job.dim, dtype="int") for name in job.table_sizes],
-            [tfmoe.Binary("watch"), tfmoe.Regression("rating")],
+            [tfmoe.Binary("watch"), tfmoe.Regression("rating", standardize=False)],
         )
         self.prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
         mixture = tfmoe.MMoE(num_experts=job.num_experts, hidden_units=job.expert_units)

@@ -1,3 +1,4 @@
+import inspect
 import json
 import re
 
@@ -123,7 +124,8 @@ def test_report_writes_pictures_and_numbers(folder, model):
 
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_has_a_name(gate):
-    mixture = structure_by_name("mmoe", gate, 4, 3, "8")
+    numbered = "num_nonzeros" in inspect.signature(getattr(tfmoe, GATES[gate])).parameters
+    mixture = structure_by_name("mmoe", gate, 4, 3 if numbered else None, "8")
     mixture.num_tasks = 2
     assert mixture(np.ones((1, 5))).shape == (1, 2, 8)
     assert getattr(mixture.gate, "num_nonzeros", None) in (3, None)
@@ -147,8 +149,47 @@ def test_every_public_gate_and_structure_has_a_name():
 
 @pytest.mark.parametrize("mixture", STRUCTURES)
 def test_every_mixture_has_a_name(mixture):
-    made = structure_by_name(mixture, None, 4, 3, "16,8")
+    made = structure_by_name(mixture, hidden_units="16,8")
     assert type(made).__name__ == STRUCTURES[mixture]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"structure": "shared-bottom", "gate": "top-k"}, "shared-bottom takes no --gate"),
+        ({"structure": "shared-bottom", "num_experts": 16}, "takes no --num-experts"),
+        ({"structure": "mmoe", "gate": "softmax", "num_nonzeros": 2}, "takes no --num-nonzeros"),
+        ({"structure": "mmoe", "gate": "top-k", "entropy_reg": 0.1}, "takes no --entropy-reg"),
+        ({"structure": "mmoe", "entropy_reg": 0.1}, "--mixture mmoe takes no --entropy-reg"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        structure_by_name(**given)
+
+
+def test_train_takes_what_a_training_needs(folder, tmp_path):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
+    options = ("--epochs", 1, "--batch-size", 100, "--dropout", 0.1, "--tower-units", "3,2")
+    wrong = run(*arguments, "--task-weight", "watch=much")
+    assert "Received --task-weight watch=much" in " ".join(wrong.output.split())
+    done = run(*arguments, *options, "--task-weight", "watch=0.5")
+    assert done.exit_code == 0, done.output
+    model = keras.saving.load_model(tmp_path / "m.keras")
+    assert (model.tower_units, model.tower_dropout) == ((3, 2), 0.1)
+    assert model.get_compile_config()["loss_weights"] == {"watch": 0.5}
+
+
+@pytest.mark.slow
+def test_train_chooses_by_itself_and_says_so(folder, tmp_path):
+    arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
+    done = run(*arguments, "--patience", 0)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "in batches of 32; a tenth of them, drawn by seed 0, is for validation" in said
+    assert "on the rows held out" in said
 
 
 @pytest.mark.parametrize(

@@ -481,14 +481,16 @@ def added_by_market(raw):
     """Two tasks added where each row has one: by an embedding, and by a mix of embeddings."""
     model = task_aware(raw).add_task(tfmoe.Binary("us", source="watch"), like=["de", "jp"])
     model = trained(model, raw, adam())
-    model = model.add_task(tfmoe.Regression("it", source="hours"), like=["fr"], routing="mix")
+    model = model.add_task(
+        tfmoe.Regression("it", source="hours"), like=["fr"], routing="mix", rows=raw
+    )
     return trained(model, raw, adam())
 
 
 def added(raw):
     """Two tasks added where each row has all: by a mix of scores, and by scores of its own."""
     model = trained(narrow(mmoe(tfmoe.SoftmaxGate())), raw, adam())
-    model = model.add_task(tfmoe.Regression("hours"), routing="mix")
+    model = model.add_task(tfmoe.Regression("hours"), routing="mix", rows=raw)
     model = trained(model, raw, adam())
     return trained(model.add_task(tfmoe.Binary("seen"), like=["watch"]), raw, adam())
 

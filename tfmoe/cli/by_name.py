@@ -5,7 +5,7 @@ Help, completion and errors follow from these tables, which need no Keras.
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import tfmoe
@@ -71,43 +71,86 @@ def units_of(hidden_units: str) -> tuple[int, ...]:
     return tuple(int(units) for units in hidden_units.split(","))
 
 
-def check_structure(structure: str, gate: str | None, hidden_units: str) -> None:
-    """Raises ValueError if `structure_by_name` would, before TensorFlow is started."""
+def check_structure(structure: str, gate: str | None, hidden_units: str | None) -> None:
+    """Raises ValueError if a name is unknown, before TensorFlow is started."""
     check_known("--mixture", structure, STRUCTURES)
     if gate is not None:
         check_known("--gate", gate, GATES)
-    units_of(hidden_units)
+    units_of(hidden_units or UNITS)
 
 
-def gate_by_name(gate: str, num_nonzeros: int) -> "Gate":
-    """A gate's recipe from what `tfmoe train` was told."""
+# What a structure gets where its option is not given.
+UNITS, NUM_EXPERTS, NUM_NONZEROS = "256,128", 8, 2
+
+
+def gate_by_name(
+    gate: str, num_nonzeros: int | None = None, entropy_reg: float | None = None
+) -> "Gate":
+    """A gate's recipe from what `tfmoe train` was told.
+
+    Raises:
+        ValueError: if the gate takes no such option.
+    """
     check_known("--gate", gate, GATES)
     kind = getattr(tfmoe, GATES[gate])
-    # It notes what training selects, for `tfmoe extract --by usage`.
-    counted = {"num_nonzeros": num_nonzeros, "usage_decay": 0.95}
-    takes_number = "num_nonzeros" in inspect.signature(kind.__init__).parameters
-    return kind(**counted) if takes_number else kind()
+    takes = inspect.signature(kind.__init__).parameters
+    given = {"num_nonzeros": num_nonzeros, "entropy_reg": entropy_reg}
+    check_taken(f"--gate {gate}", given, takes)
+    options: dict[str, object] = {n: value for n, value in given.items() if value is not None}
+    if "num_nonzeros" in takes:
+        # It notes what training selects, for `tfmoe extract --by usage`.
+        options = {"num_nonzeros": NUM_NONZEROS, "usage_decay": 0.95, **options}
+    return kind(**options)
 
 
 def structure_by_name(
-    structure: str, gate: str | None, num_experts: int, num_nonzeros: int, hidden_units: str
+    structure: str,
+    gate: str | None = None,
+    num_experts: int | None = None,
+    num_nonzeros: int | None = None,
+    hidden_units: str | None = None,
+    dropout: float | None = None,
+    entropy_reg: float | None = None,
 ) -> "Structure":
-    """A structure's recipe from what `tfmoe train` was told.
+    """A structure's recipe from what `tfmoe train` was told; None is what it was not told.
 
     Args:
         structure: str, such as `"mmoe"`.
         gate: str, such as `"top-k"`, or None for the structure's own.
-        num_experts: int.
-        num_nonzeros: int, for gates that take a number.
-        hidden_units: str, integers with commas between them.
+        num_experts: int, by default 8.
+        num_nonzeros: int, by default 2, for gates that take a number.
+        hidden_units: str, integers with commas between them, by default `"256,128"`.
+        dropout: float, of the experts' hidden layers.
+        entropy_reg: float, for gates that take such a weight.
 
     Raises:
-        ValueError: if it does not know one of them.
+        ValueError: if it does not know one of them, or they do not go together.
     """
     check_structure(structure, gate, hidden_units)
-    return getattr(tfmoe, STRUCTURES[structure]).from_options(
-        num_experts=num_experts,
-        hidden_units=units_of(hidden_units),
-        gate=None if gate is None else gate_by_name(gate, num_nonzeros),
-        num_nonzeros=num_nonzeros,
+    kind = getattr(tfmoe, STRUCTURES[structure])
+    takes = {*inspect.signature(kind.from_options).parameters}
+    takes |= {*inspect.signature(kind.__init__).parameters}
+    given: dict[str, object] = {"gate": gate, "num_experts": num_experts, "dropout": dropout}
+    given["hidden_units"] = hidden_units
+    if gate is None:
+        given |= {"num_nonzeros": num_nonzeros, "entropy_reg": entropy_reg}
+    check_taken(f"--mixture {structure}", given, takes)
+    options = {"num_experts": num_experts or NUM_EXPERTS, "dropout": dropout}
+    options = {name: value for name, value in options.items() if value is not None}
+    return kind.from_options(
+        **options,
+        hidden_units=units_of(hidden_units or UNITS),
+        gate=None if gate is None else gate_by_name(gate, num_nonzeros, entropy_reg),
+        num_nonzeros=num_nonzeros or NUM_NONZEROS,
     )
+
+
+def check_taken(owner: str, given: Mapping[str, object], takes: Iterable[str]) -> None:
+    """Raises ValueError if an option was given that its owner does not take."""
+    strange = [name for name, value in given.items() if value is not None and name not in takes]
+    if strange:
+        option = f"--{strange[0].replace('_', '-')}"
+        raise ValueError(
+            f"{owner} takes no {option}. Received {option} {given[strange[0]]}. Leave it out, or "
+            "choose another mixture or gate."
+        )

@@ -36,6 +36,8 @@ class ProgressLine(keras.callbacks.Callback):
         )
 
     def on_train_begin(self, logs: Any = None) -> None:
+        if plan := getattr(self.model, "plan", ""):
+            self.progress.console.print(plan, highlight=False, markup=False)
         epochs = f", epoch {self.params['epochs']}/{self.params['epochs']}"
         self.text.min_width = len(self.widest + epochs)
         self.line = self.progress.add_task(self.title, total=None, losses="")

@@ -27,7 +27,7 @@ A graph that was traced keeps those of its time. Of several machines whose runs 
 up to the last bit as far as their processors allow, all need the same thresholds: name a kind.
 
 Half precision has no threshold, for it is the user's choice: under `mixed_bfloat16` a step of the
-benchmark `step` was 1.9 times as fast on a processor that multiplies bfloat16 in tiles (Intel Xeon
+benchmark `step` was 1.7 times as fast on a processor that multiplies bfloat16 in tiles (Intel Xeon
 with AMX), and slower on one that has nothing of the kind (AMD EPYC, Zen 1, AVX2: 6,120 rows/s
 against 7,100 in float32).
 """

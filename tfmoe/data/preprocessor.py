@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -22,9 +22,10 @@ from tfmoe.data.batch.epochs import (
     raw_chunks,
     rebatch,
 )
+from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import TaskMixer
 from tfmoe.data.encode.columns import NumericFit
-from tfmoe.data.encode.rows import RowEncoder
+from tfmoe.data.encode.rows import RowEncoder, label_columns
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, unfitted_columns
 from tfmoe.data.fit.sketches import RANK_ERROR
@@ -33,8 +34,8 @@ from tfmoe.data.read.source import Rows, open_source
 from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Task
-from tfmoe.validation import checks_arguments, integer
+from tfmoe.schema.tasks import Regression, Task
+from tfmoe.validation import checks_arguments, integer, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,15 +170,38 @@ class Preprocessor:
         """
         return self._under(self.schema.select(tasks))
 
-    def add_task(self, task: Task) -> Preprocessor:
+    def add_task(
+        self,
+        task: Task,
+        rows: Rows | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+    ) -> Preprocessor:
         """A new Preprocessor of the same columns with one more task, fitted alike.
 
-        The task comes last. Its label mean is NaN: its labels have not been seen.
+        The task comes last.
 
         Args:
             task: `Binary`, `Regression` or `Multiclass`; see `Schema.add`.
+            rows: a source with the new task's labels, of which their mean and standard
+                deviation are fitted. Without, `label_means` is NaN for the task.
+            mean, std: float, what the labels of a `Regression` are standardised by, instead
+                of those of `rows`.
+
+        Raises:
+            ValueError: if the labels of a `Regression` are to be standardised, and neither `rows`
+                nor `mean` and `std` are given.
         """
-        return self._under(self.schema.add(task))
+        grown = self._under(self.schema.add(task))
+        means, moments = _new_labels(grown.schema, task, rows, mean, std)
+        grown._fitted = grown._ready().with_labels(means, moments)
+        return grown
+
+    def with_label_moments(self, moments: Mapping[str, tuple[float, float]]) -> Preprocessor:
+        """A copy with other moments of labels, by task; see `label_moments`."""
+        other = self._under(self.schema)
+        other._fitted = self._ready().with_labels({}, moments)
+        return other
 
     def _under(self, schema):
         """What was fitted, under a schema with other tasks."""
@@ -240,16 +264,53 @@ class Preprocessor:
         check_shuffle(shuffle)
         check_shard(shard)
         check_mixer(mixer, self.schema)
-        opened = open_source(source)
-        if opened.single_pass:
-            raise ValueError(
-                "A dataset reads its source once an epoch. Received a generator, which can be "
-                "read only once. Pass a callable that returns a new one: "
-                "dataset(lambda: frames())."
-            )
+        opened = _readable_again(source)
         encoder = self._encoder(labels)
         epochs = Epochs(encoder, opened, batch_size, shuffle, seed, shard, drop_remainder, mixer)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
+
+    def split(
+        self,
+        source: Rows,
+        batch_size: int = 1024,
+        share: float = 0.1,
+        seed: int = 0,
+        shuffle: bool | int = True,
+    ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        """Two datasets of a source's rows, for training and for validation.
+
+        A row's part is drawn by the seed and its place in the source: it is the same in each
+        epoch, and files need not be held.
+
+        Args:
+            source, batch_size, shuffle: see `dataset`; the validation part is not shuffled.
+            share: float in (0, 1), of the rows that are held out for validation, on average.
+            seed: int >= 0, of the draw and of the shuffle.
+
+        Returns:
+            Two datasets as `dataset` makes them, the held out part second.
+
+        Raises:
+            ValueError, TypeError: as `dataset`; or a part has no rows.
+        """
+        batch_size = integer("split", "batch_size", batch_size, 1)
+        seed = integer("split", "seed", seed, 0)
+        check_shuffle(shuffle)
+        share = number("split", "share", share, least=0)
+        if not 0 < share < 1:
+            raise ValueError(
+                "split holds out a share of the rows above 0 and below 1. Received "
+                f"share={share}. 0.1 is usual."
+            )
+        opened, encoder = _readable_again(source), self._encoder(True)
+
+        def part(held_out: bool) -> tf.data.Dataset:
+            mixing = False if held_out else shuffle
+            part = Part(share, seed, held_out)
+            epochs = Epochs(encoder, opened, batch_size, mixing, seed, (0, 1), False, None, part)
+            return as_dataset(epochs, encoder, batch_size, False, sharded=False)
+
+        return part(False), part(True)
 
     @overload
     def arrays(self, source: Rows, labels: Literal[True] = True) -> _WithLabels: ...
@@ -380,6 +441,14 @@ class Preprocessor:
         return dict(self._ready().label_means)
 
     @property
+    def label_moments(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of each regression's present labels, if any was seen.
+
+        A model standardises its labels by them, if its task says so: see `Regression`.
+        """
+        return dict(self._ready().label_moments)
+
+    @property
     def numeric(self) -> dict[str, NumericFit]:
         """`NumericFit` of each `Numeric` column."""
         return dict(self._ready().numeric)
@@ -427,6 +496,43 @@ class Preprocessor:
                 )
             self._fitted = Fitted.of(Statistics(self.schema, self.max_distinct))
         return self._fitted
+
+
+def _readable_again(source):
+    """A `Source` that can be read once an epoch."""
+    opened = open_source(source)
+    if opened.single_pass:
+        raise ValueError(
+            "A dataset reads its source once an epoch. Received a generator, which can be "
+            "read only once. Pass a callable that returns a new one: "
+            "dataset(lambda: frames())."
+        )
+    return opened
+
+
+def _new_labels(schema, task, rows, mean, std):
+    """Mean and moments of a new task's labels, both by task."""
+    if (mean is None) != (std is None) or (std is not None and not 0 < std < float("inf")):
+        raise ValueError(
+            "Labels are standardised by `mean` and `std`, which is above 0. Received "
+            f"mean={mean!r}, std={std!r}. Give both, or `rows` to fit them on."
+        )
+    given = {} if mean is None else {task.name: (float(mean), float(std))}
+    if rows is not None:
+        statistics = Statistics(schema, 1)
+        chunks = raw_chunks(open_source(rows), lambda names: label_columns(schema, names, task))
+        for chunk in chunks:
+            statistics.add_labels(chunk)
+        fitted = Fitted.of(statistics)
+        seen = {name: fitted.label_moments[name] for name in {task.name} & {*fitted.label_moments}}
+        return {task.name: fitted.label_means[task.name]}, {**seen, **given}
+    if isinstance(task, Regression) and task.standardize and not given:
+        raise ValueError(
+            "The labels of a regression are standardised by their mean and standard deviation, "
+            f"which nobody has told. Received task={task.name!r} without `rows`. Give rows with "
+            "its labels, or `mean` and `std`, or declare Regression(..., standardize=False)."
+        )
+    return ({} if mean is None else {task.name: float(mean)}), given
 
 
 def _arrays(encoder, words):

@@ -246,7 +246,7 @@ def task_rows(
         table["label"] = np.concatenate([y[rows, t] for t, rows in enumerate(chosen)])
         tables.append(table)
     columns = [Numeric(f"x_{i}", transform="none") for i in range(x.shape[1])]
-    tasks = [Regression(name, source="label") for name in names]
+    tasks = [Regression(name, source="label", standardize=False) for name in names]
     train, valid, test = tables
     return Split(train, valid, test, Schema(columns, tasks, task_column="task"))
 

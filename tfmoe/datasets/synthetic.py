@@ -99,7 +99,7 @@ def synthetic_ratings(
             Numeric("age"),
             Categorical("occupation", dim=8, dtype="string"),
         ],
-        [Binary("watch"), Regression("rating", where="watch")],
+        [Binary("watch"), Regression("rating", where="watch", standardize=False)],
     )
     ends = [0, int(0.8 * num_rows), int(0.9 * num_rows), num_rows]
     parts = [rows.iloc[start:end].reset_index(drop=True) for start, end in itertools.pairwise(ends)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.reports.gate_use import batches, gate_name, gate_use
+from tfmoe.reports.gate_use import GateUse, batches, gate_name, gate_use
 from tfmoe.structures.base import Structure
 from tfmoe.validation import checks_arguments
 
@@ -151,6 +152,14 @@ def extract(
     return extracted
 
 
+def _warn_of_undecided(uses: Sequence[GateUse]) -> None:
+    """Says why experts are kept that the gate was to leave out."""
+    for use in uses:
+        for warning in use.warnings:
+            if warning.startswith("Undecided"):
+                warnings.warn(f"extract keeps more experts than it might. {warning}", stacklevel=4)
+
+
 def _check(model: Any, threshold: float, tolerance: float, by: str) -> None:
     if not isinstance(model, MultiTaskModel):
         raise ValueError(
@@ -215,6 +224,7 @@ def _weighty(
     experts: list[list[int]] = []
     lost = 0.0
     uses = gate_use(model, blank_rows(model) if static else data, similarity=False)
+    _warn_of_undecided(uses)
     for use in uses:
         mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
         unseen = np.isnan(mean_weight).any(axis=1)

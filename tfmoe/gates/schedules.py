@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import keras
@@ -45,6 +46,17 @@ def number_or_schedule(
             f"Received {argument}={value!r}."
         )
     return value
+
+
+def ramp(steps: int, most: float) -> Schedule:
+    """A number that rises from 0 to `most` in so many training steps, and stays there."""
+    return keras.optimizers.schedules.PolynomialDecay(0.0, steps, end_learning_rate=most)
+
+
+def ramp_steps(gates: Iterable[Any]) -> int:
+    """Steps until the schedules of gates stand still, as far as they say so; 0 without any."""
+    schedules = [getattr(gate, name) for gate in gates for name in gate.scheduled()]
+    return max([getattr(one, "decay_steps", 0) for one in schedules if is_schedule(one)], default=0)
 
 
 def schedule_config(value: Any) -> Any:

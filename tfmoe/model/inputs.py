@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -129,6 +131,34 @@ def is_frame(x: Any) -> bool:
     return hasattr(x, "columns") and hasattr(x, "iloc")
 
 
+def is_path(x: Any) -> bool:
+    """Whether something is the path of a file, a glob, or a list of such."""
+    if isinstance(x, list | tuple):
+        return bool(x) and all(isinstance(one, str | os.PathLike) for one in x)
+    return isinstance(x, str | os.PathLike)
+
+
+def frame_of(schema: Schema, x: Any) -> Any:
+    """One raw row as a dict, or several in a list, as a DataFrame; anything else as it is."""
+    if isinstance(x, list) and x and all(isinstance(row, Mapping) for row in x):
+        rows = x
+    elif isinstance(x, Mapping) and x and _is_row(schema, x):
+        rows = [x]
+    else:
+        return x
+    import pandas as pd
+
+    return pd.DataFrame(rows)
+
+
+def _is_row(schema: Schema, x: Mapping[str, Any]) -> bool:
+    """Whether a dict is one raw row: single values where columns have single values."""
+    lists = {c.raw_name for c in schema.columns if isinstance(c, MultiCategorical)}
+    single = [value for name, value in x.items() if name not in lists]
+    plain = all(isinstance(v, str | bytes) or not hasattr(v, "__len__") for v in single)
+    return plain and all(np.ndim(v) == 0 for v in single if not isinstance(v, str | bytes))
+
+
 @contextlib.contextmanager
 def quiet_end(*sources: Any) -> Iterator[None]:
     """Silences Keras at the end of a dataset whose number of batches is not known beforehand.
@@ -142,12 +172,17 @@ def quiet_end(*sources: Any) -> Iterator[None]:
         yield
 
 
-def weights_and_batch(batch_size: Any, sample_weight: Any) -> tuple[int | None, Any]:
-    """Batch size and weights; `fit(*preprocessor.arrays(rows))` gives weights in its place."""
-    is_number = batch_size is None or isinstance(batch_size, Integral)
-    if is_number or sample_weight is not None:
-        return batch_size, sample_weight
-    return None, batch_size
+def weights_may_come_third(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets `fit(*preprocessor.arrays(rows), batch_size=64)` give weights where Keras has the batch
+    size."""
+
+    @functools.wraps(method)
+    def called(self: Any, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not (args[0] is None or isinstance(args[0], Integral)):
+            return method(self, x, y, sample_weight=args[0], **kwargs)
+        return method(self, x, y, *args, **kwargs)
+
+    return called
 
 
 def unpacked(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:

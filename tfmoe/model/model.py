@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import keras
-import numpy as np
-from keras import ops
 
-from tfmoe import keras_private
 from tfmoe.compute import nested
-from tfmoe.compute.device import num_replicas
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.data.read.source import Rows
 from tfmoe.features.encoder import Encoder
 from tfmoe.heads.extended import towers_of
-from tfmoe.heads.outputs import Outputs, ScoreOutputs, start_at_means
+from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
 from tfmoe.model.add_task import check_routing, copy_extended, places
-from tfmoe.model.forward import ForwardOutput, Stages, in_step, is_in_step
+from tfmoe.model.finite import check_weights
+from tfmoe.model.forward import ForwardOutput, Stages, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
 from tfmoe.model.inputs import (
-    is_frame,
-    labels_of,
-    named,
-    quiet_end,
     symbols,
-    task_of,
-    unpacked,
-    weights_and_batch,
 )
-from tfmoe.model.jit import jit_pays
-from tfmoe.objectives.exact_auc import exact_aucs
-from tfmoe.objectives.joint_labels import JointLabels
-from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
-from tfmoe.objectives.task_per_row import TaskPerRow
+from tfmoe.model.training import Trainable, Untracked
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Task
+from tfmoe.schema.tasks import Regression, Task
 from tfmoe.structures.base import Structure, structure_of
 
 
@@ -49,6 +37,7 @@ class _Blueprint(NamedTuple):
         schema: `Schema`.
         table_sizes: rows of each embedding table, by owner.
         lengths: positions of each list column.
+        label_moments: dict by task of the mean and standard deviation of its labels.
         num_added: how many of the last tasks were added one by one.
         preprocessor: `Preprocessor`, or None where it comes later, out of a file.
     """
@@ -56,6 +45,7 @@ class _Blueprint(NamedTuple):
     schema: Schema
     table_sizes: dict[str, int]
     lengths: dict[str, int]
+    label_moments: dict[str, tuple[float, float]]
     num_added: int = 0
     preprocessor: Preprocessor | None = None
 
@@ -76,13 +66,20 @@ class _Blueprint(NamedTuple):
                 f"Preprocessor. Received preprocessor={preprocessor!r}. Make one with "
                 "`tfmoe.Preprocessor(schema).fit(data)`."
             )
-        sizes, lengths = preprocessor.table_sizes, preprocessor.lengths
+        _warn_of_units(preprocessor)
         # A copy of its own, for the caller may fit theirs again.
-        return cls(preprocessor.schema, sizes, lengths, num_added, copy.copy(preprocessor))
+        return cls(
+            preprocessor.schema,
+            preprocessor.table_sizes,
+            preprocessor.lengths,
+            preprocessor.label_moments,
+            num_added,
+            copy.copy(preprocessor),
+        )
 
 
 @registered
-class MultiTaskModel(keras.Model):
+class MultiTaskModel(Trainable):
     r"""A multi-task model over a table: columns in, one prediction a task out.
 
         features -> Encoder -> structure -> Towers -> {task: prediction}
@@ -159,7 +156,8 @@ class MultiTaskModel(keras.Model):
             name="tfmoe_towers",
         )
         kind: type[Outputs | ScoreOutputs] = ScoreOutputs if schema.task_column else Outputs
-        head = kind(schema.tasks, dtype="float32", name="tfmoe_outputs")
+        moments = moments_of(schema.tasks, blueprint.label_moments)
+        head = kind(schema.tasks, moments, dtype="float32", name="tfmoe_outputs")
         stages = Stages(schema, encoder, structure, towers, head)
         inputs = symbols(schema, blueprint.lengths)
         outputs = stages.forward(inputs, return_aux=False).predictions
@@ -174,14 +172,16 @@ class MultiTaskModel(keras.Model):
         self.lengths = dict(blueprint.lengths)
         self._mixture_config = config
         self._num_added = num_added
-        self._stages = _Untracked(stages)
-        self._fitted = _Untracked(blueprint.preprocessor)
-        self._objectives = _Untracked(None)
+        self._stages = Untracked(stages)
+        self._fitted = Untracked(blueprint.preprocessor)
+        self._objectives = Untracked(None)
+        self._guard = Untracked(None)
         if num_added:
             encoder.trainable = False
             structure.freeze()
         elif blueprint.preprocessor is not None:
-            start_at_means(self.towers, schema.tasks, blueprint.preprocessor.label_means)
+            means = blueprint.preprocessor.label_means
+            start_at_means(self.towers, schema.tasks, means, moments)
 
     @property
     def structure(self) -> Structure:
@@ -203,6 +203,9 @@ class MultiTaskModel(keras.Model):
         task: Task,
         like: str | Sequence[str] | None = None,
         routing: Literal["own", "mix"] = "own",
+        rows: Rows | None = None,
+        mean: float | None = None,
+        std: float | None = None,
     ) -> MultiTaskModel:
         """A new model with one more task, to be fitted on few rows of it.
 
@@ -221,17 +224,21 @@ class MultiTaskModel(keras.Model):
                 gate has a `TaskRouter`, else the weights of its scores; `"mix"`, the weights of
                 a convex combination of the related tasks (of their embeddings with a
                 `TaskRouter`, else of their scores), the fewest parameters.
+            rows: rows with the new task's labels, as for `Preprocessor.fit`. A `Regression` needs
+                them for the mean and standard deviation that its labels are standardised by.
+            mean, std: float, these two numbers themselves.
 
         Returns:
             `MultiTaskModel`, not compiled.
 
         Raises:
             ValueError: if the structure takes no further task, as `ModSquad` and plain layers,
-                or an argument is out of range.
+                an argument is out of range, or a regression has neither `rows` nor `mean`.
         """
         related = places(self.schema, like, self._num_added)
         check_routing(routing)
-        blueprint: Any = _Blueprint.of(self.preprocessor.add_task(task), self._num_added + 1)
+        preprocessor = self.preprocessor.add_task(task, rows, mean, std)
+        blueprint: Any = _Blueprint.of(preprocessor, self._num_added + 1)
         model = MultiTaskModel(
             blueprint,
             self.structure.extended(related, routing),
@@ -271,278 +278,6 @@ class MultiTaskModel(keras.Model):
             return self.forward(inputs, training=training)
         return super().call(inputs, training=training, mask=mask)
 
-    def train_step(self, *args: Any) -> Any:
-        with in_step(self):
-            return super().train_step(*self._named(*args))
-
-    def test_step(self, *args: Any) -> Any:
-        with in_step(self):
-            return super().test_step(*self._named(*args))
-
-    def _named(self, *args: Any) -> tuple[Any, ...]:
-        """A step's arguments, features by name: the data, after a state on some backends."""
-        *state, data = args
-        x, *rest = keras.utils.unpack_x_y_sample_weight(data)
-        return *state, (named(self.input, x), *rest)
-
-    def compile(
-        self,
-        optimizer: str | keras.optimizers.Optimizer = "adam",
-        loss: Mapping[str, Any] | None = None,
-        loss_weights: Mapping[str, float] | None = None,
-        metrics: Mapping[str, Sequence[Any]] | None = None,
-        jit_compile: bool | Literal["auto"] = "auto",
-        aux_losses: MutualInformationLoss | Sequence[MutualInformationLoss] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """As in Keras, but losses, weights and metrics follow from the tasks.
-
-        Args:
-            optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`.
-            loss: dict by task of Keras losses or their names that replace the task's own. They
-                get the model's predictions, or the logits if they have `from_logits=True`.
-            loss_weights: dict by task of floats that replace `Task.weight`.
-            metrics: dict by task of lists of Keras metrics or their names that replace the
-                task's own. They get what losses get; row weights and missing labels count for
-                them too.
-            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is not used, for it was
-                slower wherever it was measured (see `Thresholds.most_looked_up`, which can say
-                otherwise); elsewhere as Keras decides.
-            aux_losses: `MutualInformationLoss`, or a list with one, or None.
-            **kwargs: the other arguments of `keras.Model.compile`.
-
-        Raises:
-            ValueError: if a dict names an unknown task, or is no dict; if `weighted_metrics` are
-                given; if an auxiliary loss is of another kind, or no gate tells tasks apart.
-        """
-        if kwargs.get("weighted_metrics"):
-            raise ValueError(
-                "Row weights count for all metrics. Received weighted_metrics="
-                f"{kwargs['weighted_metrics']!r}. Give them by task as `metrics`."
-            )
-        given: dict[str, Any] = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
-        for name, value in given.items():
-            self._check_by_task(name, value)
-        extra: list[Any] = []
-        if isinstance(aux_losses, list | tuple):
-            extra = list(aux_losses)
-        elif aux_losses is not None:
-            extra = [aux_losses]
-        self._compiled_with = _Untracked(
-            {
-                "optimizer": optimizer,
-                **given,
-                "jit_compile": jit_compile,
-                "aux_losses": extra,
-                **kwargs,
-            }
-        )
-        kind: Any = TaskPerRow if self.schema.task_column else JointLabels
-        self._objectives.value = kind(self.schema, loss or {}, loss_weights or {}, metrics or {})
-        self._trackers = _Untracked([tracker_of(one, self.structure) for one in extra])
-        # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
-        from tfmoe.optimizers import Adam, updates_rows
-
-        if optimizer == "adam":
-            optimizer = Adam()
-        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        sparse = updates_rows(self.optimizer) or num_replicas() > 1
-        for table in self.encoder.tables.values():
-            table.may_be_compiled, table.may_be_sparse = bool(self.jit_compile), sparse
-        self._compiled_with.value["optimizer"] = self.optimizer
-
-    def _check_by_task(self, name: str, value: Any) -> None:
-        if value is None:
-            return
-        names = list(self.schema.task_names)
-        if not isinstance(value, dict) or not set(value) <= set(names):
-            raise ValueError(
-                f"compile takes `{name}` as a dict by task, of the tasks {names}. "
-                f"Received {name}={value!r}. Leave out the tasks that keep their own."
-            )
-
-    def get_compile_config(self) -> dict[str, Any]:
-        given = self._compiled_with.value if self.compiled else {}
-        # Only what was given: a clone is a plain Keras model, which takes fewer arguments.
-        return {
-            name: keras.saving.serialize_keras_object(value)
-            for name, value in given.items()
-            if value is not None and value != []
-        }
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        given = {
-            name: keras.saving.deserialize_keras_object(value) for name, value in config.items()
-        }
-        self.compile(**given)
-        self.optimizer.build(self.trainable_variables)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Tensor:
-        if not isinstance(y_pred, ForwardOutput):
-            raise ValueError(
-                "compute_loss takes as `y_pred` all that a pass makes. Received "
-                f"{type(y_pred).__name__}. In a train_step of your own call "
-                "`self.forward(x, training=True)` in place of the model."
-            )
-        labels = labels_of(self.schema, y)
-        task = task_of(self.schema, x)
-        total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)
-        for loss in self.losses:
-            total = total + ops.sum(ops.cast(loss, "float32"))
-        for tracker in self._trackers.value:
-            with_label = self._objectives.value.with_label(labels)
-            loss = tracker.add(y_pred.aux, with_label, training)
-            total = total + loss if training else total
-        # Keras adds up the replicas' gradients, and their losses.
-        return total / num_replicas()
-
-    def compute_metrics(
-        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
-    ) -> dict[str, Any]:
-        task = task_of(self.schema, x)
-        self._objectives.value.update_metrics(
-            labels_of(self.schema, y), sample_weight, y_pred, **task
-        )
-        return self.get_metrics_result()
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        if not self.compiled:
-            return super().metrics
-        return [*super().metrics, *self._objectives.value.metrics, *self._trackers.value]
-
-    def _encoded(self, x: Any, labels: bool) -> Any:
-        """A DataFrame encoded; anything else as it is, for Keras."""
-        if is_frame(x):
-            return self.preprocessor.arrays(x, labels=labels)
-        return x
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: int | Literal["auto"] = "auto",
-        callbacks: Any = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: dict[int, float] | None = None,
-        sample_weight: Any = None,
-        **kwargs: Any,
-    ) -> keras.callbacks.History:
-        """As in Keras; `x` and `validation_data` may also be DataFrames of raw rows.
-
-        `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
-        and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
-        weights.
-        """
-        batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
-        x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
-        validation_data = self._encoded(validation_data, labels=True)
-        if hasattr(x, "element_spec"):
-            # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
-            shuffle = False
-        self._build_optimizer()
-        with quiet_end(x, validation_data):
-            return super().fit(
-                x,
-                y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=shuffle,
-                class_weight=class_weight,
-                sample_weight=sample_weight,
-                **kwargs,
-            )
-
-    def _build_optimizer(self) -> None:
-        """Makes the optimizer's variables before the first step, on one device.
-
-        TensorFlow traces a step twice that makes variables.
-        """
-        strategy = getattr(self, "distribute_strategy", None)
-        alone = strategy is not None and strategy.num_replicas_in_sync == 1
-        if self.compiled and alone and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: int | Literal["auto"] = "auto",
-        sample_weight: Any = None,
-        steps: int | None = None,
-        callbacks: Any = None,
-        return_dict: bool = True,
-        *,
-        exact: bool = True,
-        **kwargs: Any,
-    ) -> Any:
-        """As in Keras, returning a dict; `x` may also be a DataFrame of raw rows.
-
-        A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
-
-        Args:
-            x, y, batch_size, verbose, sample_weight, steps, callbacks: see
-                `keras.Model.evaluate`; `x` may be the triple of `preprocessor.arrays`, as in
-                `fit`.
-            return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
-            exact: bool; compute the AUC of binary tasks in a second pass that sorts all
-                scores, in place of the binned one (within about 2e-6 of it once scores are
-                spread). A generator, which can be read only once, gets the binned one.
-        """
-        batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
-        if is_frame(x):
-            batch_size = batch_size or 4096
-        x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
-        shared: dict[str, Any] = {
-            "batch_size": batch_size,
-            "sample_weight": sample_weight,
-            "steps": steps,
-        }
-        with quiet_end(x):
-            logs = super().evaluate(
-                x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
-            )
-        # `fit` validates through here, once an epoch.
-        if exact and not keras_private.validates_in_fit(kwargs):
-            names = self._objectives.value.sorted_aucs
-            with quiet_end(x):
-                logs.update(exact_aucs(self, names, x, y, **shared))
-        return logs if return_dict else keras_private.metrics_in_order(self, logs)
-
-    def predict(
-        self, x: Any, batch_size: int | None = None, **kwargs: Any
-    ) -> dict[str, np.ndarray]:
-        """As in Keras; `x` may also be a DataFrame of raw rows.
-
-        A DataFrame is read in batches of 4,096 rows unless `batch_size` says otherwise.
-
-        Returns:
-            Dict by task of NumPy arrays, one entry a row.
-        """
-        if is_frame(x):
-            batch_size = batch_size or 4096
-        x = self._encoded(x, labels=False)
-        with quiet_end(x):
-            return super().predict(x, batch_size=batch_size, **kwargs)
-
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -552,6 +287,7 @@ class MultiTaskModel(keras.Model):
             "schema": self.schema.to_dict(),
             "table_sizes": self.encoder.table_sizes,
             "lengths": self.lengths,
+            "label_moments": {name: list(pair) for name, pair in self.head.moments.items()},
             "mixture": self._mixture_config,
             "tower_units": list(self.tower_units),
             "tower_dropout": self.tower_dropout,
@@ -566,6 +302,8 @@ class MultiTaskModel(keras.Model):
             Schema.from_dict(config.pop("schema")),
             config.pop("table_sizes"),
             config.pop("lengths"),
+            # Files of earlier versions have none: their labels are in their own units.
+            config.pop("label_moments", {}),
             config.pop("num_added", 0),
         )
         frozen = config.pop("frozen", None)
@@ -574,19 +312,39 @@ class MultiTaskModel(keras.Model):
         return model
 
     def save_assets(self, path: str) -> None:
-        """Called by Keras in saving: vocabularies and moments go into the `.keras` file."""
+        """Called by Keras in saving: vocabularies and moments go into the `.keras` file.
+
+        Raises:
+            FloatingPointError: if a weight is not finite.
+        """
+        check_weights(self, "saved")
         self.preprocessor.save(path, state=False)
 
     def load_assets(self, path: str) -> None:
         """Called by Keras in loading."""
-        self._fitted.value = Preprocessor.load(path)
+        preprocessor = Preprocessor.load(path)
+        # What was trained counts, also where an earlier version standardised nothing.
+        known = moments_of(self.schema.tasks, dict.fromkeys(self.schema.task_names, (0.0, 1.0)))
+        self._fitted.value = preprocessor.with_label_moments({**known, **self.head.moments})
 
 
-class _Untracked:
-    """Holds what Keras must not take for a part of the model."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+def _warn_of_units(preprocessor: Preprocessor) -> None:
+    """Says which regressions are not standardised though they should be."""
+    names = [
+        task.name
+        for task in preprocessor.schema.tasks
+        if isinstance(task, Regression)
+        and task.standardize
+        and task.name not in preprocessor.label_moments
+    ]
+    if names:
+        warnings.warn(
+            f"The labels of {names} are not standardised: this Preprocessor has seen none of "
+            "them, or was fitted by an earlier version. Large or small ones may drown the other "
+            "tasks or learn nothing. Fit it on rows with labels, or declare "
+            "Regression(..., standardize=False).",
+            stacklevel=4,
+        )
 
 
 def _recipe_of(mixture: Any, policy: Any) -> tuple[Any, dict[str, Any]]:

@@ -21,6 +21,7 @@ from tfmoe.objectives.losses import (
     outputs_for_metrics,
     own_metrics,
     row_losses,
+    standardized,
     update_given,
 )
 from tfmoe.objectives.metrics import AUC, WeightedMean
@@ -36,6 +37,7 @@ class Objective:
         loss: Keras loss, its name, or None for the task's own.
         weight: float, or None for the task's own.
         metrics: list of Keras metrics or their names, or None for the task's own.
+        moments: mean and standard deviation that the loss's labels are standardised by.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Objective:
         loss: Any = None,
         weight: float | None = None,
         metrics: list[Any] | None = None,
+        moments: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.task = task
+        self.moments = moments
         self.weight = float(task.weight if weight is None else weight)
         self.loss = None if loss is None else keras.losses.get(loss)
         self.tracker = WeightedMean(lambda _, loss: loss, f"{task.name}_loss")
@@ -71,6 +75,7 @@ class Objective:
             row_weights: `(b,)`, or None.
             logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
         """
+        labels = standardized(labels, *self.moments)
         labels, weights = labels_and_weights(labels, row_weights)
         losses = row_losses(self.task, self.loss, labels, logits, predictions)
         loss = masked_mean(losses, weights)
@@ -99,6 +104,8 @@ class JointLabels:
     Args:
         schema: `Schema` without a task column.
         losses, weights, metrics: dicts by task of what replaces the tasks' own.
+        moments: dict by task of what a loss's labels are standardised by; see
+            `tfmoe.heads.outputs.Outputs`.
     """
 
     def __init__(
@@ -107,11 +114,16 @@ class JointLabels:
         losses: dict[str, Any],
         weights: dict[str, float],
         metrics: dict[str, list[Any]],
+        moments: dict[str, tuple[float, float]],
     ) -> None:
         self.tasks = schema.tasks
         self._objectives = {
             task.name: Objective(
-                task, losses.get(task.name), weights.get(task.name), metrics.get(task.name)
+                task,
+                losses.get(task.name),
+                weights.get(task.name),
+                metrics.get(task.name),
+                moments.get(task.name, (0.0, 1.0)),
             )
             for task in schema.tasks
         }

@@ -68,6 +68,11 @@ def labels_and_weights(labels: Tensor, row_weights: Tensor | None) -> tuple[Tens
     return ops.where(missing, ops.zeros_like(labels), labels), weights
 
 
+def standardized(labels: Tensor, mean: Any, std: Any) -> Tensor:
+    """`(labels - mean) / std`, `(b,)`; NaN, which is missing, stays."""
+    return (ops.reshape(ops.cast(labels, "float32"), (-1,)) - mean) / std
+
+
 class MetricOfRows(NamedTuple):
     """A metric that is a mean over rows, or the AUC, whose `function` is None.
 
@@ -148,9 +153,11 @@ def row_losses(
     Args:
         task: `Task`.
         loss: Keras loss or function, or None for the task's own.
-        labels: `(b,)` without NaN.
+        labels: `(b,)` without NaN; standardised of a regression.
         logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
     """
+    if isinstance(task, Regression):
+        predictions = logits  # standardised as the labels are
     if loss is not None:
         outputs = logits if takes_logits(loss) else predictions
         # Keras losses average over the last axis, so rows need one.

@@ -17,6 +17,7 @@ from tfmoe.objectives.losses import (
     outputs_for_metrics,
     own_metrics,
     row_losses,
+    standardized,
     update_given,
 )
 from tfmoe.objectives.metrics import AUCByTask, MeanByTask
@@ -34,6 +35,8 @@ class TaskPerRow:
     Args:
         schema: `Schema` with a task column.
         losses, weights, metrics: dicts by task of what replaces the tasks' own.
+        moments: dict by task of what a loss's labels are standardised by; see
+            `tfmoe.heads.outputs.Outputs`.
     """
 
     def __init__(
@@ -42,8 +45,11 @@ class TaskPerRow:
         losses: dict[str, Any],
         weights: dict[str, float],
         metrics: dict[str, list[Any]],
+        moments: dict[str, tuple[float, float]],
     ) -> None:
         self.tasks = schema.tasks
+        pairs = [moments.get(task.name, (0.0, 1.0)) for task in schema.tasks]
+        self._means, self._stds = np.array(pairs, "float32").T
         self._weights = np.array([weights.get(t.name, t.weight) for t in schema.tasks], "float32")
         groups: dict[Any, tuple[Task, Any, list[int]]] = {}
         for index, task in enumerate(schema.tasks):
@@ -95,6 +101,8 @@ class TaskPerRow:
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> Tensor:
         """See `JointLabels.loss`."""
+        mean, std = (ops.take(ops.array(one), task) for one in (self._means, self._stds))
+        labels = {"score": standardized(labels["score"], mean, std)}
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
         losses = ops.zeros_like(labels)
         for example, loss, _, members in self._groups:

@@ -23,6 +23,8 @@ from tfmoe.validation import checks_arguments
 USED = 1e-6
 # Above this share of every task's weight, a gate has collapsed on one expert.
 COLLAPSED = 0.95
+# From this share of selectors on, a gate that becomes sparse by training has done so.
+DECIDED = 0.95
 # Above this correlation two experts are duplicates.
 ALIKE = 0.99
 _SAMPLED_AT_ONCE = 65_536
@@ -325,6 +327,8 @@ class _Sums:
         warnings = [] if may_collapse else _collapse(experts, mean_weight[seen])
         warnings += _dead(experts, share_used[seen]) if seen.any() else []
         warnings += [] if similarity is None else _duplicates(experts, similarity)
+        converged = None if self.converged is None else self.mean(self.converged)
+        warnings += [] if converged is None else _undecided(converged[seen])
         return GateUse(
             gate=name,
             tasks=tasks,
@@ -334,7 +338,7 @@ class _Sums:
             num_used=share_used.sum(axis=1),
             entropy=self.mean(self.entropy),
             effective_experts=np.exp(_entropy(mean_weight)),
-            converged=None if self.converged is None else self.mean(self.converged),
+            converged=converged,
             usage=gate.usage,
             similarity=similarity,
             warnings=tuple(warnings),
@@ -396,6 +400,17 @@ def _dead(experts: Sequence[int], share_used: np.ndarray) -> list[str]:
     dead = [str(experts[int(e)]) for e in np.flatnonzero((share_used == 0).all(axis=0))]
     text = f"Dead experts: on these rows no task uses {_listed(dead)}, so they learn nothing."
     return [text] if dead else []
+
+
+def _undecided(converged: np.ndarray) -> list[str]:
+    """Of a gate that becomes sparse by training, while it has not."""
+    if not len(converged) or converged.min() >= DECIDED:
+        return []
+    return [
+        f"Undecided: of a task's selectors only {converged.min():.0%} name one expert yet, so most "
+        "experts still have some weight and none can be left out. Train longer, or give the gate "
+        "more `entropy_reg`."
+    ]
 
 
 def _duplicates(experts: Sequence[int], similarity: np.ndarray) -> list[str]:

@@ -89,15 +89,27 @@ class Regression(Task):
 
     Args:
         name, source, weight, where, key: see `Task`.
-        loss: `"mse"`, `"mae"` or `"huber"` (delta 1). Metrics: `rmse`, `mae`.
+        loss: `"mse"`, `"mae"` or `"huber"` (delta 1). Metrics: `rmse`, `mae`, in the label's
+            units.
+        standardize: bool; whether the model learns `(label - mean) / std`, with the moments of
+            the labels that the Preprocessor was fitted on, so that neither this task nor another
+            depends on the label's unit. The loss is then of that number, and huber's delta one
+            standard deviation. False for raw units, as published protocols have them.
     """
 
     _: KW_ONLY
     loss: str = "mse"
+    standardize: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(f"Regression({self.name!r})", "loss", self.loss, ("mse", "mae", "huber"))
+        owner = f"Regression({self.name!r})"
+        check_choice(owner, "loss", self.loss, ("mse", "mae", "huber"))
+        if not isinstance(self.standardize, bool):
+            raise ValueError(
+                f"{owner} takes `standardize` as True or False. Received "
+                f"standardize={self.standardize!r}."
+            )
 
 
 @checks_arguments

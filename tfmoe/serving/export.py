@@ -11,6 +11,7 @@ import numpy as np
 
 from tfmoe.data.encode.graph import NO_TASK, GraphEncoder, request, signature
 from tfmoe.files import PathLike, new_version
+from tfmoe.model.finite import check_weights
 from tfmoe.serving.sample_rows import sample_rows
 from tfmoe.validation import checks_arguments, plain
 
@@ -55,6 +56,7 @@ def export(model: MultiTaskModel, path: PathLike) -> Path:
 
     Raises:
         ValueError: if the backend is not TensorFlow, or the path is a remote one.
+        FloatingPointError: if a weight of the model is not finite.
         RuntimeError: if the exported graph's predictions differ from the model's.
     """
     if keras.backend.backend() != "tensorflow":
@@ -63,6 +65,8 @@ def export(model: MultiTaskModel, path: PathLike) -> Path:
             f"{keras.backend.backend()!r}. Save it with model.save('model.keras'), and load "
             "and export it in a process started with KERAS_BACKEND=tensorflow."
         )
+
+    check_weights(model, "exported")
 
     def write(draft: Path) -> None:
         rows = sample_rows(model.preprocessor, _NUM_CHECKED)

@@ -46,6 +46,12 @@ def extract(
             if experts:
                 of = f" of {gate}" if gate else ""
                 say(f"Experts kept{of}: {', '.join(map(str, experts))}")
+        all_kept = done.num_parameters >= done.num_parameters_before
+        if data is None and by == "weight" and all_kept and len(loaded.structure.gates) > 0:
+            say(
+                "All experts were kept: which ones a gate uses that sees the row, only rows can "
+                "tell. Give some as --data, or --by usage."
+            )
         say(f"Parameters: {done.num_parameters:,} of {done.num_parameters_before:,}")
         if done.largest_change is not None:
             say(f"Largest change of a prediction: {done.largest_change:.3g}")

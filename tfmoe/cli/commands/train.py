@@ -1,7 +1,8 @@
 """`tfmoe train`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +21,13 @@ def train(
     data: DataFiles,
     schema: Annotated[Path, typer.Option(help="Schema file, .yaml or .json.")],
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.keras"),
-    valid: Annotated[str | None, typer.Option(help="Validation table; picks the epoch.")] = None,
+    valid: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation table; picks the epoch. By default, unless --epochs is given, a "
+            "tenth of the rows is held out."
+        ),
+    ] = None,
     mixture: Annotated[
         str,
         typer.Option(
@@ -30,15 +37,48 @@ def train(
     gate: Annotated[
         str | None, typer.Option(help=GATE_HELP, autocompletion=completion(by_name.GATES))
     ] = None,
-    num_experts: Annotated[int, typer.Option(min=2)] = 8,
+    num_experts: Annotated[
+        int | None, typer.Option(min=2, help=f"By default {by_name.NUM_EXPERTS}.")
+    ] = None,
     num_nonzeros: Annotated[
-        int, typer.Option(min=1, help="Experts a task selects, for gates that take a number.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Experts a task selects, for gates that take a number; by default "
+            f"{by_name.NUM_NONZEROS}.",
+        ),
+    ] = None,
+    entropy_reg: Annotated[
+        float | None,
+        typer.Option(min=0, help="Drives a gate such as dselect-k to decide; by default its own."),
+    ] = None,
     hidden_units: Annotated[
-        str, typer.Option(help="Units of an expert's layers; of mod-squad a token's size.")
-    ] = "256,128",
-    epochs: Annotated[int, typer.Option(min=1)] = 5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4096,
+        str | None,
+        typer.Option(
+            help="Units of an expert's layers; of mod-squad a token's size. By default "
+            f"{by_name.UNITS}."
+        ),
+    ] = None,
+    tower_units: Annotated[
+        str, typer.Option(help="Units of each task's tower; '' for none.")
+    ] = "64",
+    dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
+    ] = None,
+    task_weight: Annotated[
+        list[str] | None,
+        typer.Option(help="A task's weight in the loss, task=number; several times."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="By default until validation stops improving."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="By default by the number of rows.")
+    ] = None,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Epochs without a better validation loss before the end.")
+    ] = 3,
     learning_rate: Annotated[float, typer.Option(min=0)] = 1e-3,
     dtype: Annotated[
         str,
@@ -66,6 +106,8 @@ def train(
         from tfmoe.schema.schema import Schema
 
         read = Schema.load(schema)
+        weights = _weights(task_weight or [], read.task_names)
+        towers = by_name.units_of(tower_units) if tower_units.strip() else ()
         start_tensorflow()
         import keras
 
@@ -74,44 +116,69 @@ def train(
         from tfmoe.reports.callback import GateReport
 
         keras.utils.set_random_seed(seed)
-        prep = tfmoe.Preprocessor(read).fit(data)
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype)
         try:
             recipe = by_name.structure_by_name(
-                mixture, gate, num_experts, num_nonzeros, hidden_units
+                mixture, gate, num_experts, num_nonzeros, hidden_units, dropout, entropy_reg
             )
-            model = tfmoe.MultiTaskModel(prep, recipe)
+            prep = tfmoe.Preprocessor(read).fit(data)
+            model = tfmoe.MultiTaskModel(prep, recipe, towers, dropout or 0.0)
         finally:
             keras.config.set_dtype_policy(before)
-        model.compile(tfmoe.optimizers.Adam(learning_rate))
-        line = ProgressLine("training", console())
-        best = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
-        watched = prep.dataset(valid, batch_size=batch_size) if valid else None
-        for _ in watched or ():
+        model.compile(tfmoe.optimizers.Adam(learning_rate), loss_weights=weights or None)
+        for _ in prep.dataset(valid) if valid else ():
             pass  # A bad cell is told before an epoch is spent, not after it.
-        callbacks = [line, best] if valid else [line]
+        line = ProgressLine("training", console())
+        callbacks = [line]
         if history is not None:
             gates = GateReport(valid or data, console=False)
             callbacks.append(gates)
         with line.progress:
             fitted = model.fit(
-                prep.dataset(data, batch_size=batch_size, shuffle=True, seed=seed),
-                validation_data=watched,
+                data,
+                validation_data=valid,
                 epochs=epochs,
+                batch_size=batch_size,
+                patience=patience,
+                seed=seed,
                 callbacks=callbacks,
                 verbose=0,
             ).history
         with new_file(out) as draft:
             model.save(draft)
-        if valid:
-            # Those of the epoch whose weights are kept, which need not be the last.
-            show(metrics_table(model.evaluate(watched, verbose=0), "on the validation table"))
-        else:
-            last = {name: values[-1] for name, values in fitted.items()}
-            show(metrics_table(last, "in the last epoch"))
+        show(metrics_table(*_last(model, fitted, valid)))
         say(f"Wrote {out}")
         if history is not None:
             with new_file(history) as draft:
                 gates.frame.to_csv(draft, index=False)
             say(f"Wrote {history}")
+
+
+def _last(model: Any, history: dict[str, list[float]], valid: str | None) -> tuple[Any, str]:
+    """What to show of a training: the numbers of the weights that are kept."""
+    if valid:
+        return model.evaluate(valid, verbose=0), "on the validation table"
+    losses = history.get("val_loss")
+    if not losses:
+        return {name: values[-1] for name, values in history.items()}, "in the last epoch"
+    best = losses.index(min(losses))
+    numbers = {n.removeprefix("val_"): v[best] for n, v in history.items() if n[:4] == "val_"}
+    return numbers, "on the rows held out"
+
+
+def _weights(given: list[str], tasks: Sequence[str]) -> dict[str, float]:
+    """`{"click": 2.0}` of `["click=2"]`."""
+    weights = {}
+    for text in given:
+        task, _, number = text.partition("=")
+        try:
+            weights[task] = float(number)
+        except ValueError:
+            weights[task] = -1.0
+        if task not in tasks or not 0 <= weights[task] < float("inf"):
+            raise ValueError(
+                f"--task-weight takes task=number, of the tasks {list(tasks)}, at least 0. "
+                f"Received --task-weight {text}."
+            )
+    return weights

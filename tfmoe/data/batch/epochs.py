@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import MixedOrder, TaskMixer
 from tfmoe.data.encode.rows import RowEncoder
 from tfmoe.data.read import tables
@@ -84,6 +85,7 @@ def packed_chunks(
     source: Source,
     shard: tuple[int, int] = (0, 1),
     rng: np.random.Generator | None = None,
+    part: Part | None = None,
 ) -> Iterator[np.ndarray]:
     """Packed rows of a worker's part of a source, chunk by chunk.
 
@@ -92,6 +94,7 @@ def packed_chunks(
         source: `Source`.
         shard: (index, count).
         rng: NumPy generator that puts the fragments in a random order, or None.
+        part: `Part` of the rows, or None for all.
 
     Yields:
         int32 `(n, width)`.
@@ -112,13 +115,16 @@ def packed_chunks(
             for chunk in fragment.read(encoder.required_columns(fragment.names)):
                 num_rows = len(next(iter(chunk.values())))
                 if num_rows:
-                    yield chunk, (index - row) % count if split_rows else None
+                    own = part.mask(number, row - number, num_rows) if part else None
+                    yield chunk, own, (index - row) % count if split_rows else None
                     row += num_rows
 
     def encode(work):
-        chunk, first = work
+        chunk, own, first = work
         packed = encoder.encode(chunk)
-        return packed if first is None else packed[first::count]
+        if first is not None:
+            packed, own = packed[first::count], None if own is None else own[first::count]
+        return packed if own is None else packed[own]
 
     yield from prefetch_map(encode, read())
 
@@ -139,13 +145,18 @@ def prefetch_map(
             yield pending.popleft().result()
 
 
-def held_rows(encoder: RowEncoder, source: Source, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
+def held_rows(
+    encoder: RowEncoder,
+    source: Source,
+    shard: tuple[int, int] = (0, 1),
+    part: Part | None = None,
+) -> np.ndarray:
     """All packed rows at once.
 
     Raises:
         ValueError: if there are none.
     """
-    chunks = list(packed_chunks(encoder, source, shard))
+    chunks = list(packed_chunks(encoder, source, shard, part=part))
     check_rows(sum(map(len, chunks)))
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
@@ -216,6 +227,7 @@ class Epochs:
         shard: (index, count).
         drop_remainder: whether to leave out a last, smaller batch.
         mixer: `TaskMixer` or None. With one, files too are encoded here and held.
+        part: `Part` of the rows, or None for all.
     """
 
     def __init__(
@@ -228,6 +240,7 @@ class Epochs:
         shard: tuple[int, int],
         drop_remainder: bool,
         mixer: TaskMixer | None,
+        part: Part | None = None,
     ) -> None:
         self._encoder = encoder
         self._source = source
@@ -236,8 +249,9 @@ class Epochs:
         self._seed = seed
         self._shard = shard
         self._drop_remainder = drop_remainder
+        self._part = part
         self._epoch = 0
-        self._held = held_rows(encoder, source, shard) if source.held or mixer else None
+        self._held = held_rows(encoder, source, shard, part) if source.held or mixer else None
         self._mixed = None
         if mixer and self._held is not None:
             # Workers draw apart from each other, or all would have the same task at once.
@@ -266,7 +280,7 @@ class Epochs:
             rows = len(self._held)
         else:
             fragments, split_rows = self._source.shard(index, count)
-            if fragments is None:
+            if fragments is None or self._part:
                 return None
             counts = [fragment.num_rows for fragment in fragments]
             if split_rows:
@@ -286,7 +300,11 @@ class Epochs:
             yield from self._held_batches(rng)
             return
         chunks = packed_chunks(
-            self._encoder, self._source, self._shard, rng if self._shuffle else None
+            self._encoder,
+            self._source,
+            self._shard,
+            rng if self._shuffle else None,
+            self._part,
         )
         chunks = counted(chunks)
         if self._shuffle:

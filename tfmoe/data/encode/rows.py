@@ -28,7 +28,7 @@ from tfmoe.data.encode.columns import (
 from tfmoe.data.encode.labels import TaskColumn, label_values
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Multiclass
+from tfmoe.schema.tasks import Multiclass, Task
 
 if TYPE_CHECKING:
     from tfmoe.data.fit.fitted import Fitted
@@ -57,7 +57,7 @@ def required_columns(
     Raises:
         ValueError: if the table lacks a column that is needed.
     """
-    wanted: list[tuple[str, str | None, str]] = []
+    wanted: _Wanted = []
     for column in schema.columns:
         if isinstance(column, Numeric):
             wanted.append((column.raw_name, "float", f"column {column.name!r}"))
@@ -72,10 +72,31 @@ def required_columns(
         wanted.append((schema.weight_column, "float", "`weight_column`"))
     for task in schema.tasks if labels else ():
         if task.raw_name in names:
-            wanted.append((task.raw_name, _label_kind(task), f"task {task.name!r}"))
-            where = schema.where_source(task)
-            if where:
-                wanted.append((where, "float", f"`where` of {task.name!r}"))
+            wanted += _of_label(schema, task)
+    return _kinds(wanted, names)
+
+
+def label_columns(schema: Schema, names: Collection[str], task: Task) -> dict[str, str | None]:
+    """The raw columns to read for one task's labels; see `required_columns`."""
+    wanted = _of_label(schema, task)
+    if schema.task_column:
+        wanted.append((schema.task_column, "text", "`task_column`"))
+    return _kinds(wanted, names)
+
+
+# Raw column, how to read it, and who needs it.
+_Wanted = list[tuple[str, str | None, str]]
+
+
+def _of_label(schema, task):
+    wanted: _Wanted = [(task.raw_name, _label_kind(task), f"task {task.name!r}")]
+    where = schema.where_source(task)
+    if where:
+        wanted.append((where, "float", f"`where` of {task.name!r}"))
+    return wanted
+
+
+def _kinds(wanted, names):
     absent = {raw: owner for raw, _, owner in wanted if raw not in names}
     if absent:
         needs = ", ".join(f"{raw!r} (for {owner})" for raw, owner in absent.items())

@@ -18,11 +18,12 @@ from tfmoe.data.fit.sketches import Moments
 from tfmoe.data.fit.statistics import Statistics, no_labels
 from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Regression
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What encoding needs. Dicts by column name, `label_means` by task.
+    """What encoding needs. Dicts by column name, those of labels by task.
 
     Args:
         num_rows: rows seen.
@@ -32,6 +33,8 @@ class Fitted:
         lengths: padded width of each list column.
         label_means: mean label, or float64 `(num_classes,)` of class frequencies; NaN for
             a task without labels.
+        label_moments: mean and standard deviation of each regression's labels; tasks without
+            labels are not there, nor those that an earlier version has fitted.
         tables: `Vocabulary` or `HashTable` of each owner.
     """
 
@@ -41,6 +44,7 @@ class Fitted:
     numeric: dict[str, NumericFit]
     lengths: dict[str, int]
     label_means: dict[str, Any]
+    label_moments: dict[str, tuple[float, float]]
     tables: dict[str, Vocabulary | HashTable]
 
     @classmethod
@@ -63,6 +67,7 @@ class Fitted:
             numeric,
             statistics.longest,
             {name: _mean_label(seen) for name, seen in statistics.labels.items()},
+            label_moments(statistics),
         )
 
     def under(self, schema: Schema) -> Fitted:
@@ -71,6 +76,16 @@ class Fitted:
             t.name: self.label_means.get(t.name, _mean_label(no_labels(t))) for t in schema.tasks
         }
         return dataclasses.replace(self, label_means=means)
+
+    def with_labels(
+        self, means: Mapping[str, Any], moments: Mapping[str, tuple[float, float]]
+    ) -> Fitted:
+        """The same with what is known of some tasks' labels."""
+        return dataclasses.replace(
+            self,
+            label_means={**self.label_means, **means},
+            label_moments={**self.label_moments, **moments},
+        )
 
     @classmethod
     def build(
@@ -82,6 +97,7 @@ class Fitted:
         numeric: dict[str, NumericFit],
         longest: Mapping[str, int],
         label_means: dict[str, Any],
+        label_moments: dict[str, tuple[float, float]],
     ) -> Fitted:
         """From its parts; `dtypes` by owner (None becomes `"string"`), `longest` as seen."""
         lengths = {
@@ -96,7 +112,16 @@ class Fitted:
             for owner, column in table_owners(schema).items()
         }
         by_column = {c.name: dtypes[c.table] or "string" for c in categorical_columns(schema)}
-        return cls(num_rows, by_column, vocabularies, numeric, lengths, label_means, tables)
+        return cls(
+            num_rows,
+            by_column,
+            vocabularies,
+            numeric,
+            lengths,
+            label_means,
+            label_moments,
+            tables,
+        )
 
     def table_sizes(self, schema: Schema) -> dict[str, int]:
         """Rows of the embedding table of each owner, in the schema's order."""
@@ -125,6 +150,20 @@ def _mean_label(seen):
         return seen.mean if seen.count else float("nan")
     total = seen.sum()
     return seen / total if total else np.full(len(seen), np.nan)
+
+
+def label_moments(statistics: Statistics) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each regression's labels, of those that were seen.
+
+    Labels that are all alike count as having a deviation of 1.
+    """
+    return {
+        task.name: (seen.mean, 1.0 / seen.scale)
+        for task in statistics.schema.tasks
+        if isinstance(task, Regression)
+        and isinstance(seen := statistics.labels[task.name], Moments)
+        and seen.count
+    }
 
 
 def unfitted_columns(schema: Schema) -> list[str]:

@@ -70,10 +70,14 @@ class Statistics:
                 self._add_values(column, array)
             elif column.transform != "none":
                 self._add_numbers(column, arrow.to_floats(array, column.raw_name))
-        for task, labels in self._label_values(chunk):
-            self._add_labels(task, labels.astype(np.float64))
+        self.add_labels(chunk)
         self.num_rows += num_rows
         return num_rows
+
+    def add_labels(self, chunk: Mapping[str, pa.Array]) -> None:
+        """Takes in a chunk's labels, as far as it has them."""
+        for task, labels in self._label_values(chunk):
+            self._add_labels(task, labels.astype(np.float64))
 
     def _label_values(self, chunk):
         """Yields each task and its labels."""

@@ -45,6 +45,7 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
         "dtypes": fitted.dtypes,
         "lengths": fitted.lengths,
         "label_means": {task: _mean_to_json(mean) for task, mean in fitted.label_means.items()},
+        "label_moments": {task: list(pair) for task, pair in fitted.label_moments.items()},
         "numeric": {
             name: {"mean": fit.mean, "scale": fit.scale, "fill": fit.fill}
             for name, fit in fitted.numeric.items()
@@ -154,6 +155,8 @@ def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
         },
         document["lengths"],
         {task.name: _get_mean(document, task) for task in schema.tasks},
+        # Folders of earlier versions have none.
+        {task: (pair[0], pair[1]) for task, pair in document.get("label_moments", {}).items()},
     )
     given = document.get("statistics")
     if given is None:

@@ -1,0 +1,92 @@
+"""Numbers that are not finite are told, and spoil nothing."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import tfmoe
+
+
+def table(num_rows=400):
+    random = np.random.default_rng(0)
+    rows = pd.DataFrame(random.normal(size=(num_rows, 3)), columns=["a", "b", "amount"])
+    rows["click"] = (rows["b"] > 0) * 1
+    return rows
+
+
+def model_of(rows, **options):
+    columns = [tfmoe.Numeric("a", transform="none"), tfmoe.Numeric("b")]
+    tasks = [tfmoe.Binary("click"), tfmoe.Regression("amount")]
+    prep = tfmoe.Preprocessor(tfmoe.Schema(columns, tasks)).fit(rows, progress=False)
+    keras.utils.set_random_seed(0)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(num_experts=2, hidden_units=(8,)))
+    model.compile(options.pop("optimizer", "adam"), **{"jit_compile": False, **options})
+    return model
+
+
+def huge(rows):
+    return rows.assign(a=rows["a"].where(rows.index != 277, 1e38))
+
+
+def test_a_huge_cell_ends_the_training_before_it_is_learnt_from():
+    rows = table()
+    model, good = model_of(rows), model_of(rows)
+    dataset = model.preprocessor.dataset(huge(rows), batch_size=100)
+    message = (
+        r"predictions of \['click', 'amount'\] that are NaN, infinite or huge, in batch 3 of "
+        r"epoch 1; columns with such numbers: a \(up to 1e\+38\)"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        model.fit(dataset, epochs=2, verbose=0)
+    good.fit(good.preprocessor.dataset(rows[:200], batch_size=100), verbose=0)
+    for weight, expected in zip(model.get_weights(), good.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_under_xla_the_epoch_tells_and_the_weights_are_those_before():
+    rows = table()
+    model = model_of(rows, jit_compile=True)
+    before = model.get_weights()
+    with pytest.raises(FloatingPointError, match="loss=nan in epoch 1"):
+        model.fit(model.preprocessor.dataset(huge(rows), batch_size=100), verbose=0)
+    for weight, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_weights_that_explode_are_told():
+    rows = table()
+    model = model_of(rows, optimizer=keras.optimizers.SGD(1e20))
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        model.fit(model.preprocessor.dataset(rows, batch_size=100), epochs=5, verbose=0)
+
+
+def test_who_wants_to_go_on_may():
+    rows = table()
+    model = model_of(rows)
+    dataset = model.preprocessor.dataset(huge(rows), batch_size=100)
+    history = model.fit(dataset, verbose=0, check_finite=False).history
+    assert not np.isfinite(history["loss"][0])
+
+
+def test_evaluate_and_predict_tell():
+    rows = table()
+    model = model_of(rows)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    with pytest.raises(FloatingPointError, match="Losses must be finite numbers"):
+        model.evaluate(rows, verbose=0)
+    with pytest.warns(UserWarning, match="400 of 400 predictions of '(click|amount)' are no"):
+        model.predict(rows, verbose=0)
+
+
+def test_nothing_bad_is_saved_or_exported(tmp_path):
+    rows = table()
+    model = model_of(rows)
+    model.save(tmp_path / "m.keras")
+    saved = (tmp_path / "m.keras").read_bytes()
+    model.set_weights([np.full_like(weight, np.inf) for weight in model.get_weights()])
+    for write in (model.save, lambda path: tfmoe.export(model, path)):
+        with pytest.raises(FloatingPointError, match="Only a model of finite weights is"):
+            write(tmp_path / "m.keras")
+    assert (tmp_path / "m.keras").read_bytes() == saved

@@ -1,0 +1,178 @@
+"""Told at once where numbers stop being finite: in losses, weights, predictions.
+
+A loss that is NaN or infinite makes all weights so in one step. On TensorFlow the step that meets
+one ends before it changes a weight; elsewhere, and under XLA, which knows no errors, the end of
+the epoch tells.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe.compute.types import Tensor
+from tfmoe.keras_private import is_compiled_by_xla
+
+# What a column's number may be before its products with weights are suspected.
+_LARGE = 1e15
+# More weights than these are not copied at each epoch's end.
+_MOST_KEPT = 2**28
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """Ends a training whose loss or weights are no longer finite.
+
+    The weights are then those before the batch at fault, or those of the last epoch's end where
+    they are not finite themselves (and fewer than 268 million).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Keras may run its own callbacks' batches in a thread; this one has none.
+        self.async_safe = True
+        self.message: str | None = None
+        self._kept: list[np.ndarray] | None = None
+        self._epoch, self._start = 0, 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self.model.jit_compile or keras.backend.backend() != "tensorflow":
+            self._keep()  # no step ends before it has changed the weights
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch, self._start = epoch, int(self.model.optimizer.iterations)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not np.isfinite(loss):
+            self._fail(f"loss={loss} in epoch {epoch + 1}")
+        if not weights_are_finite(self.model):
+            self._fail(f"weights that are not, after epoch {epoch + 1}")
+        last = epoch + 1 >= self.params.get("epochs", 1)
+        if not last:
+            self._keep()
+
+    def _keep(self) -> None:
+        if sum(int(np.prod(weight.shape)) for weight in self.model.weights) <= _MOST_KEPT:
+            self._kept = self.model.get_weights()
+
+    def _fail(self, received: str) -> None:
+        self.message = f"A training's loss and weights must be finite numbers. Received {received}."
+        raise self.error()
+
+    def error(self) -> FloatingPointError:
+        """The error that ends the training, once the weights are good again."""
+        if weights_are_finite(self.model):
+            state = "The weights are those before it."
+        elif self._kept is not None:
+            self.model.set_weights(self._kept)
+            state = "The weights are those of the end of the epoch before."
+        else:
+            state = "The weights are not finite either: make the model anew."
+        return FloatingPointError(
+            f"{self.message} {state} Scale the columns named, or correct their cells; else lower "
+            "the learning rate, or clip gradients (`global_clipnorm=1.0` of the optimizer)."
+        )
+
+    def guarded(
+        self, loss: Tensor, features: Mapping[str, Tensor], logits: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The loss, whose gradient waits for the answer that it is finite.
+
+        Args:
+            loss: scalar.
+            features: dict by column.
+            logits: dict by output.
+        """
+        if keras.backend.backend() != "tensorflow" or is_compiled_by_xla():
+            return loss
+        import tensorflow as tf
+
+        floats = {n: v for n, v in features.items() if v.dtype.is_floating}
+        step = tf.convert_to_tensor(self.model.optimizer.iterations)
+
+        def noted(step: Any, bad: Any, largest: Any) -> np.int32:
+            self._note(int(step), list(logits), bad, list(floats), largest)
+            raise FloatingPointError(self.message)
+
+        def told() -> Tensor:
+            bad = [~(_largest(values) <= _LARGE) for values in logits.values()]
+            largest = [_largest(values) for values in floats.values()] or [tf.constant(0.0)]
+            found = [step, tf.stack(bad), tf.stack(largest)]
+            return tf.numpy_function(noted, found, tf.int32)
+
+        @tf.custom_gradient
+        def wait(loss: Tensor) -> tuple[Tensor, Any]:
+            fine = tf.cond(tf.math.is_finite(loss), lambda: tf.constant(0, tf.int32), told)
+
+            def gradient(upstream: Tensor) -> Tensor:
+                with tf.control_dependencies([fine]):
+                    return tf.identity(upstream)
+
+            return tf.identity(loss), gradient
+
+        return wait(loss)
+
+    def _note(
+        self, step: int, outputs: list[str], bad: Any, columns: list[str], largest: Any
+    ) -> None:
+        where = f"batch {step - self._start + 1} of epoch {self._epoch + 1}"
+        tasks = [name for name, is_bad in zip(outputs, bad, strict=True) if is_bad]
+        of = f" of {tasks}" if tasks and tasks != ["score"] else ""
+        large = [
+            f"{name} (up to {most:.3g})"
+            for name, most in zip(columns, largest, strict=False)
+            if not most <= _LARGE
+        ]
+        if tasks:
+            cause = f"predictions{of} that are NaN, infinite or huge, in {where}"
+        else:
+            cause = f"a loss that is not, in {where}: a label or weight is too large"
+        hint = f"; columns with such numbers: {', '.join(large)}" if large else ""
+        self.message = (
+            f"A training's loss and weights must be finite numbers. Received {cause}{hint}."
+        )
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The largest absolute value, infinite if one is NaN."""
+    sizes = ops.abs(ops.cast(values, "float32"))
+    return ops.max(ops.where(ops.isnan(sizes), np.inf, sizes))
+
+
+def weights_are_finite(model: Any) -> bool:
+    """Whether all of a model's trained weights are finite numbers."""
+    return all(bool(ops.all(ops.isfinite(weight))) for weight in model.trainable_weights)
+
+
+def check_weights(model: Any, verb: str) -> None:
+    """Raises FloatingPointError if a model that is to be saved or exported has bad weights."""
+    bad = [
+        weight.path
+        for weight in model.weights
+        if "float" in keras.backend.standardize_dtype(weight.dtype)
+        and not bool(ops.all(ops.isfinite(weight)))
+    ]
+    if bad:
+        raise FloatingPointError(
+            f"Only a model of finite weights is {verb}. Received {len(bad)} weights with NaN or "
+            f"infinity, such as {bad[0]!r}. Train it anew, with a lower learning rate or without "
+            "the rows at fault."
+        )
+
+
+def warn_of_predictions(predictions: Mapping[str, np.ndarray]) -> None:
+    """Warns of predictions that are not finite, by task."""
+    for name, values in predictions.items():
+        rows = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if rows.any():
+            warnings.warn(
+                f"{rows.sum():,} of {len(rows):,} predictions of {name!r} are no finite numbers, "
+                f"the first in row {int(rows.argmax())}. Look for huge numbers in that row, or at "
+                "the model's weights.",
+                stacklevel=3,
+            )

@@ -1,0 +1,158 @@
+"""How a table of raw rows is trained on where the caller does not say.
+
+The batch follows from the number of rows, so that an epoch has some two hundred steps; training
+ends when validation stops improving, on rows held out by a seed if none are given.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from tfmoe.data.read.source import open_source
+from tfmoe.gates.schedules import ramp_steps
+from tfmoe.model.inputs import is_frame, is_path, unpacked
+
+# Steps of an epoch, and bounds of a batch's rows.
+_STEPS, _SMALLEST, _LARGEST = 200, 32, 4096
+_MOST_EPOCHS, _SHARE = 100, 0.1
+# Fewer rows are not parted, and fewer steps rarely teach a model anything.
+_FEWEST_ROWS, FEWEST_STEPS = 100, 200
+
+
+class Plan(NamedTuple):
+    """Arguments of Keras's `fit`.
+
+    Attributes:
+        x, y, sample_weight, validation_data, batch_size, epochs: see there.
+        callbacks: list of those that the plan adds.
+        words: str, what was chosen, or "".
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any
+    validation_data: Any
+    batch_size: int | None
+    epochs: int
+    callbacks: list[Any]
+    words: str
+
+
+def batch_size_for(num_rows: int) -> int:
+    """The power of two with which an epoch has about 200 steps, from 32 to 4,096."""
+    exponent = round(np.log2(max(num_rows, 1) / _STEPS))
+    return int(np.clip(2**exponent, _SMALLEST, _LARGEST)) if exponent > 0 else _SMALLEST
+
+
+def planned(
+    model: Any,
+    x: Any,
+    sample_weight: Any,
+    validation_data: Any,
+    validation_split: float,
+    batch_size: int | None,
+    epochs: int | None,
+    patience: int,
+    seed: int,
+) -> Plan:
+    """How to train on a DataFrame or on files.
+
+    Args:
+        model: `MultiTaskModel`.
+        x: DataFrame, or path, glob or list of paths.
+        patience: int, epochs without a better validation after which training ends.
+        seed: int, of what is drawn.
+        sample_weight, validation_data, validation_split, batch_size, epochs: of `fit`.
+
+    Raises:
+        ValueError: if weights are given beside files.
+    """
+    preprocessor = model.preprocessor
+    streams = is_path(x) and keras.backend.backend() == "tensorflow"
+    num_rows = len(x) if is_frame(x) else open_source(x).num_rows or preprocessor.num_rows
+    size = batch_size or batch_size_for(num_rows)
+    validated = validation_data is not None or validation_split > 0
+    parted = epochs is None and not validated and num_rows >= _FEWEST_ROWS
+    y = None
+    if streams:
+        if sample_weight is not None:
+            raise ValueError(
+                "The weights of rows in files are a column of theirs, which the schema names as "
+                "`weight_column`. Received sample_weight beside files."
+            )
+        if parted:
+            x, validation_data = preprocessor.split(x, size, _SHARE, seed)
+        else:
+            x = preprocessor.dataset(x, size, shuffle=True, seed=seed)
+    else:
+        x, y, sample_weight = unpacked(preprocessor.arrays(x), None, sample_weight)
+        if parted:
+            (x, y, sample_weight), validation_data = _parted((x, y, sample_weight), seed)
+    words = f"Training on {_rows(num_rows, streams and parted)} in batches of {size:,}"
+    callbacks = []
+    if parted:
+        words += f"; a tenth of them, drawn by seed {seed}, is for validation"
+    if epochs is None and (parted or validated):
+        words += (
+            f". It ends after {patience} epochs without a better val_loss, of {_MOST_EPOCHS} at "
+            "most, and keeps the best weights"
+        )
+        # The weights of an epoch in which a gate had not yet decided are not those to keep.
+        steps = max(1, round((1 - _SHARE) * num_rows / size))
+        callbacks = [
+            keras.callbacks.EarlyStopping(
+                "val_loss",
+                patience=patience,
+                mode="min",
+                restore_best_weights=True,
+                start_from_epoch=math.ceil(ramp_steps(model.structure.gates) / steps),
+            )
+        ]
+        epochs = _MOST_EPOCHS
+    chosen = batch_size is None or bool(callbacks)
+    return Plan(
+        x,
+        y,
+        sample_weight,
+        validation_data,
+        None if streams else size,
+        epochs or 1,
+        callbacks,
+        f"{words}." if chosen else "",
+    )
+
+
+def _rows(num_rows: int, about: bool) -> str:
+    return f"{'about ' if about else ''}{num_rows:,} rows" if num_rows else "the rows"
+
+
+def _parted(arrays: Any, seed: int) -> tuple[Any, Any]:
+    """The training and the validation part of features, labels and weights."""
+    num_rows = len(next(iter(arrays[0].values())))
+    order = np.random.default_rng(seed).permutation(num_rows)
+    held_out = np.sort(order[: max(1, round(_SHARE * num_rows))])
+    rest = np.sort(order[len(held_out) :])
+
+    def rows(places: np.ndarray) -> Any:
+        return keras.tree.map_structure(
+            lambda values: None if values is None else np.asarray(values)[places], arrays
+        )
+
+    return rows(rest), rows(held_out)
+
+
+def warn_of_few_steps(model: Any) -> None:
+    """Warns where all trainings of a model together were too short to learn much."""
+    steps = int(model.optimizer.iterations)
+    if steps < FEWEST_STEPS:
+        warnings.warn(
+            f"The model has been trained for {steps} steps, and rarely learns much in fewer than "
+            "some hundred: it may still predict little but means. Take smaller batches or more "
+            "epochs.",
+            stacklevel=4,
+        )

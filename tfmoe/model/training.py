@@ -1,0 +1,464 @@
+"""How a `MultiTaskModel` is compiled, fitted, evaluated and asked for predictions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe import keras_private
+from tfmoe.compute.device import num_replicas
+from tfmoe.compute.types import Tensor
+from tfmoe.model.finite import FiniteLoss, warn_of_predictions
+from tfmoe.model.forward import ForwardOutput, in_step
+from tfmoe.model.inputs import (
+    frame_of,
+    is_frame,
+    is_path,
+    labels_of,
+    named,
+    quiet_end,
+    task_of,
+    unpacked,
+    weights_may_come_third,
+)
+from tfmoe.model.jit import jit_pays
+from tfmoe.model.plan import planned, warn_of_few_steps
+from tfmoe.model.progress import Progress
+from tfmoe.objectives.exact_auc import exact_aucs
+from tfmoe.objectives.joint_labels import JointLabels
+from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
+from tfmoe.objectives.task_per_row import TaskPerRow
+from tfmoe.validation import integer
+
+# With more of them, a step returns the loss alone.
+_MANY_METRICS = 32
+# Rows of a batch where nothing is learnt.
+_LARGE_BATCH = 4096
+
+
+class Untracked:
+    """Holds what Keras must not take for a part of the model."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
+    """A Keras model whose losses and metrics follow from the tasks of its schema.
+
+    A part of `MultiTaskModel`, which has what is used here: `schema`, `preprocessor`, `encoder`,
+    `structure`, `head`, `forward`.
+    """
+
+    schema: Any
+    preprocessor: Any
+    encoder: Any
+    structure: Any
+    head: Any
+    forward: Any
+    _objectives: Untracked
+    _guard: Untracked
+    #: What `fit` has chosen by itself, in words.
+    plan: str = ""
+
+    def train_step(self, *args: Any) -> Any:
+        with in_step(self):
+            return super().train_step(*self._named(*args))
+
+    def test_step(self, *args: Any) -> Any:
+        with in_step(self):
+            return super().test_step(*self._named(*args))
+
+    def _named(self, *args: Any) -> tuple[Any, ...]:
+        """A step's arguments, features by name: the data, after a state on some backends."""
+        *state, data = args
+        x, *rest = keras.utils.unpack_x_y_sample_weight(data)
+        return *state, (named(self.input, x), *rest)
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: Mapping[str, Any] | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+        metrics: Mapping[str, Sequence[Any]] | None = None,
+        jit_compile: bool | Literal["auto"] = "auto",
+        aux_losses: MutualInformationLoss | Sequence[MutualInformationLoss] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As in Keras, but losses, weights and metrics follow from the tasks.
+
+        Args:
+            optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`.
+            loss: dict by task of Keras losses or their names that replace the task's own. They
+                get the model's predictions, or the logits if they have `from_logits=True`; of a
+                regression, labels and predictions as they are standardised.
+            loss_weights: dict by task of floats that replace `Task.weight`.
+            metrics: dict by task of lists of Keras metrics or their names that replace the
+                task's own. They get what losses get; row weights and missing labels count for
+                them too.
+            jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is not used, for it was
+                slower wherever it was measured (see `Thresholds.most_looked_up`, which can say
+                otherwise); elsewhere as Keras decides.
+            aux_losses: `MutualInformationLoss`, or a list with one, or None.
+            **kwargs: the other arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a dict names an unknown task, or is no dict; if `weighted_metrics` are
+                given; if an auxiliary loss is of another kind, or no gate tells tasks apart.
+        """
+        if kwargs.get("weighted_metrics"):
+            raise ValueError(
+                "Row weights count for all metrics. Received weighted_metrics="
+                f"{kwargs['weighted_metrics']!r}. Give them by task as `metrics`."
+            )
+        given: dict[str, Any] = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        for name, value in given.items():
+            self._check_by_task(name, value)
+        extra: list[Any] = []
+        if isinstance(aux_losses, list | tuple):
+            extra = list(aux_losses)
+        elif aux_losses is not None:
+            extra = [aux_losses]
+        self._compiled_with = Untracked(
+            {
+                "optimizer": optimizer,
+                **given,
+                "jit_compile": jit_compile,
+                "aux_losses": extra,
+                **kwargs,
+            }
+        )
+        kind: Any = TaskPerRow if self.schema.task_column else JointLabels
+        self._objectives.value = kind(
+            self.schema, loss or {}, loss_weights or {}, metrics or {}, self.head.moments
+        )
+        self._trackers = Untracked([tracker_of(one, self.structure) for one in extra])
+        # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
+        from tfmoe.optimizers import Adam, updates_rows
+
+        if optimizer == "adam":
+            optimizer = Adam()
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        sparse = updates_rows(self.optimizer) or num_replicas() > 1
+        for table in self.encoder.tables.values():
+            table.may_be_compiled, table.may_be_sparse = bool(self.jit_compile), sparse
+        self._compiled_with.value["optimizer"] = self.optimizer
+
+    def _check_by_task(self, name: str, value: Any) -> None:
+        if value is None:
+            return
+        names = list(self.schema.task_names)
+        if not isinstance(value, dict) or not set(value) <= set(names):
+            raise ValueError(
+                f"compile takes `{name}` as a dict by task, of the tasks {names}. "
+                f"Received {name}={value!r}. Leave out the tasks that keep their own."
+            )
+
+    def get_compile_config(self) -> dict[str, Any]:
+        given = self._compiled_with.value if self.compiled else {}
+        # Only what was given: a clone is a plain Keras model, which takes fewer arguments.
+        return {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in given.items()
+            if value is not None and value != []
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        given = {
+            name: keras.saving.deserialize_keras_object(value) for name, value in config.items()
+        }
+        self.compile(**given)
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        if not isinstance(y_pred, ForwardOutput):
+            raise ValueError(
+                "compute_loss takes as `y_pred` all that a pass makes. Received "
+                f"{type(y_pred).__name__}. In a train_step of your own call "
+                "`self.forward(x, training=True)` in place of the model."
+            )
+        labels = labels_of(self.schema, y)
+        task = task_of(self.schema, x)
+        total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)
+        for loss in self.losses:
+            total = total + ops.sum(ops.cast(loss, "float32"))
+        for tracker in self._trackers.value:
+            with_label = self._objectives.value.with_label(labels)
+            loss = tracker.add(y_pred.aux, with_label, training)
+            total = total + loss if training else total
+        # Keras adds up the replicas' gradients, and their losses.
+        total = total / num_replicas()
+        guard = self._guard.value
+        return guard.guarded(total, x, y_pred.logits) if guard and training else total
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        task = task_of(self.schema, x)
+        self._objectives.value.update_metrics(
+            labels_of(self.schema, y), sample_weight, y_pred, **task
+        )
+        if self.metrics_at_the_end:
+            return {"loss": self.metrics[0].result()}
+        return self.get_metrics_result()
+
+    @property
+    def metrics_at_the_end(self) -> bool:  # type: ignore[override]
+        """Whether a step's logs have the loss alone, and an epoch's all metrics.
+
+        So it is on TensorFlow with more than 32 metrics: with those of 139 tasks as outputs of the
+        step's graph, TensorFlow took minutes to prepare it.
+        """
+        many = sum(len(getattr(metric, "names", [0])) for metric in self.metrics) > _MANY_METRICS
+        return many and keras.backend.backend() == "tensorflow"
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        if not self.compiled:
+            return super().metrics
+        return [*super().metrics, *self._objectives.value.metrics, *self._trackers.value]
+
+    def _encoded(self, x: Any, labels: bool, batch_size: int | None = None) -> Any:
+        """Raw rows, of a DataFrame or of files, encoded; anything else as it is, for Keras."""
+        if is_path(x) and keras.backend.backend() == "tensorflow":
+            return self.preprocessor.dataset(x, batch_size or _LARGE_BATCH, labels=labels)
+        if is_frame(x) or is_path(x):
+            return self.preprocessor.arrays(x, labels=labels)
+        return x
+
+    @weights_may_come_third
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        verbose: int | Literal["auto"] = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        *,
+        patience: int = 3,
+        seed: int = 0,
+        check_finite: bool = True,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """As in Keras; `x` and `validation_data` may also be raw rows, a DataFrame or files.
+
+        `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
+        and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
+        weights.
+
+        Of raw rows, what is not given is chosen, and said. `batch_size`: the power of two with
+        which an epoch has some 200 steps, from 32 to 4,096. `epochs`: training ends when the
+        validation loss does not improve any more, or after 100, and keeps the best weights;
+        without `validation_data` and `validation_split` a tenth of the rows, drawn by `seed`,
+        is held out for it (of fewer than 100 rows none is, and one epoch is trained). Datasets
+        and arrays have Keras's defaults, a batch of 32 (in arrays) and one epoch.
+
+        Args:
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data,
+                shuffle, class_weight, sample_weight: see above and `keras.Model.fit`.
+            patience: int >= 0, epochs without a better validation loss after which a training
+                without `epochs` ends.
+            seed: int >= 0, of the rows held out, and of the order of those in files.
+            check_finite: bool; whether a loss or weight that is NaN or infinite ends the training.
+
+        Returns:
+            `keras.callbacks.History`.
+
+        Raises:
+            FloatingPointError: if a loss or weight is not finite, naming the batch, task and
+                columns as far as they are known; the weights are those before.
+
+        Warns:
+            UserWarning: if all trainings of this model had fewer than 200 steps.
+        """
+        callbacks = _listed(callbacks)
+        x = frame_of(self.schema, x)
+        if y is None and (is_frame(x) or is_path(x)):
+            plan = planned(
+                self,
+                x,
+                sample_weight,
+                validation_data,
+                validation_split,
+                batch_size,
+                epochs,
+                integer("fit", "patience", patience, 0),
+                integer("fit", "seed", seed, 0),
+            )
+            x, y, sample_weight, validation_data, batch_size, epochs, added, words = plan
+            own = any(isinstance(one, keras.callbacks.EarlyStopping) for one in callbacks)
+            callbacks += [] if own else added
+            self.plan = words
+            if words and verbose not in (0, "0"):
+                print(words)
+        else:
+            self.plan = ""
+            x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
+        validation_data = self._encoded(validation_data, labels=True, batch_size=batch_size)
+        if hasattr(x, "element_spec"):
+            # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
+            shuffle = False
+        self._build_optimizer()
+        if verbose not in (0, "0"):
+            callbacks.insert(0, Progress())
+        with quiet_end(x, validation_data), self._finite(check_finite, callbacks):
+            history = super().fit(
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=1 if epochs is None else epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                **kwargs,
+            )
+        warn_of_few_steps(self)
+        return history
+
+    @contextlib.contextmanager
+    def _finite(self, wanted: bool, callbacks: list[Any]) -> Iterator[None]:
+        """While it lasts, a loss that is not finite ends the training."""
+        if not wanted:
+            yield
+            return
+        guard = FiniteLoss()
+        callbacks.append(guard)
+        self._guard.value = guard
+        try:
+            yield
+        except Exception as error:
+            if guard.message is None or isinstance(error, FloatingPointError):
+                raise
+            raise guard.error() from None
+        finally:
+            self._guard.value = None
+
+    def _build_optimizer(self) -> None:
+        """Makes the optimizer's variables before the first step, on one device.
+
+        TensorFlow traces a step twice that makes variables.
+        """
+        strategy = getattr(self, "distribute_strategy", None)
+        alone = strategy is not None and strategy.num_replicas_in_sync == 1
+        if self.compiled and alone and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @weights_may_come_third
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | Literal["auto"] = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = True,
+        *,
+        exact: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """As in Keras, returning a dict; `x` may also be raw rows, a DataFrame or files.
+
+        Raw rows are read in batches of 4,096 rows unless `batch_size` says otherwise.
+
+        Args:
+            x, y, batch_size, verbose, sample_weight, steps, callbacks: see
+                `keras.Model.evaluate`; `x` may be the triple of `preprocessor.arrays`, as in
+                `fit`.
+            return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
+            exact: bool; compute the AUC of binary tasks in a second pass that sorts all
+                scores, in place of the binned one (within about 2e-6 of it once scores are
+                spread). A generator, which can be read only once, gets the binned one.
+        """
+        x = frame_of(self.schema, x)
+        if is_frame(x):
+            batch_size = batch_size or _LARGE_BATCH
+        if y is None:
+            x = self._encoded(x, labels=True, batch_size=batch_size)
+        x, y, sample_weight = unpacked(x, y, sample_weight)
+        shared: dict[str, Any] = {
+            "batch_size": batch_size,
+            "sample_weight": sample_weight,
+            "steps": steps,
+        }
+        if verbose not in (0, "0") and not keras_private.validates_in_fit(kwargs):
+            callbacks = [Progress(), *_listed(callbacks)]
+        with quiet_end(x):
+            logs = super().evaluate(
+                x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
+            )
+        if not np.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"Losses must be finite numbers. Received loss={logs['loss']}, with losses of the "
+                f"tasks {_losses(self.schema, logs)}. Look for huge numbers in the rows, or at "
+                "the model's weights."
+            )
+        # `fit` validates through here, once an epoch.
+        if exact and not keras_private.validates_in_fit(kwargs):
+            names = self._objectives.value.sorted_aucs
+            with quiet_end(x):
+                logs.update(exact_aucs(self, names, x, y, **shared))
+        return logs if return_dict else keras_private.metrics_in_order(self, logs)
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """As in Keras; `x` may also be raw rows: a DataFrame, files, one row as a dict, or a list
+        of such.
+
+        Raw rows are read in batches of 4,096 unless `batch_size` says otherwise.
+
+        Returns:
+            Dict by task of NumPy arrays, one entry a row.
+
+        Warns:
+            UserWarning: if a prediction is NaN or infinite.
+        """
+        x = frame_of(self.schema, x)
+        if is_frame(x):
+            batch_size = batch_size or _LARGE_BATCH
+        x = self._encoded(x, labels=False, batch_size=batch_size)
+        if hasattr(x, "element_spec"):
+            batch_size = None
+        with quiet_end(x):
+            predictions = super().predict(x, batch_size=batch_size, **kwargs)
+        warn_of_predictions(predictions)
+        return predictions
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """Callbacks as a list of one's own."""
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def _losses(schema: Any, logs: Mapping[str, float]) -> dict[str, float]:
+    """The losses of tasks that are not finite; NaN is also that of a task without labels."""
+    losses = {name: logs.get(f"{name}_loss", 0.0) for name in schema.task_names}
+    return {name: loss for name, loss in losses.items() if not np.isfinite(loss)}
