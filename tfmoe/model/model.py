@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
@@ -12,14 +13,17 @@ from keras import ops
 
 from tfmoe import keras_private
 from tfmoe.compute import nested
-from tfmoe.compute.device import num_replicas
+from tfmoe.compute.device import num_replicas, waiting_for
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.features.encoder import Encoder
+from tfmoe.files import check_new, is_remote, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, start_at_means
 from tfmoe.model.add_task import check_routing, copy_extended, places
+from tfmoe.model.assets import check_goes_with, check_sizes
+from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.forward import ForwardOutput, Stages, in_step, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
 from tfmoe.model.inputs import (
@@ -33,6 +37,7 @@ from tfmoe.model.inputs import (
     weights_and_batch,
 )
 from tfmoe.model.jit import jit_pays
+from tfmoe.model.watched import check_reported, check_watched, warn_of_near_ties
 from tfmoe.objectives.exact_auc import exact_aucs
 from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
@@ -272,11 +277,11 @@ class MultiTaskModel(keras.Model):
         return super().call(inputs, training=training, mask=mask)
 
     def train_step(self, *args: Any) -> Any:
-        with in_step(self):
+        with in_step(self), waiting_for(args[-1]):
             return super().train_step(*self._named(*args))
 
     def test_step(self, *args: Any) -> Any:
-        with in_step(self):
+        with in_step(self), waiting_for(args[-1]):
             return super().test_step(*self._named(*args))
 
     def _named(self, *args: Any) -> tuple[Any, ...]:
@@ -315,8 +320,9 @@ class MultiTaskModel(keras.Model):
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: if a dict names an unknown task, or is no dict; if `weighted_metrics` are
-                given; if an auxiliary loss is of another kind, or no gate tells tasks apart.
+            ValueError: if a dict names an unknown task, or is no dict; if two metrics have one
+                name; if `weighted_metrics` are given; if an auxiliary loss is of another kind, or
+                no gate tells tasks apart.
         """
         if kwargs.get("weighted_metrics"):
             raise ValueError(
@@ -354,6 +360,7 @@ class MultiTaskModel(keras.Model):
         for table in self.encoder.tables.values():
             table.may_be_compiled = bool(self.jit_compile)
         self._compiled_with.value["optimizer"] = self.optimizer
+        check_reported(self)
 
     def _check_by_task(self, name: str, value: Any) -> None:
         if value is None:
@@ -447,17 +454,29 @@ class MultiTaskModel(keras.Model):
 
         `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
         and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
-        weights.
+        weights, as does `class_weight`, which is for models with one `Binary` or `Multiclass`
+        task.
+
+        Raises:
+            ValueError: before the first step, also if a callback watches what is not reported,
+                or `class_weight` is given with several tasks.
         """
         batch_size, sample_weight = weights_and_batch(batch_size, sample_weight)
         x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
+        x, sample_weight = weighed_by_class(
+            self.schema, class_weight, x, y, sample_weight, validation_split
+        )
         validation_data = self._encoded(validation_data, labels=True)
+        validates = validation_data is not None or validation_split > 0
+        if self.compiled:
+            check_watched(self, callbacks, validates)
         if hasattr(x, "element_spec"):
             # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
             shuffle = False
         self._build_optimizer()
+        self._told = _Untracked(set())
         with quiet_end(x, validation_data):
-            return super().fit(
+            history = super().fit(
                 x,
                 y,
                 batch_size=batch_size,
@@ -467,10 +486,24 @@ class MultiTaskModel(keras.Model):
                 validation_split=validation_split,
                 validation_data=validation_data,
                 shuffle=shuffle,
-                class_weight=class_weight,
                 sample_weight=sample_weight,
                 **kwargs,
             )
+        if not validates:
+            warn_of_near_ties(self, self._told.value)
+        return history
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """As in Keras; `class_weight` as in `fit`."""
+        x, sample_weight = weighed_by_class(self.schema, class_weight, x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def _build_optimizer(self) -> None:
         """Makes the optimizer's variables before the first step, on one device.
@@ -518,12 +551,17 @@ class MultiTaskModel(keras.Model):
             "sample_weight": sample_weight,
             "steps": steps,
         }
+        # `fit` validates through here, once an epoch.
+        validates = keras_private.validates_in_fit(kwargs)
+        if validates:
+            warn_of_near_ties(self, self._told.value)
         with quiet_end(x):
             logs = super().evaluate(
                 x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
             )
-        # `fit` validates through here, once an epoch.
-        if exact and not keras_private.validates_in_fit(kwargs):
+        if validates:
+            warn_of_near_ties(self, self._told.value, "val_")
+        elif exact:
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
                 logs.update(exact_aucs(self, names, x, y, **shared))
@@ -570,18 +608,59 @@ class MultiTaskModel(keras.Model):
             config.pop("lengths"),
             config.pop("num_added", 0),
         )
+        check_sizes(blueprint.schema, blueprint.table_sizes, blueprint.lengths)
         frozen = config.pop("frozen", None)
         model = cls(blueprint, **config)
         freeze_places(model, frozen)
         return model
+
+    def save(
+        self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
+        """As in Keras, but the file appears whole or not at all.
+
+        It is written beside its place, and takes the place of an older one when it is complete.
+
+        Raises:
+            FileExistsError: with `overwrite=False`, if something is there.
+        """
+        with _draft_of(filepath, overwrite) as draft:
+            super().save(draft, zipped=zipped, **kwargs)
+
+    def save_weights(
+        self, filepath: Any, overwrite: bool = True, max_shard_size: float | None = None
+    ) -> None:
+        """As in Keras, but the file appears whole or not at all, unless there are several."""
+        if max_shard_size is not None:
+            super().save_weights(filepath, overwrite, max_shard_size)
+            return
+        with _draft_of(filepath, overwrite) as draft:
+            super().save_weights(draft)
 
     def save_assets(self, path: str) -> None:
         """Called by Keras in saving: vocabularies and moments go into the `.keras` file."""
         self.preprocessor.save(path, state=False)
 
     def load_assets(self, path: str) -> None:
-        """Called by Keras in loading."""
-        self._fitted.value = Preprocessor.load(path)
+        """Called by Keras in loading.
+
+        Raises:
+            ValueError: if the vocabularies are not those that the model was made with.
+        """
+        preprocessor = Preprocessor.load(path)
+        check_goes_with(
+            preprocessor, self.schema, dict(self.encoder.table_sizes), dict(self.lengths)
+        )
+        self._fitted.value = preprocessor
+
+
+def _draft_of(path: Any, overwrite: bool) -> contextlib.AbstractContextManager[Any]:
+    """Where to write what is to appear at a path; the path itself if that is a remote one."""
+    if is_remote(path):
+        return contextlib.nullcontext(path)
+    if not overwrite:
+        check_new(path)
+    return replaced(path)
 
 
 class _Untracked:

@@ -19,6 +19,9 @@ from tfmoe.data.fit.statistics import Statistics, no_labels
 from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 
+#: Positions of a list column, at most: a row of so many ids takes 40 MB.
+LONGEST = 10_000_000
+
 
 @dataclass(frozen=True)
 class Fitted:
