@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks import search, studies
 from benchmarks.gate_choices import PUBLISHED, gate_of, gates
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.datasets.movielens import floors, movielens
+from tfmoe.datasets.movielens import SPLIT, floors, movielens
 from tfmoe.datasets.synthetic import Split, synthetic_ratings
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.optimizers import Adam
@@ -67,6 +67,7 @@ def run(quick, trials=500, epochs=100, patience=25, fraction=1.0, winners=0.0, n
     sizes |= {"experts": EXPERTS, "chosen": CHOSEN, "batch_size": BATCH_SIZE}
     grid = studies.Grid("movielens", functools.partial(one_run, quick), quick)
     cut = {"fraction": fraction, "epochs": epochs, "patience": patience, "negatives": negatives}
+    cut |= {} if quick else {"split": SPLIT}
     rows, larger = [{**row, **cut} for row in _floors(table(quick, fraction, negatives))], []
     for weight in WEIGHTS[:1] if quick else WEIGHTS:
         for name in contestants:

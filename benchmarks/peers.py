@@ -32,7 +32,7 @@ import pandas as pd
 from benchmarks.rivals import taking_part
 from benchmarks.rivals.peer import TASKS, Job, Peer
 from benchmarks.rivals.process import Process
-from tfmoe.datasets.movielens import movielens
+from tfmoe.datasets.movielens import SPLIT, movielens
 from tfmoe.datasets.synthetic import synthetic_ratings
 
 CONTESTANTS = {
@@ -74,7 +74,8 @@ def run(quick):
             report = process.turn("report")
             with np.load(Path(folder) / f"{name}.npz") as predicted:
                 rows[name] |= scores(split.test, predicted) | report
-    return [{**row, "what": row.pop("what")} for row in rows.values()]
+    more = {} if quick else {"split": SPLIT}
+    return [{**row, **more, "what": row.pop("what")} for row in rows.values()]
 
 
 def write(split, folder):

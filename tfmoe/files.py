@@ -1,10 +1,11 @@
-"""Files and folders that appear under their names whole or not at all, and never over others.
+"""Files and folders that appear under their names whole or not at all.
 
-Each is written into a scratch folder beside its place and moved there when it is complete. If
-writing fails, nothing is left: neither a part under the final name, nor the scratch folder, nor
-the folders that were made to hold it. A process that is killed may leave the scratch folder,
-whose name begins with a dot. (Nothing here waits for the disk: this is about failures of
-programs, not of power.)
+Each is written into a scratch folder beside its place and moved there when it is complete, where
+nothing is, or, by `replaced`, in the place of what is there. If writing fails, nothing is left:
+neither a part under the final name, nor the scratch folder, nor the folders that were made to
+hold it. A process that is killed leaves its scratch folder, whose name begins with a dot and ends
+in `.tfmoe-draft`; whoever writes next beside it removes it. (Nothing here waits for the disk:
+this is about failures of programs, not of power.)
 """
 
 import contextlib
@@ -19,13 +20,22 @@ from pathlib import Path
 # What a file system says that has no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
+# How a scratch folder's name ends, and what it looks like.
+_DRAFT = ".tfmoe-draft"
+_DRAFT_NAME = re.compile(r"\..*-[a-z0-9_]{8}" + re.escape(_DRAFT))
+
 PathLike = str | os.PathLike[str]
+
+
+def is_remote(path: PathLike) -> bool:
+    """Whether a path is that of a remote store."""
+    # A slash may be gone: `Path("gs://bucket")` is "gs:/bucket".
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
 
 
 def check_local(path: PathLike) -> None:
     """Raises ValueError where a path is that of a remote store, which would become a folder."""
-    # A slash may be gone: `Path("gs://bucket")` is "gs:/bucket".
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+    if is_remote(path):
         raise ValueError(
             f"Folders are written where this process runs. Received path={str(path)!r}. Write to "
             "a local folder, and copy it."
@@ -55,7 +65,8 @@ def scratch(path: PathLike) -> Iterator[Path]:
     parent = path.parent
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}-", dir=parent))
+    _remove_left_drafts(parent)
+    folder, lock = _new_draft(parent, path.name)
     try:
         yield folder
     except BaseException:
@@ -65,7 +76,50 @@ def scratch(path: PathLike) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 empty.rmdir()
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _new_draft(parent: Path, name: str) -> tuple[Path, int | None]:
+    """A new scratch folder, and what locks it as long as this process lives, or None."""
+    while True:
+        folder = Path(tempfile.mkdtemp(suffix=_DRAFT, prefix=f".{name[:40]}-", dir=parent))
+        lock = _locked(folder)
+        if lock is None or folder.exists():
+            return folder, lock
+        # Another process took it for one that was left, before it was locked.
+        os.close(lock)
+
+
+def _remove_left_drafts(parent: Path) -> None:
+    """Removes scratch folders in `parent` whose processes are gone."""
+    with os.scandir(parent) as entries:
+        left = [parent / one.name for one in entries if _DRAFT_NAME.fullmatch(one.name)]
+    for folder in left:
+        lock = _locked(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """The folder's lock, which ends with the process or `os.close`; None if it cannot be had."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: what a killed process left stays.
+        return None
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def place(draft: PathLike, path: PathLike) -> None:
@@ -125,6 +179,32 @@ def new_file(path: PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def replaced(path: PathLike) -> Iterator[Path]:
+    """As `new_file`, for a file or a folder that takes the place of what is there.
+
+    What was there stays as it is unless the block ends without error. Of two who write at once
+    the last one's stays, whole.
+
+    Raises:
+        ValueError: if the path is a remote one.
+    """
+    with scratch(path) as folder:
+        draft = folder / Path(path).name
+        yield draft
+        if not draft.is_dir() and not Path(path).is_dir():
+            os.replace(draft, path)
+            return
+        # A folder takes no other's place in one step; this one waits in the scratch folder.
+        if os.path.lexists(path):
+            os.rename(path, folder / "replaced")
+        try:
+            os.rename(draft, path)
+        except OSError:
+            os.rename(folder / "replaced", path)
+            raise
+
+
+@contextlib.contextmanager
 def new_folder(path: PathLike) -> Iterator[Path]:
     """An empty folder to fill, which appears at `path` when the block ends without error.
 
@@ -152,8 +232,15 @@ def new_files(path: PathLike) -> Iterator[Path]:
         with new_folder(path) as draft:
             yield draft
         return
-    with scratch(path / "files") as draft:
+    with scratch(path) as held:
+        draft = held / path.name
+        draft.mkdir()
         yield draft
+        # An empty folder is replaced in one step, unless others hold it or put something there.
+        if not any(path.iterdir()):
+            with contextlib.suppress(OSError):
+                os.rename(draft, path)
+                return
         placed: list[Path] = []
         try:
             for file in sorted(draft.iterdir()):

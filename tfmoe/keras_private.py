@@ -7,6 +7,7 @@ versions. Keras is imported where it is used: see `tfmoe/loading.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,28 @@ class ReportsAtTheEnd:
 def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)
+
+
+def say_better(metric: Any, direction: str) -> None:
+    """Tells Keras's callbacks whether more of a metric is better, `"up"`, or less, `"down"`.
+
+    Raises:
+        RuntimeError: if Keras's own metrics no longer say so by this name.
+    """
+    _private(_metric_of_keras(), "_direction")
+    metric._direction = direction
+
+
+@functools.cache
+def _metric_of_keras() -> Any:
+    import keras
+
+    return keras.metrics.BinaryAccuracy()
+
+
+def better(metric: Any) -> str | None:
+    """`"up"` where more of a metric is better, `"down"` where less is, None where it is unknown."""
+    return getattr(metric, "_direction", None)
 
 
 def resize(variable: Any, values: np.ndarray) -> None:

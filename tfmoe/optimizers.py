@@ -13,8 +13,31 @@ from tfmoe.compute.types import Tensor
 from tfmoe.keras_private import ClipsGradients, slot
 
 
+class _SumsRows(ClipsGradients):
+    """Adds up what a sparse gradient has of one row, before anything is done with it.
+
+    Two look-ups in one table give such gradients. Clipped part by part, or squared, they would be
+    others than the dense ones.
+    """
+
+    global_clipnorm: float | None
+
+    def clip(
+        self, gradients: list[Tensor], usual: Callable[[list[Tensor]], list[Tensor]]
+    ) -> list[Tensor]:
+        if not any(map(_is_sparse, gradients)):
+            return usual(gradients)
+        summed = [_summed(one) if _is_sparse(one) else one for one in gradients]
+        if not self.global_clipnorm:
+            return usual(summed)
+        import tensorflow as tf
+
+        # Keras makes them dense.
+        return tf.clip_by_global_norm(summed, self.global_clipnorm)[0]
+
+
 @registered
-class Adam(keras.optimizers.Adam):
+class Adam(_SumsRows, keras.optimizers.Adam):
     r"""Keras's Adam, with TensorFlow's fused kernel for the update of a variable.
 
     The same steps: with `m` and `v` the decayed means of the gradient and its square,
@@ -24,7 +47,9 @@ class Adam(keras.optimizers.Adam):
 
     Keras computes this in a dozen operations, each of which passes over memory; the fused
     kernel passes once. Where it does not apply (other backends, sparse gradients, `amsgrad`,
-    under `tf.distribute`), the step is Keras's own. `MultiTaskModel.compile("adam")` uses it.
+    under `tf.distribute`), the step is Keras's own; but of a sparse gradient rows that come more
+    than once are added up first, as in a dense one, before they are clipped or squared.
+    `MultiTaskModel.compile("adam")` uses it.
 
     Args:
         Those of `keras.optimizers.Adam`.
@@ -52,26 +77,8 @@ class Adam(keras.optimizers.Adam):
         )
 
 
-class _ClippedByRows(ClipsGradients):
-    """Clips sparse gradients by the global norm without making them dense, as Keras does."""
-
-    clipnorm: float | None
-    global_clipnorm: float | None
-
-    def clip(
-        self, gradients: list[Tensor], usual: Callable[[list[Tensor]], list[Tensor]]
-    ) -> list[Tensor]:
-        if self.clipnorm or not self.global_clipnorm or not any(map(_is_sparse, gradients)):
-            return usual(gradients)
-        import tensorflow as tf
-
-        # Of rows that came twice the norm is that of their sum.
-        summed = [_summed(one) if _is_sparse(one) else one for one in gradients]
-        return tf.clip_by_global_norm(summed, self.global_clipnorm)[0]
-
-
 @registered
-class LazyAdam(_ClippedByRows, Adam):
+class LazyAdam(Adam):
     r"""Adam that updates only those rows of a table that a batch looks up.
 
     Of a table with a sparse gradient, as `Embedding` has above 30,000 rows, only the rows
@@ -133,7 +140,7 @@ class LazyAdam(_ClippedByRows, Adam):
 
 
 @registered
-class Adagrad(_ClippedByRows, keras.optimizers.Adagrad):
+class Adagrad(_SumsRows, keras.optimizers.Adagrad):
     r"""Keras's Adagrad, whose step reads and writes only those rows that a batch looks up.
 
     The same steps, sparse gradient or not: with `a` the sum of squared gradients

@@ -240,6 +240,19 @@ def test_errors(tmp_path):
         movielens(tmp_path, negatives="hard")
 
 
+def test_both_splits_are_stratified(tmp_path):
+    ratings = [f"{user},{movie},3,0" for user in range(40) for movie in range(1, 9)]
+    movies = "\n".join(["movieId,title,genres", *(f"{m},M,x" for m in range(1, 21))])
+    (tmp_path / "movies.csv").write_text(movies + "\n")
+    # A user who has rated the others, that there be movies to draw.
+    ratings += [f"99,{movie},3,0" for movie in range(9, 21)]
+    (tmp_path / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *ratings]))
+    split = movielens(tmp_path)
+    share = whole(split)["watch"].mean()
+    for part in (split.train, split.valid, split.test):
+        assert abs(part["watch"].sum() - share * len(part)) < 1
+
+
 @pytest.fixture(scope="module")
 def ml_1m():
     if not os.environ.get("TFMOE_DATA"):
@@ -250,6 +263,8 @@ def ml_1m():
 def test_ml_1m_has_the_counts_of_the_protocol(ml_1m):
     parts = [ml_1m.train, ml_1m.valid, ml_1m.test]
     assert [len(part) for part in parts] == [1_574_602, 224_944, 199_950]
+    # Both splits are stratified; so many rated movies COMET's authors publish for each part.
+    assert [part["watch"].sum() for part in parts] == [787_664, 112_524, 100_021]
     rows = whole(ml_1m)
     assert (rows["watch"] == 0).sum() == 999_287
     assert not rows.duplicated(["user_id", "movie_id"]).any()

@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -44,7 +46,14 @@ def write_version(path, fail=False):
     return files.new_version(path, fill)
 
 
-WRITERS = [write_file, write_folder, write_files, write_version]
+def write_over(path, fail=False):
+    with files.replaced(path) as draft:
+        draft.write_text("new")
+        if fail:
+            raise Broken
+
+
+WRITERS = [write_file, write_folder, write_files, write_version, write_over]
 
 
 def tree(folder):
@@ -58,6 +67,7 @@ def tree(folder):
         (write_folder, ["b", "b/c.txt", "b/c.txt/a.txt"]),
         (write_files, ["b", "b/c.txt", "b/c.txt/a.txt"]),
         (write_version, ["b", "b/c.txt", "b/c.txt/1", "b/c.txt/1/a.txt"]),
+        (write_over, ["b", "b/c.txt"]),
     ],
 )
 def test_what_is_written_appears_with_its_folders_and_nothing_else(tmp_path, write, written):
@@ -138,6 +148,84 @@ def test_files_join_those_of_a_folder_all_or_none(tmp_path):
         write_again()
     assert tree(tmp_path) == ["a.txt", "other.txt"]
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_files_take_the_place_of_an_empty_folder(tmp_path):
+    path = tmp_path / "empty"
+    path.mkdir()
+    write_files(path)
+    assert tree(tmp_path) == ["empty", "empty/a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_replaced_stays_where_writing_fails(tmp_path, kind):
+    path = tmp_path / "c"
+    if kind == "folder":
+        path.mkdir()
+        (path / "old.txt").touch()
+    elif kind == "file":
+        path.write_text("old")
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    before = tree(tmp_path)
+    with pytest.raises(Broken):
+        write_over(path, fail=True)
+    assert tree(tmp_path) == before
+    write_over(path)
+    assert path.read_text() == "new"
+    assert tree(tmp_path) == ["c"]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for name in ("old.txt", "new.txt"):
+        with files.replaced(tmp_path / "c") as draft:
+            draft.mkdir()
+            (draft / name).touch()
+    assert tree(tmp_path) == ["c", "c/new.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from tfmoe import files
+with getattr(files, sys.argv[1])(sys.argv[2]) as draft:
+    (draft / "part" if draft.is_dir() else draft).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("writer", ["new_file", "new_folder", "new_files", "replaced"])
+def test_a_killed_writer_leaves_nothing_that_stays(tmp_path, writer):
+    (tmp_path / ".kept-abcdefgh").mkdir()
+    path = tmp_path / "c"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED, writer, str(path)], check=False)
+        assert not path.exists()
+    left = [name for name in os.listdir(tmp_path) if name.endswith(files._DRAFT)]
+    assert len(left) == 1
+    # That of a process which lives stays.
+    with files.new_file(tmp_path / "other") as draft:
+        draft.write_text("whole")
+        write_file(path)
+        assert draft.read_text() == "whole"
+    assert tree(tmp_path) == [".kept-abcdefgh", "c", "other"]
+
+
+def test_of_two_who_write_at_once_one_wins_whole(tmp_path):
+    path = tmp_path / "c"
+    with files.new_file(path) as draft:
+        draft.write_text("first")
+        with files.new_file(path) as other:
+            other.write_text("second")
+        with pytest.raises(FileExistsError, match="is there already"):
+            files.place(draft, path)
+        # The block ends as one that has nothing to place.
+        path.unlink()
+    assert path.read_text() == "first"
+    with files.replaced(path) as first, files.replaced(path) as second:
+        first.write_text("first" * 1000)
+        second.write_text("second")
+    assert path.read_text() == "first" * 1000
+    assert tree(tmp_path) == ["c"]
 
 
 def test_files_keep_their_endings_while_they_are_written(tmp_path):

@@ -58,17 +58,37 @@ def test_static_softmax_gate_matches_reference():
 
 @pytest.mark.parametrize(("num_experts", "k"), [(2, 1), (3, 2), (8, 2), (8, 4), (3, 5)])
 @pytest.mark.parametrize("router", ["linear", "static"])
-def test_top_k_gate_matches_reference(num_experts, k, router):
-    gate = tfmoe.TopKGate(TASKS, num_experts, num_nonzeros=k, router=router)
+@pytest.mark.parametrize("renormalize", [None, True, False])
+def test_top_k_gate_matches_reference(num_experts, k, router, renormalize):
+    options = {"num_nonzeros": k, "router": router, "renormalize": renormalize}
+    gate = tfmoe.TopKGate(TASKS, num_experts, **options)
     x = inputs() if router == "linear" else inputs(1)
     weights, record = gate(x, return_aux=True)
     scores = x @ gate.head.kernel.numpy() if router == "linear" else gate.head.scores.numpy()
     scores = scores.reshape(len(x), TASKS, num_experts)
-    expected = [[reference.top_k_gate(row, k) for row in example] for example in scores]
+    weigh = reference.top_k_of_all if renormalize is False else reference.top_k_gate
+    expected = [[weigh(row, k) for row in example] for example in scores]
     np.testing.assert_allclose(weights, expected, atol=1e-6)
     full = [[reference.softmax(row) for row in example] for example in scores]
     np.testing.assert_allclose(record.probabilities, full, atol=1e-6)
     np.testing.assert_allclose(record.scores, scores, atol=1e-5)
+
+
+def test_shares_of_all_teach_the_choice_of_one_expert():
+    """And an extracted gate has the whole one's shares."""
+    gate = tfmoe.TopKGate(TASKS, 5, num_nonzeros=1, renormalize=False)
+    with tf.GradientTape() as tape:
+        weights = gate(inputs())
+        total = tf.reduce_sum(weights)
+    gradient = tape.gradient(total, gate.head.kernel.value)
+    assert np.all(np.any(gradient.numpy() != 0, axis=0))
+    few = {"num_nonzeros": 1, "renormalize": False, "expert_ids": [3, 1], "num_choices": 5}
+    part = tfmoe.TopKGate(TASKS, 2, **few)
+    part.build((None, FEATURES))
+    part.head.kernel.assign(gate.head.kernel)
+    np.testing.assert_allclose(part(inputs()), weights.numpy()[..., [3, 1]], atol=1e-6)
+    with pytest.raises(ValueError, match="Received renormalize='no'"):
+        tfmoe.TopKGate(renormalize="no")
 
 
 def test_top_k_keeps_a_chosen_score_of_zero_and_masks_exactly():

@@ -60,10 +60,118 @@ def test_auc_counts_pairs_and_ties(rows):
     np.testing.assert_allclose(exact_auc(labels, scores, weights), expected, atol=1e-9)
 
 
-def test_auc_orders_what_lies_beyond_the_bins_as_ties():
+def spread(middle, width, rows=100_000, shift=1.0):
+    """Labels and logits of a normal distribution, positives a width further."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(rows) < 0.3).astype("float32")
+    logits = rng.normal(middle, width, rows) + shift * width * labels
+    return labels, logits.astype("float32")
+
+
+def clusters(*parts):
+    """Several such distributions, rows in random order."""
+    labels, logits = map(np.concatenate, zip(*parts, strict=True))
+    order = np.random.default_rng(1).permutation(len(labels))
+    return labels[order], logits[order]
+
+
+DISTRIBUTIONS = {
+    "narrow": spread(-1, 0.03),
+    "narrower": spread(-1, 0.001),
+    "near zero": spread(0, 1e-6),
+    "far": spread(25, 2),
+    "farther": spread(-3e4, 2),
+    "wide": spread(0, 30),
+    "wider": spread(0, 1e6),
+    "clusters": clusters(spread(-5, 0.001, 40_000), spread(5, 0.001, 40_000), spread(90, 0.1)),
+    "a single score beside": clusters(
+        spread(2, 0.1), (np.tile([0.0, 1.0], 30_000), np.zeros(60_000))
+    ),
+}
+
+
+@pytest.mark.parametrize("first", [32, 4096])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_auc_is_right_wherever_logits_lie(name, first):
+    labels, logits = DISTRIBUTIONS[name]
+    metric = tfmoe.AUC(from_logits=True)
+    for part in (slice(first), slice(first, None)):
+        metric.update_state(labels[part], logits[part])
+    # Of clusters far apart a small batch has not seen the edges.
+    most = 5e-5 if (name, first) == ("clusters", 32) else 5e-6
+    assert abs(float(metric.result()) - roc_auc_score(labels, logits)) < most
+    near, compared = metric.near_ties()["auc"]
+    assert near < 2e-3 * compared
+
+
+def test_auc_of_probabilities_that_crowd():
+    for middle, width in ((0.3, 1e-4), (1e-12, 1e-13)):
+        labels, scores = spread(middle, width)
+        scores = np.maximum(scores, 1e-30)
+        assert abs(binned(labels, scores) - roc_auc_score(labels, scores)) < 1e-5
+
+
+@pytest.mark.parametrize("first", [np.zeros(64), [3.0], np.linspace(-0.01, 0.01, 64)])
+def test_auc_is_right_where_a_model_learns_in_an_epoch(first):
+    """The first batch of a fit is of scores that all lie together."""
+    labels, logits = rare(100_000, base_rate=0.02)
+    labels = np.concatenate([np.zeros(len(first)), labels])
+    metric = tfmoe.AUC(from_logits=True)
+    metric.update_state(np.zeros(len(first)), np.array(first, "float32"))
+    metric.update_state(labels[len(first) :], logits)
+    exact = roc_auc_score(labels, np.concatenate([first, logits]))
+    assert abs(float(metric.result()) - exact) < 5e-5
+
+
+def test_rows_that_weigh_nothing_set_no_bins():
+    labels, logits = DISTRIBUTIONS["narrower"]
+    metric = tfmoe.AUC(from_logits=True)
+    metric.update_state(np.ones(8), np.full(8, 1e3), np.zeros(8))
+    metric.update_state(labels, logits)
+    assert abs(float(metric.result()) - roc_auc_score(labels, logits)) < 5e-6
+
+
+def test_auc_sets_its_bins_anew_after_a_reset():
+    metric = tfmoe.AUC(from_logits=True)
+    for name in ("far", "narrower", "wide"):
+        labels, logits = DISTRIBUTIONS[name]
+        metric.reset_state()
+        metric.update_state(labels, logits)
+        assert abs(float(metric.result()) - roc_auc_score(labels, logits)) < 5e-6
+
+
+def test_bins_that_are_too_coarse_are_noticed():
+    metric = tfmoe.AUC(from_logits=True)
+    metric.update_state(*spread(0, 1, 1000))
+    assert metric.near_ties()["auc"][0] == 0
+    metric.update_state(*spread(6, 3e-4, 10_000))
+    near, compared = metric.near_ties()["auc"]
+    assert near > 0.1 * compared > 100
+
+
+def test_true_ties_are_no_near_ties():
+    labels, _ = spread(0, 1, 1000)
+    scores = np.random.default_rng(2).choice([-1.0, 0.3, 2.0], 1000)
+    # Equal rows whose scores differ by the order in which a processor adds up.
+    scores = scores * (1 + 1e-7 * np.random.default_rng(3).integers(-3, 4, 1000))
+    metric = tfmoe.AUC(from_logits=True)
+    metric.update_state(labels, scores)
+    near, compared = metric.near_ties()["auc"]
+    assert near == 0
+    assert compared > 500
+
+
+def test_auc_of_a_lost_score_is_nan():
+    labels, scores = np.array([0.0, 1.0, 1.0]), np.array([0.1, np.nan, 0.4])
+    assert np.isnan(binned(labels, scores, from_logits=True))
+    assert binned(labels, scores, np.array([1.0, 0.0, 1.0]), from_logits=True) == 1
+    assert binned(labels, np.array([-np.inf, np.inf, 0.4]), from_logits=True) == 1
+
+
+def test_auc_tells_apart_what_lies_far_out():
     labels = np.array([0, 1, 0, 1])
     assert binned(labels, np.array([-99.0, 99.0, -30.0, 25.0]), from_logits=True) == 1
-    assert binned(labels, np.array([30.0, 99.0, -30.0, -25.0]), from_logits=True) == 0.5
+    assert binned(labels, np.array([30.0, 99.0, -30.0, -25.0]), from_logits=True) == 0.75
     assert binned(labels, np.array([0.0, 1.0, 0.0, 1.0])) == 1
 
 
@@ -96,6 +204,16 @@ def test_auc_in_a_keras_model():
     logs = model.evaluate(logits, labels, batch_size=300, return_dict=True, verbose=0)
     # A thousand rows have few pairs, so one that shares a bin counts.
     assert logs["auc"] == pytest.approx(roc_auc_score(labels, logits), abs=2e-4)
+
+
+def test_auc_says_which_way_is_better():
+    labels, logits = rare(300, base_rate=0.2)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+    model.compile(loss="binary_crossentropy", metrics=[tfmoe.AUC()], run_eagerly=True)
+    stop = keras.callbacks.EarlyStopping("val_auc")
+    valid = (logits[:, None], labels)
+    history = model.fit(*valid, validation_data=valid, epochs=2, verbose=0, callbacks=[stop])
+    assert stop.best == max(history.history["val_auc"])
 
 
 def test_exact_auc_leaves_out_missing_labels():

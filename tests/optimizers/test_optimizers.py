@@ -151,6 +151,33 @@ def test_the_global_norm_is_of_summed_rows():
         np.testing.assert_allclose(ours, steps(optimizer(0.1), clipped), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Adam", "LazyAdam", "Adagrad"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"clipnorm": 0.5}, {"clipvalue": 0.3}, {"global_clipnorm": 0.5}]
+)
+@pytest.mark.parametrize("graph", [False, True])
+def test_rows_that_come_twice_are_clipped_as_one(name, settings, graph):
+    """As dense gradients; every row comes, for the lazy step is another where one does not."""
+    batches = sparse_batches(1, [3, 1, 0, 5, 4, 2, 1, 1, 3])
+    ours = {"Adam": Adam, "LazyAdam": LazyAdam, "Adagrad": Adagrad}[name](0.1, **settings)
+    theirs = getattr(keras.optimizers, name.removeprefix("Lazy"))(0.1, **settings)
+    expected = steps(theirs, dense(batches))
+    tf.config.run_functions_eagerly(not graph)
+    try:
+        table = keras.Variable(np.arange(18.0).reshape(6, 3), dtype="float32")
+        ours.build([table])
+
+        @tf.function
+        def step(ids, gradients):
+            ours.apply([tf.IndexedSlices(gradients, ids, (6, 3))], [table])
+
+        for ids, gradients in batches:
+            step(tf.constant(ids), tf.constant(gradients, "float32"))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("optimizer", [LazyAdam, Adagrad])
 @pytest.mark.parametrize("settings", [{}, {"global_clipnorm": 0.1}, {"clipnorm": 0.1}])
 def test_lazy_steps_do_not_depend_on_the_size_of_the_table(optimizer, settings):

@@ -19,6 +19,15 @@ def softmax_gate(inputs, matrices, temperature=1.0):
     return np.array(rows)
 
 
+def top_k_of_all(scores, k):
+    """Scores of one row `(e,)`: the `k` largest shares of the softmax over all, and 1e-4 more."""
+    shares = [math.exp(score - max(scores)) for score in scores]
+    weights = np.zeros(len(scores))
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i])[:k]:
+        weights[i] = shares[i] / sum(shares) + 1e-4
+    return weights
+
+
 def top_k_gate(scores, k):
     """Scores of one row `(e,)`: softmax of the `k` highest, 0 elsewhere."""
     chosen = sorted(range(len(scores)), key=lambda i: -scores[i])[:k]
@@ -394,33 +403,37 @@ def balanced_bias(weights, bias, rate):
 # Attention of experts.
 
 
-def layer_norm(x, scale, offset):
+def layer_norm(x, scale, offset, epsilon=1e-3):
     """One token `(d,)`."""
-    return (x - x.mean()) / math.sqrt(x.var() + 1e-3) * scale + offset
+    return (x - x.mean()) / math.sqrt(x.var() + epsilon) * scale + offset
 
 
 def gelu(h):
     return np.array([x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in h])
 
 
-def attention_head(tokens, present, query, key, value, causal):
+def attention_head(tokens, present, query, key, value, causal, biases=(0.0, 0.0)):
     """One head over the tokens `(c, d)` of one example: `(c, h)`."""
     heads = []
     for i, token in enumerate(tokens):
         seen = [j for j in range(len(tokens)) if present[j] and not (causal and j > i)]
-        logits = [token @ query @ (tokens[j] @ key) / math.sqrt(query.shape[1]) for j in seen]
-        shares = softmax(np.array(logits))
-        heads.append(sum(s * (tokens[j] @ value) for s, j in zip(shares, seen, strict=True)))
+        keys = [tokens[j] @ key + biases[0] for j in seen]
+        shares = softmax(np.array([token @ query @ k / math.sqrt(query.shape[1]) for k in keys]))
+        values = [tokens[j] @ value + biases[1] for j in seen]
+        heads.append(sum(s * v for s, v in zip(shares, values, strict=True)))
     return np.array(heads)
 
 
-def moe_attention(tokens, present, weights, parts, causal):
-    """Tokens `(b, c, d)`, weights `(b, c, e)`, parts `(queries, outputs, key, value)`."""
+def moe_attention(tokens, present, weights, parts, causal, biases=(0.0, 0.0)):
+    """Tokens `(b, c, d)`, weights `(b, c, e)`, parts `(queries, outputs, key, value)`.
+
+    `biases` are the key's and the value's, `(h,)`.
+    """
     queries, outputs, key, value = parts
     result = np.zeros(tokens.shape)
     for b, example in enumerate(tokens):
         for e, (query, output) in enumerate(zip(queries, outputs, strict=True)):
-            head = attention_head(example, present[b], query, key, value, causal)
+            head = attention_head(example, present[b], query, key, value, causal, biases)
             for i in range(len(example)):
                 result[b, i] += weights[b, i, e] * head[i] @ output
     return result

@@ -80,6 +80,38 @@ def test_metrics_in_order():
     assert keras_private.metrics_in_order(model, backwards) == [logs["loss"], logs["mae"]]
 
 
+@pytest.mark.parametrize(("direction", "best"), [("up", max), ("down", min)])
+def test_callbacks_read_which_way_of_a_metric_is_better(direction, best):
+    class Step(keras.metrics.Metric):
+        value = 0.0
+
+        def update_state(self, *arguments, **weights):
+            pass
+
+        def result(self):
+            return keras.ops.convert_to_tensor(self.value)
+
+        def reset_state(self):
+            self.value += 1.0
+
+    metric = Step(name="step")
+    assert keras_private.better(metric) is None
+    keras_private.say_better(metric, direction)
+    assert keras_private.better(metric) == direction
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", metrics=[metric], run_eagerly=True)
+    stop = keras.callbacks.EarlyStopping("step")
+    ones = np.ones((2, 1), "float32")
+    history = model.fit(ones, ones, epochs=2, callbacks=[stop], verbose=0).history["step"]
+    assert stop.best == best(history)
+    assert history[0] != history[1]
+
+
+def test_a_direction_that_metrics_do_not_say_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(keras_private, "_metric_of_keras", Gone)
+    assert "'_direction'" in guarded(keras_private.say_better, Gone(), "up")
+
+
 def test_a_resized_variable_stays_the_same_object():
     layer = keras.layers.Dense(3)
     layer.build((None, 2))

@@ -18,6 +18,7 @@ from tfmoe import (
     Schema,
     Sequence,
 )
+from tfmoe.objectives.losses import own_metrics
 
 # No field at its default, so that one lost on the way to a file is seen.
 FULL = Schema(
@@ -259,3 +260,70 @@ def test_fields_may_be_numpys():
 def test_errors_say_what_to_do(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+COLLIDING = [
+    ([Binary("a"), Binary("a_log")], "task 'a_log' with 'a_log_loss'.*reported of task 'a'"),
+    ([Regression("a_log"), Multiclass("a", num_classes=2)], "'a_log_loss'.*of task 'a_log'"),
+    ([Binary("a"), Regression("val_a")], "task 'val_a' with 'val_a_loss'.*'a' in validation"),
+    ([Binary("a"), Binary("val_a_log")], "task 'val_a_log' with 'val_a_log_loss'"),
+    ([Binary("val")], "task 'val' with 'val_loss'.*the total loss in validation"),
+]
+
+
+@pytest.mark.parametrize(("tasks", "message"), COLLIDING)
+def test_no_two_metrics_have_one_name(tasks, message):
+    with pytest.raises(ValueError, match=message):
+        Schema([Numeric("x")], tasks)
+    by_row = [dataclasses.replace(task, source="y") for task in tasks]
+    if not any(isinstance(task, Multiclass) for task in tasks):
+        with pytest.raises(ValueError, match=message):
+            Schema([Numeric("x")], by_row, task_column="kind")
+    if len(tasks) > 1:
+        with pytest.raises(ValueError, match="Choose another name"):
+            Schema([Numeric("x")], tasks[:1]).add(tasks[1])
+
+
+def test_names_that_only_look_alike_are_taken():
+    # A regression has no log loss.
+    for tasks in ([Regression("a"), Binary("a_log")], [Binary("a"), Binary("a_val"), Binary("b")]):
+        assert len(Schema([Numeric("x")], tasks).tasks) == len(tasks)
+
+
+def test_reported_names_are_those_of_the_metrics():
+    for task in (Binary("a"), Regression("a"), Multiclass("a", num_classes=2)):
+        own = [f"a_{metric.name}" for metric in own_metrics(task)]
+        assert task.reported_names == ("a_loss", *own)
+
+
+TWICE = """
+columns:
+  - kind: Numeric
+    name: x
+    source: y
+    {again}
+tasks:
+  - {{kind: Binary, name: click}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TWICE.format(again="source: z"), "'source' twice, in lines 5 and 6 of .*schema.yaml"),
+        (TWICE.format(again="") + "columns: []", "'columns' twice, in lines 2 and "),
+        (TWICE.format(again="").replace("name: click", "name: a, name: b"), "'name' twice"),
+    ],
+)
+def test_a_yaml_file_says_a_thing_once(tmp_path, text, message):
+    (tmp_path / "schema.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Schema.load(tmp_path / "schema.yaml")
+    (tmp_path / "schema.yaml").write_text(TWICE.format(again=""))
+    assert Schema.load(tmp_path / "schema.yaml").columns[0].source == "y"
+
+
+def test_a_json_file_says_a_thing_once():
+    text = '{"columns": [{"kind": "Numeric", "name": "x", "name": "z"}], "tasks": []}'
+    with pytest.raises(ValueError, match="Received 'name' twice"):
+        Schema.from_json(text)

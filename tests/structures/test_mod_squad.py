@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -47,11 +49,19 @@ def mod_squad(**options):
 TASK = np.array([0, 2, 1, 2], "int32")
 
 
+def biases(attention):
+    """Of keys and values."""
+    if not attention.kv_bias:
+        return 0.0, 0.0
+    return attention.key_bias.numpy(), attention.value_bias.numpy()
+
+
+@pytest.mark.parametrize("kv_bias", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("num_experts", "k"), [(1, 1), (4, 2)])
-def test_attention_matches_reference(num_experts, k, causal):
+def test_attention_matches_reference(num_experts, k, causal, kv_bias):
     x, present = tokens()
-    layer = shaken(MoEAttention(num_experts, 3, causal), x.shape)
+    layer = shaken(MoEAttention(num_experts, 3, causal, kv_bias), x.shape)
     chosen = np.argsort(matrix(20, num_experts), axis=1)[:, :k].astype("int32")
     weights = np.abs(matrix(20, num_experts, seed=1))
     weights[~np.any(chosen[..., None] == np.arange(num_experts), axis=1)] = 0
@@ -60,30 +70,36 @@ def test_attention_matches_reference(num_experts, k, causal):
     names = ("queries", "outputs", "keys", "values")
     parts = [getattr(layer, name).numpy() for name in names]
     expected = reference.moe_attention(
-        x, present, weights.reshape(4, 5, num_experts), parts, causal
+        x, present, weights.reshape(4, 5, num_experts), parts, causal, biases(layer)
     )
     taken = np.take_along_axis(weights, chosen, axis=1)
     np.testing.assert_allclose(layer(x, present, weights), expected, atol=1e-5)
     np.testing.assert_allclose(layer(x, present, taken, chosen), expected, atol=1e-5)
 
 
-def forward(layer, x, present, task):
-    """A block in NumPy, but for the gates' choice, and its records."""
+def forward(layer, x, present, task, weigh=reference.top_k_of_all):
+    """A block in NumPy, and its records."""
     outputs, records = layer(x, present, task, return_aux=True)
     x = x + layer.embedding.embeddings.numpy()[task][:, None]
     branches = []
     for norm, gate, record in zip(layer.norms, layer.gates, records, strict=True):
         scale, offset = norm.gamma.numpy(), norm.beta.numpy()
-        seen = np.array([[reference.layer_norm(t, scale, offset) for t in row] for row in x])
+        epsilon = layer.epsilon
+        seen = np.array(
+            [[reference.layer_norm(t, scale, offset, epsilon) for t in row] for row in x]
+        )
         kernels = np.split(gate.head.kernel.numpy(), TASKS, axis=1)
         scores = [token @ kernels[t] for row, t in zip(seen, task, strict=True) for token in row]
         np.testing.assert_allclose(record.scores[:, 0], scores, atol=1e-4)
-        weights = np.array(record.weights).reshape(*present.shape, -1) * present[..., None]
+        weights = np.array([weigh(row, gate.num_nonzeros) for row in scores])
+        weights = weights.reshape(*present.shape, -1) * present[..., None]
         branches.append((seen, weights))
         if gate is layer.gates[0]:
             names = ("queries", "outputs", "keys", "values")
             parts = [getattr(layer.attention, name).numpy() for name in names]
-            x = x + reference.moe_attention(seen, present, weights, parts, layer.causal)
+            x = x + reference.moe_attention(
+                seen, present, weights, parts, layer.causal, biases(layer.attention)
+            )
     seen, weights = branches[1]
     (up, down), (before, after) = layer.mlp.kernels, layer.mlp.biases
     for (b, c, e), weight in np.ndenumerate(weights):
@@ -92,21 +108,56 @@ def forward(layer, x, present, task):
     return outputs, x, records
 
 
+@pytest.mark.parametrize("paper", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_mod_squad_matches_reference(causal, pooling):
+def test_mod_squad_matches_reference(causal, pooling, paper):
     x, present = tokens()
-    mixture = mod_squad(num_blocks=1, causal=causal, pooling=pooling)
-    outputs, expected, records = forward(mixture.blocks[0], x, present, TASK)
+    options, weigh = {}, reference.top_k_of_all
+    if not paper:
+        options = {"kv_bias": False, "epsilon": 1e-3, "gate": top_k(renormalize=True)}
+        weigh = reference.top_k_gate
+    mixture = mod_squad(num_blocks=1, causal=causal, pooling=pooling, **options)
+    outputs, expected, records = forward(mixture.blocks[0], x, present, TASK, weigh)
     np.testing.assert_allclose(outputs, expected, atol=1e-4)
     np.testing.assert_array_equal(records[0].mask, present.ravel())
     scale, offset = mixture.norm.gamma.numpy(), mixture.norm.beta.numpy()
     pooled = []
     for row, mask in zip(expected, present, strict=True):
-        normed = [reference.layer_norm(token, scale, offset) for token in row[mask]]
+        epsilon = mixture.blocks[0].epsilon
+        normed = [reference.layer_norm(token, scale, offset, epsilon) for token in row[mask]]
         pooled.append(normed[-1] if pooling == "last" else np.mean(normed, axis=0))
     got = mixture((x, present), task=TASK)
     np.testing.assert_allclose(got, np.array(pooled)[:, None], atol=1e-4)
+
+
+def test_gates_of_tokens_are_the_papers_unless_they_say_otherwise():
+    for gate, expected in ((None, False), (top_k(), False), (top_k(renormalize=True), True)):
+        found = mod_squad(gate=gate).gates + block(gate=gate).gates
+        assert [one.renormalize for one in found] == [expected] * 6
+    assert mod_squad(gate=tfmoe.SoftmaxGate()).gates
+    assert tfmoe.MMoE(gate=top_k()).get_config()["gate"]["config"]["renormalize"] is None
+
+
+def test_files_that_do_not_say_it_have_the_former_way():
+    """What a config of before has not, in a recipe and in the gate that it holds."""
+    for kind, whole in ((tfmoe.ModSquad, mod_squad()), (tfmoe.ModSquadBlock, block())):
+        config = json.loads(json.dumps(keras.saving.serialize_keras_object(whole)))
+        config.pop("build_config")
+        for name in ("kv_bias", "epsilon"):
+            config["config"].pop(name)
+        config["config"]["gate"]["config"].pop("renormalize")
+        former = keras.saving.deserialize_keras_object(config)
+        assert isinstance(former, kind)
+        again = kind.from_config(former.get_config())
+        for one in (former, again):
+            one.build(
+                ((None, None, DIM), (None, None)) if kind is tfmoe.ModSquad else (None, 5, DIM)
+            )
+            found = one.blocks[0] if kind is tfmoe.ModSquad else one
+            assert (found.kv_bias, found.epsilon) == (False, 1e-3)
+            assert [norm.epsilon for norm in found.norms] == [1e-3] * 2
+            assert [gate.renormalize for gate in one.gates] == [True] * len(one.gates)
 
 
 @pytest.mark.parametrize("gate", [top_k(), tfmoe.SoftmaxGate(), top_k(router="static")])
@@ -338,6 +389,7 @@ def test_kept_experts_compute_what_they_do_in_the_whole():
         ),
         ({"mlp_ratio": 0}, "above 0. Received mlp_ratio=0"),
         ({"dropout": 1.0}, "below 1. Received dropout=1.0"),
+        ({"epsilon": 0.0}, "above 0. Received epsilon=0.0"),
         ({"expert_ids": [[0, 1]]}, r"each of its 4 gates. Received expert_ids=\[\[0, 1\]\]"),
         ({"expert_ids": [0, 1, 2, 3]}, r"each of its 4 gates. Received expert_ids=\[0, 1, 2, 3\]"),
     ],

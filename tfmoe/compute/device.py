@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -52,3 +53,22 @@ def num_replicas() -> int:
     import tensorflow as tf
 
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def waiting_for(data: Any) -> contextlib.AbstractContextManager:
+    """On TensorFlow, whatever is computed within waits until `data` has come.
+
+    Keras asks for a dataset's next batch in the graph of the step. Where it learns of the end
+    only by asking, as with files whose rows nobody has counted, the graph starts once more
+    without a batch, and all in it that needs none would run: the optimizer's counter, weight
+    decay, the state of schedules, gates and random numbers. An epoch would have one step too
+    many.
+
+    Args:
+        data: tensors, in any nest.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([x for x in tf.nest.flatten(data) if isinstance(x, tf.Tensor)])

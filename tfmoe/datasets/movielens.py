@@ -28,6 +28,9 @@ _CHECKSUMS = {
     "ml-latest-small": "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
 }
 
+#: How `movielens` splits, for records: of the test part alone until November 2026.
+SPLIT = "both parts stratified"
+
 _ML_1M_RATINGS = ("ratings.dat", "ratings_reconstructed.csv.gz")
 _NO_GENRES = "(no genres listed)"
 
@@ -39,12 +42,13 @@ def movielens(
 
     Every rating is a row with `watch` 1. For each user as many movies again, drawn
     from the rated-by-somebody movies that this user has not rated (or all of those, if
-    they are fewer), are rows with `watch` 0 and no rating. 10 % of the rows, stratified
-    by `watch`, are the test part, and 12.5 % of the rest the validation part.
+    they are fewer), are rows with `watch` 0 and no rating. 10 % of the rows are the test part,
+    and 12.5 % of the rest the validation part, both stratified by `watch`.
 
     The protocol is that of the DSelect-k and COMET papers, reconstructed: its counts
-    for ml-1m are 1,574,602 / 224,944 / 199,950 rows. The papers' own negatives are not
-    public; ours depend on `seed`. The split itself does not.
+    for ml-1m are 1,574,602 / 224,944 / 199,950 rows, and the rated movies of each part are those
+    that COMET's authors publish. Of what was not watched users agree, but movies do not: ours
+    depend on `seed`. The split itself does not.
 
     Args:
         name_or_path: `"ml-1m"` or `"ml-latest-small"`, or the path of a folder that
@@ -176,7 +180,7 @@ def _split(rows):
     from sklearn.model_selection import train_test_split
 
     rest, test = train_test_split(rows, train_size=0.9, stratify=rows["watch"], random_state=0)
-    train, valid = train_test_split(rest, test_size=0.125, random_state=0)
+    train, valid = train_test_split(rest, test_size=0.125, stratify=rest["watch"], random_state=0)
     return [part.reset_index(drop=True) for part in (train, valid, test)]
 
 

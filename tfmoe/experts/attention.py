@@ -28,12 +28,14 @@ class MoEAttention(keras.layers.Layer):
         output[i] = sum_e weights[i, e] * head_e[i]
 
     over the tokens `j` of the same example that are present and, if `causal`, not after
-    `i`. Only the heads that are chosen for a token are computed; there are no biases.
+    `i`. Only the heads that are chosen for a token are computed. With `kv_bias` keys and values
+    have one bias each, `(h,)`; queries and outputs have none.
 
     Args:
         num_experts: int >= 1.
         head_dim: int >= 1, `h`.
         causal: bool.
+        kv_bias: bool.
 
     Call arguments:
         tokens: float tensor `(b, c, d)`.
@@ -54,12 +56,18 @@ class MoEAttention(keras.layers.Layer):
     """
 
     def __init__(
-        self, num_experts: int, head_dim: int, causal: bool = False, **kwargs: Any
+        self,
+        num_experts: int,
+        head_dim: int,
+        causal: bool = False,
+        kv_bias: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         num_experts = validation.integer("MoEAttention", "num_experts", num_experts, 1)
         head_dim = validation.integer("MoEAttention", "head_dim", head_dim, 1)
         self.num_experts, self.head_dim, self.causal = num_experts, head_dim, causal
+        self.kv_bias = kv_bias
 
     def build(self, input_shape: Any) -> None:
         size, head = input_shape[-1], self.head_dim
@@ -72,6 +80,10 @@ class MoEAttention(keras.layers.Layer):
         self.outputs = stacked("outputs", self.num_experts, head, size)
         self.keys = self.add_weight(name="keys", shape=(size, head))
         self.values = self.add_weight(name="values", shape=(size, head))
+        if self.kv_bias:
+            bias = {"shape": (head,), "initializer": "zeros"}
+            self.key_bias = self.add_weight(name="key_bias", **bias)
+            self.value_bias = self.add_weight(name="value_bias", **bias)
 
     def call(self, tokens: Any, present: Any, weights: Any, chosen: Any = None) -> Any:
         flat = ops.reshape(tokens, (-1, tokens.shape[-1]))
@@ -93,6 +105,8 @@ class MoEAttention(keras.layers.Layer):
         num, count = queries.shape[1], ops.shape(tokens)[1]
         keys = ops.matmul(tokens, self.keys)
         values = ops.matmul(tokens, self.values)
+        if self.kv_bias:
+            keys, values = keys + self.key_bias, values + self.value_bias
         queries = ops.reshape(queries, (-1, count * num, self.head_dim))
         logits = ops.matmul(queries, ops.swapaxes(keys, 1, 2)) * self.head_dim**-0.5
         seen = ops.reshape(present, (-1, 1, count))
@@ -115,4 +129,5 @@ class MoEAttention(keras.layers.Layer):
             "num_experts": self.num_experts,
             "head_dim": self.head_dim,
             "causal": self.causal,
+            "kv_bias": self.kv_bias,
         }

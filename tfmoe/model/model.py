@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Sequence
@@ -15,9 +16,11 @@ from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
 from tfmoe.features.encoder import Encoder
+from tfmoe.files import check_new, is_remote, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
 from tfmoe.model.add_task import check_routing, copy_extended, places
+from tfmoe.model.assets import check_goes_with, check_sizes
 from tfmoe.model.finite import check_weights
 from tfmoe.model.forward import ForwardOutput, Stages, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
@@ -306,10 +309,35 @@ class MultiTaskModel(Trainable):
             config.pop("label_moments", {}),
             config.pop("num_added", 0),
         )
+        check_sizes(blueprint.schema, blueprint.table_sizes, blueprint.lengths)
         frozen = config.pop("frozen", None)
         model = cls(blueprint, **config)
         freeze_places(model, frozen)
         return model
+
+    def save(
+        self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
+        """As in Keras, but the file appears whole or not at all.
+
+        It is written beside its place, and takes the place of an older one when it is complete.
+
+        Raises:
+            FileExistsError: with `overwrite=False`, if something is there.
+            FloatingPointError: if a weight is not finite.
+        """
+        with _draft_of(filepath, overwrite) as draft:
+            super().save(draft, zipped=zipped, **kwargs)
+
+    def save_weights(
+        self, filepath: Any, overwrite: bool = True, max_shard_size: float | None = None
+    ) -> None:
+        """As in Keras, but the file appears whole or not at all, unless there are several."""
+        if max_shard_size is not None:
+            super().save_weights(filepath, overwrite, max_shard_size)
+            return
+        with _draft_of(filepath, overwrite) as draft:
+            super().save_weights(draft)
 
     def save_assets(self, path: str) -> None:
         """Called by Keras in saving: vocabularies and moments go into the `.keras` file.
@@ -321,11 +349,27 @@ class MultiTaskModel(Trainable):
         self.preprocessor.save(path, state=False)
 
     def load_assets(self, path: str) -> None:
-        """Called by Keras in loading."""
+        """Called by Keras in loading.
+
+        Raises:
+            ValueError: if the vocabularies are not those that the model was made with.
+        """
         preprocessor = Preprocessor.load(path)
+        check_goes_with(
+            preprocessor, self.schema, dict(self.encoder.table_sizes), dict(self.lengths)
+        )
         # What was trained counts, also where an earlier version standardised nothing.
         known = moments_of(self.schema.tasks, dict.fromkeys(self.schema.task_names, (0.0, 1.0)))
         self._fitted.value = preprocessor.with_label_moments({**known, **self.head.moments})
+
+
+def _draft_of(path: Any, overwrite: bool) -> contextlib.AbstractContextManager[Any]:
+    """Where to write what is to appear at a path; the path itself if that is a remote one."""
+    if is_remote(path):
+        return contextlib.nullcontext(path)
+    if not overwrite:
+        check_new(path)
+    return replaced(path)
 
 
 def _warn_of_units(preprocessor: Preprocessor) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 from keras import ops
 
 from tfmoe import keras_private
-from tfmoe.compute.device import num_replicas
+from tfmoe.compute.device import num_replicas, waiting_for
 from tfmoe.compute.types import Tensor
+from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.finite import FiniteLoss, warn_of_predictions
 from tfmoe.model.forward import ForwardOutput, in_step
 from tfmoe.model.inputs import (
@@ -29,6 +30,7 @@ from tfmoe.model.inputs import (
 from tfmoe.model.jit import jit_pays
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
+from tfmoe.model.watched import check_reported, check_watched, warn_of_near_ties
 from tfmoe.objectives.exact_auc import exact_aucs
 from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
@@ -67,11 +69,11 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     plan: str = ""
 
     def train_step(self, *args: Any) -> Any:
-        with in_step(self):
+        with in_step(self), waiting_for(args[-1]):
             return super().train_step(*self._named(*args))
 
     def test_step(self, *args: Any) -> Any:
-        with in_step(self):
+        with in_step(self), waiting_for(args[-1]):
             return super().test_step(*self._named(*args))
 
     def _named(self, *args: Any) -> tuple[Any, ...]:
@@ -108,8 +110,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: if a dict names an unknown task, or is no dict; if `weighted_metrics` are
-                given; if an auxiliary loss is of another kind, or no gate tells tasks apart.
+            ValueError: if a dict names an unknown task, or is no dict; if two metrics have one
+                name; if `weighted_metrics` are given; if an auxiliary loss is of another kind, or
+                no gate tells tasks apart.
         """
         if kwargs.get("weighted_metrics"):
             raise ValueError(
@@ -150,6 +153,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         for table in self.encoder.tables.values():
             table.may_be_compiled, table.may_be_sparse = bool(self.jit_compile), sparse
         self._compiled_with.value["optimizer"] = self.optimizer
+        check_reported(self)
 
     def _check_by_task(self, name: str, value: Any) -> None:
         if value is None:
@@ -264,7 +268,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
 
         `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
         and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
-        weights.
+        weights, as does `class_weight`, which is for models with one `Binary` or `Multiclass`
+        task.
 
         Of raw rows, what is not given is chosen, and said. `batch_size`: the power of two with
         which an epoch has some 200 steps, from 32 to 4,096. `epochs`: training ends when the
@@ -285,6 +290,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             `keras.callbacks.History`.
 
         Raises:
+            ValueError: before the first step, also if a callback watches what is not reported,
+                or `class_weight` is given with several tasks.
             FloatingPointError: if a loss or weight is not finite, naming the batch, task and
                 columns as far as they are known; the weights are those before.
 
@@ -314,11 +321,18 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         else:
             self.plan = ""
             x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
+        x, sample_weight = weighed_by_class(
+            self.schema, class_weight, x, y, sample_weight, validation_split
+        )
         validation_data = self._encoded(validation_data, labels=True, batch_size=batch_size)
+        validates = validation_data is not None or validation_split > 0
+        if self.compiled:
+            check_watched(self, callbacks, validates)
         if hasattr(x, "element_spec"):
             # A tf.data.Dataset is shuffled where it is made; Keras warns otherwise.
             shuffle = False
         self._build_optimizer()
+        self._told = Untracked(set())
         if verbose not in (0, "0"):
             callbacks.insert(0, Progress())
         with quiet_end(x, validation_data), self._finite(check_finite, callbacks):
@@ -332,12 +346,25 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 validation_split=validation_split,
                 validation_data=validation_data,
                 shuffle=shuffle,
-                class_weight=class_weight,
                 sample_weight=sample_weight,
                 **kwargs,
             )
+        if not validates:
+            warn_of_near_ties(self, self._told.value)
         warn_of_few_steps(self)
         return history
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """As in Keras; `class_weight` as in `fit`."""
+        x, sample_weight = weighed_by_class(self.schema, class_weight, x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     @contextlib.contextmanager
     def _finite(self, wanted: bool, callbacks: list[Any]) -> Iterator[None]:
@@ -406,7 +433,11 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             "sample_weight": sample_weight,
             "steps": steps,
         }
-        if verbose not in (0, "0") and not keras_private.validates_in_fit(kwargs):
+        # `fit` validates through here, once an epoch.
+        validates = keras_private.validates_in_fit(kwargs)
+        if validates:
+            warn_of_near_ties(self, self._told.value)
+        elif verbose not in (0, "0"):
             callbacks = [Progress(), *_listed(callbacks)]
         with quiet_end(x):
             logs = super().evaluate(
@@ -418,8 +449,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 f"tasks {_losses(self.schema, logs)}. Look for huge numbers in the rows, or at "
                 "the model's weights."
             )
-        # `fit` validates through here, once an epoch.
-        if exact and not keras_private.validates_in_fit(kwargs):
+        if validates:
+            warn_of_near_ties(self, self._told.value, "val_")
+        elif exact:
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
                 logs.update(exact_aucs(self, names, x, y, **shared))

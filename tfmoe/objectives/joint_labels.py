@@ -63,7 +63,7 @@ class Objective:
         name = f"{self.task.name}_{own.name}"
         if own.function is None:
             return AUC(from_logits=True, name=name)
-        return WeightedMean(own.function, name, own.root)
+        return WeightedMean(own.function, name, own.root, own.better)
 
     def compute(
         self, labels: Tensor, row_weights: Tensor | None, logits: Tensor, predictions: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import keras
 from keras import ops
@@ -80,19 +80,27 @@ class MetricOfRows(NamedTuple):
         name: str, what follows the task's name.
         function: maps labels and outputs to `(b,)`.
         root: bool; whether it is the square root of the mean.
+        better: `"up"` where more of it is better.
     """
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor] | None
     root: bool = False
+    better: Literal["up", "down"] = "down"
 
 
 def own_metrics(task: Task) -> list[MetricOfRows]:
     """The `MetricOfRows` that a kind of task has by itself."""
     if isinstance(task, Binary):
-        return [MetricOfRows("auc", None), MetricOfRows("log_loss", binary_cross_entropy)]
+        return [
+            MetricOfRows("auc", None, better="up"),
+            MetricOfRows("log_loss", binary_cross_entropy),
+        ]
     if isinstance(task, Multiclass):
-        return [MetricOfRows("accuracy", hit), MetricOfRows("log_loss", categorical_cross_entropy)]
+        return [
+            MetricOfRows("accuracy", hit, better="up"),
+            MetricOfRows("log_loss", categorical_cross_entropy),
+        ]
     return [
         MetricOfRows("rmse", squared_error, root=True),
         MetricOfRows("mae", absolute_error),

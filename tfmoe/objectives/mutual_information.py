@@ -8,6 +8,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from tfmoe import keras_private
 from tfmoe.compute.math import log_or_zero
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
@@ -148,6 +149,7 @@ class InformationTracker(keras.metrics.Mean):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        keras_private.say_better(self, "up")
         self.loss, self.num_tasks = loss, gates[0].num_tasks
         self.joints = [
             self.add_variable((gate.num_tasks, gate.num_experts), "zeros", name=f"joint_{i}")

@@ -88,7 +88,7 @@ class TaskPerRow:
             if own.function is None:
                 metric = AUCByTask(names, indices)
             else:
-                metric = MeanByTask(own.function, names, indices, own.root)
+                metric = MeanByTask(own.function, names, indices, own.root, own.better)
             self._own.append((metric, self.tasks[indices[0]]))
 
     @property

@@ -68,6 +68,45 @@ def _nearest(unknown: list[str], known: abc.Iterable[str]) -> str:
     return "".join(f" For {name!r}:{hint}" for name, hint in hints.items() if hint)
 
 
+def _yaml(text: str, path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ValueError: if a mapping names a key twice, of which YAML would keep the last.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            lines: dict[Any, int] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    name, line = key.value, key.start_mark.line + 1
+                    if name in lines:
+                        raise _named_twice(name, f"lines {lines[name]} and {line} of {path}")
+                    lines[name] = line
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, Loader)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. Raises ValueError if it names a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in names if names.count(name) > 1)
+        raise _named_twice(name, f"one object, with {dict(pairs)}")
+    return found
+
+
+def _named_twice(name: str, place: str) -> ValueError:
+    return ValueError(
+        f"A schema file says a thing once. Received {name!r} twice, in {place}. Remove one of "
+        "them; columns and tasks are lists, of which each item begins with a dash in YAML."
+    )
+
+
 @checks_arguments
 @dataclass(frozen=True)
 class Schema:
@@ -87,10 +126,10 @@ class Schema:
             None. An input that reads it too has another name, and this as its `source`.
 
     Raises:
-        ValueError: if names repeat, a label is also an input, or `share` or `where`
-            names nothing usable; with `task_column`, if it has another use, keys repeat,
-            a `where` names a task, or some tasks are `Multiclass` and others not; without
-            it, if a task has a `key`.
+        ValueError: if names repeat, also those of the tasks' metrics, a label is also an input,
+            or `share` or `where` names nothing usable; with `task_column`, if it has another
+            use, keys repeat, a `where` names a task, or some tasks are `Multiclass` and others
+            not; without it, if a task has a `key`.
 
     Example:
     >>> schema = Schema([Numeric("age")], [Binary("click")])
@@ -125,6 +164,7 @@ class Schema:
                     f"Schema needs different names. Received {field} named {repeated} twice."
                 )
         self._check_served_names()
+        self._check_reported_names()
         self._check_labels()
         self._check_tables()
         self._check_label_spaces()
@@ -141,6 +181,30 @@ class Schema:
                 "A served model's inputs must differ by more than capital letters. Received inputs "
                 f"named {twins}. Choose another name, and give the table's as `source`."
             )
+
+    def _check_reported_names(self) -> None:
+        """Raises ValueError where a history would have one entry for two things."""
+        owners = {"loss": "the total loss"}
+        for task in self.tasks:
+            for name in task.reported_names:
+                owner = f"task {task.name!r}"
+                if name in owners:
+                    self._refuse_names(name, owner, owners[name])
+                owners[name] = owner
+        for name, owner in owners.items():
+            validated = name.removeprefix("val_")
+            if validated != name and validated in owners:
+                other = f"{owners[validated]} in validation"
+                self._refuse_names(name, owner, other)
+
+    @staticmethod
+    def _refuse_names(name: str, owner: str, other: str) -> None:
+        raise ValueError(
+            "Losses and metrics are called by task, `<task>_loss` and the like, with `val_` before "
+            f"it in validation, and no two of them alike. Received {owner} with {name!r}, which "
+            f"is also what is reported of {other}. Choose another name for a task, and give the "
+            "table's as `source`."
+        )
 
     def _check_labels(self) -> None:
         inputs = {column.raw_name: column.name for column in self.columns}
@@ -340,7 +404,7 @@ class Schema:
     @classmethod
     def from_json(cls, text: str) -> Schema:
         """The schema that `to_json` gave. Raises ValueError as `from_dict`."""
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(json.loads(text, object_pairs_hook=_named_once))
 
     @classmethod
     def load(cls, path: PathLike) -> Schema:
@@ -356,7 +420,7 @@ class Schema:
             import yaml
 
             try:
-                return cls.from_dict(yaml.safe_load(text))
+                return cls.from_dict(_yaml(text, path))
             except yaml.YAMLError as error:
                 raise ValueError(f"{path} is no YAML: {error}") from error
         if path.suffix == ".json":

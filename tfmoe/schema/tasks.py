@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from tfmoe.validation import (
     check_choice,
@@ -30,6 +31,8 @@ class Task:
             rows if it is not `name`. Compared as text: 7 and "7" are the same.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ()
+
     name: str
     _: KW_ONLY
     source: str | None = None
@@ -53,6 +56,11 @@ class Task:
     def num_outputs(self) -> int:
         """Numbers that the model predicts for the task: 1, or one a class."""
         return 1
+
+    @property
+    def reported_names(self) -> tuple[str, ...]:
+        """What the task's loss and its own metrics are called in logs and histories."""
+        return tuple(f"{self.name}_{what}" for what in ("loss", *self.metrics))
 
     @property
     def raw_name(self) -> str:
@@ -81,6 +89,8 @@ class Binary(Task):
     Loss: binary cross-entropy. Metrics: `auc`, `log_loss`.
     """
 
+    metrics = ("auc", "log_loss")
+
 
 @checks_arguments
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ class Regression(Task):
             depends on the label's unit. The loss is then of that number, and huber's delta one
             standard deviation. False for raw units, as published protocols have them.
     """
+
+    metrics = ("rmse", "mae")
 
     _: KW_ONLY
     loss: str = "mse"
@@ -125,6 +137,8 @@ class Multiclass(Task):
         classes: sequence of the labels, if they are strings or other integers; the
             probabilities come in this order. Give exactly one of the two.
     """
+
+    metrics = ("accuracy", "log_loss")
 
     _: KW_ONLY
     num_classes: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import keras
 from keras import ops
@@ -18,7 +18,11 @@ from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
 from tfmoe.gates.top_k import TopKGate
 from tfmoe.structures.base import Structure
-from tfmoe.structures.mod_squad_block import ModSquadBlock, checked_expert_ids
+from tfmoe.structures.mod_squad_block import (
+    OF_OLDER_FILES,
+    ModSquadBlock,
+    checked_expert_ids,
+)
 
 
 @registered
@@ -40,8 +44,8 @@ class ModSquad(Structure):
         num_tasks: int >= 1, or None to take it from the model that holds it.
         dim: int >= 1, size of a token, and of the output.
         num_blocks: int >= 1.
-        num_experts, gate, mlp_ratio, causal, dropout, dispatch: of each block, see
-            `ModSquadBlock`.
+        num_experts, gate, mlp_ratio, causal, dropout, dispatch, kv_bias, epsilon: of each block,
+            see `ModSquadBlock`; `epsilon` also of the last `norm`.
         pooling: `"mean"` over the tokens that are present, or the `"last"` of them, which
             under `causal` is the one that has seen all others.
         expert_ids: for each gate of `mixture.gates` a sequence of int, the experts that are
@@ -95,6 +99,8 @@ class ModSquad(Structure):
         dropout: float = 0.0,
         dispatch: Dispatch = "auto",
         expert_ids: Sequence[Sequence[int]] | None = None,
+        kv_bias: bool = True,
+        epsilon: float = 1e-6,
         **kwargs: Any,
     ) -> None:
         expert_ids = nested.renamed("ModSquad", kwargs, "kept", "expert_ids", expert_ids)
@@ -119,12 +125,16 @@ class ModSquad(Structure):
                 dropout,
                 dispatch,
                 self.expert_ids and self.expert_ids[2 * i : 2 * i + 2],
+                kv_bias,
+                epsilon,
                 dtype=self.dtype_policy,
                 name=f"block_{i}",
             )
             for i in range(num_blocks)
         ]
-        self.norm = keras.layers.LayerNormalization(dtype=self.dtype_policy, name="norm")
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=epsilon, dtype=self.dtype_policy, name="norm"
+        )
 
     @property
     def gates(self) -> list[Gate]:
@@ -250,7 +260,8 @@ class ModSquad(Structure):
 
     def get_config(self) -> dict[str, Any]:
         block = self.blocks[0].get_config()
-        shared = ("num_experts", "gate", "mlp_ratio", "causal", "dropout", "dispatch")
+        shared = ["num_experts", "gate", "mlp_ratio", "causal", "dropout", "dispatch"]
+        shared += ["kv_bias", "epsilon"]
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
@@ -260,6 +271,10 @@ class ModSquad(Structure):
             "pooling": self.pooling,
             "expert_ids": self.expert_ids and [list(ids) for ids in self.expert_ids],
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return super().from_config({**OF_OLDER_FILES, **config})
 
 
 def _of_all_tasks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -24,6 +24,9 @@ from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
 from tfmoe.gates.top_k import TopKGate
 
+# What files have that do not name these arguments.
+OF_OLDER_FILES = {"kv_bias": False, "epsilon": 1e-3}
+
 
 @registered
 class ModSquadBlock(keras.layers.Layer):
@@ -34,7 +37,9 @@ class ModSquadBlock(keras.layers.Layer):
         x = x + dropout(mlp(norm(x)))
 
     `attention` is `MoEAttention`, `mlp` a mixture of perceptrons with one hidden layer of
-    GELU. Each has a gate of its own, which sees the normalised token and the row's task.
+    GELU. Each has a gate of its own, which sees the normalised token and the row's task. Experts
+    are weighed by the softmax over all of them, of which the `k` largest are kept as they are:
+    see `TopKGate(renormalize=False)`, which a `TopKGate` that does not say otherwise is here.
     With `k` experts a token, heads have `d / k` units and perceptrons `mlp_ratio * d / k`
     hidden ones, so that a token costs the same whatever `k` and `num_experts` are.
 
@@ -55,6 +60,8 @@ class ModSquadBlock(keras.layers.Layer):
         expert_ids: two sequences of int, which of the `num_experts` heads and perceptrons are
             left, each with the weight that the whole block's gate gives it; or None for all.
             `extract` makes such blocks.
+        kv_bias: bool; keys and values of the attention have a bias.
+        epsilon: float > 0, added to the variance by `norm`.
 
     Call arguments:
         tokens: float tensor `(b, c, d)`.
@@ -79,9 +86,10 @@ class ModSquadBlock(keras.layers.Layer):
     >>> block(tokens, present, task=np.array([0, 2])).shape
     TensorShape([2, 5, 8])
 
-    Source: Chen et al., 2023, https://arxiv.org/abs/2212.08066. Differs from
+    Source: Chen et al., 2023, https://arxiv.org/abs/2212.08066, and its code. Differs from
     the released models in that every block has both kinds of experts, where theirs take
-    turns.
+    turns. `TopKGate(renormalize=True)`, `kv_bias=False` and `epsilon=1e-3` are what files that
+    do not name these have.
     """
 
     former_arguments = ("kept",)
@@ -96,6 +104,8 @@ class ModSquadBlock(keras.layers.Layer):
         dropout: float = 0.0,
         dispatch: Dispatch = "auto",
         expert_ids: Sequence[Sequence[int]] | None = None,
+        kv_bias: bool = True,
+        epsilon: float = 1e-6,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
@@ -113,6 +123,9 @@ class ModSquadBlock(keras.layers.Layer):
                 f"{name} drops a share of units, so `dropout` must be at least 0 and below 1. "
                 f"Received dropout={dropout}."
             )
+        if not epsilon > 0:
+            raise ValueError(f"{name} needs `epsilon` to be above 0. Received epsilon={epsilon}.")
+        self.kv_bias, self.epsilon = kv_bias, epsilon
         # None only in a recipe, whose holder fills it in.
         self.num_tasks: Any = num_tasks
         self.num_experts = num_experts
@@ -132,8 +145,13 @@ class ModSquadBlock(keras.layers.Layer):
         head_dim = max(1, round(size / self.num_chosen))
         hidden = max(1, round(self.mlp_ratio * size / self.num_chosen))
         self.embedding = Embedding(self.num_tasks, size, name="task_embedding", **dtype)
-        self.norms = [keras.layers.LayerNormalization(name=f"{n}_norm", **dtype) for n in names]
-        self.attention = MoEAttention(heads, head_dim, self.causal, name="attention", **dtype)
+        self.norms = [
+            keras.layers.LayerNormalization(epsilon=self.epsilon, name=f"{n}_norm", **dtype)
+            for n in names
+        ]
+        self.attention = MoEAttention(
+            heads, head_dim, self.causal, self.kv_bias, name="attention", **dtype
+        )
         self.mlp = Experts(
             perceptrons, (hidden, size), "gelu", last_activation="linear", name="mlp", **dtype
         )
@@ -152,6 +170,8 @@ class ModSquadBlock(keras.layers.Layer):
             cut = {"num_experts": num, "expert_ids": list(ids), "num_choices": self.num_experts}
         # With a seed of the user's the two would start alike, and draw the same noise.
         config = reseeded(self._gate_config, index)
+        if "renormalize" in config["config"] and config["config"]["renormalize"] is None:
+            cut["renormalize"] = False
         return nested.filled(
             config, type(self).__name__, name=name, num_tasks=self.num_tasks, **cut
         )
@@ -265,7 +285,13 @@ class ModSquadBlock(keras.layers.Layer):
             "dropout": self.dropout.rate,
             "dispatch": self.dispatch,
             "expert_ids": self.expert_ids and [list(ids) for ids in self.expert_ids],
+            "kv_bias": self.kv_bias,
+            "epsilon": self.epsilon,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return super().from_config({**OF_OLDER_FILES, **config})
 
 
 def _checked_gate(name: str, gate: Any, dispatch: str) -> Gate:

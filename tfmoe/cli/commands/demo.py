@@ -8,6 +8,7 @@ import typer
 
 from tfmoe.cli.by_name import DATA_SETS, completion, one_of
 from tfmoe.cli.terminal import console, errors_shown, say, show
+from tfmoe.files import new_file
 
 
 def demo(
@@ -53,16 +54,16 @@ def demo(
         )
         folder = study.new_folder(out)
         show(study.table(trained, split.schema))
-        (folder / "results.json").write_text(
-            json.dumps([one.row for one in trained], indent=2), encoding="utf-8"
-        )
+        with new_file(folder / "results.json") as draft:
+            draft.write_text(json.dumps([one.row for one in trained], indent=2), encoding="utf-8")
         study.draw(trained, split.schema, folder / "gates.png")
         model = trained[-1].model
         model.save(folder / "model.keras")
         version = export(model, folder / "serving")
         rows = split.test.sample(10, random_state=seed)
         predictions = study.served_predictions(model, version, rows)
-        predictions.to_csv(folder / "predictions.csv", index=False)
+        with new_file(folder / "predictions.csv") as draft:
+            predictions.to_csv(draft, index=False)
         show(
             study.rows_table(predictions, split.schema, console().width, folder / "predictions.csv")
         )

@@ -2,7 +2,8 @@
 
 The rules, which the exported graph repeats:
 
-- `Numeric`: computed in float64, then cast to float32. NaN and infinities are missing.
+- `Numeric`: computed in float64, then cast to float32. NaN and infinities are missing. Subnormal
+  numbers are 0 (at every step, and in what was fitted), as TensorFlow has them on most machines.
   With y = x, or sign(x) * log1p(|x|) for `"log"`, the feature is
   `clip((y - mean) * scale, -100, 100)`; a missing cell is `fill` (in raw units), or 0.0
   if that is None. `"none"` is x, clipped to +-3e38. `"buckets"` is an id,
@@ -35,6 +36,10 @@ from tfmoe.schema.columns import (
     Numeric,
 )
 
+# Nearer to 0 are float64's and float32's subnormal numbers, and 0.
+SMALLEST = float(np.finfo("float64").tiny)
+SMALLEST_FEATURE = float(np.finfo("float32").tiny)
+
 _LARGEST_FEATURE = 100.0
 _LARGEST_FLOAT = 3e38
 
@@ -57,6 +62,19 @@ class NumericFit:
     fill: float | None = None
     boundaries: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
+    def __post_init__(self) -> None:
+        for name in ("mean", "fill", "boundaries"):
+            value = getattr(self, name)
+            if value is not None:
+                flushed = without_subnormals(value)
+                object.__setattr__(self, name, flushed if np.ndim(value) else float(flushed))
+
+
+def without_subnormals(values: np.ndarray | float, smallest: float = SMALLEST) -> np.ndarray:
+    """The numbers, 0 in the place of those nearer to it than `smallest`."""
+    small = np.abs(values) < smallest
+    return np.where(small, 0.0, values) if np.any(small) else np.asarray(values)
+
 
 def log_transform(values: np.ndarray) -> np.ndarray:
     """sign(x) * log(1 + |x|)."""
@@ -78,6 +96,7 @@ def numeric_feature(values: np.ndarray, column: Numeric, fit: NumericFit) -> np.
     gaps = missing.any()
     if gaps:
         values = np.where(missing, 0.0 if fit.fill is None else fit.fill, values)
+    values = without_subnormals(values)
     if column.embeds:
         feature = (FIRST_ID + np.searchsorted(fit.boundaries, values, side="right")).astype("int32")
         empty: float = MISSING_ID
@@ -87,9 +106,11 @@ def numeric_feature(values: np.ndarray, column: Numeric, fit: NumericFit) -> np.
     else:
         scaled = log_transform(values) if column.transform == "log" else values
         with np.errstate(over="ignore"):
-            scaled = (scaled - fit.mean) * fit.scale
+            scaled = without_subnormals(scaled - fit.mean) * fit.scale
         feature = np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype("float32")
         empty = 0.0
+    if not column.embeds:
+        feature = without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
     if gaps and fit.fill is None:
         feature[missing] = empty
     return feature

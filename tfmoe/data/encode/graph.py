@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmoe.data.encode.columns import SMALLEST, SMALLEST_FEATURE
 from tfmoe.data.encode.hashing import HASH_KEY
 from tfmoe.schema.columns import (
     FIRST_ID,
@@ -129,6 +130,13 @@ def _padded(cells, text):
     return np.stack(rows) if rows else np.zeros((0, width), object if text else "int64")
 
 
+def _without_subnormals(values, smallest):
+    # Some machines have them and others do not: here none has.
+    import tensorflow as tf
+
+    return tf.where(tf.abs(values) < smallest, tf.zeros_like(values), values)
+
+
 class GraphEncoder:
     """Turns a request's tensors into the model's features, as `RowEncoder` does with rows.
 
@@ -197,6 +205,7 @@ class GraphEncoder:
         fit = self.preprocessor.numeric[column.name]
         missing = ~tf.math.is_finite(raw)
         values = tf.where(missing, np.float64(0 if fit.fill is None else fit.fill), raw)
+        values = _without_subnormals(values, SMALLEST)
         missing = missing if fit.fill is None else tf.zeros_like(missing)
         if column.embeds:
             boundaries = tf.constant(np.asarray(fit.boundaries, "float64"))
@@ -207,9 +216,11 @@ class GraphEncoder:
         else:
             if column.transform == "log":
                 values = tf.sign(values) * tf.math.log1p(tf.abs(values))
-            scaled = (values - np.float64(fit.mean)) * np.float64(fit.scale)
+            apart = _without_subnormals(values - np.float64(fit.mean), SMALLEST)
+            scaled = apart * np.float64(fit.scale)
             feature = tf.clip_by_value(scaled, np.float64(-100), np.float64(100))
-        return tf.where(missing, np.float32(0), tf.cast(feature, tf.float32))
+        feature = _without_subnormals(tf.cast(feature, tf.float32), SMALLEST_FEATURE)
+        return tf.where(missing, np.float32(0), feature)
 
     def _ids(self, column, raw):
         import tensorflow as tf

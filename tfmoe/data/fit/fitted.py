@@ -20,6 +20,9 @@ from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeri
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
 
+#: Positions of a list column, at most: a row of so many ids takes 40 MB.
+LONGEST = 10_000_000
+
 
 @dataclass(frozen=True)
 class Fitted:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfmoe.data import arrow
-from tfmoe.data.encode.columns import log_transform
+from tfmoe.data.encode.columns import log_transform, without_subnormals
 from tfmoe.data.encode.labels import TaskColumn, label_values
 from tfmoe.data.encode.rows import categorical_columns, required_columns, table_owners
 from tfmoe.data.fit.counts import Counts
@@ -130,6 +130,7 @@ class Statistics:
             counts.add(_typed(array, column.raw_name, counts.dtype))
 
     def _add_numbers(self, column, values):
+        values = without_subnormals(values)
         if column.embeds:
             self.quantiles[column.name].add(values)
         else:

@@ -1,19 +1,24 @@
 """A fitted Preprocessor as a folder: `preprocessor.json` and `arrays.npz`. No pickles."""
 
 import json
+import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.vocabulary import ARROW_TYPES
-from tfmoe.data.fit.fitted import Fitted
+from tfmoe.data.fit.fitted import LONGEST, Fitted
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.files import PathLike, check_local, new_files
+from tfmoe.schema.columns import MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
+from tfmoe.validation import is_integer
 
 _JSON, _ARRAYS = "preprocessor.json", "arrays.npz"
 _FORMAT = 1
@@ -124,7 +129,7 @@ def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it was written by a newer version.
+        ValueError: if it was written by a newer version, or is damaged.
     """
     path = Path(path)
     if not (path / _JSON).exists() or not (path / _ARRAYS).exists():
@@ -132,6 +137,22 @@ def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
             f"A saved Preprocessor is a folder with {_JSON} and {_ARRAYS}. Received "
             f"path={str(path)!r}, which is none. Pass the path that was given to `save`."
         )
+    try:
+        return _read(path)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    except zipfile.BadZipFile as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path, what):
+    return ValueError(
+        f"A saved Preprocessor is what `save` wrote, unchanged. Received path={str(path)!r}, where "
+        f"{what}. Save it again."
+    )
+
+
+def _read(path):
     document = json.loads((path / _JSON).read_text(encoding="utf-8"))
     if document.get("format") != _FORMAT:
         raise ValueError(
@@ -140,19 +161,16 @@ def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
             "that wrote it."
         )
     schema = Schema.from_dict(document["schema"])
-    with np.load(path / _ARRAYS, allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = _read_arrays(path / _ARRAYS)
     values = {name: _get_values(arrays, name) for name in document["vocabulary"]}
     owners = {c.table: document["dtypes"][c.name] for c in schema.columns if hasattr(c, "table")}
+    _check_contents(path, schema, document, values)
     fitted = Fitted.build(
         schema,
         document["num_rows"],
         owners,
         {name: values[name][:size] for name, size in document["vocabulary"].items()},
-        {
-            name: NumericFit(**fit, boundaries=arrays[f"boundaries/{name}"])
-            for name, fit in document["numeric"].items()
-        },
+        {name: _get_numeric(path, name, fit, arrays) for name, fit in document["numeric"].items()},
         document["lengths"],
         {task.name: _get_mean(document, task) for task in schema.tasks},
         # Folders of earlier versions have none.
@@ -162,6 +180,57 @@ def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
     if given is None:
         return schema, fitted, None
     return schema, fitted, _get_statistics(schema, document["num_rows"], given, arrays)
+
+
+def _read_arrays(path):
+    """The arrays of the file, none of which says that it is larger than what is there."""
+    arrays = {}
+    with zipfile.ZipFile(path) as packed:
+        for member in packed.infolist():
+            with packed.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = {1: "read_array_header_1_0", 2: "read_array_header_2_0"}[version[0]]
+                shape, _, dtype = getattr(np.lib.format, read)(file)
+                if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+                    raise _damaged(path.parent, f"{member.filename!r} is cut off")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    return arrays
+
+
+def _check_contents(path, schema, document, values):
+    """Raises ValueError where vocabularies or lengths are not what encoding relies on."""
+    for name, size in document["vocabulary"].items():
+        known = values[name][:size]
+        is_int = pa.types.is_integer(known.type)
+        if is_int != (document["dtypes"][name] == "int"):
+            raise _damaged(path, f"the vocabulary of {name!r} is of another type than its column")
+        if not is_integer(size) or not 0 <= size <= len(values[name]) or known.null_count:
+            raise _damaged(path, f"the vocabulary of {name!r} has not {size} values")
+        if pc.count_distinct(known).as_py() != size:
+            raise _damaged(path, f"the vocabulary of {name!r} has a value twice")
+    needed = {c.name for c in schema.columns if isinstance(c, MultiCategorical)}
+    lengths = document["lengths"]
+    bad = {
+        name: length
+        for name, length in lengths.items()
+        if not is_integer(length) or not 0 <= length <= LONGEST
+    }
+    if bad or not needed <= set(lengths):
+        raise _damaged(path, f"`lengths` are {lengths}, of list columns with 1 to {LONGEST} values")
+    missing = [c.name for c in schema.columns if isinstance(c, Numeric)]
+    missing = [name for name in missing if name not in document["numeric"]]
+    if missing:
+        raise _damaged(path, f"nothing was fitted of {missing}")
+
+
+def _get_numeric(path, name, fit, arrays):
+    boundaries = np.asarray(arrays[f"boundaries/{name}"], "float64")
+    numbers = [value for value in fit.values() if value is not None]
+    numbers = np.concatenate([np.array(numbers, "float64"), boundaries])
+    if not np.isfinite(numbers).all() or not (np.diff(boundaries) >= 0).all():
+        raise _damaged(path, f"what was fitted of {name!r} is not finite, or not in order")
+    return NumericFit(**fit, boundaries=boundaries)
 
 
 def _get_mean(document, task):

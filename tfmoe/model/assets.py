@@ -1,0 +1,81 @@
+"""A saved model is two things, a config and vocabularies, which must be of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfmoe.data.fit.fitted import LONGEST
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.schema.columns import FIRST_ID, MultiCategorical, Numeric
+from tfmoe.schema.schema import Schema
+from tfmoe.validation import is_integer
+
+# Ids are int32.
+_MOST_IDS = 2**31 - 1
+
+
+def check_sizes(schema: Schema, table_sizes: Any, lengths: Any) -> None:
+    """Raises ValueError where a config's sizes cannot be those of its schema.
+
+    Before anything of such a size is made, for a file may come from a stranger.
+    """
+    columns: tuple[Any, ...] = tuple(schema.columns)
+    tables = {c.name: _sizes_of_table(c) for c in columns if c.embeds and not _shares(c)}
+    lists = {c.name: _lengths_of(c) for c in columns if isinstance(c, MultiCategorical)}
+    for name, sizes, expected in (
+        ("table_sizes", table_sizes, tables),
+        ("lengths", lengths, lists),
+    ):
+        fits = isinstance(sizes, Mapping) and set(sizes) == set(expected)
+        if not fits or not all(
+            is_integer(sizes[key]) and low <= sizes[key] <= high
+            for key, (low, high) in expected.items()
+        ):
+            raise ValueError(
+                f"A model's config has as `{name}` a number for each of the columns, within "
+                f"{expected}. Received {name}={sizes!r}. The file was not written by "
+                "`model.save`, or was changed since."
+            )
+
+
+def _shares(column: Any) -> bool:
+    return bool(getattr(column, "share", None))
+
+
+def _sizes_of_table(column: Any) -> tuple[int, int]:
+    if isinstance(column, Numeric):
+        return FIRST_ID + column.num_buckets, FIRST_ID + column.num_buckets
+    if column.hash_buckets:
+        return FIRST_ID + column.hash_buckets, min(FIRST_ID + column.hash_buckets, _MOST_IDS)
+    return FIRST_ID, min(FIRST_ID + column.max_size, _MOST_IDS) if column.max_size else _MOST_IDS
+
+
+def _lengths_of(column: MultiCategorical) -> tuple[int, int]:
+    return column.max_length or 1, min(column.max_length or LONGEST, LONGEST)
+
+
+def check_goes_with(
+    preprocessor: Preprocessor,
+    schema: Schema,
+    table_sizes: Mapping[str, int],
+    lengths: Mapping[str, int],
+) -> None:
+    """Raises ValueError where a Preprocessor is not the one that a model was made with.
+
+    With other ids than its tables have rows, a model would read past their ends.
+    """
+    for name, ours, theirs in (
+        ("columns", schema.columns, preprocessor.schema.columns),
+        ("tasks", schema.tasks, preprocessor.schema.tasks),
+        ("weight_column", schema.weight_column, preprocessor.schema.weight_column),
+        ("task_column", schema.task_column, preprocessor.schema.task_column),
+        ("table_sizes", dict(table_sizes), preprocessor.table_sizes),
+        ("lengths", dict(lengths), preprocessor.lengths),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                "A model's vocabularies are those that it was made with. Received a file whose "
+                f"config has {name}={ours!r}, and whose Preprocessor has {theirs!r}. It was put "
+                "together of two, or changed; save the model again."
+            )
