@@ -179,7 +179,7 @@ def updates_rows(optimizer: Any) -> bool:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if type(optimizer) is keras.optimizers.SGD:
         return not optimizer.momentum
-    return isinstance(optimizer, _ClippedByRows) or not _is_of(optimizer, "keras", "tfmoe")
+    return isinstance(optimizer, LazyAdam | Adagrad) or not _is_of(optimizer, "keras", "tfmoe")
 
 
 def _is_of(thing: Any, *packages: str) -> bool:

@@ -44,6 +44,7 @@ def r2(model, rows):
     return 1 - (rmse / rows["price"].std()) ** 2
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_units_do_not_matter(loss):
     scores, losses = [], []
