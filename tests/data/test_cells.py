@@ -190,6 +190,18 @@ def test_numbers_among_texts_in_a_dataframe():
     assert prep.arrays(rows)[0]["a"].tolist() == [1.5, -1, 2, -1, 4, 1]
 
 
+def test_mixed_objects_are_proposed_if_they_can_be_fitted():
+    cells = {"a": [1, "NA", 2, 1], "b": [0.5, "?", "7", True], "c": ["x", 1, None, 2]}
+    rows = pd.DataFrame({n: pd.Series(c * 5, dtype=object) for n, c in cells.items()})
+    rows["y"] = [0, 1] * 10
+    schema, said = _told(lambda: Schema.infer(rows, "y"))
+    assert schema.columns == (Categorical("a", dtype="int", missing=["NA"]), Numeric("b"))
+    assert "Left out ['c']" in said
+    with pytest.warns(UserWarning, match=r"5 of 'b' \('\?'\)"):
+        prep = Preprocessor(schema).fit(rows)
+    assert prep.vocabulary("a").to_pylist() == [1, 2]
+
+
 _numbers = st.one_of(
     st.floats(allow_nan=False).map(repr),
     st.integers(-(10**20), 10**20).map(str),

@@ -171,6 +171,15 @@ def test_options_of_text_files(tmp_path):
         open_source(f"{tmp_path / 't.parquet'}?delimiter=;")
 
 
+@pytest.mark.parametrize("text", ["a;y\n1,5;0\n2;1\n", "a;y\n1;0\n2;1\n", "a\ty\n1\t0\n"])
+def test_another_delimiter_is_an_error_that_says_what_to_do(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"t.csv\?delimiter=(;|tab)'"):
+        Preprocessor(Schema([Categorical("a")], [Binary("y")])).fit(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"t.csv\?delimiter=(;|tab)'"):
+        Schema.infer(tmp_path / "t.csv", "y")
+
+
 def test_a_look_sees_all_over_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("tfmoe.data.read.csv._BLOCK_BYTES", 2000)
     monkeypatch.setattr("tfmoe.data.read.samples._BYTES", 1000)

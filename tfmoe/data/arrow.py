@@ -232,8 +232,8 @@ def to_text(array: pa.Array, name: str) -> pa.Array:
         return array.cast(pa.large_string() if pa.types.is_large_binary(kind) else pa.string())
     except pa.ArrowInvalid as error:
         raise TypeError(
-            f"Column {name!r} holds bytes that are not UTF-8 text: {error}. Decode them first, or "
-            "write them as text: in pandas df[name] = df[name].map(bytes.hex)."
+            f"Column {name!r} holds bytes that are not UTF-8 text. Received {error}. Decode them, "
+            f"or write them as digits: in pandas df[{name!r}].map(bytes.hex, na_action='ignore')."
         ) from error
 
 

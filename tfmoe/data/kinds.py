@@ -133,7 +133,8 @@ def to_arrow(values: Any, name: str, numbers: bool = False) -> pa.ChunkedArray:
             return pa.chunked_array([text])
         raise TypeError(
             f"Column {name!r} must hold values of one type, or lists of one type. Received "
-            f"cells that do not fit together: {error}. Convert the column to one type."
+            f"cells that do not fit together: {error}. Convert the column to one type: in pandas "
+            f"df[{name!r}].astype(str)."
         ) from error
 
 

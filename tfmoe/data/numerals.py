@@ -114,6 +114,9 @@ def integers(text: pa.Array, markers: Collection[str] = ()) -> tuple[np.ndarray,
     Returns:
         int64 `(n,)` with `MISSING_INT` for missing cells, and the places of bad ones.
     """
+    found = canonical_integers(text, markers)
+    if found is not None:
+        return found, np.zeros(0, np.int64)
     if not pa.types.is_dictionary(text.type):
         text = text.dictionary_encode()
     cells = text.dictionary.to_pylist()
@@ -123,8 +126,8 @@ def integers(text: pa.Array, markers: Collection[str] = ()) -> tuple[np.ndarray,
         cell = "" if cell is None else cell.strip()
         if cell == "" or cell in markers:
             continue
-        found = _WHOLE.fullmatch(cell)
-        number = int(found[1]) if found else None
+        whole = _WHOLE.fullmatch(cell)
+        number = int(whole[1]) if whole else None
         if number is None or not -(2**63) <= number < 2**63:
             bad[place] = True
         else:

@@ -132,6 +132,11 @@ def _names_ids(name: str) -> bool:
     return name.endswith("id") and not name.endswith(_NO_IDS)
 
 
+def _are_whole(traits: Traits) -> bool:
+    values = np.zeros(0) if traits.values is None else traits.values[np.isfinite(traits.values)]
+    return bool((values % 1 == 0).all())
+
+
 def _is_skewed(traits: Traits) -> bool:
     values = np.zeros(0) if traits.values is None else traits.values[np.isfinite(traits.values)]
     if not len(values):
@@ -251,6 +256,18 @@ def _notices(
         yield (
             f"Whole numbers of few different values were taken for categories: {counts}. Where "
             "they are amounts, of which more is more, write Numeric instead of Categorical."
+        )
+    amounts = [
+        name
+        for name, task in zip(labels, tasks, strict=False)
+        if isinstance(task, Regression)
+        and look.columns[name].num_distinct <= _MOST_CATEGORIES // 2
+        and _are_whole(look.columns[name])
+    ]
+    if amounts:
+        yield (
+            f"Labels of few whole numbers were taken for amounts: {amounts}. Where they name "
+            "kinds, write Multiclass with `classes`, or Binary with `positive`."
         )
     for task in dict.fromkeys((task.raw_name, getattr(task, "positive", None)) for task in tasks):
         if task[1] is not None:

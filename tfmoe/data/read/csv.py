@@ -96,8 +96,21 @@ class CsvFragment:
     @cached_property
     def names(self) -> tables.Names:
         """See `Fragment.names`."""
-        named = self._header if self._quoting else map(unquoted, self._header)
+        named = list(self._header if self._quoting else map(unquoted, self._header))
+        other = self._other_delimiter(named)
+        if other:
+            raise ValueError(
+                f"Cells of {self.path} are to be told apart by {self.delimiter!r}. Received the "
+                f"one column {named[0]!r}. Name the delimiter: '{self.path}?delimiter={other}'."
+            )
         return tables.Names(named, self.path)
+
+    def _other_delimiter(self, named):
+        """What seems to be the delimiter where the header has but one column; or None."""
+        if len(named) > 1 or not named or self.options.delimiter is not None:
+            return None
+        words = {";": ";", "\t": "tab", "|": "pipe", ",": "comma"}
+        return next((word for mark, word in words.items() if mark in named[0]), None)
 
     @cached_property
     def _raw(self):
@@ -213,10 +226,19 @@ class CsvFragment:
             quotes = (
                 f", or read it as '{self.path}?quoting=no' if quotes do not enclose cells in it"
             )
+        other = self._other_delimiter([self._first_line()])
+        if other:
+            delimiter = f", or name its delimiter: '{self.path}?delimiter={other}'"
+            quotes = delimiter if self.delimiter not in self._first_line() else quotes
         return ValueError(
             "A CSV file needs a header line and rows of as many cells, in UTF-8, of at most "
             f"1 MB a row. Received {self.path}: {error}. Repair the file{quotes}."
         )
+
+    def _first_line(self):
+        with self._bytes() as stream:
+            start = bytes(stream.read(_BLOCK_BYTES))
+        return start.split(b"\n", 1)[0].decode("utf-8", "replace")
 
     def _is_utf_16(self):
         try:

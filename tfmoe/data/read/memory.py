@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tfmoe.data.kinds import to_arrow
+from tfmoe.data.numerals import numbers
 from tfmoe.data.read import tables
 
 
@@ -27,7 +28,7 @@ class TableFragment:
     def read(self, kinds: Iterable[str] | Mapping[str, str | None]) -> Iterator[tables.Chunk]:
         wanted = kinds if isinstance(kinds, Mapping) else dict.fromkeys(kinds)
         arrays = {
-            name: to_arrow(self._table[self._named[name]], name, numbers=kind == "float")
+            name: to_arrow(self._table[self._named[name]], name, numbers=kind in ("float", "int"))
             for name, kind in wanted.items()
         }
         for start in range(0, self.num_rows, tables.CHUNK_ROWS):
@@ -42,14 +43,23 @@ class TableFragment:
         columns, unread = {}, {}
         for name in self.names:
             try:
-                array = to_arrow(self._table[self._named[name]], name, numbers=True)
+                columns[name] = tables.one_array(self._seen(name))
             except TypeError as error:
                 unread[name] = str(error)
-            else:
-                columns[name] = tables.one_array(array)
         chunk = tables.Chunk(columns, part=self._part)
         chunk.unread = unread
         return chunk
+
+    def _seen(self, name):
+        """A column; one of numbers and texts only if the texts stand for missing numbers."""
+        values = self._table[self._named[name]]
+        try:
+            return to_arrow(values, name)
+        except TypeError:
+            array = to_arrow(values, name, numbers=True)
+            if any(len(numbers(chunk).bad) for chunk in array.chunks):
+                raise
+            return array
 
 
 def _common_length(table):
