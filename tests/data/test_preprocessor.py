@@ -335,7 +335,11 @@ def test_a_task_without_label_column_is_missing():
             ValueError,
             r"'click' \(Binary\) must be 0 or 1.*Received click=2.0",
         ),
-        ({"click": ["yes", "no", "yes", "no"]}, TypeError, "'click' must hold numbers. .*'yes'"),
+        (
+            {"click": ["yes", "no", "yes", "no"]},
+            TypeError,
+            r"'click' must hold numbers .*'yes'. Binary\('click', positive='yes'\)",
+        ),
         ({"grade": [3, 0, 0, 0]}, ValueError, "0 to num_classes - 1 = 2.*Received grade=3.0"),
         ({"grade": [0.5, 0, 0, 0]}, ValueError, "'grade' .*integers.*Received grade=0.5"),
         ({"kind": ["z", "x", "x", "x"]}, ValueError, r"classes \['x', 'y'\].*Received kind='z'"),
@@ -369,13 +373,13 @@ def test_labels_are_needed_unless_unwanted():
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        (Numeric("a"), ["x", "y"], "'a' must hold numbers. Received (large_)?string.*'x'. Convert"),
+        (Numeric("a"), ["1", "x"], "'a' must hold numbers. Received (large_)?string.*'x'. Correct"),
         (
             Numeric("a"),
             [[1.0], [2.0]],
-            "'a' must hold single values. Received list.*MultiCategorical",
+            "'a' must hold single values. Received list.*Numeric column for each number",
         ),
-        (Categorical("a", dtype="int"), ["7", "x"], "'a' must hold integers. Received .*'7'"),
+        (Categorical("a", dtype="int"), ["7", "x"], "'a' must hold integers. Received .*'x'"),
         (Categorical("a", dtype="int"), [3.0, 3.5], "'a' must hold integers. Received double.*3.5"),
         (Categorical("a", dtype="int"), [1e30], r"must hold integers. .*1e\+30"),
         (Categorical("a", dtype="int"), [2.0**63], r"must hold integers. .*9.22"),
@@ -387,7 +391,6 @@ def test_labels_are_needed_unless_unwanted():
         (MultiCategorical("a"), _column([[1], 2]), "'a' must hold values of one type, or lists"),
         (Categorical("a"), _column([1, "x"]), "'a' must hold values of one type"),
         (Categorical("a"), _column([b"\xff"]), "'a' holds bytes that are not UTF-8"),
-        (Categorical("a"), _column([2**64]), "'a' must hold values of one type"),
     ],
 )
 def test_wrong_types(column, values, message):
@@ -561,8 +564,6 @@ def test_merged_quantiles_stay_within_the_error():
 def test_merge_errors(tmp_path):
     schema = Schema([Categorical("a")], _CLICK)
     ints = Preprocessor(schema).fit(pd.DataFrame({"a": [1]}))
-    with pytest.raises(ValueError, match=r"column 'a' as 'int' and as 'string'. Declare"):
-        ints.merge(Preprocessor(schema).fit(pd.DataFrame({"a": ["x"]})))
     with pytest.raises(ValueError, match=r"equal schemas"):
         ints.merge(_fit([Categorical("b")], pd.DataFrame({"b": [1]})))
     with pytest.raises(ValueError, match=r"Received one with fitted=False and no counts"):

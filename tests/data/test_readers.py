@@ -173,7 +173,8 @@ def test_chunks_are_bounded(tmp_path):
         ]
         assert sum(map(len, chunks)) == 200_000
         assert max(map(len, chunks)) < 200_000
-        assert pa.chunked_array(chunks).to_pylist() == rows["a"].to_list()
+        # Of a text file cells are text.
+        assert list(map(int, pa.chunked_array(chunks).to_pylist())) == rows["a"].to_list()
 
 
 def _csv(tmp_path, text, name="a.csv"):
@@ -194,7 +195,7 @@ def _first_column(column, path):
         (Categorical("a"), ["3.0", "", "4.0"], [3, 4]),
         (Categorical("a", dtype="string"), ["007", "", "7"], ["007", "7"]),
         (Categorical("a"), ["007", "x", ""], ["007", "x"]),
-        (Categorical("a"), ["true", "false", ""], ["false", "true"]),
+        (Categorical("a"), ["true", "FALSE", ""], ["False", "True"]),
         (Categorical("a"), ["2020-01-01", "", ""], ["2020-01-01"]),
         (Categorical("a"), ["", "", ""], []),
         (Categorical("a", dtype="int"), ["", "", str(2**63 - 1)], [2**63 - 1]),
@@ -297,8 +298,8 @@ def test_names_in_files_differ(tmp_path):
 @pytest.mark.parametrize(
     ("text", "column", "message"),
     [
-        ("a,y\nx,1\n", Numeric("a"), r"Column 'a' of .*a.csv does not hold .*'x'.*Correct"),
-        ("b,y\nx,1\n", Numeric("a"), r"without 'a' .*its columns are \['b', 'y'\]"),
+        ("a,y\nx,1\n", Numeric("a"), r"'a' must hold numbers.*'x'.*Correct.* row 0 .*of .*a.csv"),
+        ("b,y\nx,1\n", Numeric("a"), r"a.csv without 'a' .*its columns are \['b', 'y'\]"),
         ("a,y\n1,1\n1,2,3\n", Numeric("a"), r"rows of as many cells.*Received .*a.csv"),
         ("", Numeric("a"), r"needs a header line.*Empty CSV"),
         ("a,y\n", Numeric("a"), r"must be rows to read.*no rows"),

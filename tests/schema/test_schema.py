@@ -1,6 +1,7 @@
 import dataclasses
 import decimal
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,24 @@ from tfmoe.objectives.losses import own_metrics
 # No field at its default, so that one lost on the way to a file is seen.
 FULL = Schema(
     columns=[
-        Numeric("age", source="Age!", transform="buckets", num_buckets=4, dim=3, fill=1.5),
+        Numeric(
+            *("age",),
+            source="Age!",
+            transform="buckets",
+            num_buckets=4,
+            dim=3,
+            fill=1.5,
+            missing=["unknown", -1, 0.5],
+            element=2,
+        ),
         Categorical("city", source="c", dim=4, dtype="string", min_count=2, max_size=9),
-        Categorical("device", hash_buckets=7),
+        Categorical("device", hash_buckets=7, missing=["?", -1]),
         MultiCategorical("genres", separator="|", pooling="max", max_length=3),
         Sequence("history", share="city", max_length=5, pooling="sum"),
     ],
     tasks=[
-        Binary("click", source="clicked", weight=2.0, where="shown"),
+        Binary("click", source="clicked", weight=2.0, where="shown", where_value="yes"),
+        Binary("bought", positive="y", negative=["n", "-"]),
         Regression("stars", loss="huber", where="click"),
         Multiclass("size", classes=("s", "m", "l")),
         Multiclass("grade", num_classes=3),
@@ -43,6 +54,14 @@ SPLIT = Schema(
     tasks=[Binary("de", source="click", key=7), Regression("fr", source="stars", key="f r")],
     task_column="market",
 )
+
+
+def told(make):
+    """What a function returns, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = make()
+    return made, " ".join(str(one.message) for one in caught)
 
 
 @pytest.mark.parametrize("schema", [FULL, SPLIT])
@@ -91,7 +110,11 @@ def test_infer_proposes_what_a_person_would():
             "shop_id": [*range(1, 50), np.nan],
         }
     )
-    schema = Schema.infer(df, labels=["watch", "rating", "plan"])
+    schema, said = told(lambda: Schema.infer(df, labels=["watch", "rating", "plan"]))
+    assert "for categories: 'plays' (5)." in said
+    assert "'plan' has two values, of which 'paid' counts as 1" in said
+    assert "'country' tells 'watch'" in said
+    assert "Columns ['user_id'] count the rows" in said
     assert schema.columns == (
         Categorical("user_id", dtype="int"),
         Numeric("age"),
@@ -105,7 +128,7 @@ def test_infer_proposes_what_a_person_would():
     assert schema.tasks == (
         Binary("watch"),
         Regression("rating"),
-        Multiclass("plan", classes=("free", "paid")),
+        Binary("plan", positive="paid"),
     )
     with pytest.raises(ValueError, match="of which \\['clicks'\\] are not there"):
         Schema.infer(df, labels=["clicks"])
@@ -140,7 +163,8 @@ def test_what_is_inferred_can_be_fitted():
     )
     df[7] = np.linspace(0, 1, 60)
     labels = ["clicked", "bytes"]
-    schema = Schema.infer(df, labels)
+    schema, said = told(lambda: Schema.infer(df, labels))
+    assert "'bytes' has two values, of which 'v' counts as 1" in said
     assert schema.columns == (
         Categorical("c_class", source="class", dtype="string"),
         Numeric("a_b", source="a b"),
@@ -152,7 +176,7 @@ def test_what_is_inferred_can_be_fitted():
         Numeric("Size_2", source="Size"),
         Numeric("c_7", source="7"),
     )
-    assert schema.tasks == (Binary("clicked"), Multiclass("bytes", classes=("u", "v")))
+    assert schema.tasks == (Binary("clicked"), Binary("bytes", positive="v"))
     Preprocessor(schema).fit(df).arrays(df)
     assert Schema.infer(df[["a b", "clicked"]], "clicked").tasks == (Binary("clicked"),)
 
@@ -163,8 +187,9 @@ def test_what_no_column_reads_is_left_out():
     df["spent"] = pd.to_timedelta([1, 2], unit="s")
     df["row"] = [{"a": 1}, {"a": 2}]
     df["bin"] = pd.cut([1.0, 2.0], 2)
-    with pytest.warns(UserWarning, match=r"Left out \['day', 'spent', 'row', 'bin'\]"):
-        schema = Schema.infer(df, ["y"])
+    schema, said = told(lambda: Schema.infer(df, ["y"]))
+    assert all(f"{name}:" in said for name in ("day", "spent", "row", "bin"))
+    assert ".dt.total_seconds()" in said
     assert schema.columns == (Numeric("a"),)
 
 
@@ -205,6 +230,20 @@ def test_fields_may_be_numpys():
         (lambda: Numeric("a", fill=float("nan")), r"finite number or None. Received fill=nan"),
         (lambda: Numeric("a", fill="mean"), r"Received fill='mean'"),
         (lambda: Numeric("a", source=3), r"Received source=3"),
+        (lambda: Numeric("a", missing="NA"), r"as a list .*Received missing='NA'.*\['NA'\]"),
+        (lambda: Numeric("a", missing=[None]), r"texts and numbers.*missing=\[None\]"),
+        (lambda: Categorical("a", missing=[0.5]), r"texts and integers.*missing=\[0.5\]"),
+        (lambda: Sequence("a", share="b", missing=["?"]), r"Set it on 'b'"),
+        (lambda: Binary("y", negative="no"), r"Received negative=\('no',\) with positive=None"),
+        (lambda: Binary("y", positive="a", negative=["a"]), r"to be other ones.*positive='a'"),
+        (lambda: Binary("y", positive=""), r"to be a label.*positive=''"),
+        (lambda: Binary("y", where_value="x"), r"Received where_value='x' with where=None"),
+        (
+            lambda: Schema(
+                [Numeric("a")], [Binary("y"), Regression("z", where="y", where_value=2)]
+            ),
+            r"limited by task 'y'.*Received where_value=2",
+        ),
         (lambda: Numeric("a", num_buckets=1), r"at least 2. Received num_buckets=1"),
         (lambda: Categorical("a", dtype="float"), r"Received dtype='float'"),
         (lambda: Categorical("a", dim=0), r"Received dim=0"),

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from tfmoe.model.model import MultiTaskModel
 
 DataFiles = Annotated[
-    str, typer.Argument(help="Table: .csv, .parquet or .tfrecord; a glob in quotes for several.")
+    str,
+    typer.Argument(
+        help="Table: .csv, .tsv, .parquet or .tfrecord; a glob in quotes for several. Behind a "
+        "text file's path, if need be: 't.csv?delimiter=;&quoting=no&encoding=latin-1'."
+    ),
 ]
 ModelFile = Annotated[Path, typer.Argument(help="A .keras file that `tfmoe train` has written.")]
 

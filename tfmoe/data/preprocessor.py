@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -26,8 +27,9 @@ from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import TaskMixer
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import RowEncoder, label_columns
+from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit import storage
-from tfmoe.data.fit.fitted import Fitted, unfitted_columns
+from tfmoe.data.fit.fitted import Fitted, notices, unfitted_columns
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.read.source import Rows, open_source
@@ -59,7 +61,12 @@ class Preprocessor:
     A source of rows is a DataFrame; a dict of arrays of equal length; a path, glob or folder,
     or a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
     `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
-    of them. Files are read in chunks and never held as a whole.
+    of them. Files are read in chunks and never held as a whole. A text file that is written
+    otherwise than its name says is described behind its path, each part only if needed:
+    `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
+
+    A cell means the same whichever source it comes from. Errors say in which row of which file
+    a cell is that no column reads.
 
     A schema in which every categorical column hashes, every `Numeric` has
     `transform="none"` and every list column a `max_length` can be used without `fit`.
@@ -99,7 +106,8 @@ class Preprocessor:
         """Reads the source once, in chunks; replaces what was fitted before.
 
         Label columns may be missing. Memory is bounded by `max_distinct` values a column
-        and a few chunks of 65,536 rows.
+        and a few chunks of 65,536 rows. Warnings say which texts, such as NA, stood for missing
+        numbers, and which list columns have cells too long to be kept whole.
 
         Args:
             source: see the class.
@@ -122,6 +130,8 @@ class Preprocessor:
                 advance(num_rows)
         check_rows(statistics.num_rows)
         self._set(statistics)
+        for notice in notices(self._ready(), statistics):
+            warnings.warn(notice, stacklevel=2)
         return self
 
     def _set(self, statistics):
@@ -132,11 +142,11 @@ class Preprocessor:
         """A new Preprocessor, as if fitted on the rows of both.
 
         Counts and vocabularies are equal to those (up to `max_distinct`), moments up to
-        rounding, quantiles within `rank_error`. Neither part changes.
+        rounding, quantiles within `rank_error`. Neither part changes. A column that holds
+        integers in one part and text in the other holds text.
 
         Raises:
-            ValueError: if the schemas differ, a column holds integers in one part and
-                strings in the other, a part is not fitted, or was saved with
+            ValueError: if the schemas differ, a part is not fitted, or was saved with
                 `state=False`.
         """
         if not isinstance(other, Preprocessor) or other.schema != self.schema:
@@ -424,7 +434,7 @@ class Preprocessor:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Positions of each list column: `max_length`, or the longest cell seen."""
+        """Positions of each list column: `max_length`, or as many as the cells seen have."""
         return dict(self._ready().lengths)
 
     @property
@@ -452,6 +462,11 @@ class Preprocessor:
     def numeric(self) -> dict[str, NumericFit]:
         """`NumericFit` of each `Numeric` column."""
         return dict(self._ready().numeric)
+
+    @property
+    def tables(self) -> dict[str, Vocabulary | HashTable]:
+        """What turns values into ids, of each column that owns a table of values."""
+        return dict(self._ready().tables)
 
     def vocabulary(self, column: str) -> pa.Array:
         """The values that have ids of their own, in the order of their ids from 3 on.

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
+from tfmoe.schema.missing import check_missing
 from tfmoe.validation import (
     check_choice,
     check_input,
@@ -64,7 +65,9 @@ class Column:
 class Numeric(Column):
     """A number.
 
-    Missing cells (None, NaN) and infinite ones count as `fill`.
+    Missing cells (None, NaN) and infinite ones count as `fill`. Text is read as numbers,
+    whichever source it comes from: `1.5`, `1e5`, `+7`, with spaces around; `true` and
+    `false`, in any letters, are 1 and 0.
 
     Args:
         name, source: see `Column`.
@@ -79,6 +82,13 @@ class Numeric(Column):
             bucket of that number. None means the fitted mean, with `"log"` the mean of the
             logarithms, with `"none"` 0; with `"buckets"` missing cells then have an id of
             their own.
+        missing: sequence of the texts and numbers that stand for a missing number, such as
+            `["unknown", -1, 999]`, and no others do (beside the empty cell). None for the
+            usual texts: NA, N/A, NULL, None, NaN, \\N, ?, -, #N/A and their like,
+            `tfmoe.schema.missing.MARKERS`; `fit` warns of them.
+        element: int >= 0, the place of the number in cells that are lists, such as vectors;
+            missing in a shorter list. A vector of n numbers is n columns, of one `source`.
+            The served model takes the number itself.
     """
 
     _: KW_ONLY
@@ -86,6 +96,8 @@ class Numeric(Column):
     num_buckets: int = 32
     dim: int = 16
     fill: float | None = None
+    missing: tuple[str | int | float, ...] | None = None
+    element: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +107,9 @@ class Numeric(Column):
         integer(owner, "dim", self.dim, 1)
         # An integer too becomes a float, so that equal schemas are written alike.
         object.__setattr__(self, "fill", number(owner, "fill", self.fill, optional=True))
+        integer(owner, "element", self.element, 0, optional=True)
+        if self.missing is not None:
+            object.__setattr__(self, "missing", check_missing(owner, self.missing, fractions=True))
 
     @property
     def embeds(self) -> bool:
@@ -113,16 +128,23 @@ class Categorical(Column):
     Args:
         name, source: see `Column`.
         dim: int >= 1, size of the embedding.
-        dtype: `"int"`, `"string"`, or None to take what the fitted data has. Integers
-            in a string column count as their decimal digits, and so do whole floats (in
-            CSV files too, unless the fitted column has a `12.0` beside a `12.5`).
+        dtype: `"int"`, `"string"`, or None to take what the fitted data has: integers
+            where all values are, of 64 bits and, in a text file, written without leading
+            zeros or a plus; text otherwise. Integers in a string column count as their
+            decimal digits, and so do whole floats (in CSV files too, unless the column has
+            a `12.0` beside a `12.5`). True and false are one value each, however a source
+            spells them, in a column that has nothing else.
         min_count: int >= 1; rarer values are unknown.
         max_size: int >= 1 or None; keep that many of the most frequent values.
         hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the
             SipHash of its text modulo this number.
         share: name of another column whose vocabulary and embedding table this one
-            uses. Both are fitted together. `dim`, `dtype`, `min_count`, `max_size`
-            and `hash_buckets` are then the other column's and must be left alone here.
+            uses. Both are fitted together. `dim`, `dtype`, `min_count`, `max_size`,
+            `hash_buckets` and `missing` are then the other column's and must be left alone
+            here.
+        missing: sequence of the texts and integers that stand for a missing value, such as
+            `["NA", "?"]` or `[-1]`, beside the empty cell. Nothing does by default: `NA` may
+            be Namibia. Of lists they are missing elements.
     """
 
     _: KW_ONLY
@@ -132,6 +154,7 @@ class Categorical(Column):
     max_size: int | None = None
     hash_buckets: int | None = None
     share: str | None = None
+    missing: tuple[str | int, ...] = ()
 
     embeds: ClassVar[bool] = True
 
@@ -143,6 +166,7 @@ class Categorical(Column):
         integer(owner, "min_count", self.min_count, 1)
         integer(owner, "max_size", self.max_size, 1, optional=True)
         integer(owner, "hash_buckets", self.hash_buckets, 1, optional=True)
+        object.__setattr__(self, "missing", check_missing(owner, self.missing, fractions=False))
         if self.hash_buckets and (self.min_count > 1 or self.max_size):
             raise ValueError(
                 f"{owner} hashes, so there is no vocabulary to cut. Received "
@@ -151,7 +175,7 @@ class Categorical(Column):
             )
         if self.share:
             own = {f.name: f.default for f in dataclasses.fields(Categorical)}
-            for field in ("dim", "dtype", "min_count", "max_size", "hash_buckets"):
+            for field in ("dim", "dtype", "min_count", "max_size", "hash_buckets", "missing"):
                 if getattr(self, field) != own[field]:
                     raise ValueError(
                         f"{owner} uses the table of {self.share!r}, which decides its "
@@ -176,12 +200,13 @@ class MultiCategorical(Categorical):
     (missing).
 
     Args:
-        name, source, dim, dtype, min_count, max_size, hash_buckets, share: see
+        name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing: see
             `Categorical`.
         separator: string between a cell's values, or None if cells are lists.
         pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings.
-        max_length: int >= 1 or None for the longest cell seen in fitting. Further
-            values are dropped.
+        max_length: int >= 1. Further values are dropped. None for the longest cell seen in
+            fitting, but for cells of more than 64 values that are longer than 999 in 1,000,
+            or than 16 times the mean: those are cut, and a warning says how many.
     """
 
     _: KW_ONLY
@@ -214,9 +239,9 @@ class Sequence(MultiCategorical):
     their order does not count.
 
     Args:
-        name, source, dim, dtype, min_count, max_size, hash_buckets, share, separator,
-            pooling: see `MultiCategorical`.
-        max_length: int >= 1, or None for the longest cell seen in fitting.
+        name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing,
+            separator, pooling: see `MultiCategorical`.
+        max_length: int >= 1, or None for what `MultiCategorical` takes.
     """
 
     _: KW_ONLY

@@ -1,53 +1,79 @@
 """A schema proposed for a table: of which kind its columns and labels seem to be."""
 
-import decimal
+from __future__ import annotations
+
+import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from pandas.api import types
+import numpy as np
 
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
+from tfmoe.schema.leaks import leaks
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.validation import NAME, may_be_served
 
+if TYPE_CHECKING:
+    from tfmoe.data.read.look import Look, Traits
+
 # An integer column with at most this many distinct values is categorical.
 _MOST_CATEGORIES = 20
+# A vector of at most this many numbers is proposed as so many columns.
+_MOST_NUMBERS = 64
 # Words that end in "id" and name no id.
 _NO_IDS = ("paid", "bid", "valid", "grid", "acid", "fluid", "solid", "void")
+# What a label may be that counts as 1, and as 0, in small letters.
+_POSITIVE = ("yes", "y", "true", "t", "positive", "pos", "+", "success", "won", "win", "good")
+_NEGATIVE = ("no", "n", "false", "f", "negative", "neg", "-", "failure", "fail", "lost", "bad")
 
 
-def columns_and_tasks(
-    df: pd.DataFrame, labels: str | Iterable[str]
+def proposed_parts(
+    source: Any, labels: str | Iterable[str], task_column: str | None = None
 ) -> tuple[list[Column], list[Task]]:
     """The columns and the tasks of `Schema.infer`."""
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    missing = [label for label in labels if label not in df.columns]
+    # Reading files is the matter of a later room, which a schema alone does not load.
+    from tfmoe.data.read.look import look_at
+
+    labels = [labels] if isinstance(labels, str) else [str(label) for label in labels]
+    if task_column is not None and len(labels) != 1:
+        raise ValueError(
+            "With `task_column` the rows of all tasks have one label, the first of `labels`. "
+            f"Received task_column={task_column!r} with {len(labels)} labels {labels}. Write "
+            "other schemas by hand."
+        )
+    look = look_at(source, task_column)
+    roles = [*labels, *([] if task_column is None else [task_column])]
+    missing = [name for name in roles if name not in look.columns]
     if missing or not labels:
         raise ValueError(
-            f"Schema.infer needs `labels` from the table's columns "
-            f"{[str(name) for name in df.columns]}. Received labels={labels!r}, "
-            f"of which {missing} are not there."
+            f"Schema.infer needs `labels`{' and `task_column`' * (task_column is not None)} from "
+            f"the table's columns {list(look.columns)}. Received labels={labels!r}, "
+            f"{f'task_column={task_column!r}, ' if task_column else ''}of which {missing} are not "
+            f"there.{_lacking(look, missing)}"
         )
-    inputs = [name for name in df.columns if name not in labels]
-    columns = [
-        _column(df[name], named)
+    inputs = [name for name in look.columns if name not in roles]
+    columns = {
+        name: _columns(look.columns[name], named, inputs)
         for name, named in zip(inputs, names(inputs, may_be_served), strict=True)
-    ]
-    left_out = [str(name) for name, column in zip(inputs, columns, strict=True) if column is None]
-    if left_out:
-        warnings.warn(
-            f"Left out {left_out}: no column reads times, intervals or mappings. Make numbers of "
-            "them (an hour, an age, a field), or text.",
-            stacklevel=3,
-        )
+    }
     tasks = [
-        _task(df[name], named)
+        _task(look.columns[name], named)
         for name, named in zip(labels, names(labels, NAME.match), strict=True)
     ]
-    return [column for column in columns if column is not None], tasks
+    if task_column is not None:
+        tasks = _a_task_each(look.columns[task_column], tasks[0], labels[0])
+    proposed = [column for some in columns.values() for column in some]
+    if not proposed:
+        advice = " ".join(f"{name}: {look.columns[name].advice}" for name in inputs)
+        raise ValueError(
+            f"A schema needs a column that can be read. Received columns {inputs} beside the "
+            f"labels, of which none can be as it is. {advice}"
+        )
+    for notice in _notices(look, inputs, labels, columns, tasks):
+        warnings.warn(notice, stacklevel=3)
+    return proposed, tasks
 
 
 def names(raw: Iterable[Any], may_be: Callable[[str], Any]) -> list[dict[str, str]]:
@@ -66,51 +92,191 @@ def names(raw: Iterable[Any], may_be: Callable[[str], Any]) -> list[dict[str, st
     return found
 
 
-def _column(series: pd.Series, named: dict[str, Any]) -> Column | None:
-    """A column of the kind that suits its cells; None if there is none."""
-    if isinstance(series.dtype, pd.CategoricalDtype):
-        cells = series.cat.categories
-        if types.is_integer_dtype(cells):
-            return Categorical(**named, dtype="int")
-        # Floats are numbers, whatever pandas holds them as.
-        series = series.astype(cells.dtype)
-    present = series.dropna()
-    first = present.iloc[0] if len(present) else ""
-    if isinstance(first, bool) or types.is_bool_dtype(series):
-        return Categorical(**named, dtype="string")
-    if isinstance(first, decimal.Decimal):
-        return Numeric(**named)
-    if types.is_numeric_dtype(series) and not types.is_complex_dtype(series):
-        return _of_numbers(series, present, named)
-    if isinstance(first, str | bytes):
-        if present.astype(str).str.contains("|", regex=False).mean() > 0.3:
-            return MultiCategorical(**named, separator="|")
-        return Categorical(**named, dtype="string")
-    if types.is_list_like(first) and not isinstance(first, dict | set):
+def _lacking(look: Look, missing: Iterable[str]) -> str:
+    files = {look.uneven[name] for name in missing if name in look.uneven}
+    return f" They are in some files, but not in {sorted(files)}." if files else ""
+
+
+def _columns(traits: Traits, named: dict[str, Any], inputs: list[str]) -> list[Column]:
+    """The column of the kind that suits a raw one's cells; of a vector several, else perhaps none.
+
+    The numbers of a vector are named `name_0` and on.
+    """
+    if 0 < traits.width <= _MOST_NUMBERS:
+        places = range(traits.width)
+        stem = named["name"]
+        while any(f"{stem}_{place}".lower() in map(str.lower, inputs) for place in places):
+            stem += "_"
+        return [Numeric(f"{stem}_{i}", source=traits.name, element=i) for i in places]
+    return [] if traits.holds == "other" else [_column(traits, named)]
+
+
+def _column(traits: Traits, named: dict[str, Any]) -> Column:
+    """A column of the kind that suits its cells."""
+    if traits.holds == "lists":
         return MultiCategorical(**named)
-    return None
+    if traits.holds == "integers" and (
+        traits.chosen or _names_ids(traits.name) or traits.num_distinct <= _MOST_CATEGORIES
+    ):
+        return Categorical(**named, dtype="int", missing=tuple(traits.markers))
+    if traits.holds in ("integers", "numbers"):
+        return Numeric(**named, transform="log" if _is_skewed(traits) else "standardize")
+    if traits.holds == "text" and traits.separated > 0.3:
+        return MultiCategorical(**named, separator="|")
+    marked = tuple(traits.markers) if traits.holds == "flags" else ()
+    return Categorical(**named, dtype="string", missing=marked)
 
 
-def _of_numbers(series: pd.Series, present: pd.Series, named: dict[str, Any]) -> Column:
-    whole = types.is_integer_dtype(series)
-    # pandas reads integers with gaps as floats.
-    whole = whole or (0 < len(present) < len(series) and bool((present % 1 == 0).all()))
-    name = str(series.name).lower()
-    is_id = name.endswith("id") and not name.endswith(_NO_IDS)
-    if whole and (is_id or present.nunique() <= _MOST_CATEGORIES):
-        return Categorical(**named, dtype="int")
-    skewed = len(present) > 0 and present.min() >= 0 and present.max() > 20 * (present.median() + 1)
-    return Numeric(**named, transform="log" if skewed else "standardize")
+def _names_ids(name: str) -> bool:
+    name = name.lower()
+    return name.endswith("id") and not name.endswith(_NO_IDS)
 
 
-def _task(series: pd.Series, named: dict[str, Any]) -> Task:
-    values = series.dropna().unique()
+def _are_whole(traits: Traits) -> bool:
+    values = np.zeros(0) if traits.values is None else traits.values[np.isfinite(traits.values)]
+    return bool((values % 1 == 0).all())
+
+
+def _is_skewed(traits: Traits) -> bool:
+    values = np.zeros(0) if traits.values is None else traits.values[np.isfinite(traits.values)]
     if not len(values):
-        raise ValueError(f"Label {series.name!r} has no value to infer a task from.")
-    if all(types.is_number(value) or types.is_bool(value) for value in values):
+        return False
+    return bool(values.min() >= 0 and values.max() > 20 * (np.median(values) + 1))
+
+
+def _task(traits: Traits, named: dict[str, Any]) -> Task:
+    if traits.holds in ("other", "lists"):
+        advice = traits.advice or "A label is one value a row."
+        raise ValueError(
+            f"A label is a number, a truth value or text. Received label {traits.name!r} of "
+            f"another kind. {advice}"
+        )
+    if traits.holds == "nothing":
+        raise ValueError(
+            f"Label {traits.name!r} has no value to infer a task from, in the "
+            f"{traits.num_rows:,} rows looked at. Fill the column, or write the schema by hand."
+        )
+    if traits.values is not None:
+        present = traits.values[~np.isnan(traits.values)]
         # True is 1 and False 0.
-        return Binary(**named) if set(values) <= {0, 1} else Regression(**named)
-    if all(isinstance(value, decimal.Decimal) for value in values):
-        return Regression(**named)
-    texts = {v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values}
-    return Multiclass(**named, classes=tuple(sorted(texts)))
+        return Binary(**named) if set(np.unique(present)) <= {0.0, 1.0} else Regression(**named)
+    texts = traits.texts
+    if len(texts) == 1 and "-" in traits.markers and texts[0] == "+":
+        return Binary(**named, positive="+", negative=("-",))
+    if len(texts) < 2:
+        raise ValueError(
+            f"A label has at least two values. Received label {traits.name!r} with {texts} alone, "
+            f"in the {traits.num_rows:,} rows looked at. Write the schema by hand if others come."
+        )
+    if len(texts) == 2:
+        positive = max(texts, key=_how_positive)
+        return Binary(**named, positive=positive)
+    return Multiclass(**named, classes=tuple(texts))
+
+
+def _how_positive(text: str) -> tuple[int, str]:
+    """The larger, the likelier that a label means yes; else the last by the alphabet."""
+    word = text.lower()
+    return (word in _POSITIVE) - (word in _NEGATIVE), text
+
+
+def _a_task_each(traits: Traits, task: Task, label: str) -> list[Task]:
+    """A task for each value of the column that says which one a row belongs to."""
+    keys = sorted([*traits.texts, *traits.markers], key=_by_number)
+    plain = [key if NAME.match(key) else f"{traits.name}_{key}" for key in dict.fromkeys(keys)]
+    return [
+        dataclasses.replace(
+            task,
+            name=named["name"],
+            source=label,
+            key=None if named["name"] == key else key,
+        )
+        for key, named in zip(dict.fromkeys(keys), names(plain, NAME.match), strict=True)
+    ]
+
+
+def _by_number(text: str) -> tuple[int, float, str]:
+    """Sorts "2" before "10", and text behind numbers."""
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text
+
+
+def _notices(
+    look: Look,
+    inputs: list[str],
+    labels: list[str],
+    columns: dict[str, list[Column]],
+    tasks: list[Task],
+) -> Iterable[str]:
+    """What a person should know who reads the schema."""
+    left_out = {name: look.columns[name].advice for name in inputs if not columns[name]}
+    if left_out:
+        advice = " ".join(f"{name}: {how}" for name, how in left_out.items())
+        yield f"Left out {list(left_out)}, which no column reads as they are. {advice}"
+    uneven = {n: file for n, file in look.uneven.items() if n not in labels}
+    if uneven:
+        yield (
+            f"Left out columns that not all files have: "
+            f"{', '.join(f'{name!r} (not in {file})' for name, file in uneven.items())}."
+        )
+    empty = [name for name in inputs if look.columns[name].holds == "nothing"]
+    if empty:
+        yield (
+            f"No value was seen of {empty}, which are proposed as text: write Numeric if numbers "
+            "come, or take them out."
+        )
+    marked = {
+        name: one.markers.most_common(3)
+        for name, one in look.columns.items()
+        if one.markers and one.holds in ("integers", "numbers", "flags")
+    }
+    if marked:
+        cells = ", ".join(
+            f"{name!r} ({', '.join(repr(text) for text, _ in texts)})"
+            for name, texts in marked.items()
+        )
+        yield (
+            f"Taken for numbers, with texts that stand for a missing one: {cells}. Where such a "
+            "text is a value, write Categorical; `missing` says which stand for a missing one."
+        )
+    few = [
+        name
+        for name in inputs
+        if columns[name]
+        and isinstance(columns[name][0], Categorical)
+        and look.columns[name].holds == "integers"
+        and not look.columns[name].chosen
+        and not _names_ids(name)
+        and look.columns[name].num_distinct > 2
+    ]
+    if few:
+        counts = ", ".join(f"{name!r} ({look.columns[name].num_distinct})" for name in few)
+        yield (
+            f"Whole numbers of few different values were taken for categories: {counts}. Where "
+            "they are amounts, of which more is more, write Numeric instead of Categorical."
+        )
+    amounts = [
+        name
+        for name, task in zip(labels, tasks, strict=False)
+        if isinstance(task, Regression)
+        and look.columns[name].num_distinct <= _MOST_CATEGORIES // 2
+        and _are_whole(look.columns[name])
+    ]
+    if amounts:
+        yield (
+            f"Labels of few whole numbers were taken for amounts: {amounts}. Where they name "
+            "kinds, write Multiclass with `classes`, or Binary with `positive`."
+        )
+    for task in dict.fromkeys((task.raw_name, getattr(task, "positive", None)) for task in tasks):
+        if task[1] is not None:
+            yield (
+                f"Label {task[0]!r} has two values, of which {task[1]!r} counts as 1. Write the "
+                "other as `positive` if that is meant."
+            )
+    yield from leaks(
+        [look.columns[name] for name in inputs if columns[name]],
+        [look.columns[name] for name in labels],
+        look.all_rows,
+    )

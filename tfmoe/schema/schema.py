@@ -7,15 +7,12 @@ import json
 from collections import abc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _KINDS = {
     kind.__name__: kind
@@ -242,6 +239,12 @@ class Schema:
                     f"by a raw column. Received where={task.where!r}; the binary tasks "
                     f"are {sorted(binary)}."
                 )
+            if task.where_value is not None and task.where in binary:
+                raise ValueError(
+                    f"Task {task.name!r} is limited by task {task.where!r}, whose labels are 0 and "
+                    f"1. Received where_value={task.where_value!r}. Leave it out; `positive` of "
+                    f"{task.where!r} says which label is 1."
+                )
 
     def _check_task_column(self) -> None:
         if self.task_column is None:
@@ -315,10 +318,12 @@ class Schema:
 
     def where_source(self, task: Task) -> str | None:
         """Raw column that limits the task's label space, or None."""
-        for other in self.tasks:
-            if other.name == task.where:
-                return other.raw_name
-        return task.where
+        limit = self.where_task(task)
+        return limit.raw_name if limit else task.where
+
+    def where_task(self, task: Task) -> Task | None:
+        """Task that limits the task's label space, or None."""
+        return next((other for other in self.tasks if other.name == task.where), None)
 
     def select(self, tasks: str | abc.Iterable[str]) -> Schema:
         """The schema of the same table with some of the tasks, in their old order.
@@ -349,7 +354,8 @@ class Schema:
     def _apart(self, task: Task, kept: abc.Collection[str]) -> Task:
         """The task, its `where` without a task that is not `kept`."""
         raw = self.where_source(task)
-        if task.where in kept or raw == task.where:
+        limit = self.where_task(task)
+        if task.where in kept or limit is None:
             return task
         if raw in kept:
             raise ValueError(
@@ -357,7 +363,9 @@ class Schema:
                 f"{raw!r}, which must not have the name of another task. Received "
                 f"tasks={list(kept)}. Keep {task.where!r} too."
             )
-        return dataclasses.replace(task, where=raw)
+        # The raw column has the labels as they are written.
+        value = limit.positive if isinstance(limit, Binary) else None
+        return dataclasses.replace(task, where=raw, where_value=value)
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as dicts, lists, text and numbers: of each part what is not default."""
@@ -452,29 +460,41 @@ class Schema:
             draft.write_text(text, encoding="utf-8")
 
     @classmethod
-    def infer(cls, df: pd.DataFrame, labels: str | abc.Iterable[str]) -> Schema:
-        """Proposes a schema for a DataFrame, for a person to read and edit.
+    def infer(
+        cls, source: Any, labels: str | abc.Iterable[str], task_column: str | None = None
+    ) -> Schema:
+        """Proposes a schema for a table, for a person to read and edit.
 
         Numbers become `Numeric`, with `transform="log"` where none is negative and the largest
         is far from the median. But integers (also with gaps, which pandas reads as floats) become
-        `Categorical` if their name ends in `id` (but not in `paid`, `bid` and the like) or they
-        take at most 20 values. Strings, booleans and categories become `Categorical`, lists
-        `MultiCategorical`, and so do strings, with that separator, if three in ten hold a `|`.
-        Times and whatever else no column reads are left out, with a warning. A label of zeros
-        and ones, or of True and False, is `Binary`, one of other numbers `Regression`, any other
-        `Multiclass`.
+        `Categorical` if their name ends in `id` (but not in `paid`, `bid` and the like), if they
+        take at most 20 values or exceed 64 bits. Text that is numbers (but for what stands for a
+        missing one, such as NA) is numbers, unless it has leading zeros, as zip codes have.
+        Strings, booleans and categories become `Categorical`, lists `MultiCategorical`, and so
+        do strings, with that separator, if three in ten hold a `|`. A label of zeros and ones,
+        or of True and False, is `Binary`, and so is one of two texts, with the `positive` one
+        named; one of other numbers is `Regression`, any other `Multiclass`.
+
+        Warnings say what was left out (times, vectors, whatever else no column reads) and what
+        to make of it, what counts as missing, which whole numbers of few values were taken for
+        categories, which label is the positive one, and which columns may give a label away.
 
         Args:
-            df: pandas DataFrame; a sample of some thousand rows is enough.
+            source: what `Preprocessor.fit` takes: a DataFrame, or a path, glob or list of files.
+                Of files some hundred thousand rows are looked at, in parts all over them.
             labels: names of the label columns, or the one name.
+            task_column: name of the column that says which task a row belongs to, if rows have
+                one each; the one label is then theirs, and each of the column's values a task.
 
         Returns:
             A `Schema`. `print(schema.to_json())` shows it.
 
         Raises:
-            ValueError: if a label is not among the columns or has no value.
+            ValueError: if a label is not among the columns or has no value, a name is there
+                twice, or there are no rows.
         """
         # Imported here so that reading a schema file does not load pandas.
-        from tfmoe.schema.infer import columns_and_tasks
+        from tfmoe.schema.infer import proposed_parts
 
-        return cls(*columns_and_tasks(df, labels))
+        columns, tasks = proposed_parts(source, labels, task_column)
+        return cls(columns, tasks, task_column=task_column)

@@ -26,7 +26,9 @@ class Task:
         weight: float >= 0, the task's weight in the loss.
         where: name of a binary task, or of a raw column of zeros and ones. Rows in
             which it is not 1 lie outside this task's label space: for this task their
-            label counts as missing.
+            label counts as missing. Of a binary task with `positive` that is 1.
+        where_value: string or number that marks the rows inside, if the raw column `where`
+            has another value than 1 there; compared as text.
         key: string or integer, the value of the schema's `task_column` in this task's
             rows if it is not `name`. Compared as text: 7 and "7" are the same.
     """
@@ -39,6 +41,7 @@ class Task:
     weight: float = 1.0
     where: str | None = None
     key: str | int | None = None
+    where_value: str | int | float | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -50,6 +53,11 @@ class Task:
                 f"Task {self.name!r} needs `key` to be the string or integer that its rows "
                 f"have in the task column. Received key={self.key!r}. Leave it out if that "
                 "is the task's name."
+            )
+        if self.where_value is not None and not self.where:
+            raise ValueError(
+                f"Task {self.name!r} compares `where_value` with the raw column `where`. Received "
+                f"where_value={self.where_value!r} with where=None. Name the column."
             )
 
     @property
@@ -84,12 +92,49 @@ class Binary(Task):
     """Yes or no: labels 0 and 1, the prediction is a probability.
 
     Args:
-        name, source, weight, where, key: see `Task`.
+        name, source, weight, where, key, where_value: see `Task`.
+        positive: string, number or bool, the label that counts as 1 where labels are not 0 and
+            1 (or false and true); the prediction is its probability. Compared as text, so that 2
+            and `"2"` are the same. There may be one other label, which counts as 0.
+        negative: the label that counts as 0, or a sequence of several. Needed where there are
+            several, or where the one is a usual sign of a missing value such as `-`.
 
     Loss: binary cross-entropy. Metrics: `auc`, `log_loss`.
+
+    Example:
+    >>> Binary("bought", positive="yes").positive
+    'yes'
     """
 
     metrics = ("auc", "log_loss")
+
+    _: KW_ONLY
+    positive: str | int | float | bool | None = None
+    negative: tuple[str | int | float | bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = f"Binary({self.name!r})"
+        if isinstance(self.negative, str | int | float):
+            object.__setattr__(self, "negative", (self.negative,))
+        if self.negative is not None:
+            object.__setattr__(self, "negative", tuple(self.negative))
+        if self.positive is None:
+            if self.negative is not None:
+                raise ValueError(
+                    f"{owner} tells `negative` labels from a `positive` one. Received negative="
+                    f"{self.negative!r} with positive=None. Name the label that counts as 1."
+                )
+            return
+        labels = (self.positive, *(self.negative or ()))
+        texts = [str(label) for label in labels]
+        proper = all(isinstance(one, str | int | float) and str(one) != "" for one in labels)
+        if not proper or self.negative == () or len(set(texts)) < len(texts):
+            raise ValueError(
+                f"{owner} needs `positive` to be a label, a string or number, and `negative` to "
+                f"be other ones. Received positive={self.positive!r}, negative={self.negative!r}. "
+                "For more than two kinds of label there is Multiclass."
+            )
 
 
 @checks_arguments
@@ -98,7 +143,7 @@ class Regression(Task):
     """A number. The prediction is in the label's units.
 
     Args:
-        name, source, weight, where, key: see `Task`.
+        name, source, weight, where, key, where_value: see `Task`.
         loss: `"mse"`, `"mae"` or `"huber"` (delta 1). Metrics: `rmse`, `mae`, in the label's
             units.
         standardize: bool; whether the model learns `(label - mean) / std`, with the moments of
@@ -132,7 +177,7 @@ class Multiclass(Task):
     Loss: categorical cross-entropy. Metrics: `accuracy`, `log_loss`.
 
     Args:
-        name, source, weight, where, key: see `Task`.
+        name, source, weight, where, key, where_value: see `Task`.
         num_classes: int >= 2, if the labels are the integers `0 .. num_classes - 1`.
         classes: sequence of the labels, if they are strings or other integers; the
             probabilities come in this order. Give exactly one of the two.

@@ -44,6 +44,8 @@ def _sample_cells(preprocessor, readers, num_rows, generator):
     import pandas as pd
 
     categories = [column for column in readers if not isinstance(column, Numeric)]
+    if not categories and any(reader.element is not None for reader in readers):
+        return _sample_vectors(preprocessor, readers, num_rows, generator)
     if not categories:
         fit = preprocessor.numeric[readers[0].name]
         return pd.Series(_sample_numbers(readers[0], fit, num_rows, generator), dtype="float64")
@@ -78,6 +80,17 @@ def _sample_numbers(column, fit, num_rows, generator):
     odd = np.array([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e12])
     numbers[num_rows // 2 :: 3] = generator.choice(odd, len(numbers[num_rows // 2 :: 3]))
     return numbers
+
+
+def _sample_vectors(preprocessor, readers, num_rows, generator):
+    """Lists of numbers, for columns that read one number each."""
+    import pandas as pd
+
+    vectors = generator.normal(size=(num_rows, 1 + max(reader.element or 0 for reader in readers)))
+    for reader in readers:
+        fit = preprocessor.numeric[reader.name]
+        vectors[:, reader.element or 0] = _sample_numbers(reader, fit, num_rows, generator)
+    return pd.Series(list(vectors), dtype=object)
 
 
 def _owner(preprocessor, column):

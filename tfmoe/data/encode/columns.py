@@ -2,15 +2,18 @@
 
 The rules, which the exported graph repeats:
 
-- `Numeric`: computed in float64, then cast to float32. NaN and infinities are missing. Subnormal
-  numbers are 0 (at every step, and in what was fitted), as TensorFlow has them on most machines.
+- `Numeric`: computed in float64, then cast to float32. NaN, infinities and the column's
+  `missing` are missing. Subnormal numbers are 0 (at every step, and in what was fitted), as
+  TensorFlow has them on most machines.
   With y = x, or sign(x) * log1p(|x|) for `"log"`, the feature is
   `clip((y - mean) * scale, -100, 100)`; a missing cell is `fill` (in raw units), or 0.0
   if that is None. `"none"` is x, clipped to +-3e38. `"buckets"` is an id,
   `FIRST_ID + searchsorted(boundaries, x, side="right")`; a missing cell has the bucket of
   `fill`, or `MISSING_ID` if that is None. The mean with `"log"` is that of y.
-- `Categorical`: `MISSING_ID` for null, NaN, `MISSING_INT` in an integer column and the
-  empty string in a string column; the vocabulary's id, or `UNKNOWN_ID`.
+- `Categorical`: `MISSING_ID` for null, NaN, `MISSING_INT` in an integer column, the empty
+  string in a string column and the column's `missing`; the vocabulary's id, or `UNKNOWN_ID`.
+  Where a vocabulary has but truth values, `true`, `True` and `TRUE` have one id, and hashed ones
+  always.
 - Lists: a cell ends with its last element that is not missing, for a request is padded.
   Of its positions the first `length` are kept (the last ones for `Sequence`), with
   `PADDING_ID` for missing elements and after the end. A cell of which no element is left
@@ -27,6 +30,7 @@ import pyarrow as pa
 
 from tfmoe.data import arrow
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
+from tfmoe.data.numerals import canonical_integers
 from tfmoe.schema.columns import (
     FIRST_ID,
     MISSING_ID,
@@ -136,7 +140,12 @@ class TextCache:
 
 
 def categorical_ids(
-    array: pa.Array, name: str, table: Vocabulary | HashTable, is_int: bool, cache: TextCache
+    array: pa.Array,
+    name: str,
+    table: Vocabulary | HashTable,
+    is_int: bool,
+    cache: TextCache,
+    declared: bool = True,
 ) -> np.ndarray:
     """Ids of single values.
 
@@ -146,13 +155,27 @@ def categorical_ids(
         table: `Vocabulary` or `HashTable`.
         is_int: whether the table's values are integers.
         cache: the column's `TextCache`.
+        declared: whether the schema says so. If it does, what is no integer is an error; if all
+            values that were seen were integers, it is unknown.
 
     Returns:
         int32 `(n,)`.
     """
+    if is_int and (declared or _may_be_int(array.type)):
+        return table.int_ids(arrow.to_ints(array, name, table.missing.texts))
+    text = arrow.to_text(array, name)
     if is_int:
-        return table.int_ids(arrow.to_ints(array, name))
-    return _text_ids(arrow.to_text(array, name), table, cache)
+        # Several times faster than to look texts up.
+        integers = canonical_integers(text, table.missing.texts)
+        if integers is not None:
+            return table.int_ids(integers)
+    return _text_ids(text, table, cache)
+
+
+def _may_be_int(kind):
+    """Whether integers of the type are of 64 bits with a sign."""
+    small = pa.types.is_integer(kind) and not pa.types.is_uint64(kind)
+    return small or pa.types.is_floating(kind) or pa.types.is_null(kind)
 
 
 def _text_ids(text, table, cache):
@@ -179,20 +202,21 @@ def list_ids(
     is_int: bool,
     length: int,
     cache: TextCache,
+    declared: bool = True,
 ) -> np.ndarray:
     """Ids of a list column's cells.
 
     Args:
         array: Arrow array of n cells, lists or separated strings.
         column: `MultiCategorical` or `Sequence`.
-        table, is_int, cache: as in `categorical_ids`.
+        table, is_int, cache, declared: as in `categorical_ids`.
         length: int >= 1, the number of positions kept.
 
     Returns:
         int32 `(n, length)`.
     """
     if column.separator is None or arrow.is_list(array.type):
-        return _padded_ids(array, column, table, is_int, length, cache)
+        return _padded_ids(array, column, table, is_int, length, cache, declared)
     # Separated strings repeat, "Action|Comedy": cut and look up the different ones.
     text = arrow.to_text(array, column.raw_name)
     if not pa.types.is_dictionary(text.type):
@@ -207,9 +231,9 @@ def list_ids(
     return ids.take(places, axis=0)
 
 
-def _padded_ids(array, column, table, is_int, length, cache):
+def _padded_ids(array, column, table, is_int, length, cache, declared=True):
     elements, lengths = arrow.split_lists(array, column)
-    ids = categorical_ids(elements, column.raw_name, table, is_int, cache)
+    ids = categorical_ids(elements, column.raw_name, table, is_int, cache, declared)
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
     starts = np.cumsum(lengths) - lengths
@@ -244,9 +268,11 @@ def weight_values(array: pa.Array, name: str) -> np.ndarray:
     weights = arrow.to_floats(array, name)
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
-        raise ValueError(
-            f"`weight_column` must hold a finite weight of at least 0 in every row. Received "
-            f"{name}={weights[bad][0]} in row {np.flatnonzero(bad)[0]} of a chunk. Give rows "
-            "that should not count the weight 0."
+        raise arrow.at_row(
+            ValueError(
+                f"`weight_column` must hold a finite weight of at least 0 in every row. Received "
+                f"{name}={weights[bad][0]}. Give rows that should not count the weight 0."
+            ),
+            np.flatnonzero(bad)[0],
         )
     return weights.astype(np.float32)

@@ -2,8 +2,8 @@
 
 The twin of `tfmoe.data.encode.rows`, by the same rules, those of `tfmoe.data.encode.columns`.
 Where a table has None, a request has NaN for a number, `MISSING_INT` for an integer, the empty
-string for a string; lists are padded to a common length with the same. A row's task comes as
-its key's text.
+string for a string, or one of the column's `missing`; lists are padded to a common length with the
+same. A row's task comes as its key's text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfmoe.data.arrow import missing_numbers, to_floats
 from tfmoe.data.encode.columns import SMALLEST, SMALLEST_FEATURE
 from tfmoe.data.encode.hashing import HASH_KEY
+from tfmoe.data.encode.vocabulary import other_spellings
+from tfmoe.data.kinds import is_null, to_arrow
+from tfmoe.data.numerals import SPELLINGS
+from tfmoe.data.read.tables import one_array
 from tfmoe.schema.columns import (
     FIRST_ID,
     MISSING_ID,
@@ -93,7 +98,10 @@ def request(
         cells = df[column.raw_name].tolist()
         text = is_text(preprocessor, column)
         if isinstance(column, Numeric):
-            arrays[column.name] = np.array([np.nan if c is None else c for c in cells], "float64")
+            raw = one_array(to_arrow(df[column.raw_name], column.raw_name, numbers=True))
+            arrays[column.name] = to_floats(
+                raw, column.raw_name, column.missing, element=column.element
+            )
         elif is_padded(column):
             arrays[column.name] = _padded(cells, text)
         else:
@@ -104,15 +112,10 @@ def request(
     return arrays
 
 
-def _is_null(cell):
-    # NaN, pandas.NA and NaT as well: none of them equals itself.
-    return cell is None or (cell == cell) is not True
-
-
 def _single_values(cells, text):
     """Cells as text or integers, with what a request has where one is missing."""
     missing = MISSING_STRING if text else MISSING_INT
-    values = [missing if _is_null(c) else _as_text(c) if text else int(c) for c in cells]
+    values = [missing if is_null(c) else _as_text(c) if text else int(c) for c in cells]
     return np.array(values, object if text else "int64")
 
 
@@ -175,13 +178,20 @@ class GraphEncoder:
     def _task_table(self):
         import tensorflow as tf
 
-        keys = self.preprocessor.schema.task_keys
-        places = tf.range(len(keys), dtype=tf.int32)
-        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(keys), places)
+        keys = list(self.preprocessor.schema.task_keys)
+        places = dict(zip(keys, range(len(keys)), strict=True))
+        places |= {text: places[key] for text, key in other_spellings(keys).items()}
+        initializer = tf.lookup.KeyValueTensorInitializer(
+            tf.constant(list(places)), tf.constant(list(places.values()), tf.int32)
+        )
         return tf.lookup.StaticHashTable(initializer, NO_TASK)
 
     def _buckets(self, column):
         return self.preprocessor.schema.column(column.table).hash_buckets
+
+    def _value_table(self, column: Column) -> Any:
+        """The column's `Vocabulary` or `HashTable`."""
+        return self.preprocessor.tables[getattr(column, "table", "")]
 
     def _table(self, column):
         """The vocabulary of the column, keyed as its raw values are."""
@@ -191,10 +201,14 @@ class GraphEncoder:
         key = f"{column.table}_{'text' if text else 'int'}"
         if key not in self.tables:
             values = np.asarray(self.preprocessor.vocabulary(column.name))
-            keys = [str(value) for value in values.tolist()] if text else values
+            keys = [str(value) for value in values.tolist()] if text else values.tolist()
+            ids = [*range(FIRST_ID, FIRST_ID + len(keys))]
+            if text:
+                aliases = self._value_table(column).aliases
+                keys, ids = [*keys, *aliases], [*ids, *aliases.values()]
             initializer = tf.lookup.KeyValueTensorInitializer(
-                tf.constant(keys, tf.string if text else tf.int64, shape=(len(values),)),
-                tf.range(FIRST_ID, FIRST_ID + len(values), dtype=tf.int64),
+                tf.constant(keys, tf.string if text else tf.int64, shape=(len(keys),)),
+                tf.constant(ids, tf.int64, shape=(len(keys),)),
             )
             self.tables[key] = tf.lookup.StaticHashTable(initializer, UNKNOWN_ID)
         return self.tables[key]
@@ -204,6 +218,8 @@ class GraphEncoder:
 
         fit = self.preprocessor.numeric[column.name]
         missing = ~tf.math.is_finite(raw)
+        for marker in missing_numbers(column.missing):
+            missing |= raw == np.float64(marker)
         values = tf.where(missing, np.float64(0 if fit.fill is None else fit.fill), raw)
         values = _without_subnormals(values, SMALLEST)
         missing = missing if fit.fill is None else tf.zeros_like(missing)
@@ -228,10 +244,15 @@ class GraphEncoder:
         if _is_separated(column):
             raw = tf.strings.split(raw, column.separator).to_tensor(MISSING_STRING)
         text = raw.dtype == tf.string
-        missing = raw == (MISSING_STRING if text else np.int64(MISSING_INT))
+        table = self._value_table(column)
+        missing = tf.zeros_like(raw, tf.bool)
+        for marker in table.missing.texts if text else table.missing.integers:
+            missing |= raw == (marker if text else np.int64(marker))
         buckets = self._buckets(column)
         if buckets:
             words = raw if text else tf.strings.as_string(raw)
+            for spelled, meant in SPELLINGS.items() if text and table.one_spelling else ():
+                words = tf.where(words == spelled, meant, words)
             ids = FIRST_ID + tf.strings.to_hash_bucket_strong(words, buckets, key=HASH_KEY)
         else:
             ids = self._table(column).lookup(raw)

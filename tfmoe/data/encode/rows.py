@@ -25,10 +25,12 @@ from tfmoe.data.encode.columns import (
     numeric_feature,
     weight_values,
 )
-from tfmoe.data.encode.labels import TaskColumn, label_values
+from tfmoe.data.encode.labels import LabelReader
+from tfmoe.data.encode.task_column import TaskColumn
+from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Multiclass, Task
+from tfmoe.schema.tasks import Binary, Multiclass, Task
 
 if TYPE_CHECKING:
     from tfmoe.data.fit.fitted import Fitted
@@ -58,11 +60,13 @@ def required_columns(
         ValueError: if the table lacks a column that is needed.
     """
     wanted: _Wanted = []
+    kind: str | None
     for column in schema.columns:
         if isinstance(column, Numeric):
-            wanted.append((column.raw_name, "float", f"column {column.name!r}"))
+            kind = "float" if column.element is None else "list"
+            wanted.append((column.raw_name, kind, f"column {column.name!r}"))
         else:
-            kind: str | None = dtypes[column.name]
+            kind = dtypes[column.name]
             if isinstance(column, MultiCategorical):
                 kind = "list" if column.separator is None else "text"
             wanted.append((column.raw_name, kind, f"column {column.name!r}"))
@@ -92,7 +96,8 @@ def _of_label(schema, task):
     wanted: _Wanted = [(task.raw_name, _label_kind(task), f"task {task.name!r}")]
     where = schema.where_source(task)
     if where:
-        wanted.append((where, "float", f"`where` of {task.name!r}"))
+        kind = _where_kind(schema, task)
+        wanted.append((where, kind, f"`where` of {task.name!r}"))
     return wanted
 
 
@@ -101,14 +106,14 @@ def _kinds(wanted, names):
     if absent:
         needs = ", ".join(f"{raw!r} (for {owner})" for raw, owner in absent.items())
         raise ValueError(
-            f"The table needs the columns of the schema. Received a table without {needs}; its "
-            f"columns are {[str(name) for name in names]}. Add the columns, or name the table's "
-            "own by `source`."
+            f"The table needs the columns of the schema. Received {_table(names)} without {needs}; "
+            f"its columns are {[str(name) for name in names]}. Add the columns, or name the "
+            "table's own by `source`."
         )
     kinds: dict[str, str | None] = {}
     for raw, kind, _ in wanted:
         other = kinds.get(raw, kind)
-        if {kind, other} == {"string", "text"}:
+        if {kind, other} in ({"string", "text"}, {"float", "text"}):
             kinds[raw] = "text"
         else:
             # Two readers that disagree take the column as the file has it.
@@ -116,10 +121,25 @@ def _kinds(wanted, names):
     return kinds
 
 
+def _table(names):
+    """Words for the table that has the columns."""
+    path = getattr(names, "path", None)
+    return f"the table {path}" if path else "a table"
+
+
 def _label_kind(task):
+    if isinstance(task, Binary) and task.positive is not None:
+        return "string"
     if isinstance(task, Multiclass) and task.classes and isinstance(task.classes[0], str):
         return "text"
     return "float"
+
+
+def _where_kind(schema, task):
+    limit = schema.where_task(task)
+    if limit is not None:
+        return _label_kind(limit)
+    return "float" if task.where_value is None else "string"
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,7 @@ class RowEncoder:
         self.schema = schema
         self.fitted = fitted
         self.labels = labels
+        self._declared = {name: owner.dtype for name, owner in table_owners(schema).items()}
         self._caches = {column.name: TextCache() for column in schema.columns}
         self._features: dict[str, Slot] = {}
         self._labels: dict[str, Slot] = {}
@@ -163,9 +184,10 @@ class RowEncoder:
         for column in schema.columns:
             floating = isinstance(column, Numeric) and not column.embeds
             self._features[column.name] = self._slot(fitted.lengths.get(column.name), floating)
+        self._reader = LabelReader(schema)
         self._task_column = None
         if schema.task_column:
-            self._task_column = TaskColumn(schema)
+            self._task_column = TaskColumn(schema, self._reader)
             self._features[schema.task_column] = self._slot(None, False)
         if labels:
             self._labels = {name: self._slot(None, True) for name in schema.output_names}
@@ -184,7 +206,7 @@ class RowEncoder:
         """
         if self.labels and not any(task.raw_name in names for task in self.schema.tasks):
             raise ValueError(
-                "Labels are read from the table. Received a table without any of "
+                f"Labels are read from the table. Received {_table(names)} without any of "
                 f"{[task.raw_name for task in self.schema.tasks]}; its columns are "
                 f"{[str(name) for name in names]}. For features only pass labels=False."
             )
@@ -210,7 +232,14 @@ class RowEncoder:
 
         Returns:
             int32 `(n, width)`.
+
+        Raises:
+            TypeError, ValueError: if a cell is none of its column's, with its place.
         """
+        with placed(chunk):
+            return self._encode(chunk)
+
+    def _encode(self, chunk):
         num_rows = len(next(iter(chunk.values())))
         # Columns are written one after the other and transposed once: writing each
         # into its place in every row takes three times as long.
@@ -234,14 +263,16 @@ class RowEncoder:
         array = chunk[column.raw_name]
         if isinstance(column, Numeric):
             fit = self.fitted.numeric[column.name]
-            return numeric_feature(to_floats(array, column.raw_name), column, fit)
+            values = to_floats(array, column.raw_name, column.missing, element=column.element)
+            return numeric_feature(values, column, fit)
         table = self.fitted.tables[column.table]
         is_int = self.fitted.dtypes[column.name] == "int"
+        declared = self._declared[column.table] is not None
         cache = self._caches[column.name]
         if isinstance(column, MultiCategorical):
             length = self.fitted.lengths[column.name]
-            return list_ids(array, column, table, is_int, length, cache)
-        return categorical_ids(array, column.raw_name, table, is_int, cache)
+            return list_ids(array, column, table, is_int, length, cache, declared)
+        return categorical_ids(array, column.raw_name, table, is_int, cache, declared)
 
     def _label_values(self, chunk, task_indices):
         """Yields the name of each output and its labels."""
@@ -250,8 +281,7 @@ class RowEncoder:
             return
         for task in self.schema.tasks:
             if task.raw_name in chunk:
-                where = self.schema.where_source(task)
-                yield task.name, label_values(chunk[task.raw_name], task, chunk.get(where), where)
+                yield task.name, self._reader.labels(task, chunk)
             else:
                 yield task.name, np.float32(np.nan)
 

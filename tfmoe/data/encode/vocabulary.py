@@ -1,6 +1,9 @@
 """The tables that turn values into ids: fitted vocabularies, and hashing."""
 
+import re
+from collections.abc import Collection
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,10 +12,57 @@ import pyarrow.compute as pc
 
 from tfmoe.data.arrow import decimals
 from tfmoe.data.encode.hashing import hash_buckets
+from tfmoe.data.numerals import SPELLINGS, are_flags
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID, MISSING_INT, MISSING_STRING, UNKNOWN_ID
+
+# The decimal form of an integer.
+_DIGITS = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
 
 # Text offsets of 64 bits: the distinct values of a column may exceed 2 GiB.
 ARROW_TYPES = {"int": pa.int64(), "string": pa.large_string()}
+
+
+def other_spellings(values: Collection[str]) -> dict[str, str]:
+    """Of a vocabulary that has but truth values: other spellings, and the value each means.
+
+    `true` in a CSV file, `True` in a DataFrame and a truth value of Arrow's are the same, also
+    for a vocabulary that has `true`, as older versions fitted it.
+    """
+    if not are_flags(values):
+        return {}
+    own = {SPELLINGS[value]: value for value in reversed(list(values))}
+    return {
+        spelled: own[meant]
+        for spelled, meant in SPELLINGS.items()
+        if spelled not in values and meant in own
+    }
+
+
+class Marks:
+    """What stands for a missing value of a table.
+
+    Args:
+        markers: a column's `missing`.
+    """
+
+    def __init__(self, markers: tuple[str | int, ...]) -> None:
+        self.texts = (MISSING_STRING, *map(str, markers))
+        # Of a column of integers a marker may have been given as text.
+        digits = [int(text) for text in self.texts if _DIGITS.fullmatch(text)]
+        self.integers = (MISSING_INT, *(n for n in digits if -(2**63) < n < 2**63))
+
+    def in_text(self, text: pa.Array) -> np.ndarray:
+        """Which strings stand for it: bool `(n,)`."""
+        if len(self.texts) == 1:
+            return pc.equal(text, MISSING_STRING).to_numpy(zero_copy_only=False)
+        found = pc.is_in(text, value_set=pa.array(self.texts, text.type))
+        return found.to_numpy(zero_copy_only=False)
+
+    def in_integers(self, values: np.ndarray) -> np.ndarray:
+        """Which int64 stand for it: bool `(n,)`."""
+        if len(self.integers) == 1:
+            return values == MISSING_INT
+        return np.isin(values, np.array(self.integers, np.int64))
 
 
 class Vocabulary:
@@ -20,10 +70,12 @@ class Vocabulary:
 
     Args:
         values: Arrow array in the order of the ids, int64 or large_string.
+        missing: the texts and integers that stand for a missing value, beside the empty one.
     """
 
-    def __init__(self, values: pa.Array) -> None:
+    def __init__(self, values: pa.Array, missing: tuple[str | int, ...] = ()) -> None:
         self.values = values
+        self.missing = Marks(missing)
         self.is_int = pa.types.is_integer(values.type)
         self._places: dict[str, int] | None = None
         if self.is_int:
@@ -31,10 +83,31 @@ class Vocabulary:
             # The first look-up builds the hash table, which threads must not do at once.
             self._index.get_indexer(values[:1].to_numpy())
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of older versions know of no values that stand for a missing one, and hold
+        # look-ups without other spellings.
+        kept = {name: value for name, value in state.items() if name not in ("_text", "_ids")}
+        self.__dict__ |= {"missing": Marks(()), **kept, "_places": None}
+
+    @cached_property
+    def aliases(self) -> dict[str, int]:
+        """Other spellings of values, and their ids; see `other_spellings`."""
+        if self.is_int or len(self.values) > len(SPELLINGS):
+            return {}
+        values = self.values.to_pylist()
+        spelled = other_spellings(values)
+        return {text: FIRST_ID + values.index(value) for text, value in spelled.items()}
+
     @cached_property
     def _text(self):
-        text = decimals(self.values) if self.is_int else self.values
-        return text.cast(pa.large_string())
+        text = (decimals(self.values) if self.is_int else self.values).cast(pa.large_string())
+        return pa.concat_arrays([text, pa.array(list(self.aliases), pa.large_string())])
+
+    @cached_property
+    def _ids(self):
+        """The id of each place in `_text`; the last is for what is not there."""
+        ids = [*range(FIRST_ID, self.size), *self.aliases.values(), UNKNOWN_ID]
+        return np.array(ids, np.int32)
 
     @property
     def size(self) -> int:
@@ -45,7 +118,7 @@ class Vocabulary:
         """Ids of int64 `(n,)`: int32 `(n,)`."""
         ids = self._index.get_indexer(values) + FIRST_ID
         ids[ids < FIRST_ID] = UNKNOWN_ID
-        ids[values == MISSING_INT] = MISSING_ID
+        ids[self.missing.in_integers(values)] = MISSING_ID
         return ids.astype(np.int32)
 
     def takes_repeats(self, num_values: int) -> bool:
@@ -60,15 +133,14 @@ class Vocabulary:
         """Ids of n strings, or of the decimal forms of integers: int32 `(n,)`."""
         if self.takes_repeats(len(text)):
             found = pc.index_in(text.cast(pa.large_string()), value_set=self._text)
-            ids = found.fill_null(UNKNOWN_ID - FIRST_ID).to_numpy(zero_copy_only=False) + FIRST_ID
+            places = found.fill_null(len(self._text)).to_numpy(zero_copy_only=False)
+            ids = self._ids[places]
         else:
             if self._places is None:
-                ids = range(FIRST_ID, self.size)
-                self._places = dict(zip(self._text.to_pylist(), ids, strict=True))
+                self._places = dict(zip(self._text.to_pylist(), self._ids.tolist(), strict=False))
             find = self._places.get
-            ids = [find(value, UNKNOWN_ID) for value in text.to_pylist()]
-        ids = np.asarray(ids, np.int32)
-        ids[pc.equal(text, MISSING_STRING).to_numpy(zero_copy_only=False)] = MISSING_ID
+            ids = np.array([find(value, UNKNOWN_ID) for value in text.to_pylist()], np.int32)
+        ids[self.missing.in_text(text)] = MISSING_ID
         return ids
 
 
@@ -76,10 +148,23 @@ class HashTable:
     """Ids of values that are hashed: `FIRST_ID` plus the bucket of the value's text.
 
     The bucket is that of `tf.strings.to_hash_bucket_strong(text, num_buckets, HASH_KEY)`.
+
+    Args:
+        num_buckets: int >= 1.
+        missing: see `Vocabulary`.
+        one_spelling: whether `true` and `TRUE` are hashed as `True`, and false likewise.
     """
 
-    def __init__(self, num_buckets: int) -> None:
+    def __init__(
+        self, num_buckets: int, missing: tuple[str | int, ...] = (), one_spelling: bool = True
+    ) -> None:
         self.num_buckets = num_buckets
+        self.missing = Marks(missing)
+        self.one_spelling = one_spelling
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of older versions hash each spelling as it is.
+        self.__dict__ |= {"missing": Marks(()), "one_spelling": False, **state}
 
     @property
     def size(self) -> int:
@@ -94,11 +179,18 @@ class HashTable:
         """Ids of int64 `(n,)`: int32 `(n,)`."""
         distinct, places = np.unique(values, return_inverse=True)
         ids = self.text_ids(decimals(distinct))
-        ids[distinct == MISSING_INT] = MISSING_ID
+        ids[self.missing.in_integers(distinct)] = MISSING_ID
         return ids[places]
 
     def text_ids(self, text: pa.Array) -> np.ndarray:
         """Ids of n strings: int32 `(n,)`."""
+        missing = self.missing.in_text(text)
+        if self.one_spelling:
+            spelled = pa.array(list(SPELLINGS), text.type)
+            found = pc.index_in(text, value_set=spelled)
+            if found.null_count < len(found):
+                meant = pa.array(list(SPELLINGS.values()), text.type).take(found)
+                text = pc.coalesce(meant, text)
         ids = (hash_buckets(text, self.num_buckets) + FIRST_ID).astype(np.int32)
-        ids[pc.equal(text, MISSING_STRING).to_numpy(zero_copy_only=False)] = MISSING_ID
+        ids[missing] = MISSING_ID
         return ids

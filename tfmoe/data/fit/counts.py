@@ -1,12 +1,17 @@
 """How often each value of a column occurs, in bounded memory."""
 
+from __future__ import annotations
+
 import warnings
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfmoe.data.encode.vocabulary import ARROW_TYPES
+from tfmoe.data.encode.vocabulary import ARROW_TYPES, Marks
+from tfmoe.data.numerals import SPELLINGS, are_flags
 from tfmoe.schema.columns import MISSING_INT, MISSING_STRING
 
 _BUFFER = 1_000_000
@@ -26,9 +31,14 @@ class Counts:
         dtype: `"int"` or `"string"`.
         max_distinct: int >= 1.
         name: the column's name, for the warning.
+        missing: the texts and integers that stand for a missing value, as a column names them.
     """
 
-    def __init__(self, dtype: str, max_distinct: int, name: str) -> None:
+    def __init__(
+        self, dtype: str, max_distinct: int, name: str, missing: tuple[str | int, ...] = ()
+    ) -> None:
+        self._missing = missing
+        self._marks = Marks(missing)
         self.dtype = dtype
         self.max_distinct = max_distinct
         self.name = name
@@ -36,6 +46,10 @@ class Counts:
         self._buffered = 0
         self._current = 0
         self._warned = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of older versions know of no values that stand for a missing one.
+        self.__dict__ |= {"_missing": (), "_marks": Marks(()), **state}
 
     def add(self, values: pa.Array, counts: pa.Array | None = None) -> None:
         """Counts an Arrow array of values; null and the missing values are left out.
@@ -52,10 +66,23 @@ class Counts:
                 values = values.dictionary
             else:
                 values, counts = pc.value_counts(values).flatten()
-        part = pa.table({"value": values.cast(ARROW_TYPES[self.dtype]), "count": counts})
-        missing = MISSING_INT if self.dtype == "int" else MISSING_STRING
-        keep = pc.and_(pc.not_equal(part["value"], missing), pc.greater(part["count"], 0))
-        self.add_table(part.filter(keep))
+        values = values.cast(ARROW_TYPES[self.dtype])
+        keep = np.greater(counts.to_numpy(), 0) & ~self._is_missing(values)
+        self.add_table(pa.table({"value": values, "count": counts}).filter(pa.array(keep)))
+
+    def _is_missing(self, values):
+        if self.dtype == "int":
+            return self._marks.in_integers(values.fill_null(MISSING_INT).to_numpy())
+        return self._marks.in_text(values.fill_null(MISSING_STRING))
+
+    def as_text(self) -> Counts:
+        """The same counts of the integers' decimal forms."""
+        other = Counts("string", self.max_distinct, self.name, self._missing)
+        other._warned = self._warned
+        for part in self._parts:
+            text = part["value"].cast(pa.string()).cast(ARROW_TYPES["string"])
+            other.add_table(pa.table({"value": text, "count": part["count"]}))
+        return other
 
     def add_table(self, table: pa.Table) -> None:
         """Adds an Arrow table of `value` and `count`."""
@@ -93,13 +120,32 @@ class Counts:
         if not self._parts:
             empty = {"value": pa.array([], ARROW_TYPES[self.dtype]), "count": pa.array([], "int64")}
             return pa.table(empty)
-        return _most_frequent_first(self._parts[0])
+        return _most_frequent_first(_one_spelling(self._parts[0]))
 
     def vocabulary(self, min_count: int = 1, max_size: int | None = None) -> pa.Array:
         """The values that get an id, in the order of their ids."""
         table = self.table()
         table = table.filter(pc.greater_equal(table["count"], min_count))
         return table["value"].slice(0, max_size).combine_chunks()
+
+
+def _one_spelling(table):
+    """The counts of truth values as `True` and `False`, where nothing else was seen."""
+    if not 0 < len(table) <= len(SPELLINGS) or pa.types.is_integer(table["value"].type):
+        return table
+    values = table["value"].to_pylist()
+    if not are_flags(values):
+        return table
+    counts: Counter[str] = Counter()
+    for value, count in zip(values, table["count"].to_pylist(), strict=True):
+        counts[SPELLINGS[value]] += count
+    kind = ARROW_TYPES["string"]
+    return pa.table(
+        {
+            "value": pa.array(list(counts), kind),
+            "count": pa.array(list(counts.values()), pa.int64()),
+        }
+    )
 
 
 def _most_frequent_first(table):

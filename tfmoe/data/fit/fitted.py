@@ -39,6 +39,7 @@ class Fitted:
         label_moments: mean and standard deviation of each regression's labels; tasks without
             labels are not there, nor those that an earlier version has fitted.
         tables: `Vocabulary` or `HashTable` of each owner.
+        one_spelling: whether hashing takes `true` and `True` for one value.
     """
 
     num_rows: int
@@ -49,6 +50,11 @@ class Fitted:
     label_means: dict[str, Any]
     label_moments: dict[str, tuple[float, float]]
     tables: dict[str, Vocabulary | HashTable]
+    one_spelling: bool = False  # as pickles of older versions have it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of older versions know no moments of labels.
+        self.__dict__.update({"label_moments": {}, **state})
 
     @classmethod
     def of(cls, statistics: Statistics) -> Fitted:
@@ -68,7 +74,7 @@ class Fitted:
             statistics.dtypes,
             vocabularies,
             numeric,
-            statistics.longest,
+            {name: _length(name, statistics) for name in statistics.longest},
             {name: _mean_label(seen) for name, seen in statistics.labels.items()},
             label_moments(statistics),
         )
@@ -98,20 +104,21 @@ class Fitted:
         dtypes: Mapping[str, str | None],
         vocabularies: dict[str, pa.Array],
         numeric: dict[str, NumericFit],
-        longest: Mapping[str, int],
+        lengths: Mapping[str, int],
         label_means: dict[str, Any],
         label_moments: dict[str, tuple[float, float]],
+        one_spelling: bool = True,
     ) -> Fitted:
-        """From its parts; `dtypes` by owner (None becomes `"string"`), `longest` as seen."""
-        lengths = {
-            c.name: c.max_length or max(longest[c.name], 1)
+        """From its parts; `dtypes` by owner (None becomes `"string"`), `lengths` as fitted."""
+        widths = {
+            c.name: c.max_length or max(lengths[c.name], 1)
             for c in schema.columns
             if isinstance(c, MultiCategorical)
         }
         tables: dict[str, Vocabulary | HashTable] = {
-            owner: HashTable(column.hash_buckets)
+            owner: HashTable(column.hash_buckets, column.missing, one_spelling)
             if column.hash_buckets
-            else Vocabulary(vocabularies[owner])
+            else Vocabulary(vocabularies[owner], column.missing)
             for owner, column in table_owners(schema).items()
         }
         by_column = {c.name: dtypes[c.table] or "string" for c in categorical_columns(schema)}
@@ -120,10 +127,11 @@ class Fitted:
             by_column,
             vocabularies,
             numeric,
-            lengths,
+            widths,
             label_means,
             label_moments,
             tables,
+            one_spelling,
         )
 
     def table_sizes(self, schema: Schema) -> dict[str, int]:
@@ -146,6 +154,41 @@ def _numeric_fit(column, statistics):
     if column.transform == "none":
         return NumericFit(fill=fill)
     return NumericFit(moments.mean, moments.scale, fill)
+
+
+def _length(name, statistics):
+    """Positions of a list column of which the schema does not say how many."""
+    lengths = statistics.lengths[name]
+    # Parts that an older version has saved know their longest cell only.
+    known = lengths.counts.total() == statistics.num_rows
+    return lengths.bound() if known else statistics.longest[name]
+
+
+def notices(fitted: Fitted, statistics: Statistics) -> list[str]:
+    """What a user should know of what was fitted: what counts as missing, what is cut."""
+    found = []
+    markers = statistics.markers_by_column()
+    if markers:
+        cells = ", ".join(
+            f"{counts.total():,} of {raw!r} ({', '.join(map(repr, list(counts)[:9]))})"
+            for raw, counts in markers.items()
+        )
+        found.append(
+            f"Texts that stand for a missing number were found, and the cells count as missing: "
+            f"{cells}. Where such a text is a value, or others stand for a missing one, name those "
+            'that do: Numeric(..., missing=["NA"]).'
+        )
+    for column in statistics.schema.columns:
+        if isinstance(column, MultiCategorical) and column.max_length is None:
+            lengths, length = statistics.lengths[column.name], fitted.lengths[column.name]
+            if cut := lengths.cut_by(length):
+                found.append(
+                    f"{cut:,} of {lengths.counts.total():,} cells of list column {column.name!r} "
+                    f"are longer than {length} values and are cut. max_length={lengths.longest} "
+                    f"keeps all, at {lengths.longest} ids a row; max_length={length} says that "
+                    "this is meant."
+                )
+    return found
 
 
 def _mean_label(seen):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tfmoe.data import arrow
 from tfmoe.data.encode.columns import log_transform, without_subnormals
-from tfmoe.data.encode.labels import TaskColumn, label_values
+from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.rows import categorical_columns, required_columns, table_owners
+from tfmoe.data.encode.task_column import TaskColumn
 from tfmoe.data.fit.counts import Counts
+from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
-from tfmoe.schema.columns import MultiCategorical, Numeric
+from tfmoe.data.kinds import is_text
+from tfmoe.data.read.tables import placed
+from tfmoe.schema.columns import MISSING_INT, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Multiclass, Task
 
@@ -29,7 +34,10 @@ class Statistics:
         counts: `Counts` of each column with a vocabulary whose dtype is known.
         moments: `Moments` of standardised numbers (of their logarithm with `"log"`).
         quantiles: `Quantiles` of numbers in buckets.
-        longest: most positions in a list cell.
+        lengths: `Lengths` of the cells of list columns.
+        longest: most positions in a list cell, also in parts of which the lengths were not kept.
+        markers: by raw column and what reads it; how often which text stood for a missing
+            number or label.
         labels: by task; `Moments`, or int64 counts `(num_classes,)`.
     """
 
@@ -44,14 +52,24 @@ class Statistics:
         self.moments: dict[str, Moments] = {}
         self.quantiles: dict[str, Quantiles] = {}
         self.longest: dict[str, int] = {}
+        self.lengths: dict[str, Lengths] = {}
+        self.markers: dict[tuple[str, str], Counter[str]] = {}
+        self._reader = LabelReader(schema, self.markers)
         for column in schema.columns:
             if isinstance(column, MultiCategorical):
                 self.longest[column.name] = 0
+                self.lengths[column.name] = Lengths()
             elif isinstance(column, Numeric) and column.embeds:
                 self.quantiles[column.name] = Quantiles()
             elif isinstance(column, Numeric) and column.transform != "none":
                 self.moments[column.name] = Moments()
         self.labels = {task.name: no_labels(task) for task in schema.tasks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of older versions have the longest cells only.
+        lengths = {name: Lengths() for name in state["longest"]}
+        self.__dict__ |= {"lengths": lengths, "markers": {}, **state}
+        self._reader = LabelReader(self.schema, self.markers)
 
     def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
         """The raw columns to read; see `tfmoe.data.encode.rows.required_columns`."""
@@ -61,29 +79,57 @@ class Statistics:
         return required_columns(self.schema, names, dtypes, labels=True, weights=False)
 
     def add(self, chunk: Mapping[str, pa.Array]) -> int:
-        """Takes in a chunk, a dict of raw column to Arrow array; returns its number of rows."""
+        """Takes in a chunk, a dict of raw column to Arrow array; returns its number of rows.
+
+        Raises:
+            TypeError, ValueError: if a cell is none of its column's, with its place.
+        """
+        with placed(chunk):
+            return self._add(chunk)
+
+    def _add(self, chunk):
         num_rows = len(next(iter(chunk.values())))
-        self._resolve_dtypes(chunk)
+        untyped = getattr(chunk, "untyped", False)
+        # A table's owner decides first what it holds.
+        for column in sorted(categorical_columns(self.schema), key=lambda c: bool(c.share)):
+            self._add_values(column, chunk[column.raw_name], untyped)
         for column in self.schema.columns:
-            array = chunk[column.raw_name]
-            if not isinstance(column, Numeric):
-                self._add_values(column, array)
-            elif column.transform != "none":
-                self._add_numbers(column, arrow.to_floats(array, column.raw_name))
-        self.add_labels(chunk)
+            if isinstance(column, Numeric):
+                self._add_numbers(column, self._numbers(column, chunk[column.raw_name]))
+        self._add_labels_of(chunk)
         self.num_rows += num_rows
         return num_rows
 
     def add_labels(self, chunk: Mapping[str, pa.Array]) -> None:
-        """Takes in a chunk's labels, as far as it has them."""
+        """Takes in a chunk's labels alone, as far as it has them; raises as `add`."""
+        with placed(chunk):
+            self._add_labels_of(chunk)
+
+    def _add_labels_of(self, chunk):
         for task, labels in self._label_values(chunk):
             self._add_labels(task, labels.astype(np.float64))
+
+    def _numbers(self, column, array):
+        # What the schema names is no news.
+        seen = None
+        if column.missing is None:
+            seen = self.markers.setdefault((column.raw_name, column.name), Counter())
+        return arrow.to_floats(array, column.raw_name, column.missing, seen, column.element)
+
+    def markers_by_column(self) -> dict[str, Counter[str]]:
+        """How often which text stood for a missing number or label, by raw column."""
+        found: dict[str, Counter[str]] = {}
+        for (raw, _), counts in self.markers.items():
+            # Several may read the same cells.
+            if counts.total() > found.get(raw, Counter()).total():
+                found[raw] = counts
+        return found
 
     def _label_values(self, chunk):
         """Yields each task and its labels."""
         schema = self.schema
         if schema.task_column:
-            column = TaskColumn(schema)
+            column = TaskColumn(schema, self._reader)
             task_indices = column.task_indices(chunk)
             labels = column.labels(chunk, task_indices)
             labels = labels[np.argsort(task_indices, kind="stable")]
@@ -92,48 +138,69 @@ class Statistics:
             return
         for task in schema.tasks:
             if task.raw_name in chunk:
-                where = schema.where_source(task)
-                yield task, label_values(chunk[task.raw_name], task, chunk.get(where), where)
-
-    def _resolve_dtypes(self, chunk):
-        for owner in [name for name, dtype in self.dtypes.items() if dtype is None]:
-            users = [c for c in categorical_columns(self.schema) if c.table == owner]
-            users.sort(key=lambda column: column.name != owner)
-            for column in users:
-                array = chunk[column.raw_name]
-                if arrow.is_list(array.type):
-                    array = array.flatten()
-                if pa.types.is_dictionary(array.type):
-                    array = array.dictionary
-                if pa.types.is_floating(array.type):
-                    array = array.cast(pa.float64())
-                    array = array.filter(pc.invert(pc.is_nan(array)))
-                if array.null_count < len(array):
-                    self.dtypes[owner] = "int" if _all_whole(array) else "string"
-                    break
+                yield task, self._reader.labels(task, chunk)
 
     def counts_of(self, owner: str) -> Counts | None:
         """The owner's `Counts`; None if it hashes, or while its dtype is unknown."""
         dtype = self.dtypes[owner]
-        if dtype is None or table_owners(self.schema)[owner].hash_buckets:
+        column = table_owners(self.schema)[owner]
+        if dtype is None or column.hash_buckets:
             return None
         if owner not in self.counts:
-            self.counts[owner] = Counts(dtype, self.max_distinct, owner)
+            self.counts[owner] = Counts(dtype, self.max_distinct, owner, column.missing)
         return self.counts[owner]
 
-    def _add_values(self, column, array):
-        counts = self.counts_of(column.table)
+    def _add_values(self, column, array, untyped):
+        repeats, num_rows = None, len(array)
         if isinstance(column, MultiCategorical):
-            longest = _count_elements(array, column, counts)
-            self.longest[column.name] = max(self.longest[column.name], longest)
-        elif counts:
-            counts.add(_typed(array, column.raw_name, counts.dtype))
+            array, lengths, repeats, untyped = _elements(array, column, untyped)
+            self.lengths[column.name].add(lengths, repeats)
+            self.longest[column.name] = max(self.longest[column.name], int(lengths.max(initial=0)))
+            if repeats is not None:
+                # A missing cell has no values.
+                self.lengths[column.name].add(
+                    np.zeros(1, int), np.array([num_rows - repeats.sum()])
+                )
+                repeats = np.repeat(repeats, lengths)
+        values = self._typed(column, array, untyped, separated=repeats is not None)
+        counts = self.counts_of(column.table)
+        if counts and values is not None:
+            counts.add(values, None if repeats is None else pa.array(repeats))
+
+    def _typed(self, column, array, untyped, separated):
+        """Values as the table holds them, integers or text; decides which, if the schema does not.
+
+        A table whose values were all integers so far becomes one of text when another comes.
+        """
+        owner = table_owners(self.schema)[column.table]
+        name, dtype = column.raw_name, self.dtypes[owner.name]
+        if owner.hash_buckets and (owner.dtype or dtype == "string"):
+            return None  # nothing is counted
+        if owner.dtype == "int":
+            if separated:
+                return pa.array(arrow.whole_numbers(array))
+            return pa.array(arrow.to_ints(array, name, owner.missing))
+        if dtype != "string":
+            # Of a cell's pieces nothing says that digits are numbers, but the table.
+            digits = untyped or (separated and dtype == "int")
+            ints = arrow.as_integers(array, name, digits, owner.missing)
+            if ints is not None:
+                if dtype is None and (ints != MISSING_INT).any():
+                    self.dtypes[owner.name] = "int"
+                return pa.array(ints)
+            self._widen(owner.name)
+        return arrow.to_text(array, name)
+
+    def _widen(self, owner):
+        self.dtypes[owner] = "string"
+        if owner in self.counts and self.counts[owner].dtype == "int":
+            self.counts[owner] = self.counts[owner].as_text()
 
     def _add_numbers(self, column, values):
         values = without_subnormals(values)
         if column.embeds:
             self.quantiles[column.name].add(values)
-        else:
+        elif column.transform != "none":
             values = log_transform(values) if column.transform == "log" else values
             moments = self.moments[column.name]
             self.moments[column.name] = moments.merge(Moments.of(values))
@@ -150,35 +217,33 @@ class Statistics:
         """The same statistics under a schema with other tasks; shares what both hold."""
         other = copy.copy(self)
         other.schema = schema
+        other._reader = LabelReader(schema, other.markers)
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
         return other
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both parts' rows; neither is changed.
 
-        Raises:
-            ValueError: if the parts disagree about a column's dtype.
+        A column that holds integers in one part and text in the other holds text.
         """
         merged = Statistics(self.schema, max(self.max_distinct, other.max_distinct))
         merged.num_rows = self.num_rows + other.num_rows
         for owner, dtype in self.dtypes.items():
-            if None not in (dtype, other.dtypes[owner]) and dtype != other.dtypes[owner]:
-                raise ValueError(
-                    "Parts to be merged must agree about what a column holds. Received "
-                    f"column {owner!r} as {dtype!r} and as {other.dtypes[owner]!r}. Declare "
-                    f"its `dtype` in the schema and fit the parts again."
-                )
-            merged.dtypes[owner] = dtype or other.dtypes[owner]
+            either = {dtype, other.dtypes[owner]} - {None}
+            merged.dtypes[owner] = "string" if "string" in either else next(iter(either), None)
             for part in (self, other):
                 counts = merged.counts_of(owner) if owner in part.counts else None
                 if counts:
-                    counts.add_table(part.counts[owner].table())
+                    own = part.counts[owner]
+                    own = own if own.dtype == counts.dtype else own.as_text()
+                    counts.add_table(own.table())
         for name in self.moments:
             merged.moments[name] = self.moments[name].merge(other.moments[name])
         for name in self.quantiles:
             merged.quantiles[name] = self.quantiles[name].merge(other.quantiles[name])
         for name in self.longest:
             merged.longest[name] = max(self.longest[name], other.longest[name])
+            merged.lengths[name] = self.lengths[name].merge(other.lengths[name])
         for name, seen in self.labels.items():
             merged.labels[name] = _merged_labels(seen, other.labels[name])
         return merged
@@ -193,36 +258,22 @@ def no_labels(task: Task) -> np.ndarray | Moments:
     return np.zeros(task.num_outputs, np.int64) if isinstance(task, Multiclass) else Moments()
 
 
-def _all_whole(array):
-    """Whether values are integers, perhaps turned into floats by a gap."""
-    if pa.types.is_floating(array.type):
-        return pc.all(pc.equal(pc.floor(array), array)).as_py()
-    return pa.types.is_integer(array.type)
-
-
-def _typed(array, name, dtype):
-    if dtype == "int":
-        return pa.array(arrow.to_ints(array, name))
-    return arrow.to_text(array, name)
-
-
-def _count_elements(array, column, counts):
-    """Counts the values of a list column's cells; returns the longest cell's length."""
-    repeats = None
-    separated = column.separator is not None and not arrow.is_list(array.type)
-    if separated:
-        # Separated strings repeat, "Action|Comedy": cut the different ones.
-        text = arrow.to_text(array, column.raw_name).drop_null()
-        if not pa.types.is_dictionary(text.type):
-            text = text.dictionary_encode()
-        repeats = np.bincount(text.indices.to_numpy(), minlength=len(text.dictionary))
-        array = text.dictionary.filter(pa.array(repeats > 0))
-        repeats = repeats[repeats > 0]
-    elements, lengths = arrow.split_lists(array, column)
-    if counts and separated:
-        if counts.dtype == "int":
-            elements = pa.array(arrow.whole_numbers(elements))
-        counts.add(elements, pa.array(np.repeat(repeats, lengths)))
-    elif counts:
-        counts.add(_typed(elements, column.raw_name, counts.dtype))
-    return int(lengths.max(initial=0))
+def _elements(array, column, untyped):
+    """The values of a list column's cells, the cells' lengths, how often each cell occurs, or
+    None if each does once, and whether the values are text of which nothing more is known.
+    """
+    if column.separator is None or arrow.is_list(array.type):
+        elements, lengths = arrow.split_lists(array, column)
+        return elements, lengths, None, False
+    if not is_text(array.type) and not pa.types.is_null(array.type):
+        # Integers, of which each is a cell of one value.
+        untyped = not pa.types.is_boolean(array.type)
+    else:
+        untyped = False
+    # Separated strings repeat, "Action|Comedy": cut the different ones.
+    text = arrow.to_text(array, column.raw_name).drop_null()
+    if not pa.types.is_dictionary(text.type):
+        text = text.dictionary_encode()
+    repeats = np.bincount(text.indices.to_numpy(), minlength=len(text.dictionary))
+    elements, lengths = arrow.split_lists(text.dictionary.filter(pa.array(repeats > 0)), column)
+    return elements, lengths, repeats[repeats > 0], untyped

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.vocabulary import ARROW_TYPES
 from tfmoe.data.fit.fitted import LONGEST, Fitted
+from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.files import PathLike, check_local, new_files
@@ -56,6 +57,7 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
             for name, fit in fitted.numeric.items()
         },
         "vocabulary": {name: len(values) for name, values in fitted.vocabularies.items()},
+        "one_spelling": fitted.one_spelling,
     }
     for name, fit in fitted.numeric.items():
         arrays[f"boundaries/{name}"] = fit.boundaries
@@ -85,6 +87,7 @@ def _put_statistics(arrays, statistics):
         "dtypes": statistics.dtypes,
         "moments": {name: _moments_to_json(seen) for name, seen in statistics.moments.items()},
         "longest": statistics.longest,
+        "cell_lengths": {name: seen.counts for name, seen in statistics.lengths.items()},
         "labels": labels,
     }
 
@@ -175,6 +178,8 @@ def _read(path):
         {task.name: _get_mean(document, task) for task in schema.tasks},
         # Folders of earlier versions have none.
         {task: (pair[0], pair[1]) for task, pair in document.get("label_moments", {}).items()},
+        # Files of older versions hash each spelling of a truth value as it is.
+        document.get("one_spelling", False),
     )
     given = document.get("statistics")
     if given is None:
@@ -245,6 +250,8 @@ def _get_statistics(schema, num_rows, given, arrays):
     statistics.num_rows = num_rows
     statistics.dtypes = given["dtypes"]
     statistics.longest = given["longest"]
+    for name, counts in given.get("cell_lengths", {}).items():
+        statistics.lengths[name] = Lengths({int(size): count for size, count in counts.items()})
     for name, moments in given["moments"].items():
         statistics.moments[name] = Moments(*moments)
     for task, seen in given["labels"].items():

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from tfmoe.data.arrow import to_arrow
+from tfmoe.data.kinds import to_arrow
+from tfmoe.data.numerals import numbers
 from tfmoe.data.read import tables
 
 
@@ -14,8 +15,9 @@ class TableFragment:
 
     file = 0
 
-    def __init__(self, table: pd.DataFrame | Mapping[Any, Any]) -> None:
+    def __init__(self, table: pd.DataFrame | Mapping[Any, Any], part: str = "") -> None:
         self._table = table
+        self._part = part
         # pandas names columns by numbers where it is told no names; schemas name them by text.
         named = [(str(name), name) for name in table]
         self.names = [text for text, _ in named]
@@ -23,13 +25,41 @@ class TableFragment:
         self._named = dict(named)
         self.num_rows = len(table) if isinstance(table, pd.DataFrame) else _common_length(table)
 
-    def read(self, kinds: Iterable[str]) -> Iterator[tables.Chunk]:
-        arrays = {name: to_arrow(self._table[self._named[name]], name) for name in kinds}
+    def read(self, kinds: Iterable[str] | Mapping[str, str | None]) -> Iterator[tables.Chunk]:
+        wanted = kinds if isinstance(kinds, Mapping) else dict.fromkeys(kinds)
+        arrays = {
+            name: to_arrow(self._table[self._named[name]], name, numbers=kind in ("float", "int"))
+            for name, kind in wanted.items()
+        }
         for start in range(0, self.num_rows, tables.CHUNK_ROWS):
-            yield {
+            columns = {
                 name: tables.one_array(array.slice(start, tables.CHUNK_ROWS))
                 for name, array in arrays.items()
             }
+            yield tables.Chunk(columns, start=start, part=self._part)
+
+    def look(self, num_rows: int) -> tables.Chunk:
+        """All rows: they lie in memory."""
+        columns, unread = {}, {}
+        for name in self.names:
+            try:
+                columns[name] = tables.one_array(self._seen(name))
+            except TypeError as error:
+                unread[name] = str(error)
+        chunk = tables.Chunk(columns, part=self._part)
+        chunk.unread = unread
+        return chunk
+
+    def _seen(self, name):
+        """A column; one of numbers and texts only if the texts stand for missing numbers."""
+        values = self._table[self._named[name]]
+        try:
+            return to_arrow(values, name)
+        except TypeError:
+            array = to_arrow(values, name, numbers=True)
+            if any(len(numbers(chunk).bad) for chunk in array.chunks):
+                raise
+            return array
 
 
 def _common_length(table):

@@ -4,57 +4,154 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from tfmoe.data.arrow import is_text
+from tfmoe.data.kinds import is_text, plain
 from tfmoe.data.read import tables
 
 
 class ParquetFragment:
-    """Some neighbouring row groups of a Parquet file, together at least a chunk."""
+    """Some neighbouring row groups of a Parquet file, together at least a chunk.
+
+    Pages that have checksums are verified. An index that pandas has written is a column as
+    others, also where it counts up and the file but says from where.
+    """
 
     def __init__(
-        self, path: str, file: int, schema: pa.Schema, groups: list[int], num_rows: int
+        self,
+        path: str,
+        file: int,
+        schema: pa.Schema,
+        groups: list[int],
+        num_rows: int,
+        start: int = 0,
     ) -> None:
         self.path = path
         self.file = file
-        self.names = schema.names
+        self._counted = _counted_indices(schema)
+        self.names = tables.Names([*schema.names, *self._counted], path)
         self.num_rows = num_rows
         self._groups = groups
         self._schema = schema
+        self._start = start
 
     @classmethod
     def all_of(cls, path: str, file: int) -> list[ParquetFragment]:
         """The fragments of a file."""
-        try:
-            with pyarrow.parquet.ParquetFile(path) as opened:
-                metadata, schema = opened.metadata, opened.schema_arrow
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"Received {path}, which is no Parquet file: {error}.") from error
+        with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+            metadata, schema = opened.metadata, opened.schema_arrow
         fragments: list[ParquetFragment] = []
         groups: list[int] = []
-        rows = 0
+        rows = start = 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
             rows += metadata.row_group(group).num_rows
             if rows >= tables.CHUNK_ROWS or group == metadata.num_row_groups - 1:
-                fragments.append(cls(path, file, schema, groups, rows))
+                fragments.append(cls(path, file, schema, groups, rows, start))
+                start += rows
                 groups, rows = [], 0
         return fragments or [cls(path, file, schema, [], 0)]
 
-    def first(self, num_rows: int = 1, text: str | None = None) -> pa.Table:
-        """The first rows, at most `num_rows`, as a `pa.Table`; `text` is for CSV files."""
-        with pyarrow.parquet.ParquetFile(self.path) as opened:
-            batches = opened.iter_batches(num_rows, row_groups=self._groups)
-            return pa.Table.from_batches(itertools.islice(batches, 1), self._schema)
+    @property
+    def _part(self):
+        first, *others = self._groups or [0]
+        return f"(row groups {first} to {others[-1]})" if others else f"(row group {first})"
 
     def read(self, kinds: Mapping[str, str | None]) -> Iterator[tables.Chunk]:
         tables.check_names(self.names, kinds, self.path)
+        yield from self._batches(list(kinds), tables.CHUNK_ROWS)
+
+    def _batches(self, columns, size):
         # Text arrives as the file has it, a dictionary and places in it.
-        text = [name for name in kinds if is_text(self._schema.field(name).type)]
-        size, columns = tables.CHUNK_ROWS, list(kinds)
-        with pyarrow.parquet.ParquetFile(self.path, read_dictionary=text) as opened:
-            for batch in opened.iter_batches(size, row_groups=self._groups, columns=columns):
-                yield {name: batch.column(name) for name in kinds}
+        in_file = [name for name in columns if name not in self._counted]
+        text = [name for name in in_file if is_text(self._schema.field(name).type)]
+        start = self._start
+        with (
+            _readable(self.path, self._part),
+            pyarrow.parquet.ParquetFile(
+                self.path, read_dictionary=text, page_checksum_verification=True
+            ) as opened,
+        ):
+            for batch in opened.iter_batches(size, row_groups=self._groups, columns=in_file):
+                found = {name: plain(batch.column(name)) for name in in_file}
+                for name in columns:
+                    if name in self._counted:
+                        first, step = self._counted[name]
+                        rows = np.arange(start, start + batch.num_rows)
+                        found[name] = pa.array(first + step * rows)
+                yield tables.Chunk(found, self.path, start, self._part)
+                start += batch.num_rows
+
+    def look(self, num_rows: int) -> tables.Chunk:
+        """See `Fragment.look`; row groups from all over the fragment."""
+        tables.check_names(self.names, self.names, self.path)
+        picked = np.unique(np.linspace(0, len(self._groups) - 1, 4).astype(int))
+        parts: list[tables.Chunk] = []
+        for place in picked.tolist() if self._groups else []:
+            with _readable(self.path, self._part), pyarrow.parquet.ParquetFile(self.path) as file:
+                sizes = [file.metadata.row_group(g).num_rows for g in self._groups[:place]]
+            group = ParquetFragment(
+                self.path,
+                self.file,
+                self._schema,
+                [self._groups[place]],
+                0,
+                self._start + sum(sizes),
+            )
+            parts += itertools.islice(group._batches(self.names, num_rows // len(picked) + 1), 1)
+        if not parts:
+            empty = {f.name: plain(pa.array([], f.type)) for f in self._schema}
+            empty |= {name: pa.array([], pa.int64()) for name in self._counted}
+            return tables.Chunk(empty, self.path)
+        columns = {
+            name: tables.one_array(pa.chunked_array([part[name] for part in parts]))
+            for name in self.names
+        }
+        return tables.Chunk(columns, self.path, self._start, self._part)
+
+
+def _counted_indices(schema):
+    """Named indices of pandas of which the file has where they begin and their step only."""
+    try:
+        indices = (schema.pandas_metadata or {}).get("index_columns", [])
+    except ValueError:  # no JSON
+        return {}
+    counted = (i for i in indices if isinstance(i, dict) and i.get("kind") == "range")
+    return {
+        str(index["name"]): (int(index["start"]), int(index["step"]))
+        for index in counted
+        if index.get("name") and str(index["name"]) not in schema.names
+    }
+
+
+@contextmanager
+def _readable(path, part=""):
+    """Errors of Arrow's about a file say which file that is, and what to do."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except pa.ArrowNotImplementedError as error:
+        raise TypeError(
+            f"A Parquet file's columns must be of types that are read. Received {path}: {error}. "
+            "Write the column as numbers, text or lists of these."
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        if not part:
+            raise ValueError(
+                f"Received {path}, which is no Parquet file: {error}. Write it again."
+            ) from error
+        where = f"{path} {part}"
+        if "CRC" in str(error) or "checksum" in str(error).lower():
+            raise OSError(
+                f"A Parquet file's pages must be as they were written. Received {where}, of which "
+                f"a page differs from its checksum: {error}. Copy or write the file again."
+            ) from error
+        raise OSError(
+            f"A Parquet file must be whole. Received {where}, which cannot be read: {error}. Copy "
+            "or write the file again."
+        ) from error

@@ -14,6 +14,7 @@ import pandas as pd
 
 from tfmoe.data.read.csv import CsvFragment
 from tfmoe.data.read.memory import TableFragment
+from tfmoe.data.read.options import TextOptions, split_options
 from tfmoe.data.read.parquet import ParquetFragment
 from tfmoe.data.read.tables import Fragment
 
@@ -95,11 +96,13 @@ def open_source(source: Rows) -> Source:
     Args:
         source: DataFrame; dict of arrays of equal length; path, glob or folder of CSV, TSV
             (both perhaps gzipped), Parquet or TFRecord files; list of these; iterable of
-            DataFrames, or callable that returns an iterator of DataFrames.
+            DataFrames, or callable that returns an iterator of DataFrames. Behind the path of
+            text files may be said how they are written, each part only if it needs to be:
+            `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
 
     Raises:
         FileNotFoundError: if no file matches.
-        ValueError: if files are of an unknown kind or of several kinds.
+        ValueError: if files are of an unknown kind or of several kinds, or an option is unknown.
         TypeError: if it is none of these.
     """
     if isinstance(source, pd.DataFrame | Mapping):
@@ -125,18 +128,21 @@ def open_source(source: Rows) -> Source:
 
 
 def _frames(frames):
-    for frame in frames:
+    for number, frame in enumerate(frames):
         if not isinstance(frame, pd.DataFrame):
             raise TypeError(
                 "An iterable source must yield pandas DataFrames. Received a "
                 f"{type(frame).__name__}. Paths of several files are given as a list."
             )
-        yield TableFragment(frame)
+        yield TableFragment(frame, f"of DataFrame {number}")
 
 
 def _files(given):
     paths = []
-    for pattern in map(str, given):
+    options: dict[str, TextOptions] = {}
+    for whole in map(str, given):
+        # A file may be named so.
+        pattern, how = (whole, None) if Path(whole).exists() else split_options(whole)
         found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if found == [pattern] and Path(pattern).is_dir():
             found = _files_in(Path(pattern))
@@ -146,13 +152,14 @@ def _files(given):
                 f"{str(Path.cwd())!r}. Check the path or the glob."
             )
         paths += found
+        options |= {path: how for path in found if how and how != TextOptions()}
     kinds = {_extension(path) for path in paths}
     if len(kinds) > 1:
         raise ValueError(
             f"The files of one source must be of one kind. Received {sorted(kinds)} among "
             f"{paths[:4]}. Read them one kind at a time."
         )
-    fragments = _fragments(paths, kinds.pop())
+    fragments = _fragments(paths, kinds.pop(), options)
     return Source(lambda: fragments)
 
 
@@ -180,7 +187,12 @@ def _extension(path):
     )
 
 
-def _fragments(paths, extension):
+def _fragments(paths, extension, options):
+    if options and extension not in (".csv", ".tsv"):
+        raise ValueError(
+            "Delimiter, quoting and encoding are those of text files. Received "
+            f"{next(iter(options))!r} with options. Leave them out."
+        )
     if extension == ".parquet":
         of_files = [ParquetFragment.all_of(path, file) for file, path in enumerate(paths)]
         return [fragment for fragments in of_files for fragment in fragments]
@@ -189,4 +201,4 @@ def _fragments(paths, extension):
         from tfmoe.data.read.tfrecord import TfrecordFragment
 
         return [TfrecordFragment(path, file) for file, path in enumerate(paths)]
-    return [CsvFragment(path, file) for file, path in enumerate(paths)]
+    return [CsvFragment(path, file, options.get(path)) for file, path in enumerate(paths)]

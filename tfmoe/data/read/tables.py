@@ -1,6 +1,10 @@
 """What every reader is, and what all readers share."""
 
+from __future__ import annotations
+
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import pyarrow as pa
@@ -9,7 +13,68 @@ import pyarrow as pa
 # Readers look it up here, at each use.
 CHUNK_ROWS = 65_536
 
-Chunk = dict[str, pa.Array]
+
+class Chunk(dict[str, pa.Array]):
+    """Columns of some neighbouring rows, and where these come from.
+
+    Args:
+        columns: dict of Arrow arrays of equal length.
+        path: the file, or None for a table in memory.
+        start: place of the first row in the file or table, from 0.
+        part: words for a part of the file, such as its row group.
+        untyped: whether the source has but text, as a CSV file.
+
+    Attributes:
+        unread: columns that a look could not read, and why.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, pa.Array],
+        path: str | None = None,
+        start: int = 0,
+        part: str = "",
+        untyped: bool = False,
+    ) -> None:
+        super().__init__(columns)
+        self.path = path
+        self.start = start
+        self.part = part
+        self.untyped = untyped
+        self.unread: dict[str, str] = {}
+
+    def place(self, row: int | None) -> str:
+        """Words for a row of the chunk, or for the chunk."""
+        if row is not None:
+            rows = f"row {self.start + row:,} (from 0)"
+        else:
+            last = self.start + len(next(iter(self.values()), ())) - 1
+            rows = f"rows {self.start:,} to {last:,} (from 0)"
+        parts = [rows, self.part, f"of {self.path}" if self.path else ""]
+        return " ".join(part for part in parts if part)
+
+
+@contextmanager
+def placed(chunk: Mapping[str, pa.Array]) -> Iterator[None]:
+    """Errors about a chunk's cells say which rows of which file these are of.
+
+    Raises:
+        TypeError, ValueError: those that came up, with the place; and a TypeError in the place
+            of an error of Arrow's own, which no user should see.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        where = chunk.place(getattr(error, "row", None)) if isinstance(chunk, Chunk) else ""
+        if isinstance(error, pa.ArrowException | UnicodeError):
+            raise TypeError(
+                f"The table's cells must be of types that its columns read. Received {where}, of "
+                f"the types { {name: str(array.type) for name, array in chunk.items()} }: {error}. "
+                "Convert the column to numbers, text or lists of these."
+            ) from error
+        if not where:
+            raise
+        raise type(error)(f"{error} Received it in {where}.") from error
 
 
 class Fragment(Protocol):
@@ -27,7 +92,7 @@ class Fragment(Protocol):
 
     @property
     def names(self) -> Collection[str]:
-        """The columns' names."""
+        """The columns' names; of a file, with its `path`."""
         ...
 
     def read(self, kinds: Mapping[str, str | None]) -> Iterator[Chunk]:
@@ -40,6 +105,18 @@ class Fragment(Protocol):
         """
         ...
 
+    def look(self, num_rows: int) -> Chunk:
+        """Some of the rows, about `num_rows`, from all over the fragment; all columns."""
+        ...
+
+
+class Names(list[str]):
+    """Names of columns, and the file that has them, for errors."""
+
+    def __init__(self, names: Iterable[str], path: str) -> None:
+        super().__init__(names)
+        self.path = path
+
 
 def one_array(chunked: pa.ChunkedArray) -> pa.Array:
     """A chunked array as one, without a copy if it has one chunk."""
@@ -48,8 +125,8 @@ def one_array(chunked: pa.ChunkedArray) -> pa.Array:
 
 def check_names(names: Iterable[str], wanted: Iterable[str], path: str | None = None) -> None:
     """Raises ValueError if a table has one of the wanted names twice."""
-    names = list(names)
-    repeated = sorted({str(name) for name in wanted if names.count(name) > 1})
+    counts = Counter(names)
+    repeated = sorted({str(name) for name in wanted if counts[name] > 1})
     if repeated:
         where = f" in {path}" if path else ""
         raise ValueError(

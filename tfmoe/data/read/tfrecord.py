@@ -83,11 +83,23 @@ class TfrecordFragment:
             .batch(_BATCH_RECORDS)
             .map(lambda records: tf.io.parse_example(records, features))
         )
+        start = 0
         try:
             for batch in parsed.prefetch(1):
-                yield {name: _cells(batch[name], kind == "list") for name, kind in kinds.items()}
+                found = {name: _cells(batch[name], kind == "list") for name, kind in kinds.items()}
+                yield tables.Chunk(found, self.path, start)
+                start += len(next(iter(found.values()), ()))
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise self._unreadable(error.message) from error
+
+    def look(self, num_rows: int) -> tables.Chunk:
+        """See `Fragment.look`; the first records."""
+        kinds = dict.fromkeys(self._kinds)
+        chunk = next(self.read(kinds), None) if kinds else None
+        if chunk is None:
+            return tables.Chunk({}, self.path)
+        first = {name: array.slice(0, num_rows) for name, array in chunk.items()}
+        return tables.Chunk(first, self.path)
 
     def _unreadable(self, error):
         return ValueError(
@@ -101,6 +113,7 @@ class _Names(Collection[str]):
 
     def __init__(self, fragment):
         self._fragment = fragment
+        self.path = fragment.path
 
     def __contains__(self, name):
         return self._fragment.has(name)

@@ -1,0 +1,241 @@
+"""What a schema is proposed for: paths, texts that are numbers, likely leaks."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfmoe import (
+    Binary,
+    Categorical,
+    MultiCategorical,
+    Multiclass,
+    Numeric,
+    Preprocessor,
+    Regression,
+    Schema,
+)
+
+
+def told(make):
+    """What a function returns, and what it warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = make()
+    return made, " ".join(str(one.message) for one in caught)
+
+
+def _csv(path, **columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def _noise(seed=0, num_rows=300):
+    return np.random.default_rng(seed).integers(0, 2, num_rows)
+
+
+@pytest.mark.parametrize(
+    ("cells", "column"),
+    [
+        (["1.5", "2", "NA", "-3e5"], Numeric("a", transform="log")),
+        (["?", "21.5", "-", " 3 "], Numeric("a")),
+        (["02139", "10001", "94105", "60601"], Categorical("a", dtype="string")),
+        (["+4179555", "+4930555", "+4420555", "+1555"], Categorical("a", dtype="string")),
+        (["+1.5", "-2", "+3", "-4"], Numeric("a")),
+        (["true", "FALSE", "NA", "True"], Categorical("a", dtype="string")),
+        (["3.0", "", "4.0", "NA"], Categorical("a", dtype="int")),
+        (["18446744073709551615", "7", "8", "9"], Categorical("a", dtype="string")),
+        (["u|v", "u", "v|w", "w|u"], MultiCategorical("a", separator="|")),
+        (["NA", "de", "fr", "it"], Categorical("a", dtype="string")),
+    ],
+)
+def test_texts_are_proposed_as_what_they_are(tmp_path, cells, column):
+    cells = (cells * 75)[:300]
+    path = _csv(tmp_path / "t.csv", a=cells, y=_noise())
+    frame = pd.DataFrame({"a": pd.Series(cells, dtype=object).replace("", None), "y": _noise()})
+    for source in (path, frame):
+        schema, _ = told(lambda source=source: Schema.infer(source, "y"))
+        kinds = {type(c).__name__ for c in schema.columns}
+        assert kinds == {type(column).__name__}, source
+        assert schema.columns[0].name == "a"
+        assert getattr(schema.columns[0], "dtype", None) == getattr(column, "dtype", None)
+        told(lambda source=source, schema=schema: Preprocessor(schema).fit(source).arrays(source))
+
+
+def test_texts_of_digits_stay_text_where_the_source_might_have_integers(tmp_path):
+    frame = pd.DataFrame({"a": [str(n) for n in range(300)], "y": _noise()})
+    assert Schema.infer(frame, "y").columns == (Categorical("a", dtype="string"),)
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert Schema.infer(tmp_path / "t.parquet", "y").columns[0].dtype == "string"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_all_files_are_looked_at(tmp_path, kind):
+    for i in range(5):
+        part = pd.DataFrame(
+            {"zip": ["501" if i < 4 else "00501"] * 9, "v": np.nan, "y": [0, 1, 0] * 3}
+        )
+        part["v"] = part["v"].astype(object) if i < 4 else 0.5
+        getattr(part, f"to_{kind}")(tmp_path / f"{i}.{kind}", index=False)
+    source = [tmp_path / "0*", str(tmp_path / f"[1-9].{kind}")]
+    schema, _ = told(lambda: Schema.infer(source, ["y"]))
+    assert schema.columns == (Categorical("zip", dtype="string"), Numeric("v"))
+    part.drop(columns="v").to_parquet(tmp_path / "x.parquet")
+    if kind == "parquet":
+        schema, said = told(lambda: Schema.infer(tmp_path, "y"))
+        assert "'v' (not in " in said
+        assert "x.parquet" in said
+        with pytest.raises(ValueError, match=r"of which \['v'\] are not there. They are in some"):
+            Schema.infer(tmp_path, "v")
+
+
+def test_other_sources():
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 60), "y": [0, 1] * 30})
+    expected = Schema.infer(frame, "y")
+    for source in (frame.to_dict("list"), [frame[:30], frame[30:]], lambda: iter([frame])):
+        assert Schema.infer(source, "y") == expected
+    with pytest.raises(ValueError, match="Received a generator"):
+        Schema.infer(iter([frame]), "y")
+    with pytest.raises(ValueError, match="for a table with rows"):
+        Schema.infer(frame[:0], "y")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.csv"):
+        Schema.infer("nowhere.csv", "y")
+
+
+def test_records_are_looked_at(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    with tf.io.TFRecordWriter(str(tmp_path / "t.tfrecord")) as writer:
+        for i in range(60):
+            features = {
+                "price": tf.train.Feature(
+                    bytes_list={"value": [b"NA" if i % 9 == 0 else b"1.%d" % i]}
+                ),
+                "ids": tf.train.Feature(int64_list={"value": [i, i + 1]}),
+                "y": tf.train.Feature(int64_list={"value": [i % 2]}),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    schema, said = told(lambda: Schema.infer(tmp_path / "t.tfrecord", "y"))
+    assert {type(column) for column in schema.columns} == {Numeric, MultiCategorical}
+    assert "'price' ('NA')" in said
+    with pytest.warns(UserWarning, match=r"7 of 'price' \('NA'\)"):
+        Preprocessor(schema).fit(tmp_path / "t.tfrecord")
+
+
+def test_a_pandas_index_is_a_column_of_its_file(tmp_path):
+    frame = pd.DataFrame({"user_id": [5, 9] * 30, "a": np.linspace(0, 1, 60), "y": [0, 1] * 30})
+    frame.set_index("user_id").to_parquet(tmp_path / "t.parquet")
+    schema, _ = told(lambda: Schema.infer(tmp_path / "t.parquet", "y"))
+    assert {column.name for column in schema.columns} == {"user_id", "a"}
+    # One that counts up is but described in the file.
+    frame["user_id"] = np.arange(100, 280, 3)
+    frame.set_index(pd.RangeIndex(100, 280, 3, name="user_id")).drop(columns="user_id").to_parquet(
+        tmp_path / "t.parquet", row_group_size=7
+    )
+    schema, _ = told(lambda: Schema.infer(tmp_path / "t.parquet", "y"))
+    assert {column.name for column in schema.columns} == {"user_id", "a"}
+    prep = Preprocessor(schema).fit(tmp_path / "t.parquet")
+    for name, values in prep.arrays(frame)[0].items():
+        np.testing.assert_array_equal(prep.arrays(tmp_path / "t.parquet")[0][name], values)
+
+
+@pytest.mark.parametrize(
+    ("cells", "task"),
+    [
+        (["no", "yes"], Binary("y", positive="yes")),
+        (["Y", "N"], Binary("y", positive="Y")),
+        (["negative", "Positive"], Binary("y", positive="Positive")),
+        (["+", "-"], Binary("y", positive="+", negative=["-"])),
+        ([">50K", "<=50K"], Binary("y", positive=">50K")),
+        (["true", "false"], Binary("y")),
+        (["yes", "no", "NA"], Binary("y", positive="yes")),
+        (["1", "0", "NA"], Binary("y")),
+        (["1.5", "?"], Regression("y")),
+        (["a", "b", "c"], Multiclass("y", classes=("a", "b", "c"))),
+    ],
+)
+def test_labels_of_text(tmp_path, cells, task):
+    path = _csv(tmp_path / "t.csv", a=np.linspace(0, 1, 60), y=(cells * 60)[:60])
+    for source in (path, pd.read_csv(path, dtype={"y": str}, keep_default_na=False)):
+        schema, said = told(lambda source=source: Schema.infer(source, "y"))
+        assert schema.tasks == (task,)
+        if getattr(task, "positive", None):
+            assert f"of which {task.positive!r} counts as 1" in said
+        told(lambda schema=schema, source=source: Preprocessor(schema).fit(source).arrays(source))
+
+
+@pytest.mark.parametrize("cells", [["x", "x"], ["", ""], ["2020-01-01", "2020-01-02"]])
+def test_labels_that_are_none(tmp_path, cells):
+    path = _csv(tmp_path / "t.csv", a=[1.5, 2.5], y=cells)
+    with pytest.raises(ValueError, match="'y'"):
+        Schema.infer(path, "y")
+
+
+# --- leaks ----------------------------------------------------------------------------
+
+
+def _leaks(**columns):
+    labels = [name for name in columns if name.startswith("y")]
+    _, said = told(lambda: Schema.infer(pd.DataFrame(columns), labels))
+    return said
+
+
+def test_columns_that_tell_a_label():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    amount = rng.gamma(2, 3, 400)
+    assert "'status' tells 'y'" in _leaks(y=y, status=np.where(y == 1, "done", "open"))
+    one_wrong = np.where(np.arange(2000) == 7, "open", np.where(np.tile(y, 5) == 1, "done", "open"))
+    assert "'status' tells 'y'" in _leaks(y=np.tile(y, 5), status=one_wrong)
+    reason = np.where(y == 1, rng.choice(["a", "b", "c"], 400), "none at all")
+    assert "'reason' tells 'y'" in _leaks(y=y, reason=reason)
+    assert "'score' tells 'y'" in _leaks(y=y, score=y * 5 + rng.random(400))
+    assert "'cents' tells 'y'" in _leaks(y=amount, cents=amount * 100)
+    assert "'log' tells 'y'" in _leaks(y=amount, log=-np.log(amount))
+    assert "'grade' tells 'y'" in _leaks(y=np.round(amount), grade=np.round(amount) > 5)
+
+
+def test_sums_and_differences():
+    rng = np.random.default_rng(1)
+    casual, registered = rng.gamma(2, 5, (2, 300)).round()
+    both = {"y_casual": casual, "y_registered": registered}
+    said = _leaks(**both, total=casual + registered, other=rng.random(300))
+    assert "'total' is the sum of 'y_casual' and 'y_registered'" in said
+    assert "'other'" not in said
+    said = _leaks(y_all=casual + registered, casual=casual, registered=registered)
+    assert "'casual' and 'registered' have 'y_all' as their sum" in said
+    said = _leaks(y_all=casual + registered, y_casual=casual, registered=registered)
+    assert "'registered' is the difference of" in said
+
+
+def test_row_numbers(tmp_path):
+    y = _noise(num_rows=500)
+    assert "['n'] count the rows" in _leaks(y=y, n=np.arange(500) + 17)
+    assert "['n'] count the rows" in _leaks(y=y, n=np.random.default_rng(0).permutation(500))
+    assert "count the rows" not in _leaks(y=y, n=np.random.default_rng(0).integers(0, 500, 500))
+    assert "count the rows" not in _leaks(y=y, n=np.arange(500) / 7)
+    path = _csv(tmp_path / "t.csv", n=np.arange(200_000), y=_noise(num_rows=200_000))
+    assert "['n'] count the rows" in told(lambda: Schema.infer(path, "y"))[1]
+
+
+def test_what_is_no_leak():
+    """Nothing is said of chance, of ids, of few rows, of what is merely of use."""
+    rng = np.random.default_rng(2)
+    n = 600
+    signal = rng.normal(size=n)
+    columns = {
+        "y": (signal + rng.normal(size=n) > 0).astype(int),
+        "y_rating": (3 + signal + rng.normal(size=n)).round(),
+        "y_rare": (rng.random(n) < 0.001).astype(int),
+        "signal": signal,
+        "user_id": rng.integers(0, 400, n),
+        "unique_id": rng.permutation(10**6)[:n],
+        "city": rng.choice(["a", "b", "c"], n),
+        "always": "x",
+        "plays": rng.poisson(3, n).astype(float) + 0.5,
+    }
+    said = _leaks(**columns)
+    assert "leak" not in said
+    assert "count the rows" not in said
+    assert _leaks(y=[0, 1, 0, 1], a=["u", "v", "u", "v"]) == ""
