@@ -122,6 +122,21 @@ def test_report_writes_pictures_and_numbers(folder, model):
     assert "is there already" in " ".join(again.output.split())
 
 
+def test_predictions_stand_beside_columns_of_the_table(folder, model, tmp_path):
+    rows = pd.read_csv(folder / "rows.csv", dtype=str, keep_default_na=False)
+    for keep, names in (("user_id,watch", ["user_id", "watch"]), ("all", list(rows))):
+        out = tmp_path / f"{keep}.csv"
+        done = run("predict", model, folder / "rows.csv", "--keep", keep, "--out", out)
+        assert done.exit_code == 0, done.output
+        got = pd.read_csv(out, dtype=str, keep_default_na=False)
+        assert list(got)[: len(names)] == names
+        pd.testing.assert_frame_equal(got[names], rows[names])
+        assert got["watch_predicted"].astype(float).between(0, 1).all()
+    done = run("predict", model, folder / "rows.csv", "--keep", "who", "--out", tmp_path / "p.csv")
+    assert done.exit_code == 1
+    assert "of which ['who'] are not there" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_has_a_name(gate):
     numbered = "num_nonzeros" in inspect.signature(getattr(tfmoe, GATES[gate])).parameters

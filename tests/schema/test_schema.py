@@ -51,7 +51,10 @@ FULL = Schema(
 # The same of the other regime, where each row belongs to one task.
 SPLIT = Schema(
     columns=[Categorical("market_id", source="market"), Numeric("age")],
-    tasks=[Binary("de", source="click", key=7), Regression("fr", source="stars", key="f r")],
+    tasks=[
+        Binary("de", source="click", key=7),
+        Regression("fr", source="stars", key="f r", standardize=False),
+    ],
     task_column="market",
 )
 
