@@ -139,7 +139,7 @@ def test_predictions_stand_beside_columns_of_the_table(folder, model, tmp_path):
 
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_has_a_name(gate):
-    numbered = "num_nonzeros" in inspect.signature(getattr(tfmoe, GATES[gate])).parameters
+    numbered = "num_nonzeros" in inspect.signature(getattr(tfmoe, GATES[gate]).__init__).parameters
     mixture = structure_by_name("mmoe", gate, 4, 3 if numbered else None, "8")
     mixture.num_tasks = 2
     assert mixture(np.ones((1, 5))).shape == (1, 2, 8)

@@ -110,7 +110,7 @@ def planned(
                 patience=patience,
                 mode="min",
                 restore_best_weights=True,
-                start_from_epoch=math.ceil(ramp_steps(model.structure.gates) / steps),
+                start_from_epoch=max(0, math.ceil(ramp_steps(model.structure.gates) / steps) - 1),
             )
         ]
         epochs = _MOST_EPOCHS
