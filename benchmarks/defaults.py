@@ -237,16 +237,16 @@ class _Network:
         inputs = {}
         parts = []
         if self.numbers:
-            inputs["numbers"] = keras.Input((len(self.numbers),))
+            inputs["numbers"] = keras.Input((len(self.numbers),), name="numbers")
             parts.append(inputs["numbers"])
         for name, ids in self.ids.items():
-            inputs[name] = keras.Input((), dtype="int32")
+            inputs[name] = keras.Input((), dtype="int32", name=name)
             parts.append(keras.layers.Embedding(len(ids) + 1, 16)(inputs[name]))
         hidden = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
         for units in UNITS:
             hidden = keras.layers.Dense(units, "relu")(hidden)
         output = keras.layers.Dense(1, "sigmoid" if self.binary else None)(hidden)
-        self.model = keras.Model({k: inputs[k] for k in inputs}, output)
+        self.model = keras.Model(inputs, output)
         loss = "binary_crossentropy" if self.binary else "mse"
         self.model.compile("adam", loss, jit_compile=False)
         order = np.random.default_rng(0).permutation(len(y))
