@@ -197,7 +197,7 @@ def test_the_best_epoch_is_kept(trained):
 def test_silenced_experts_are_those_an_extract_does_without():
     schema = tfmoe.Schema(
         [tfmoe.Numeric(f"x_{i}", transform="none") for i in range(3)],
-        [tfmoe.Regression(name, source="label") for name in ("a", "b")],
+        [tfmoe.Regression(name, source="label", standardize=False) for name in ("a", "b")],
         task_column="task",
     )
     rng = np.random.default_rng(0)

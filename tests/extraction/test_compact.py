@@ -18,7 +18,7 @@ SCHEMA = tfmoe.Schema(
         tfmoe.Numeric("age", transform="none"),
         tfmoe.Categorical("user_id", dim=3, hash_buckets=7),
     ],
-    [tfmoe.Binary("watch"), tfmoe.Regression("rating")],
+    [tfmoe.Binary("watch"), tfmoe.Regression("rating", standardize=False)],
 )
 
 

@@ -21,7 +21,7 @@ SMALL = tfmoe.Schema(
     ],
     [
         tfmoe.Binary("watch"),
-        tfmoe.Regression("rating"),
+        tfmoe.Regression("rating", standardize=False),
         tfmoe.Multiclass("mood", classes=("bad", "good", "so-so")),
     ],
 )
@@ -240,14 +240,16 @@ def schema_of(*tasks):
 
 def test_a_label_space_survives_the_task_that_named_it():
     watch = tfmoe.Binary("watch", source="watched")
-    schema = schema_of(watch, tfmoe.Regression("rating", where="watch"), tfmoe.Binary("buy"))
+    schema = schema_of(
+        watch, tfmoe.Regression("rating", where="watch", standardize=False), tfmoe.Binary("buy")
+    )
     selected = schema.select(["buy", "rating"])
     assert selected.task_names == ("rating", "buy")
-    assert selected.tasks[0] == tfmoe.Regression("rating", where="watched")
+    assert selected.tasks[0] == tfmoe.Regression("rating", where="watched", standardize=False)
     assert schema.select(["watch", "rating"]).tasks == schema.tasks[:2]
     # The raw column must not be taken for another task's.
     other = tfmoe.Binary("watched", source="seen")
-    schema = schema_of(watch, tfmoe.Regression("rating", where="watch"), other)
+    schema = schema_of(watch, tfmoe.Regression("rating", where="watch", standardize=False), other)
     with pytest.raises(ValueError, match=r"raw column 'watched'.*Keep 'watch' too"):
         schema.select(["rating", "watched"])
     for wrong in ([], ["sleep"], "sleep"):

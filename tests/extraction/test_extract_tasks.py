@@ -15,7 +15,7 @@ COLUMNS = [
     tfmoe.Categorical("user_id", dim=3, hash_buckets=7),
     tfmoe.Sequence("history", hash_buckets=5, max_length=3, dim=4),
 ]
-TASKS = [tfmoe.Binary("de"), tfmoe.Regression("fr"), tfmoe.Binary("uk")]
+TASKS = [tfmoe.Binary("de"), tfmoe.Regression("fr", standardize=False), tfmoe.Binary("uk")]
 ONE = tfmoe.Schema(COLUMNS, TASKS, task_column="market")
 ALL = tfmoe.Schema(COLUMNS, TASKS)
 

@@ -16,8 +16,8 @@ from tfmoe.objectives.task_per_row import TaskPerRow
 TASKS = (
     tfmoe.Binary("click", source="label"),
     tfmoe.Binary("buy", source="label", weight=2.0),
-    tfmoe.Regression("stars", source="label", weight=0.5),
-    tfmoe.Regression("hours", source="label", loss="mae"),
+    tfmoe.Regression("stars", source="label", weight=0.5, standardize=False),
+    tfmoe.Regression("hours", source="label", loss="mae", standardize=False),
     tfmoe.Binary("rare", source="label"),
 )
 COLUMNS = (tfmoe.Numeric("age", transform="none"), tfmoe.Categorical("city", dim=3))

@@ -50,8 +50,8 @@ def test_a_save_that_fails_leaves_the_older_file(model, df, tmp_path, monkeypatc
     path = tmp_path / name
     save = model.save if name == "model.keras" else model.save_weights
     save(path)
-    before = path.read_bytes()
     save(str(path))
+    before = path.read_bytes()
     assert os.listdir(tmp_path) == [name]
 
     def broken(*arguments, **options):

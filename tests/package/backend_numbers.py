@@ -300,7 +300,7 @@ def trained_model():
             tfmoe.Numeric("age"),
             tfmoe.MultiCategorical("tags", dim=2),
         ],
-        [tfmoe.Binary("click"), tfmoe.Regression("spend", where="click")],
+        [tfmoe.Binary("click"), tfmoe.Regression("spend", where="click", standardize=False)],
     )
     prep = tfmoe.Preprocessor(schema).fit(table(), progress=False)
     decay = keras.optimizers.schedules.PolynomialDecay(0.02, 4, 0.0)

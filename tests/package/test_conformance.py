@@ -29,7 +29,7 @@ SCHEMA = tfmoe.Schema(
         tfmoe.MultiCategorical("tags", dim=2),
         tfmoe.Numeric("income", transform="buckets", dim=2),
     ],
-    tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend")],
+    tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend", standardize=False)],
 )
 SIZES = {"city": 9, "tags": 6, "income": 7}
 

@@ -25,7 +25,7 @@ _COLUMNS = [
 _TASKS = {
     "numbers": [
         tfmoe.Binary("de", source="click", key=7),
-        tfmoe.Regression("fr", source="hours", key=12),
+        tfmoe.Regression("fr", source="hours", key=12, standardize=False),
         tfmoe.Binary("us", source="click", key="30"),
     ],
     "classes": [

@@ -10,7 +10,7 @@ from tfmoe.structures.base import PlainLayer, gates_inside, structure_of
 
 SCHEMA = tfmoe.Schema(
     [tfmoe.Numeric("age", transform="none"), tfmoe.Categorical("city", hash_buckets=7)],
-    [tfmoe.Binary("click"), tfmoe.Regression("spend")],
+    [tfmoe.Binary("click"), tfmoe.Regression("spend", standardize=False)],
 )
 FEATURES = {"age": np.linspace(-1, 1, 6, dtype="float32"), "city": np.arange(3, 9, dtype="int32")}
 

@@ -55,7 +55,7 @@ class Halves(tfmoe.Structure):
 '''
 SCHEMA = tfmoe.Schema(
     [tfmoe.Numeric("age", transform="none"), tfmoe.Categorical("city", hash_buckets=7)],
-    [tfmoe.Binary("click"), tfmoe.Regression("spend")],
+    [tfmoe.Binary("click"), tfmoe.Regression("spend", standardize=False)],
 )
 
 

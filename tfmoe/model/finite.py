@@ -17,6 +17,7 @@ from keras import ops
 
 from tfmoe.compute.types import Tensor
 from tfmoe.keras_private import is_compiled_by_xla
+from tfmoe.model.plan import steps_done
 
 # What a column's number may be before its products with weights are suspected.
 _LARGE = 1e15
@@ -44,7 +45,7 @@ class FiniteLoss(keras.callbacks.Callback):
             self._keep()  # no step ends before it has changed the weights
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch, self._start = epoch, int(self.model.optimizer.iterations)
+        self._epoch, self._start = epoch, steps_done(self.model.optimizer)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         loss = (logs or {}).get("loss", 0.0)

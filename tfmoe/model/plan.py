@@ -146,9 +146,14 @@ def _parted(arrays: Any, seed: int) -> tuple[Any, Any]:
     return rows(rest), rows(held_out)
 
 
+def steps_done(optimizer: Any) -> int:
+    """The optimizer's steps so far, also of one whose counter is on several replicas."""
+    return int(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(optimizer.iterations)))
+
+
 def warn_of_few_steps(model: Any) -> None:
     """Warns where all trainings of a model together were too short to learn much."""
-    steps = int(model.optimizer.iterations)
+    steps = steps_done(model.optimizer)
     if steps < FEWEST_STEPS:
         warnings.warn(
             f"The model has been trained for {steps} steps, and rarely learns much in fewer than "

@@ -114,8 +114,9 @@ class JointLabels:
         losses: dict[str, Any],
         weights: dict[str, float],
         metrics: dict[str, list[Any]],
-        moments: dict[str, tuple[float, float]],
+        moments: dict[str, tuple[float, float]] | None = None,
     ) -> None:
+        moments = moments or {}
         self.tasks = schema.tasks
         self._objectives = {
             task.name: Objective(

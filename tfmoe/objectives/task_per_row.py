@@ -45,8 +45,9 @@ class TaskPerRow:
         losses: dict[str, Any],
         weights: dict[str, float],
         metrics: dict[str, list[Any]],
-        moments: dict[str, tuple[float, float]],
+        moments: dict[str, tuple[float, float]] | None = None,
     ) -> None:
+        moments = moments or {}
         self.tasks = schema.tasks
         pairs = [moments.get(task.name, (0.0, 1.0)) for task in schema.tasks]
         self._means, self._stds = np.array(pairs, "float32").T

@@ -1,5 +1,6 @@
 """`tfmoe extract`."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from tfmoe.cli.by_name import USES, completion
 from tfmoe.cli.paths import ModelFile, load_model, must_be_new
-from tfmoe.cli.terminal import errors_shown, say
+from tfmoe.cli.terminal import errors_shown, say, warn
 from tfmoe.files import new_file
 
 
@@ -37,7 +38,11 @@ def extract(
         from tfmoe.extraction.extract import extract as cut
 
         rows = None if data is None else loaded.preprocessor.arrays(data, labels=False)
-        extracted = cut(loaded, task, threshold, rows, tolerance, by)  # type: ignore[arg-type]
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            extracted = cut(loaded, task, threshold, rows, tolerance, by)  # type: ignore[arg-type]
+        for one in told:
+            warn(one.message)
         with new_file(out) as draft:
             extracted.save(draft)
         done = extracted.extraction
