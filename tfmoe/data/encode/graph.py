@@ -98,9 +98,9 @@ def request(
         text = is_text(preprocessor, column)
         if isinstance(column, Numeric):
             raw = one_array(to_arrow(df[column.raw_name], column.raw_name, numbers=True))
-            arrays[column.name] = to_floats(
-                raw, column.raw_name, column.missing, element=column.element
-            )
+            # A request has numbers, also those that stand for a missing one.
+            texts = column.missing and tuple(m for m in column.missing if isinstance(m, str))
+            arrays[column.name] = to_floats(raw, column.raw_name, texts, element=column.element)
         elif is_padded(column):
             arrays[column.name] = _padded(cells, text)
         else:

@@ -105,8 +105,7 @@ class LabelReader:
             known, rule = own[1:], f"{task.positive!r}, or one of `negative`={list(task.negative)}"
         else:
             # The first that comes is the one, also of later chunks.
-            known = self._others.setdefault(task.name, others[:1]) or others[:1]
-            self._others[task.name] = known
+            known = self._others.setdefault(task.name, others[:1]) if others else []
             rule = f"{task.positive!r} or one other, here {known}"
         strange = [one for one in others if one not in known]
         if strange:
