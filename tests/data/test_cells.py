@@ -94,6 +94,8 @@ def test_usual_signs_of_a_missing_number_are_missing_from_every_source(tmp_path)
             ["TRUE", "false", "", "true"],
             [0, 1, np.nan, 0],
         ),
+        (Multiclass("a", classes=("2", "1")), ["1.0", "2", "2.0", ""], [1, 0, 0, np.nan]),
+        (Multiclass("a", classes=("1.0", "x")), ["1.0", "x", "1", ""], [0, 1, 0, np.nan]),
         (Binary("a", positive="yes"), ["yes", "no", "NA", ""], [1, 0, np.nan, np.nan]),
         (Binary("a", positive=2), ["2", "1", "NA", "1"], [1, 0, np.nan, 0]),
         (Binary("a", positive="+", negative="-"), ["+", "-", "?", "-"], [1, 0, np.nan, 0]),
@@ -159,6 +161,8 @@ def test_a_task_may_be_limited_by_a_positive_label_or_a_value():
     labels = Preprocessor(schema).fit(rows).arrays(rows)[1]
     np.testing.assert_array_equal(labels["stars"], [5, np.nan, np.nan])
     np.testing.assert_array_equal(labels["local"], [5, np.nan, 3])
+    with pytest.raises(TypeError, match=r"`where_value` says.*Received shop='de'.*row 0"):
+        _fit([Numeric("n")], rows, [Regression("stars", where="shop")])
     alone = schema.select("stars")
     assert (alone.tasks[0].where, alone.tasks[0].where_value) == ("seen", "yes")
     labels = Preprocessor(alone).fit(rows).arrays(rows)[1]

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfmoe.data.arrow import missing_numbers, to_floats
 from tfmoe.data.encode.hashing import HASH_KEY
-from tfmoe.data.encode.vocabulary import other_spellings
+from tfmoe.data.encode.vocabulary import label_spellings
 from tfmoe.data.kinds import is_null, to_arrow
 from tfmoe.data.numerals import SPELLINGS
 from tfmoe.data.read.tables import one_array
@@ -172,7 +172,7 @@ class GraphEncoder:
 
         keys = list(self.preprocessor.schema.task_keys)
         places = dict(zip(keys, range(len(keys)), strict=True))
-        places |= {text: places[key] for text, key in other_spellings(keys).items()}
+        places |= {text: places[key] for text, key in label_spellings(keys).items()}
         initializer = tf.lookup.KeyValueTensorInitializer(
             tf.constant(list(places)), tf.constant(list(places.values()), tf.int32)
         )
