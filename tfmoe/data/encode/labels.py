@@ -99,7 +99,8 @@ class LabelReader:
             raise arrow.at_row(
                 TypeError(
                     f"`where` of task {task.name!r} is a column of zeros and ones, or "
-                    f"`where_value` says what is in the rows inside. Received {raw}={array[int(row)].as_py()!r}. "
+                    f"`where_value` says what is in the rows inside. Received "
+                    f"{raw}={array[int(row)].as_py()!r}. "
                     "Correct the cell, or name the value."
                 ),
                 row,
