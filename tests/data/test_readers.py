@@ -383,9 +383,10 @@ def test_true_and_false_are_numbers_everywhere(tmp_path):
 def test_broken_gzip_names_the_file(tmp_path):
     (tmp_path / "no.csv.gz").write_bytes(b"no gzip")
     text = "a,y\n" + "1.5,1\n" * 300_000
+    (tmp_path / "no.tsv.gz").write_bytes(b"no gzip")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-50])
     prep = Preprocessor(Schema([Numeric("a")], [Binary("y")]))
-    for name in ("no.csv.gz", "cut.csv.gz"):
+    for name in ("no.csv.gz", "no.tsv.gz", "cut.csv.gz"):
         with pytest.raises(OSError, match=rf"{name}, which is cut off or no gzip"):
             prep.fit(str(tmp_path / name))
 

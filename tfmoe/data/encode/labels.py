@@ -226,7 +226,9 @@ def _check(values, bad, task, rule):
 def _bad_label(task, rule, value):
     remedy = "declare another kind of task"
     if isinstance(task, Binary) and task.positive is None:
-        remedy = f"name the label that counts as 1: Binary({task.name!r}, positive={value!r})"
+        remedy = (
+            f"name the label that counts as 1, if that is no 1: Binary({task.name!r}, positive=...)"
+        )
     elif isinstance(task, Binary):
         remedy = "name all that count as 0 in `negative`, or declare it Multiclass"
     return ValueError(

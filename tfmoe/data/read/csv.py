@@ -53,7 +53,10 @@ class CsvFragment:
     def _quoting(self):
         if self.options.quoting is not None:
             return self.options.quoting
-        return not self._may_be_unquoted or needs_quotes(self._bytes(), self.delimiter)
+        try:
+            return not self._may_be_unquoted or needs_quotes(self._bytes(), self.delimiter)
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def _bytes(self):
         return pa.input_stream(self.path, compression="detect")
