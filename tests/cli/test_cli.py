@@ -67,6 +67,24 @@ def test_a_schema_is_proposed_from_thousands_of_wide_rows(tmp_path):
     assert tfmoe.Schema.load(out).task_names == ("de", "fr")
 
 
+def test_a_schema_says_what_to_look_at(tmp_path):
+    rows = pd.DataFrame({"n": range(90), "zip": "02139", "v": ["NA", "1,5", "7"] * 30})
+    rows["y"] = ["yes", "no"] * 45
+    rows["status"] = rows["y"].map({"yes": "done", "no": "open"})
+    rows.to_csv(tmp_path / "rows.csv", index=False, sep=";", encoding="latin-1")
+    out, data = tmp_path / "schema.yaml", tmp_path / "rows.csv"
+    assert "rows.csv?delimiter=;" in "".join(run("schema", data, "--label", "y").output.split())
+    done = run("schema", f"{data}?delimiter=;&encoding=latin-1", "--label", "y", "--out", out)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "['n'] count the rows" in said
+    assert "'status' tells 'y'" in said
+    assert "'yes' counts as 1" in said
+    schema = tfmoe.Schema.load(out)
+    assert schema.tasks == (tfmoe.Binary("y", positive="yes"),)
+    assert schema.column("zip") == tfmoe.Categorical("zip", dtype="string")
+
+
 def test_evaluate_prints_metrics(folder, model):
     done = run("evaluate", model, folder / "rows.csv")
     assert done.exit_code == 0, done.output

@@ -94,6 +94,8 @@ def test_usual_signs_of_a_missing_number_are_missing_from_every_source(tmp_path)
             ["TRUE", "false", "", "true"],
             [0, 1, np.nan, 0],
         ),
+        (Multiclass("a", classes=("2", "1")), ["1.0", "2", "2.0", ""], [1, 0, 0, np.nan]),
+        (Multiclass("a", classes=("1.0", "x")), ["1.0", "x", "1", ""], [0, 1, 0, np.nan]),
         (Binary("a", positive="yes"), ["yes", "no", "NA", ""], [1, 0, np.nan, np.nan]),
         (Binary("a", positive=2), ["2", "1", "NA", "1"], [1, 0, np.nan, 0]),
         (Binary("a", positive="+", negative="-"), ["+", "-", "?", "-"], [1, 0, np.nan, 0]),
@@ -159,6 +161,8 @@ def test_a_task_may_be_limited_by_a_positive_label_or_a_value():
     labels = Preprocessor(schema).fit(rows).arrays(rows)[1]
     np.testing.assert_array_equal(labels["stars"], [5, np.nan, np.nan])
     np.testing.assert_array_equal(labels["local"], [5, np.nan, 3])
+    with pytest.raises(TypeError, match=r"`where_value` says.*Received shop='de'.*row 0"):
+        _fit([Numeric("n")], rows, [Regression("stars", where="shop")])
     alone = schema.select("stars")
     assert (alone.tasks[0].where, alone.tasks[0].where_value) == ("seen", "yes")
     labels = Preprocessor(alone).fit(rows).arrays(rows)[1]
@@ -537,3 +541,31 @@ def _told(make):
         warnings.simplefilter("always")
         made = make()
     return made, " ".join(str(one.message) for one in caught)
+
+
+# --- a text file, and what pandas makes of it -------------------------------------------
+
+_columns = st.one_of(
+    st.lists(st.integers(-(2**62), 2**62).map(str), min_size=2, max_size=9),
+    st.lists(st.sampled_from(["7", "-3", " 12", "12 ", "0"]), min_size=2, max_size=9),
+    st.lists(st.sampled_from(["7.0", "", "-3.0", "12.0"]), min_size=2, max_size=9),
+    st.lists(st.sampled_from(["true", "FALSE", "True", ""]), min_size=2, max_size=9),
+    st.lists(st.sampled_from(["a", "b c", "", "7x", "\u00e9"]), min_size=2, max_size=9),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(_columns, st.sampled_from([{}, {"dtype": "string"}, {"hash_buckets": 1000}]))
+def test_a_path_and_its_dataframe_have_the_same_ids(tmp_path_factory, cells, options):
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    path.write_text("\n".join(["a,y", *(f"{cell},1" for cell in cells)]) + "\n", encoding="utf-8")
+    frame = pd.read_csv(path)
+    if all(frame["a"].isna()):
+        return
+    schema = Schema([Categorical("a", **options)], _Y)
+    for fitted in (path, frame):
+        prep = Preprocessor(schema).fit(fitted, progress=False)
+        ids = prep.arrays(path, labels=False)["a"]
+        np.testing.assert_array_equal(ids, prep.arrays(frame, labels=False)["a"])
+        assert (ids != 2).all()
+        assert ((ids == 1) == frame["a"].isna()).all()

@@ -383,9 +383,10 @@ def test_true_and_false_are_numbers_everywhere(tmp_path):
 def test_broken_gzip_names_the_file(tmp_path):
     (tmp_path / "no.csv.gz").write_bytes(b"no gzip")
     text = "a,y\n" + "1.5,1\n" * 300_000
+    (tmp_path / "no.tsv.gz").write_bytes(b"no gzip")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-50])
     prep = Preprocessor(Schema([Numeric("a")], [Binary("y")]))
-    for name in ("no.csv.gz", "cut.csv.gz"):
+    for name in ("no.csv.gz", "no.tsv.gz", "cut.csv.gz"):
         with pytest.raises(OSError, match=rf"{name}, which is cut off or no gzip"):
             prep.fit(str(tmp_path / name))
 
@@ -453,3 +454,40 @@ def test_a_feature_may_come_late_in_a_tfrecord(tmp_path):
     assert np.isnan(labels["none"]).all()
     assert np.isnan(labels["label"][:1500]).all()
     assert labels["label"][1500] == 0.5
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_pages_that_are_not_as_they_were_written(tmp_path, checked):
+    values = np.random.default_rng(0).random(20_000)
+    table = pa.table({"a": values, "y": np.arange(20_000) % 2})
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(table, path, write_page_checksum=checked, compression="none")
+    prep = Preprocessor(Schema([Numeric("a")], [Binary("y")])).fit(path)
+    data = bytearray(path.read_bytes())
+    for place in range(40_000, 40_016):
+        data[place] ^= 0xA5
+    path.write_bytes(bytes(data))
+    if checked:
+        with pytest.raises(OSError, match=r"t.parquet \(row group 0\).*checksum"):
+            prep.arrays(path)
+        with pytest.raises(OSError, match=r"t.parquet \(row group 0\).*checksum"):
+            Schema.infer(path, "y")
+    else:  # nothing tells
+        prep.arrays(path)
+    path.write_bytes(bytes(data[: len(data) // 2]))
+    with pytest.raises(ValueError, match=r"t.parquet, which is no Parquet file"):
+        prep.arrays(path)
+
+
+def test_records_say_where_a_bad_cell_is(tmp_path):
+    rows = [{"a": ["NA"], "y": [1]}, {"a": [" 7 "], "y": [0]}, {"a": ["1e1"], "y": [1]}]
+    path = _examples(tmp_path / "a.tfrecord", rows)
+    prep = Preprocessor(Schema([Numeric("a", transform="none", fill=-1)], [Binary("y")]))
+    with pytest.warns(UserWarning, match=r"1 of 'a' \('NA'\)"):
+        assert prep.fit(path).arrays(path)[0]["a"].tolist() == [-1, 7, 10]
+    path = _examples(tmp_path / "b.tfrecord", [*rows, {"a": ["x"], "y": [1]}])
+    with pytest.raises(TypeError, match=r"'a' must hold numbers.*row 3 \(from 0\) of .*b.tfrecord"):
+        prep.fit(path)
+    path = _examples(tmp_path / "c.tfrecord", [{"b": [1], "y": [0]}])
+    with pytest.raises(ValueError, match=r"the table .*c.tfrecord without 'a'"):
+        prep.fit(path)

@@ -345,3 +345,19 @@ def test_add_task_where_rows_have_all_labels():
     assert grown.arrays(rows)[1]["kind"].tolist() == [1, 0]
     assert prep.schema == schema
     assert dataclasses.replace(grown.schema, tasks=schema.tasks) == schema
+
+
+def test_keys_are_told_however_a_source_spells_them(tmp_path):
+    tasks = [Binary("two", source="click", key=2), Binary("ten", source="click", key="10")]
+    prep = Preprocessor(Schema([Numeric("n", transform="none")], tasks, task_column="m"))
+    rows = pd.DataFrame({"m": [2, 10, 2], "n": 0.5, "click": [0, 1, 1]})
+    rows.to_csv(tmp_path / "ints.csv", index=False)
+    rows.astype({"m": float}).to_csv(tmp_path / "floats.csv", index=False)
+    for source in (
+        rows,
+        rows.astype({"m": float}),
+        rows.astype({"m": str}),
+        tmp_path / "ints.csv",
+        tmp_path / "floats.csv",
+    ):
+        assert prep.arrays(source)[0]["m"].tolist() == [0, 1, 0]

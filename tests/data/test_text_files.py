@@ -95,6 +95,10 @@ def test_swallowed_rows_of_a_csv_file_are_told(tmp_path):
         prep = Preprocessor(schema).fit(path, progress=False)
     assert prep.num_rows < 100
     assert Preprocessor(schema).fit(f"{path}?quoting=no", progress=False).num_rows == 100
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        Schema.infer(path, "click")
+    assert any("run over lines that look like rows" in str(one.message) for one in told)
     # What lies in quotes for good is no matter.
     notes = pd.DataFrame({"item": range(30), "title": ["dear,\nall\nof you,"] * 30, "click": 1})
     notes.to_csv(path, index=False)

@@ -86,7 +86,7 @@ def _gates():
     ]
     routed = [
         _case(tfmoe.SoftmaxGate, 2, 3, 2.0, _router(), UNIFORM, aux=True),
-        _case(tfmoe.TopKGate, 2, 4, 3, True, _router(), UNIFORM, 7, True, aux=True),
+        _case(tfmoe.TopKGate, 2, 4, 3, True, _router(), UNIFORM, 7, False, aux=True),
         _case(tfmoe.DSelectKGate, 2, 5, 3, 2.0, 0.1, _router(), "penalty", aux=True),
         _case(tfmoe.GumbelGate, 2, 4, 2, DECAY, _router(), UNIFORM, 7, aux=True),
         _case(tfmoe.SparsemaxGate, 2, 4, _router(), UNIFORM, aux=True),
@@ -140,7 +140,7 @@ def _transformers():
     task = np.array([0, 1, 1, 0, 1, 0], "int32")
     gate = tfmoe.TopKGate(num_nonzeros=3, usage_decay=0.8)
     shared = {"gate": gate, "mlp_ratio": 2.0, "causal": True, "dropout": 0.25, "aux": True}
-    shared |= {"kv_bias": False, "epsilon": 1e-4}
+    shared |= {"kv_bias": True, "epsilon": 1e-4}
     block = {"tokens": tokens, "present": present, "task": task}
     one = {"inputs": (tokens, present), "task": task}
     kept = [[0, 1, 3, 4], [4, 3, 2, 1]]

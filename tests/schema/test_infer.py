@@ -63,6 +63,35 @@ def test_texts_are_proposed_as_what_they_are(tmp_path, cells, column):
         told(lambda source=source, schema=schema: Preprocessor(schema).fit(source).arrays(source))
 
 
+def test_numbers_with_texts_of_their_own_for_missing_ones_are_told(tmp_path):
+    cells = [
+        "unknown" if i % 20 == 0 else "NA" if i % 33 == 0 else f"{i / 7:.2f}" for i in range(300)
+    ]
+    path = _csv(tmp_path / "t.csv", a=cells, b=[f"{i}b" for i in range(300)], y=_noise())
+    schema, said = told(lambda: Schema.infer(path, "y"))
+    assert isinstance(schema.column("a"), Categorical)
+    assert "'a' (missing=['unknown', 'NA'])" in said
+    assert "'b' (missing" not in said
+    prep = Preprocessor(Schema([Numeric("a", missing=["unknown", "NA"])], schema.tasks)).fit(path)
+    assert prep.numeric["a"].mean > 0
+
+
+@pytest.mark.parametrize("cells", ["[0.5, {}]", "[0.5 {}]", "['u', 'v{}']", "({}, 7)"])
+def test_lists_written_as_text_are_told(tmp_path, cells):
+    path = _csv(
+        tmp_path / "t.csv", a=[cells.format(i) for i in range(60)], b=1.5, y=_noise(num_rows=60)
+    )
+    schema, said = told(lambda: Schema.infer(path, "y"))
+    assert [column.name for column in schema.columns] == ["b"]
+    code = said.split("in pandas ")[1].split(", for MultiCategorical")[0]
+    frame = pd.read_csv(path)
+    frame["a"] = eval(code, {"df": frame})
+    assert frame["a"].map(len).eq(2).all()
+    columns = [MultiCategorical("a")]
+    columns += [] if "u" in cells else [Numeric("n", source="a", element=1)]
+    Preprocessor(Schema(columns, [Binary("y")])).fit(frame)
+
+
 def test_texts_of_digits_stay_text_where_the_source_might_have_integers(tmp_path):
     frame = pd.DataFrame({"a": [str(n) for n in range(300)], "y": _noise()})
     assert Schema.infer(frame, "y").columns == (Categorical("a", dtype="string"),)
@@ -222,14 +251,14 @@ def test_row_numbers(tmp_path):
 def test_what_is_no_leak():
     """Nothing is said of chance, of ids, of few rows, of what is merely of use."""
     rng = np.random.default_rng(2)
-    n = 600
+    n = 2000
     signal = rng.normal(size=n)
     columns = {
         "y": (signal + rng.normal(size=n) > 0).astype(int),
         "y_rating": (3 + signal + rng.normal(size=n)).round(),
-        "y_rare": (rng.random(n) < 0.001).astype(int),
+        "y_rare": (np.arange(n) == 7).astype(int),
         "signal": signal,
-        "user_id": rng.integers(0, 400, n),
+        "user_id": rng.integers(0, 800, n),
         "unique_id": rng.permutation(10**6)[:n],
         "city": rng.choice(["a", "b", "c"], n),
         "always": "x",

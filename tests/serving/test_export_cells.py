@@ -58,6 +58,8 @@ def test_served_cells_mean_what_they_mean_in_training(prep, vip):
     assert set(served) == set(expected)
     for name, values in expected.items():
         np.testing.assert_array_equal(served[name], values, err_msg=name)
+    asked = tensors(prep, rows)
+    assert asked["price"].numpy()[1] == -1  # for the graph to tell
     assert expected["user"].tolist() == [1, 1, 3, 4, 5, 3]
     assert expected["usual"].tolist() == [1.5, 2.0, 999, 2.0, 2.0, 7]
     assert expected["cut"][1] == 1

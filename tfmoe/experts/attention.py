@@ -28,8 +28,9 @@ class MoEAttention(keras.layers.Layer):
         output[i] = sum_e weights[i, e] * head_e[i]
 
     over the tokens `j` of the same example that are present and, if `causal`, not after
-    `i`. Only the heads that are chosen for a token are computed. With `kv_bias` keys and values
-    have one bias each, `(h,)`; queries and outputs have none.
+    `i`. Only the heads that are chosen for a token are computed. With `kv_bias` the
+    values have a bias, `(h,)`. One of the keys would add the same to all logits of a query, which
+    the softmax takes away again: there is none, and the function is that of a layer with both.
 
     Args:
         num_experts: int >= 1.
@@ -81,9 +82,7 @@ class MoEAttention(keras.layers.Layer):
         self.keys = self.add_weight(name="keys", shape=(size, head))
         self.values = self.add_weight(name="values", shape=(size, head))
         if self.kv_bias:
-            bias = {"shape": (head,), "initializer": "zeros"}
-            self.key_bias = self.add_weight(name="key_bias", **bias)
-            self.value_bias = self.add_weight(name="value_bias", **bias)
+            self.value_bias = self.add_weight(name="value_bias", shape=(head,), initializer="zeros")
 
     def call(self, tokens: Any, present: Any, weights: Any, chosen: Any = None) -> Any:
         flat = ops.reshape(tokens, (-1, tokens.shape[-1]))
@@ -106,7 +105,7 @@ class MoEAttention(keras.layers.Layer):
         keys = ops.matmul(tokens, self.keys)
         values = ops.matmul(tokens, self.values)
         if self.kv_bias:
-            keys, values = keys + self.key_bias, values + self.value_bias
+            values = values + self.value_bias
         queries = ops.reshape(queries, (-1, count * num, self.head_dim))
         logits = ops.matmul(queries, ops.swapaxes(keys, 1, 2)) * self.head_dim**-0.5
         seen = ops.reshape(present, (-1, 1, count))

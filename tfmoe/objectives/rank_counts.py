@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ _FIRST = np.linspace(-8.0, 8.0, _KNOTS, dtype="float32")
 
 # So many rows of a batch are compared with those so many places on.
 _COMPARED = 512
-_SHIFTS = np.array([1, 2, 5, 11, 23], "int32")
+_SHIFTS = (1, 2, 5, 11, 23)
 # What rounding makes of equal rows, as a share of the score or of 1.
 _ROUNDING = 2e-6
 
@@ -152,7 +153,8 @@ class RankCounts(keras.metrics.Metric):
         """Counts near ties. Labels are 0 and 1, and -1 where a row does not count."""
         labels, scores, bins, places = (x[:_COMPARED] for x in (labels, scores, bins, places))
         num = ops.shape(labels)[0]
-        others = (ops.arange(num)[:, None] + _SHIFTS[None]) % num
+        shifts = ops.array(_SHIFTS, "int32")
+        others = ops.mod(ops.arange(num, dtype="int32")[:, None] + shifts[None], num)
 
         def moved(values: Tensor) -> tuple[Tensor, Tensor]:
             return values[:, None], ops.take(values, others)
@@ -176,7 +178,7 @@ def _fixed(scores: Tensor) -> Tensor:
     """Bins of equal width on [-20, 20] for nine tenths, of equal ratio beyond for the rest."""
     inside = ops.clip(scores / _LIMIT, -1.0, 1.0)
     size = ops.abs(scores) / _LIMIT
-    beyond = ops.sign(scores) * ops.log(ops.maximum(size, 1.0)) / np.log(_LARGEST / _LIMIT)
+    beyond = ops.sign(scores) * ops.log(ops.maximum(size, 1.0)) / math.log(_LARGEST / _LIMIT)
     return 0.5 + 0.45 * inside + 0.05 * beyond
 
 
@@ -189,7 +191,7 @@ def _around(scores: Tensor, knots: Tensor, places: Tensor) -> Tensor:
     scale = ops.maximum(scale, 1e-4 * ops.maximum(ops.abs(middle), 1e-2))
     distance = (scores - ops.take(middle, places)) / ops.take(scale, places)
     log = ops.sign(distance) * ops.log1p(ops.abs(distance))
-    return ops.clip(0.5 + log / (2 * np.log1p(_REACH)), 0.0, 1.0)
+    return ops.clip(0.5 + log / (2 * math.log1p(_REACH)), 0.0, 1.0)
 
 
 def _among(scores: Tensor, knots: Tensor, places: Tensor) -> Tensor:
@@ -205,6 +207,6 @@ def _among(scores: Tensor, knots: Tensor, places: Tensor) -> Tensor:
     # Half of it evenly, half of it finer the nearer to a knot: of clusters far apart a small
     # batch has not seen the edges.
     log = ops.log1p(part / _NEAREST) - ops.log1p((1 - part) / _NEAREST)
-    part = (part + 0.5 + log / (2 * np.log1p(1 / _NEAREST))) / 2
+    part = (part + 0.5 + log / (2 * math.log1p(1 / _NEAREST))) / 2
     part = ops.where(width > 0, part, ops.cast(scores >= high, "float32"))
     return (ops.cast(below, "float32") + part) / (_KNOTS - 1)

@@ -241,6 +241,15 @@ def _notices(
             f"Taken for numbers, with texts that stand for a missing one: {cells}. Where such a "
             "text is a value, write Categorical; `missing` says which stand for a missing one."
         )
+    odd = {name: look.columns[name] for name in inputs if look.columns[name].odd}
+    if odd:
+        cells = ", ".join(
+            f"{name!r} (missing={[*one.odd, *one.markers]})" for name, one in odd.items()
+        )
+        yield (
+            f"Proposed as categories, for some texts are among the numbers: {cells}. Where these "
+            "stand for a missing number, write Numeric with that `missing`."
+        )
     few = [
         name
         for name in inputs

@@ -7,10 +7,11 @@ from tfmoe.validation import plain
 # What databases, spreadsheets, R and pandas write where a number is missing. Beside these the
 # empty cell, None and NaN are missing everywhere.
 MARKERS = (
-    *("NA", "N/A", "n/a", "na", "<NA>", "#N/A", "#NA", "#N/A N/A"),
-    *("NULL", "Null", "null", "None", "none", "NONE", "\\N", "nil"),
+    *("NA", "N/A", "n/a", "na", "<NA>", "n.a.", "N.A.", "#N/A", "#NA", "#N/A N/A"),
+    *("NULL", "Null", "null", "(null)", "[NULL]", "None", "none", "NONE", "\\N", "nil"),
+    *("#DIV/0!", "#VALUE!", "#REF!", "#NUM!", "#NAME?", "#NULL!"),
     *("NaN", "nan", "NAN", "-NaN", "-nan", "NaT", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
-    *("?", "-", "--", "."),
+    *("?", "-", "--", "\u2013", "\u2014", "."),
 )
 
 

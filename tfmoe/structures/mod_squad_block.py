@@ -60,7 +60,7 @@ class ModSquadBlock(keras.layers.Layer):
         expert_ids: two sequences of int, which of the `num_experts` heads and perceptrons are
             left, each with the weight that the whole block's gate gives it; or None for all.
             `extract` makes such blocks.
-        kv_bias: bool; keys and values of the attention have a bias.
+        kv_bias: bool; the projection of keys and values has a bias, see `MoEAttention`.
         epsilon: float > 0, added to the variance by `norm`.
 
     Call arguments:

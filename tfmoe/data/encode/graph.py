@@ -15,7 +15,7 @@ import numpy as np
 from tfmoe.data.arrow import missing_numbers, to_floats
 from tfmoe.data.encode.columns import SMALLEST, SMALLEST_FEATURE
 from tfmoe.data.encode.hashing import HASH_KEY
-from tfmoe.data.encode.vocabulary import other_spellings
+from tfmoe.data.encode.vocabulary import label_spellings
 from tfmoe.data.kinds import is_null, to_arrow
 from tfmoe.data.numerals import SPELLINGS
 from tfmoe.data.read.tables import one_array
@@ -99,9 +99,9 @@ def request(
         text = is_text(preprocessor, column)
         if isinstance(column, Numeric):
             raw = one_array(to_arrow(df[column.raw_name], column.raw_name, numbers=True))
-            arrays[column.name] = to_floats(
-                raw, column.raw_name, column.missing, element=column.element
-            )
+            # A request has numbers, also those that stand for a missing one.
+            texts = column.missing and tuple(m for m in column.missing if isinstance(m, str))
+            arrays[column.name] = to_floats(raw, column.raw_name, texts, element=column.element)
         elif is_padded(column):
             arrays[column.name] = _padded(cells, text)
         else:
@@ -180,7 +180,7 @@ class GraphEncoder:
 
         keys = list(self.preprocessor.schema.task_keys)
         places = dict(zip(keys, range(len(keys)), strict=True))
-        places |= {text: places[key] for text, key in other_spellings(keys).items()}
+        places |= {text: places[key] for text, key in label_spellings(keys).items()}
         initializer = tf.lookup.KeyValueTensorInitializer(
             tf.constant(list(places)), tf.constant(list(places.values()), tf.int32)
         )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfmoe.data import arrow
-from tfmoe.data.encode.vocabulary import other_spellings
+from tfmoe.data.encode.vocabulary import label_spellings
 from tfmoe.data.kinds import is_text
 from tfmoe.data.numerals import SPELLINGS
 from tfmoe.schema.missing import MARKERS
@@ -90,7 +90,21 @@ class LabelReader:
             text = _texts(array, raw, [task.where_value])
             wanted = _canonical(str(task.where_value))
             return pc.fill_null(pc.equal(text, wanted), False).to_numpy(zero_copy_only=False)
-        return arrow.to_floats(array, raw) == 1
+        try:
+            return arrow.to_floats(array, raw) == 1
+        except TypeError as error:
+            row = getattr(error, "row", None)
+            if row is None:
+                raise
+            raise arrow.at_row(
+                TypeError(
+                    f"`where` of task {task.name!r} is a column of zeros and ones, or "
+                    f"`where_value` says what is in the rows inside. Received "
+                    f"{raw}={array[int(row)].as_py()!r}. "
+                    "Correct the cell, or name the value."
+                ),
+                row,
+            ) from error
 
     def _positives(self, array, task):
         """1 for the positive label, 0 for others, NaN for missing ones."""
@@ -105,8 +119,7 @@ class LabelReader:
             known, rule = own[1:], f"{task.positive!r}, or one of `negative`={list(task.negative)}"
         else:
             # The first that comes is the one, also of later chunks.
-            known = self._others.setdefault(task.name, others[:1]) or others[:1]
-            self._others[task.name] = known
+            known = self._others.setdefault(task.name, others[:1]) if others else []
             rule = f"{task.positive!r} or one other, here {known}"
         strange = [one for one in others if one not in known]
         if strange:
@@ -157,7 +170,7 @@ class LabelReader:
         text = arrow.decoded(arrow.to_text(array, task.raw_name)).cast(pa.large_string())
         classes = list(task.classes)
         places = {label: place for place, label in enumerate(classes)}
-        places |= {text: places[label] for text, label in other_spellings(classes).items()}
+        places |= {text: places[label] for text, label in label_spellings(classes).items()}
         found = pc.index_in(text, value_set=pa.array(list(places), pa.large_string()))
         # What stands for a missing value is one unless it is a class.
         present = arrow.present_texts(text, [m for m in MARKERS if m not in places])
@@ -213,7 +226,9 @@ def _check(values, bad, task, rule):
 def _bad_label(task, rule, value):
     remedy = "declare another kind of task"
     if isinstance(task, Binary) and task.positive is None:
-        remedy = f"name the label that counts as 1: Binary({task.name!r}, positive={value!r})"
+        remedy = (
+            f"name the label that counts as 1, if that is no 1: Binary({task.name!r}, positive=...)"
+        )
     elif isinstance(task, Binary):
         remedy = "name all that count as 0 in `negative`, or declare it Multiclass"
     return ValueError(

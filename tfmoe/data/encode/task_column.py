@@ -10,7 +10,7 @@ import pyarrow as pa
 from tfmoe.data import arrow
 from tfmoe.data.encode.columns import TextCache, categorical_ids
 from tfmoe.data.encode.labels import LabelReader
-from tfmoe.data.encode.vocabulary import Vocabulary
+from tfmoe.data.encode.vocabulary import Vocabulary, label_spellings
 from tfmoe.schema.columns import FIRST_ID
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass
@@ -31,7 +31,10 @@ class TaskColumn:
         self._schema = schema
         self._reader = reader or LabelReader(schema)
         self._name = schema.task_column or ""
-        self._keys = Vocabulary(pa.array(schema.task_keys, pa.large_string()))
+        places = {key: place for place, key in enumerate(schema.task_keys)}
+        places |= {text: places[key] for text, key in label_spellings(schema.task_keys).items()}
+        self._keys = Vocabulary(pa.array(list(places), pa.large_string()))
+        self._places = np.array(list(places.values()), np.int32)
         self._cache = TextCache()
         groups: dict[tuple, list[int]] = {}
         for index, task in enumerate(schema.tasks):
@@ -64,7 +67,7 @@ class TaskColumn:
                 ),
                 stray[0],
             )
-        return ids - np.int32(FIRST_ID)
+        return self._places[ids - FIRST_ID]
 
     def labels(self, chunk: Mapping[str, pa.Array], task_indices: np.ndarray) -> np.ndarray:
         """Each row's label for its own task; other tasks' labels are not looked at.

@@ -38,6 +38,22 @@ def other_spellings(values: Collection[str]) -> dict[str, str]:
     }
 
 
+def label_spellings(values: Collection[str]) -> dict[str, str]:
+    """Of classes or keys, which a schema lists: other spellings, and the value each means.
+
+    Truth values, as `other_spellings`; and `2.0` for `2` and the reverse, for a column of
+    integers with gaps is one of floats to pandas, and so is the text file that it writes.
+    """
+    found = other_spellings(values)
+    for value in values:
+        stem = value.removesuffix(".0")
+        if _DIGITS.fullmatch(stem):
+            other = stem if value != stem else f"{stem}.0"
+            if other not in values:
+                found[other] = value
+    return found
+
+
 class Marks:
     """What stands for a missing value of a table.
 

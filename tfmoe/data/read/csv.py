@@ -53,7 +53,10 @@ class CsvFragment:
     def _quoting(self):
         if self.options.quoting is not None:
             return self.options.quoting
-        return not self._may_be_unquoted or needs_quotes(self._bytes(), self.delimiter)
+        try:
+            return not self._may_be_unquoted or needs_quotes(self._bytes(), self.delimiter)
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def _bytes(self):
         return pa.input_stream(self.path, compression="detect")
@@ -189,6 +192,8 @@ class CsvFragment:
         named = [name for name in self.names if name]
         tables.check_names(named, named, self.path)
         table = self._blocks(4 * _LOOKS, named)
+        if self._quoting and 1 < len(named) == len(self.names):
+            self._tell_swallowed(suspicious_cells(table.to_batches(), self.delimiter))
         if table.num_rows > num_rows:
             # Every so manieth row, in the order of the file.
             table = table.take(pa.array(range(0, table.num_rows, -(-table.num_rows // num_rows))))
@@ -204,7 +209,9 @@ class CsvFragment:
         if len(set(columns)) < len(columns) or self.options.encoding.startswith("utf-"):
             return
         with self._open(columns, prefetch=False) as reader:
-            found = suspicious_cells(reader, self.delimiter)
+            self._tell_swallowed(suspicious_cells(reader, self.delimiter))
+
+    def _tell_swallowed(self, found):
         if found:
             name, lines, example = found[0]
             warnings.warn(

@@ -22,6 +22,8 @@ _ROWS = 60_000
 _FRAGMENTS = 16
 # Of texts, so many different ones are kept.
 _TEXTS = 2000
+# More texts among numbers are not a way to say that a number is missing.
+_ODD = 5
 
 _ZERO_LED = re.compile(r"[+-]?0[0-9]", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
@@ -31,6 +33,7 @@ _DATE = re.compile(
     r"(?:[ T][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?",
     re.ASCII,
 )
+_LIST = re.compile(r"\[.*\]|\(.*,.*\)|\{.*\}", re.DOTALL)
 _TIME = re.compile(r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", re.ASCII)
 
 
@@ -51,6 +54,7 @@ class Traits:
         gaps: whether a cell is missing.
         width: numbers in each cell, where all cells are vectors of as many.
         chosen: whether the source says that the values are categories.
+        odd: the few texts in a column of numbers that do not usually stand for a missing one.
         advice: what to do with a column that no column reads.
     """
 
@@ -65,6 +69,7 @@ class Traits:
     gaps: bool = False
     chosen: bool = False
     width: int = 0
+    odd: list[str] = field(default_factory=list)
     advice: str = ""
 
     @property
@@ -276,10 +281,22 @@ def _of_text(traits, text, untyped, is_text):
             column = f"df[{traits.name!r}]"
             traits.advice = f"Make an hour of it: in pandas {column}.str[:2].astype(int)."
         return traits
-    elif all(numerals.number_of(word) is not None for word in words):
-        traits.holds = _of_digits(words, untyped or bool(marked), traits.gaps or bool(marked))
-    else:
+    elif all(map(_LIST.fullmatch, words)):
+        traits.holds = "other"
+        traits.advice = (
+            f"Lists that are written as text: make lists of them, in pandas df[{traits.name!r}]"
+            r""".str.findall(r"[\w.+-]+")"""
+            ", for MultiCategorical or, of a vector, for Numeric(element=0) and so on."
+        )
         return traits
+    else:
+        odd = [word for word in words if numerals.number_of(word) is None]
+        if odd:
+            # Codes of letters and digits have more.
+            few = sum(counts[word] for word in odd) < 0.2 * (len(text) - counts[""])
+            traits.odd = odd if few and len(odd) <= _ODD and len(words) > 2 * _ODD else []
+            return traits
+        traits.holds = _of_digits(words, untyped or bool(marked), traits.gaps or bool(marked))
     traits.values = numerals.numbers(text).values
     if traits.holds != "text":
         traits.codes = np.where(np.isnan(traits.values), -1, _codes(pa.array(traits.values)))
