@@ -106,7 +106,8 @@ class Preprocessor:
         """Reads the source once, in chunks; replaces what was fitted before.
 
         Label columns may be missing. Memory is bounded by `max_distinct` values a column
-        and a few chunks of 65,536 rows. Warnings say which texts, such as NA, stood for missing
+        and a few chunks of 65,536 rows. The same rows in the same order give the same fit,
+        whatever source they come from. Warnings say which texts, such as NA, stood for missing
         numbers, and which list columns have cells too long to be kept whole.
 
         Args:

@@ -109,7 +109,8 @@ class RankCounts(keras.metrics.Metric):
 
         Rows of one batch are compared with some others of it, whose label is the other one. The
         first number is how many such pairs shared a bin though their scores differ, the second
-        how many pairs there were. Half their ratio is the most by which `result` can be off.
+        how many pairs there were. By about half their ratio `result` can be off, at most. Of rows
+        that are sorted by label, and of scores within rounding of each other, it says nothing.
         """
         return np.reshape(ops.convert_to_numpy(self.pairs), (-1, 2))
 
