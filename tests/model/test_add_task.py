@@ -40,7 +40,7 @@ def trained(mixture, one_task, **options):
 def fit(model, rows, optimizer="adam"):
     # Eagerly, for a step or two are not worth a graph.
     model.compile(optimizer, run_eagerly=True)
-    model.fit(rows, batch_size=100, verbose=0)
+    model.fit(rows, epochs=1, batch_size=100, verbose=0)
 
 
 def predict(model, rows):

@@ -203,7 +203,7 @@ def test_reloads_whole_where_the_data_were_never_seen(trained, prep, df, tmp_pat
         np.savez(sys.argv[3], **model.predict(rows, verbose=0))
         logs = model.evaluate(rows, verbose=0)
         assert "watch_auc" in logs, logs
-        model.fit(rows, verbose=0, batch_size=20)
+        model.fit(rows, epochs=1, verbose=0, batch_size=20)
         assert model.optimizer.iterations == int(sys.argv[4]) + 1
     """
     steps = str(int(model.optimizer.iterations))

@@ -147,7 +147,7 @@ def test_a_row_is_scored_as_its_task_would_be_among_all(mixture, tmp_path):
     """The same weights in a model whose rows have all labels give the same numbers."""
     model = build(mixture)
     rows = table()
-    model.fit(rows, batch_size=100, verbose=0)
+    model.fit(rows, epochs=1, batch_size=100, verbose=0)
     scores = predict(model, rows)["score"]
     whole = tfmoe.Schema(COLUMNS, [type(task)(task.name) for task in TASKS], weight_column="weight")
     for task in TASKS:
@@ -168,7 +168,7 @@ def test_tasks_without_rows_are_not_trained():
     model, rows = build(), table()
     before = {w.path: w.numpy() for w in model.towers.weights}
     kernel = model.mixture.gate.head.kernel.numpy()
-    model.fit(rows[rows.kind == "click"], batch_size=100, verbose=0)
+    model.fit(rows[rows.kind == "click"], epochs=1, batch_size=100, verbose=0)
     for weight in model.towers.weights:
         np.testing.assert_array_equal(weight.numpy()[1:], before[weight.path][1:])
     changed = model.mixture.gate.head.kernel.numpy() != kernel
@@ -186,7 +186,7 @@ def test_multiclass_tasks_share_padded_classes():
     prep = tfmoe.Preprocessor(schema(tasks)).fit(rows, progress=False)
     model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,)))
     model.compile(run_eagerly=True)
-    logs = model.fit(rows, batch_size=100, verbose=0).history
+    logs = model.fit(rows, epochs=1, batch_size=100, verbose=0).history
     scores = predict(model, rows)["score"]
     assert scores.shape == (len(rows), 4)
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)

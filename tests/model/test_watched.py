@@ -117,7 +117,9 @@ def test_a_metric_without_a_better_way_is_told_before_the_first_step(df):
     with pytest.raises(ValueError, match=r"Received monitor='stars_gap'.*Pass mode=\"max\""):
         model.fit(df, verbose=0, callbacks=[stop])
     assert int(model.optimizer.iterations) == 0
-    model.fit(df, verbose=0, callbacks=[keras.callbacks.EarlyStopping("stars_gap", mode="min")])
+    model.fit(
+        df, epochs=1, verbose=0, callbacks=[keras.callbacks.EarlyStopping("stars_gap", mode="min")]
+    )
 
 
 def test_what_other_callbacks_report_may_be_watched(df, tmp_path):
@@ -131,8 +133,8 @@ def test_what_other_callbacks_report_may_be_watched(df, tmp_path):
     mine = keras.callbacks.EarlyStopping("mine", mode="max")
     # A list of Keras's own, in which there may be None.
     model = made(df)
-    model.fit(df, verbose=0, callbacks=[plain, schedule, rate, None][:3])
-    model.fit(df, verbose=0, callbacks=[Mine(), mine])
+    model.fit(df, epochs=1, verbose=0, callbacks=[plain, schedule, rate, None][:3])
+    model.fit(df, epochs=1, verbose=0, callbacks=[Mine(), mine])
     assert (rate.best, mine.best) == (pytest.approx(0.1), 1.0)
 
 

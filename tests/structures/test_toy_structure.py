@@ -80,7 +80,7 @@ def test_a_structure_of_ones_own_goes_all_the_way(toys, tmp_path):
     model = tfmoe.MultiTaskModel(SCHEMA, toys.Halves())
     model.compile("adam", run_eagerly=True)
     report = tfmoe.GateReport(rows, console=False)
-    model.fit(rows, batch_size=32, verbose=0, callbacks=[report])
+    model.fit(rows, epochs=1, batch_size=32, verbose=0, callbacks=[report])
     assert set(report.frame.task) == {"click", "spend"}
     features = model.preprocessor.arrays(rows, labels=False)
     expected = {name: np.array(values) for name, values in model(features).items()}
