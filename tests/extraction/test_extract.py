@@ -57,6 +57,7 @@ def check_same(extracted, whole, x, names, atol=1e-6):
         np.testing.assert_allclose(values, before[name], rtol=1e-5, atol=atol, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:extract keeps more experts")
 @settings(max_examples=20)
 @given(
     num_experts=st.integers(2, 9),
@@ -300,3 +301,10 @@ def test_gates_that_it_does_not_understand_are_refused():
     with pytest.raises(ValueError, match=r"HashGate, which on \d+ of 64 random rows does not"):
         tfmoe.extract(model, ["rating"])
     check_same(tfmoe.extract(model, ["watch"]), model, features(), ["watch"])
+
+
+def test_a_gate_that_has_not_decided_is_told():
+    model = small_model(tfmoe.DSelectKGate(num_nonzeros=1), 4)
+    message = "more experts than it might. Undecided: of a task's selectors only 0%"
+    with pytest.warns(UserWarning, match=message):
+        tfmoe.extract(model, ["watch"], data=features())

@@ -80,6 +80,7 @@ MIXTURES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:extract keeps more experts")
 @pytest.mark.parametrize("name", MIXTURES)
 def test_rows_of_one_task_each(name):
     names = ["uk"] if name in ("low rank", "static", "no gate") else ["de", "uk"]

@@ -282,6 +282,33 @@ def test_xla_without_its_mark_says_what_to_do(monkeypatch):
     assert "'control_flow_util'" in guarded(keras_private.is_compiled_by_xla)
 
 
+def test_metrics_are_reported_at_the_end():
+    class Sparing(keras_private.ReportsAtTheEnd, keras.Sequential):
+        metrics_at_the_end = True
+
+        def compute_metrics(self, x, y, y_pred, sample_weight=None):
+            super().compute_metrics(x, y, y_pred, sample_weight)
+            return {"loss": self.metrics[0].result()}
+
+    model = Sparing([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"], jit_compile=False)
+    x, seen = np.ones((4, 1), "float32"), []
+    batches = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.append(logs))
+    history = model.fit(x, x, verbose=0, callbacks=[batches]).history
+    assert [set(logs) for logs in seen] == [{"loss"}]
+    assert set(history) == {"loss", "mae"}
+    assert {"loss", "mae"} == set(model.evaluate(x, x, verbose=0, return_dict=True))
+
+    class Gone:
+        def train_step(self):
+            pass
+
+    with pytest.raises(RuntimeError, match="without '_get_metrics_result_or_logs'"):
+
+        class Broken(keras_private.ReportsAtTheEnd, Gone):
+            pass
+
+
 def test_every_function_is_tried_here():
     tested = ast.unparse(ast.parse(inspect.getsource(sys.modules[__name__])))
     public = [

@@ -2,9 +2,10 @@
 
 import functools
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -42,10 +43,12 @@ def show(table: "Table") -> None:
 def errors_shown() -> Iterator[None]:
     """Shows what is wrong with the user's input without a traceback, and exits with 1.
 
-    Other errors are faults of ours, and keep their traceback.
+    Other errors are faults of ours, and keep their traceback. Warnings are shown as sentences.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
@@ -58,12 +61,25 @@ def errors_shown() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    warn(message)
+
+
 def _of_the_user(error: Exception) -> str | None:
-    if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+    if isinstance(
+        error, ValueError | TypeError | OSError | ImportError | RuntimeError | ArithmeticError
+    ):
         return str(error)
     # TensorFlow makes an error of its own of one that came up while reading rows.
-    kinds = r"ValueError|TypeError|OSError|\w+NotFoundError"
-    own = re.search(rf"(?:{kinds}): (.+?)\n", str(error))
+    names = r"ValueError|TypeError|OSError|\w+NotFoundError"
+    own = re.search(rf"(?:{names}): (.+?)\n", str(error))
     return None if own is None else own[1]
 
 

@@ -26,6 +26,14 @@ class Progress(keras.callbacks.ProgbarLogger):
 
     async_safe = True
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_fit = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self._in_fit = True
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, _losses(logs))
 
@@ -38,7 +46,7 @@ class Progress(keras.callbacks.ProgbarLogger):
 
     def on_test_end(self, logs: Any = None) -> None:
         super().on_test_end(_losses(logs))
-        if not self._called_in_fit:
+        if not self._in_fit:
             self._show(logs)
 
     def _show(self, logs: Any) -> None:

@@ -1,6 +1,5 @@
 """`tfmoe extract`."""
 
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from tfmoe.cli.by_name import USES, completion
 from tfmoe.cli.paths import ModelFile, load_model, must_be_new
-from tfmoe.cli.terminal import errors_shown, say, warn
+from tfmoe.cli.terminal import errors_shown, say
 from tfmoe.files import new_file
 
 
@@ -38,11 +37,7 @@ def extract(
         from tfmoe.extraction.extract import extract as cut
 
         rows = None if data is None else loaded.preprocessor.arrays(data, labels=False)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            extracted = cut(loaded, task, threshold, rows, tolerance, by)  # type: ignore[arg-type]
-        for one in told:
-            warn(one.message)
+        extracted = cut(loaded, task, threshold, rows, tolerance, by)  # type: ignore[arg-type]
         with new_file(out) as draft:
             extracted.save(draft)
         done = extracted.extraction
