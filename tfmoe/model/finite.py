@@ -21,6 +21,8 @@ from tfmoe.model.plan import steps_done
 
 # What a column's number may be before its products with weights are suspected.
 _LARGE = 1e15
+# Above it no training goes on: an optimizer squares gradients, which float32 does not hold.
+_FATAL = 1e18
 # More weights than these are not copied at each epoch's end.
 _MOST_KEPT = 2**28
 
@@ -94,6 +96,8 @@ class FiniteLoss(keras.callbacks.Callback):
         import tensorflow as tf
 
         floats = {n: v for n, v in features.items() if v.dtype.is_floating}
+        fatal = [_largest(values) > _FATAL for values in floats.values()]
+        fine = tf.math.is_finite(loss) & ~tf.reduce_any(fatal or [False])
         step = tf.convert_to_tensor(self.model.optimizer.iterations)
 
         def noted(step: Any, bad: Any, largest: Any) -> np.int32:
@@ -108,10 +112,10 @@ class FiniteLoss(keras.callbacks.Callback):
 
         @tf.custom_gradient
         def wait(loss: Tensor) -> tuple[Tensor, Any]:
-            fine = tf.cond(tf.math.is_finite(loss), lambda: tf.constant(0, tf.int32), told)
+            waited = tf.cond(fine, lambda: tf.constant(0, tf.int32), told)
 
             def gradient(upstream: Tensor) -> Tensor:
-                with tf.control_dependencies([fine]):
+                with tf.control_dependencies([waited]):
                     return tf.identity(upstream)
 
             return tf.identity(loss), gradient
@@ -131,6 +135,8 @@ class FiniteLoss(keras.callbacks.Callback):
         ]
         if tasks:
             cause = f"predictions{of} that are NaN, infinite or huge, in {where}"
+        elif any(not most <= _FATAL for most in largest[: len(columns)]):
+            cause = f"numbers that no training survives, in {where}"
         else:
             cause = f"a loss that is not, in {where}: a label or weight is too large"
         hint = f"; columns with such numbers: {', '.join(large)}" if large else ""
