@@ -47,7 +47,8 @@ def _is_odd_text(kind):
 
 
 def _is_short_decimal(kind):
-    return pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind)
+    # Older pyarrow knows no such type; a decimal is told by its width.
+    return pa.types.is_decimal(kind) and kind.bit_width < 128
 
 
 def is_time(kind: pa.DataType) -> bool:
