@@ -201,7 +201,7 @@ def test_options_that_do_not_go_together_are_refused(given, message):
         structure_by_name(**given)
 
 
-def test_train_takes_what_a_training_needs(folder, tmp_path):
+def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
     options = ("--epochs", 1, "--batch-size", 100, "--dropout", 0.1, "--tower-units", "3,2")
@@ -215,7 +215,7 @@ def test_train_takes_what_a_training_needs(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_chooses_by_itself_and_says_so(folder, tmp_path):
+def test_train_chooses_by_itself_and_says_so(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
     done = run(*arguments, "--patience", 0)
