@@ -70,6 +70,18 @@ def test_who_wants_to_go_on_may():
     assert not np.isfinite(history["loss"][0])
 
 
+def test_validation_that_breaks_tells_and_leaves_good_weights():
+    rows = table()
+    model = model_of(rows)
+    valid = model.preprocessor.dataset(huge(rows), batch_size=100)
+    train = model.preprocessor.dataset(rows, batch_size=100)
+    with pytest.raises(FloatingPointError, match="Losses must be finite numbers"):
+        model.fit(train, validation_data=valid, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    history = model.fit(train, validation_data=valid, verbose=0, check_finite=False).history
+    assert not np.isfinite(history["val_loss"][0])
+
+
 def test_evaluate_and_predict_tell():
     rows = table()
     model = model_of(rows)

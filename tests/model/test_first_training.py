@@ -55,6 +55,7 @@ def test_raw_rows_train_until_validation_stops_improving(kind, tmp_path, capsys)
     epochs, best = len(history["val_loss"]), int(np.argmin(history["val_loss"]))
     assert 5 < epochs <= 100
     assert best == epochs - 4 or epochs == 100
+    assert model.best_epoch == best
     said = capsys.readouterr().out
     assert "600 rows in batches of 32; a tenth of them, drawn by seed 0, is for validation" in said
     assert "ends after 3 epochs without a better val_loss" in said

@@ -82,6 +82,8 @@ def check_structure(structure: str, gate: str | None, hidden_units: str | None) 
 
 # What a structure gets where its option is not given.
 UNITS, NUM_EXPERTS, NUM_NONZEROS = "256,128", 8, 2
+# At 0.1 a tenth of the selectors on generated ratings had not decided, at 1 both selectors of every
+# task named one expert. At 0.3 over two epochs all but 0.4 % had, there and on Census-Income.
 ENTROPY_REG = 0.3
 
 

@@ -69,17 +69,19 @@ class FiniteLoss(keras.callbacks.Callback):
 
     def error(self) -> FloatingPointError:
         """The error that ends the training, once the weights are good again."""
-        if weights_are_finite(self.model):
-            state = "The weights are those before it."
-        elif self._kept is not None:
-            self.model.set_weights(self._kept)
-            state = "The weights are those of the end of the epoch before."
-        else:
-            state = "The weights are not finite either: make the model anew."
         return FloatingPointError(
-            f"{self.message} {state} Scale the columns named, or correct their cells; else lower "
+            f"{self.message} {self.restore()} Scale the columns named, or correct their cells; else lower "
             "the learning rate, or clip gradients (`global_clipnorm=1.0` of the optimizer)."
         )
+
+    def restore(self) -> str:
+        """Sets weights that are not finite to the last that were; says which these are."""
+        if weights_are_finite(self.model):
+            return "The weights are those before it."
+        if self._kept is None:
+            return "The weights are not finite either: make the model anew."
+        self.model.set_weights(self._kept)
+        return "The weights are those of the end of the epoch before."
 
     def guarded(
         self, loss: Tensor, features: Mapping[str, Tensor], logits: Mapping[str, Tensor]

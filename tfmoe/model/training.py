@@ -67,6 +67,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     _guard: Untracked
     #: What `fit` has chosen by itself, in words.
     plan: str = ""
+    #: The epoch, from 0, whose weights `fit` has kept by itself; None where it chose none.
+    best_epoch: int | None = None
 
     def train_step(self, *args: Any) -> Any:
         with in_step(self), waiting_for(args[-1]):
@@ -101,8 +103,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 regression, labels and predictions as they are standardised.
             loss_weights: dict by task of floats that replace `Task.weight`.
             metrics: dict by task of lists of Keras metrics or their names that replace the
-                task's own. They get what losses get; row weights and missing labels count for
-                them too.
+                task's own. They get what losses get, but of a regression in its label's units;
+                row weights and missing labels count for them too.
             jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is not used, for it was
                 slower wherever it was measured (see `Thresholds.most_looked_up`, which can say
                 otherwise); elsewhere as Keras decides.
@@ -312,14 +314,15 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 integer("fit", "patience", patience, 0),
                 integer("fit", "seed", seed, 0),
             )
-            x, y, sample_weight, validation_data, batch_size, epochs, added, words = plan
+            x, y, sample_weight, validation_data, batch_size, epochs, stopping, words = plan
             own = any(isinstance(one, keras.callbacks.EarlyStopping) for one in callbacks)
-            callbacks += [] if own else added
+            stopping = [] if own else stopping
+            callbacks += stopping
             self.plan = words
             if words and verbose not in (0, "0"):
                 print(words)
         else:
-            self.plan = ""
+            stopping, self.plan = [], ""
             x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
         x, sample_weight = weighed_by_class(
             self.schema, class_weight, x, y, sample_weight, validation_split
@@ -349,6 +352,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 sample_weight=sample_weight,
                 **kwargs,
             )
+        self.best_epoch = stopping[0].best_epoch if stopping else None
         if not validates:
             warn_of_near_ties(self, self._told.value)
         warn_of_few_steps(self)
@@ -378,6 +382,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         try:
             yield
         except Exception as error:
+            if isinstance(error, FloatingPointError):
+                guard.restore()  # of validation, which comes before the epoch's end
             if guard.message is None or isinstance(error, FloatingPointError):
                 raise
             raise guard.error() from None
@@ -443,7 +449,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             logs = super().evaluate(
                 x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
             )
-        if not np.isfinite(logs.get("loss", 0.0)):
+        wanted = self._guard.value is not None or not validates
+        if wanted and not np.isfinite(logs.get("loss", 0.0)):
             raise FloatingPointError(
                 f"Losses must be finite numbers. Received loss={logs['loss']}, with losses of the "
                 f"tasks {_losses(self.schema, logs)}. Look for huge numbers in the rows, or at "

@@ -167,10 +167,9 @@ def _last(model: Any, history: dict[str, list[float]], valid: str | None) -> tup
     """What to show of a training: the numbers of the weights that are kept."""
     if valid:
         return model.evaluate(valid, verbose=0), "on the validation table"
-    losses = history.get("val_loss")
-    if not losses:
+    best = model.best_epoch
+    if best is None:
         return {name: values[-1] for name, values in history.items()}, "in the last epoch"
-    best = losses.index(min(losses))
     numbers = {n.removeprefix("val_"): v[best] for n, v in history.items() if n[:4] == "val_"}
     return numbers, "on the rows held out"
 
