@@ -70,8 +70,9 @@ class FiniteLoss(keras.callbacks.Callback):
     def error(self) -> FloatingPointError:
         """The error that ends the training, once the weights are good again."""
         return FloatingPointError(
-            f"{self.message} {self.restore()} Scale the columns named, or correct their cells; else lower "
-            "the learning rate, or clip gradients (`global_clipnorm=1.0` of the optimizer)."
+            f"{self.message} {self.restore()} Scale the columns named, or correct their cells; "
+            "else lower the learning rate, or clip gradients (`global_clipnorm=1.0` of the "
+            "optimizer)."
         )
 
     def restore(self) -> str:

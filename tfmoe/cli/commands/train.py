@@ -139,6 +139,10 @@ def train(
             pass  # A bad cell is told before an epoch is spent, not after it.
         line = ProgressLine("training", console())
         callbacks = [line]
+        if valid and epochs:
+            # `fit` takes the number as it is; a validation table picks the epoch all the same.
+            best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
+            callbacks.append(best)
         if history is not None:
             gates = GateReport(valid or data, console=False)
             callbacks.append(gates)
