@@ -108,6 +108,7 @@ def test_export_writes_a_version(folder, model):
     assert (folder / "serving" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*Undecided")  # two epochs, few rows: that is right
 def test_extract_writes_a_model_of_one_task(folder, model):
     out = folder / "rating.keras"
     arguments = ("extract", model, "--task", "rating", "--data", folder / "rows.csv")
