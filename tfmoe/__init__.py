@@ -11,11 +11,14 @@ __version__ = "0.1.0"
 # line and all that only reads tables load no TensorFlow.
 HOMES = {
     "AUC": "objectives.metrics",
+    "AdaTT": "structures.adatt",
     "BalancedTopKGate": "gates.balanced",
     "Binary": "schema.tasks",
+    "CGC": "structures.cgc",
     "Categorical": "schema.columns",
     "CometGate": "gates.comet",
     "CompactExperts": "extraction.compact",
+    "CrossStitch": "structures.cross_stitch",
     "DSelectKGate": "gates.dselect_k",
     "Embedding": "features.embedding",
     "Encoder": "features.encoder",
@@ -32,6 +35,7 @@ HOMES = {
     "LoadLoss": "gates.balance",
     "MLPRouter": "gates.routers",
     "MMoE": "structures.mmoe",
+    "MTAN": "structures.mtan",
     "ModSquad": "structures.mod_squad",
     "ModSquadBlock": "structures.mod_squad_block",
     "MultiCategorical": "schema.columns",
@@ -40,9 +44,11 @@ HOMES = {
     "MutualInformationLoss": "objectives.mutual_information",
     "Numeric": "schema.columns",
     "OMoE": "structures.mmoe",
+    "PLE": "structures.ple",
     "Preprocessor": "data.preprocessor",
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
+    "SNR": "structures.snr",
     "Schema": "schema.schema",
     "ScoreSpec": "gates.routers",
     "Sequence": "schema.columns",
@@ -69,11 +75,14 @@ HOMES = {
 
 __all__ = [
     "AUC",
+    "AdaTT",
     "BalancedTopKGate",
     "Binary",
+    "CGC",
     "Categorical",
     "CometGate",
     "CompactExperts",
+    "CrossStitch",
     "DSelectKGate",
     "Embedding",
     "Encoder",
@@ -90,6 +99,7 @@ __all__ = [
     "LoadLoss",
     "MLPRouter",
     "MMoE",
+    "MTAN",
     "ModSquad",
     "ModSquadBlock",
     "MultiCategorical",
@@ -98,9 +108,11 @@ __all__ = [
     "MutualInformationLoss",
     "Numeric",
     "OMoE",
+    "PLE",
     "Preprocessor",
     "ReLUGate",
     "Regression",
+    "SNR",
     "Schema",
     "ScoreSpec",
     "Sequence",
@@ -175,12 +187,18 @@ if TYPE_CHECKING:
     from tfmoe.schema.tasks import Multiclass as Multiclass
     from tfmoe.schema.tasks import Regression as Regression
     from tfmoe.serving.export import export as export
+    from tfmoe.structures.adatt import AdaTT as AdaTT
     from tfmoe.structures.base import Structure as Structure
+    from tfmoe.structures.cgc import CGC as CGC
+    from tfmoe.structures.cross_stitch import CrossStitch as CrossStitch
     from tfmoe.structures.mmoe import MMoE as MMoE
     from tfmoe.structures.mmoe import OMoE as OMoE
     from tfmoe.structures.mod_squad import ModSquad as ModSquad
     from tfmoe.structures.mod_squad_block import ModSquadBlock as ModSquadBlock
+    from tfmoe.structures.mtan import MTAN as MTAN
+    from tfmoe.structures.ple import PLE as PLE
     from tfmoe.structures.shared_bottom import SharedBottom as SharedBottom
+    from tfmoe.structures.snr import SNR as SNR
 else:
     # Only at run time: a type checker that saw it would take every name for a public one.
 

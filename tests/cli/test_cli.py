@@ -173,6 +173,12 @@ def test_every_public_gate_and_structure_has_a_name():
     # A hash gate reads a column, which has no option.
     assert set(GATES.values()) == gates - {"Gate", "HashGate"}
     assert STRUCTURES == {
+        "adatt": "AdaTT",
+        "cgc": "CGC",
+        "cross-stitch": "CrossStitch",
+        "mtan": "MTAN",
+        "ple": "PLE",
+        "snr": "SNR",
         "mmoe": "MMoE",
         "omoe": "OMoE",
         "mod-squad": "ModSquad",

@@ -132,6 +132,48 @@ def _mixtures():
         _case(tfmoe.MMoE, 2, 3, gate=gate, experts=[dense] * 3, **ready),
         _case(tfmoe.OMoE, 2, 2, gate=top_k, experts=[flat] * 2, **ready, inputs=images),
         _case(tfmoe.SharedBottom, 2, **STACK, aux=True),
+        *_own_experts(),
+        *_streams(),
+    ]
+
+
+def _streams():
+    gate = tfmoe.TopKGate(num_nonzeros=3, router=_router())
+    some = {"num_streams": 3, "task_ids": [2, 0], "aux": True}
+    one = {"inputs": _matrix(4, 5), "task": np.array([0, 1, 1, 0], "int32")}
+    equal = {name: value for name, value in STACK.items() if name != "hidden_units"}
+    return [
+        _case(tfmoe.AdaTT, 2, 3, 1, 2, gate=gate, **some, **STACK),
+        _case(tfmoe.AdaTT, 2, 3, 1, 2, gate=gate, **some, **STACK, inputs=one),
+        _case(tfmoe.CrossStitch, 2, self_weight=0.7, **some, **STACK),
+        _case(tfmoe.MTAN, 2, attention_units=3, **some, **STACK),
+        _case(tfmoe.SNR, 2, 3, penalty=0.1, **some, **STACK, defaults=["kind"]),
+        _case(tfmoe.SNR, 2, 3, (4, 4), "average", penalty=0.1, **some, **equal),
+    ]
+
+
+def _own_experts():
+    gate = tfmoe.TopKGate(num_nonzeros=3, router=_router())
+    one = {"inputs": _matrix(4, 5), "task": np.array([0, 1, 1, 0], "int32")}
+    shared = {"num_task_experts": 3, "num_shared_experts": 4, "gate": gate, "aux": True, **STACK}
+    # Of two tasks that there were with three own experts each, and four shared ones.
+    level = [[0, 2], [0, 2, 3, 5, 1, 6, 9]]
+    last = [[1, 2], [1, 2, 4, 5, 7, 8]]
+    cut = {"num_trained_tasks": 2}
+    return [
+        _case(tfmoe.PLE, 2, 3, dispatch="sparse", defaults=["expert_ids", *cut], **shared),
+        _case(tfmoe.PLE, 2, 1, expert_ids=[last], **cut, **shared, defaults=["dispatch"]),
+        _case(tfmoe.CGC, 2, dispatch="sparse", expert_ids=[last], **cut, **shared, inputs=one),
+        _case(
+            tfmoe.PLE,
+            2,
+            3,
+            expert_ids=[level, last, last],
+            **cut,
+            **shared,
+            inputs=one,
+            defaults=["dispatch"],
+        ),
     ]
 
 

@@ -272,7 +272,10 @@ def _task_names(model: keras.Model, mixture: Structure, gate: Gate) -> tuple[str
         names = tuple(model.schema.task_names)
     else:
         names = tuple(f"task {t}" for t in range(mixture.num_tasks))
-    return names if len(names) == gate.num_tasks else ("all tasks",)
+    if gate.num_tasks in (len(names), 1):
+        return names if len(names) == gate.num_tasks else ("all tasks",)
+    # An extracted structure may keep streams of tasks that it has no more.
+    return tuple(f"stream {t}" for t in range(gate.num_tasks))
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -86,11 +86,33 @@ class Structure(keras.layers.Layer):
         """Outputs `(b, e, u)` of all experts, to be compared; None if they read less than a row."""
         return None
 
-    def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def gate_rows(self, tasks: Sequence[int]) -> list[int]:
+        """Where its gates that tell tasks apart have some of its tasks, by index."""
+        return list(tasks)
+
+    def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[Any]:
+        """The experts that must stay if some are used; the same, unless experts hang together.
+
+        Args:
+            experts: for each of `gates` the indices of the experts that it uses.
+            tasks: indices of the tasks that stay.
+
+        Returns:
+            For each of `gates` the indices of the experts that stay.
+
+        Raises:
+            ValueError: if these tasks cannot do without the others.
+        """
+        return list(experts)
+
+    def select(
+        self, experts: Sequence[Sequence[int]], tasks: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """The recipe of this structure, for any number of tasks, with some of its experts.
 
         Args:
-            experts: for each of `gates` the indices of the experts that stay.
+            experts: for each of `gates` the indices of the experts that stay, as `kept` has them.
+            tasks: indices of the tasks that stay, or None for all.
 
         Raises:
             ValueError: if experts are to go and the structure does not say how.
@@ -212,7 +234,9 @@ class PlainLayer(Structure):
     def freeze(self) -> None:
         self.layer.trainable = False
 
-    def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def select(
+        self, experts: Sequence[Sequence[int]], tasks: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         raise ValueError(
             "extract takes a MultiTaskModel on MMoE, OMoE, SharedBottom, ModSquad or another "
             f"Structure. Received model on {type(self.layer).__name__}, which is none. Make it a "

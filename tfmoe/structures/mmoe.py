@@ -11,8 +11,6 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute import nested
-from tfmoe.compute.dispatch import pays, shapes_follow_data
-from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Dispatch, Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
@@ -23,6 +21,7 @@ from tfmoe.gates.extended import copy_extended, extended
 from tfmoe.gates.output import GateOutput
 from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.structures.base import Structure
+from tfmoe.structures.selected import mix_selected, selecting_pays
 
 
 @registered
@@ -195,7 +194,9 @@ class MMoE(Structure):
     def expert_outputs(self, inputs: Tensor) -> Tensor:
         return self.experts(inputs)
 
-    def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def select(
+        self, experts: Sequence[Sequence[int]], tasks: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         (members,) = experts
         config = nested.config_of(self)
         inner, gate = config["config"], config["config"]["gate"]["config"]
@@ -310,45 +311,11 @@ class MMoE(Structure):
         return (outputs, [record]) if return_aux else outputs
 
     def _mixed(self, inputs: Tensor, weights: Tensor, exact: Tensor, training: bool) -> Tensor:
-        """`(b, t, u)`, from all experts or from those that have a weight.
-
-        Args:
-            inputs: `(b, f)`.
-            weights: `(b, t, e)` or `(1, t, e)`.
-            exact: the same in float32, where small weights have not become 0.
-            training: bool.
-        """
-
-        def dense() -> Tensor:
-            return mix(self.experts(inputs, training=training), weights)
-
+        """`(b, t, u)`; `weights` and `exact` as in `mix_selected`."""
         most = self._most_chosen(weights.shape[1], training)
-        if most is None:
-            return dense()
-        used = ops.any(exact != 0, axis=1)
-
-        def sparse() -> Tensor:
-            # Used experts come first; where a row has fewer, unused ones fill it up.
-            marks, chosen = ops.top_k(ops.cast(used, "float32"), most)
-            if weights.shape[0] == 1:
-                outputs = self.experts(inputs, chosen=chosen[0], training=training)
-            else:
-                absent = ops.where(marks > 0, chosen, self.num_experts)
-                outputs = self.experts(inputs, chosen=absent, training=training)
-            taken = ops.take_along_axis(weights, chosen[:, None], axis=-1)
-            return mix(outputs, taken * ops.cast(marks[:, None], taken.dtype))
-
-        if self.gate.always_sparse:
-            return sparse()
-        dropped = training and self._perceptrons_config["dropout"]
-        if dropped and keras.backend.backend() == "jax":
-            # Both branches would draw from one generator, which JAX cannot have.
-            return dense()
-        if inputs.shape[0] is None and not shapes_follow_data():
-            # XLA cannot compile the gradient of a choice between shapes that are only
-            # known when it runs.
-            return dense()
-        return ops.cond(ops.max(ops.sum(ops.cast(used, "int32"), -1)) <= most, sparse, dense)
+        draws = bool(self._perceptrons_config["dropout"])
+        certain = self.gate.always_sparse
+        return mix_selected(self.experts, inputs, weights, exact, most, certain, training, draws)
 
     def _most_chosen(self, num_tasks: int, training: bool) -> int | None:
         """How many experts of a row sparse compute takes; None where all are computed.
@@ -366,8 +333,7 @@ class MMoE(Structure):
         most = max(1, min(most, num))
         if self.dispatch == "sparse":
             return most
-        num_weights = sum(math.prod(kernel.shape[1:]) for kernel in self.experts.kernels)
-        return most if pays(most, num, num_weights, gate.always_sparse) else None
+        return most if selecting_pays(self.experts, most, gate.always_sparse) else None
 
     def get_config(self) -> dict[str, Any]:
         shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")

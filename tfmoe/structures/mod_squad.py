@@ -140,7 +140,9 @@ class ModSquad(Structure):
     def gates(self) -> list[Gate]:
         return [gate for block in self.blocks for gate in block.gates]
 
-    def select(self, experts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def select(
+        self, experts: Sequence[Sequence[int]], tasks: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         config = nested.config_of(self)
         inner = config["config"]
         inner["num_tasks"] = None

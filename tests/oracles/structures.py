@@ -1,0 +1,130 @@
+"""Oracles of structures: NumPy loops, sharing no code with the package.
+
+An expert or a gate is a function here: of one row's vector `(f,)` to `(u,)` or to weights `(e,)`.
+"""
+
+import math
+
+import numpy as np
+
+
+def ple(inputs, levels):
+    """Progressive layered extraction.
+
+    Args:
+        inputs: `(b, f)`.
+        levels: one dict a level: `own`, for each task a list of experts; `shared`, a list of
+            experts; `gates`, one a task, its own experts first; `shared_gate`, of the first
+            task's experts, the second's, ..., the shared ones, or None.
+
+    Returns:
+        `(b, t, u)`.
+    """
+    rows = []
+    for x in inputs:
+        num_tasks = len(levels[0]["own"])
+        streams, common = [x] * num_tasks, x
+        for level in levels:
+            own = [
+                [expert(stream) for expert in experts]
+                for stream, experts in zip(streams, level["own"], strict=True)
+            ]
+            shared = [expert(common) for expert in level["shared"]]
+            weights = [gate(stream) for gate, stream in zip(level["gates"], streams, strict=True)]
+            if level["shared_gate"] is not None:
+                of_all = level["shared_gate"](common)
+                everyone = [output for outputs in own for output in outputs] + shared
+                common = weighed(of_all, everyone)
+            streams = [
+                weighed(each, outputs + shared) for each, outputs in zip(weights, own, strict=True)
+            ]
+        rows.append(streams)
+    return np.array(rows)
+
+
+def weighed(weights, outputs):
+    total = np.zeros_like(outputs[0])
+    for weight, output in zip(weights, outputs, strict=True):
+        total = total + weight * output
+    return total
+
+
+def adatt(inputs, levels):
+    """Adaptive task-to-task fusion.
+
+    Args:
+        inputs: `(b, f)`.
+        levels: one dict a level: `own`, for each task a list of experts; `shared`, a list of
+            experts; `gates`, one a task, over all experts, those of tasks first; `residuals`, one
+            array a task; `shared_gate` and `shared_residual`, or None.
+    """
+    rows = []
+    for x in inputs:
+        streams, common = [x] * len(levels[0]["own"]), x
+        for level in levels:
+            own = [
+                [expert(stream) for expert in experts]
+                for stream, experts in zip(streams, level["own"], strict=True)
+            ]
+            shared = [expert(common) for expert in level["shared"]]
+            everyone = [output for outputs in own for output in outputs] + shared
+            parts = zip(streams, own, level["gates"], level["residuals"], strict=True)
+            streams = [
+                weighed(gate(stream), everyone) + weighed(residual, outputs)
+                for stream, outputs, gate, residual in parts
+            ]
+            if level["shared_gate"] is not None:
+                common = weighed(level["shared_gate"](common), everyone)
+                common = common + weighed(level["shared_residual"], shared)
+        rows.append(streams)
+    return np.array(rows)
+
+
+def cross_stitch(inputs, layers, stitches):
+    """Layers, one list of networks `(f,) -> (u,)` a layer, and matrices `(t, t)`: `(b, t, u)`."""
+    rows = []
+    for x in inputs:
+        hidden = [x] * len(layers[0])
+        for networks, stitch in zip(layers, stitches, strict=True):
+            outputs = [network(h) for network, h in zip(networks, hidden, strict=True)]
+            hidden = [weighed(row, outputs) for row in stitch]
+        rows.append(hidden)
+    return np.array(rows)
+
+
+def snr(inputs, layers, open_shares, matrices):
+    """Sub-network routing: `layers` as in `cross_stitch`, `z` `(i, j)` and `W[i][j]` between."""
+    rows = []
+    for x in inputs:
+        hidden = [x] * len(layers[0])
+        for networks, z, kernels in zip(layers, open_shares, matrices, strict=True):
+            outputs = [network(h) for network, h in zip(networks, hidden, strict=True)]
+            hidden = [
+                sum(z[i, j] * (output @ kernels[i][j]) for i, output in enumerate(outputs))
+                for j in range(z.shape[1])
+            ]
+        rows.append(hidden)
+    return np.array(rows)
+
+
+def hard_concrete(log_alpha, uniform=None):
+    """How far a connection is open: with a draw from (0, 1), or without one."""
+    logit = log_alpha
+    if uniform is not None:
+        logit = (math.log(uniform) - math.log(1 - uniform) + log_alpha) / (2 / 3)
+    return min(1.0, max(0.0, 1.2 / (1 + math.exp(-logit)) - 0.1))
+
+
+def mtan(inputs, trunk, masks):
+    """A list of networks, and for each a list of one network a task: `(b, t, u)`."""
+    rows = []
+    for x in inputs:
+        common, attended = x, None
+        for layer, own in zip(trunk, masks, strict=True):
+            common = layer(common)
+            seen = [common] * len(own)
+            if attended is not None:
+                seen = [np.concatenate([common, a]) for a in attended]
+            attended = [mask(s) * common for mask, s in zip(own, seen, strict=True)]
+        rows.append(attended)
+    return np.array(rows)
