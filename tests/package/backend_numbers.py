@@ -61,6 +61,7 @@ def layers():
         "mmoe": (tfmoe.MMoE(2, 5, gate=gate, **units), x),
         "omoe": (tfmoe.OMoE(2, 5, gate=gate, **units), x),
         "shared_bottom": (tfmoe.SharedBottom(2, **units), x),
+        **_structures(x, gate, units),
         "towers": (tfmoe.Towers((1, 3), **units), matrix(4, 2, 5)),
         "embedding": (tfmoe.Embedding(5, 3), IDS),
         "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
@@ -104,6 +105,24 @@ def _trees(x, selectors):
         "hard_permutation": (hard, weights),
         "balanced": (balanced, x),
         "hash": (tfmoe.HashGate(2, 5, per_task=True, seed=2**31), ids),
+    }
+
+
+def _structures(x, gate, units):
+    """Those with experts or streams of tasks' own."""
+    import tfmoe
+
+    rows = {"inputs": x, "task": np.array([1, 0, 1, 0], "int32")}
+    options = {"gate": gate, "dispatch": "sparse", **units}
+    return {
+        "ple": (tfmoe.PLE(2, 3, **options), x),
+        "ple_one_task": (tfmoe.PLE(2, 2, **options), rows),
+        "cgc_one_task": (tfmoe.CGC(2, **options), rows),
+        "adatt": (tfmoe.AdaTT(2, 2, 2, 1, gate=gate, **units), x),
+        "adatt_one_task": (tfmoe.AdaTT(2, 2, 2, 1, gate=gate, **units), rows),
+        "cross_stitch": (tfmoe.CrossStitch(2, **units), x),
+        "mtan": (tfmoe.MTAN(2, **units), x),
+        "snr": (tfmoe.SNR(2, **units), x),
     }
 
 
