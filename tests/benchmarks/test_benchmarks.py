@@ -35,7 +35,7 @@ def fake(monkeypatch):
 
 
 # `make test` runs these, `make check` all.
-SECONDS = {"correlation", "extract", "step"}
+SECONDS = {"correlation", "extract"}
 
 
 @pytest.mark.parametrize(
