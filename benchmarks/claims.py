@@ -56,7 +56,7 @@ def _static(rival, number=TASKS, ours="DSelect-k", key="score", less=True, form=
 def _transfer(ours, rival, fractions):
     return [
         Paired(
-            f"{where}, {100 * fraction:g} %",
+            f"{where}, {100 * fraction:g}\N{NO-BREAK SPACE}%",
             {"name": f"{ours}, beats {rival}", "set": where, "fraction": fraction},
             {"name": ours, "set": where, "fraction": fraction},
             {"name": rival, "set": where, "fraction": fraction},
@@ -615,7 +615,8 @@ PACKAGE = (
     Claim(
         "package",
         "thresholds",
-        "Of two ways to compute the same, the one chosen is never slower by more than 5 %.",
+        "Of two ways to compute the same, the one chosen is never slower by more than 5 % (and by "
+        "its first quartile).",
         [Count("choices", {}, "verdict", lambda verdict: verdict == "ok")],
     ),
     Claim(

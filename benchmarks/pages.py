@@ -65,11 +65,12 @@ def _cases(study: str) -> str:
         return _NOT_RUN + "\n"
     parts = []
     for claim in _of("study", study):
-        lines = []
-        for found in (case.find(rows) for case in claim.cases):
+        findings, lines = [case.find(rows) for case in claim.cases], []
+        for found in findings:
             word = verdicts.WORDS[found.verdict]
             lines.append([found.case, word, _figures(found, found.certainty)])
-        header = ["case", "verdict", "ours (effect ± its error, p)"]
+        tested = any(found.effect for found in findings)
+        header = ["case", "verdict", "ours" + " (effect ± its error, p)" * tested]
         parts.append(f"**{claim.text}**\n\n{table((header, lines))}")
     return "\n".join(parts)
 

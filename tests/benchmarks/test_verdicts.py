@@ -143,7 +143,7 @@ def test_a_claim_is_told_on_its_page_and_on_the_index(tmp_path, monkeypatch):
 
     assert made("verdict:fake").startswith("- **in part**, 1 of 2. It is so.\n")
     assert made("cases:fake").startswith(
-        "**It is so.**\n\n| case | verdict | ours (effect ± its error, p) |\n| --- | --- | --- |\n"
+        "**It is so.**\n\n| case | verdict | ours |\n| --- | --- | --- |\n"
         "| a | holds | 1.3 (quartiles 1.2 to 1.4) |\n"
         "| b | not settled | 1 (quartiles 0.9 to 1.1) |\n"
     )
