@@ -5,7 +5,7 @@ import importlib
 import shlex
 import sys
 
-from benchmarks import results
+from benchmarks import pages, results
 
 # Each module has `run(quick, **options)`, which returns rows, `headline(rows)`, and perhaps
 # `draw(rows, path)` and `OPTIONS`, a dict from an option's name to its type, default and help.
@@ -41,7 +41,7 @@ def main(arguments=None):
         "name",
         choices=[*BENCHMARKS, "all", "tables"],
         help="the benchmark; `all --quick` is all of them, one after the other; `tables` makes "
-        "tables and pictures of the README files anew from the saved rows",
+        "tables, verdicts and pictures of docs/results anew from the saved rows",
     )
     parser.add_argument(
         "--quick", action="store_true", help="small, in seconds, to see that it runs; not saved"
@@ -53,7 +53,7 @@ def main(arguments=None):
     if chosen.name in ("all", "tables"):
         _options({}, chosen.name, rest)
     if chosen.name == "tables":
-        fill_tables()
+        fill_pages()
         draw_pictures(BENCHMARKS)
         return
     for name in BENCHMARKS if chosen.name == "all" else [chosen.name]:
@@ -65,6 +65,7 @@ def main(arguments=None):
         rows = benchmark.run(chosen.quick, **options)
         if keep:
             results.save(name, rows, run)
+            fill_pages()
             draw_pictures([name])
         results.print_table(rows)
         print(benchmark.headline(rows), flush=True)
@@ -80,11 +81,10 @@ def _options(known, name, arguments):
     return vars(parser.parse_args(arguments))
 
 
-def fill_tables():
-    for path in results.READMES:
-        if path.exists():
-            text = path.read_text(encoding="utf-8")
-            path.write_text(results.fill(text), encoding="utf-8")
+def fill_pages():
+    for path in pages.paths():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(pages.fill(text), encoding="utf-8")
 
 
 def draw_pictures(names):

@@ -1,4 +1,4 @@
-"""Rows of results: where they come from, how they are kept, the tables made of them."""
+"""Rows of results: where they come from, how they are kept, how they are shown."""
 
 import functools
 import importlib.metadata
@@ -17,16 +17,14 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PICTURES = ROOT / "benchmarks" / "pictures"
-READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = ROOT / "docs" / "results"
+PICTURES = PAGES / "pictures"
 
 # Benchmarks that may be run in parts, and what of a row tells its part.
 PARTS = {"correlation": ("set",), "synthetic": ("tasks", "set")}
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
-
-_SECTION = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def provenance(command):
@@ -43,7 +41,7 @@ def provenance(command):
     import tfmoe
 
     # What runs before this one made.
-    made = (":(exclude)benchmarks/results", ":(exclude)benchmarks/pictures")
+    made = (":(exclude)benchmarks/results", ":(exclude)docs/results")
     changes = _git("status", "--porcelain", "--", ".", *made)
     return {
         "commit": commit(),
@@ -150,47 +148,17 @@ def dates(runs):
 
 def print_table(rows):
     """Shows rows in the terminal."""
-    header, body = _cells(rows)
+    header, body = cells(rows)
     table = Table(*header, box=SIMPLE)
-    for cells in body:
-        table.add_row(*cells)
+    for line in body:
+        table.add_row(*line)
     # A narrower table would cut numbers; a narrow terminal wraps its lines instead.
     columns = zip(header, *body, strict=True)
     width = sum(max(map(len, column)) + 3 for column in columns) + 1
     Console(width=max(Console().width, width), soft_wrap=True).print(table)
 
 
-def fill(text):
-    """A README's text with the tables between its markers made anew.
-
-    A section is `<!-- results:NAME -->`, anything, `<!-- end -->`.
-    """
-    return _SECTION.sub(lambda found: found[1] + _section(found[2]) + found[3], text)
-
-
-def _section(name):
-    rows, runs = newest(name)
-    if not rows:
-        return "\nNo run has been saved yet.\n\n"
-    header, body = _cells(rows)
-    lines = [header, ["---"] * len(header), *body]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"\n{table}\n\n" + "".join(map(_origin, runs))
-
-
-def _origin(run):
-    """A paragraph that says where rows are from."""
-    commit = f"commit {run['commit']}{', changed files' if run['dirty'] else ''}"
-    if run.get("run_commits", [run["commit"]]) != [run["commit"]]:
-        commit += f" (its runs: {', '.join(run['run_commits'])})"
-    versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
-    return (
-        f"`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "
-        f"{run['cores']} cores; {versions}.\n\n"
-    )
-
-
-def _cells(rows):
+def cells(rows):
     """Header and body as text; a column for every key that any row has.
 
     Lists are for pictures and have no column. What `KEY_error` and `KEY_p` say stands in the
@@ -204,15 +172,16 @@ def _cells(rows):
 
 
 def _cell(row, key):
-    text = _text(row.get(key))
+    shown = text(row.get(key))
     if row.get(f"{key}_error") is not None:
-        text += f" ± {row[f'{key}_error']:.2g}"
+        shown += f" ± {row[f'{key}_error']:.2g}"
     if row.get(f"{key}_p") is not None:
-        text += f" (p {row[f'{key}_p']:.2g})"
-    return text
+        shown += f" (p {row[f'{key}_p']:.2g})"
+    return shown
 
 
-def _text(value):
+def text(value):
+    """A value as tables show it."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):

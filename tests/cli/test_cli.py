@@ -208,6 +208,7 @@ def test_options_that_do_not_go_together_are_refused(given, message):
         structure_by_name(**given)
 
 
+@pytest.mark.slow
 def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
@@ -283,6 +284,7 @@ def test_train_rejects_what_it_does_not_know(folder, model):
     assert not (folder / "other.keras").exists()
 
 
+@pytest.mark.slow
 def test_train_in_half_precision(folder, model):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", folder / "half.keras", "--epochs", 1, "--hidden-units", "4")

@@ -99,6 +99,7 @@ app()
     assert (tmp_path / ".bash_completions" / "tfmoe.sh").exists()
 
 
+@pytest.mark.slow
 def test_commands_print_nothing_but_their_own_words(tmp_path):
     """All commands that start TensorFlow, in the one process that can start it."""
     columns = ["user_id", "genres", "age", "watch", "rating"]

@@ -86,6 +86,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("jit", "loops"),
     [(False, False), (True, True), (True, False)],
@@ -123,7 +124,7 @@ def test_values_and_gradients_match_dense(chosen, jit, loops, monkeypatch):
         np.testing.assert_allclose(got, tf.convert_to_tensor(expected), atol=scale)
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "setting",
     [

@@ -225,6 +225,7 @@ def test_csv_flags_and_late_values(tmp_path):
     np.testing.assert_array_equal(prep.arrays(path)[1]["y"], [1.0, 0.0, np.nan])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("column", [{"dtype": "string"}, {"hash_buckets": 1000}])
 def test_integers_with_gaps_are_the_same_text_from_everywhere(tmp_path, column):
     schema = Schema([Categorical("a", **column)], [Binary("y")])

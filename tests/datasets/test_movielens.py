@@ -277,6 +277,7 @@ def test_ml_1m_has_the_counts_of_the_protocol(ml_1m):
     assert (rated["count"] - rated["sum"] == np.minimum(rated["sum"], 3_706 - rated["sum"])).all()
 
 
+@pytest.mark.slow
 def test_ml_1m_floors(ml_1m):
     found = floors(ml_1m)
     assert found["rating_mse_constant"] == pytest.approx(1.253, abs=1e-3)

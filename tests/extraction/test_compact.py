@@ -131,6 +131,7 @@ def test_variables_left_out_of_weight_decay_stay_so():
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_averages_over_steps_are_compacted_too():
     built, (x, y) = model(), data()
     loss = tfmoe.MutualInformationLoss(momentum=0.9)

@@ -195,6 +195,7 @@ def test_half_precision_is_extracted_in_kind():
     check_same(extracted, model, features(), ["rating"], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_extracted_model_is_a_model(tmp_path):
     df = tables.rows()
     prep = tables.fitted(df)

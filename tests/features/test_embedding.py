@@ -57,6 +57,7 @@ def dense_table(optimizer, epochs=3):
     return table_after_fit(kernel, np.eye(ROWS, dtype="float32")[IDS], optimizer, epochs)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_steps_with_repeated_ids_are_those_of_dense_gradients(path, optimizer):
     table = table_after_fit(tfmoe.Embedding(ROWS, DIM), IDS, optimizer)

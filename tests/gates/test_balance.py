@@ -226,6 +226,7 @@ def test_losses_and_gradients_are_finite(kind, k, router, noisy, scale, policy, 
         assert gradient is None or np.isfinite(tf.convert_to_tensor(gradient).numpy()).all()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_an_uneven_gate_becomes_even_in_training(jit_compile):
     losses = [kind(1.0) for kind in LOSSES]

@@ -209,6 +209,7 @@ def test_compiled_numbers_are_the_same(kind):
         np.testing.assert_allclose(jit, plain, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_gumbel_choice_learns_as_the_soft_gate_does(k, jit):

@@ -59,7 +59,7 @@ def gradients(gate, call, along):
     return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
 
 
-@pytest.mark.quick(12)
+@pytest.mark.quick(6)
 @each_kind
 @settings(max_examples=8)
 @given(
@@ -102,6 +102,7 @@ def test_a_task_without_rows_gets_no_gradient(router):
     assert moved == [True, False, False, True, False]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("num_tasks", [2, TASKS])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_compiled_and_in_half_precision_too(num_tasks, policy):
@@ -330,6 +331,7 @@ def test_usage_where_rows_have_all_tasks(router):
     assert made(tfmoe.TopKGate).usage is None
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_usage_is_kept_in_fit_and_saved(jit_compile, tmp_path):
     symbols = keras.Input((FEATURES,)), keras.Input((), dtype="int32")

@@ -118,6 +118,7 @@ def test_once_cold_the_matrix_is_near_a_permutation():
     assert np.mean(worst) < 1.2
 
 
+@pytest.mark.slow
 def test_a_permutation_is_learned_and_handed_over_in_fit():
     keras.utils.set_random_seed(0)
     size, wanted = 4, [2, 0, 3, 1]

@@ -172,6 +172,7 @@ def check_loaded(folder, models):
 # --- tests ----------------------------------------------------------------------------
 
 
+@pytest.mark.quick(5)
 @cases("models")
 def test_a_model_predicts_and_trains_on(golden, name):
     facts, path = golden.facts[f"models/{name}"], f"models/{name}"
@@ -207,6 +208,7 @@ def check_config(golden, model, features, path):
     golden.check(write.predictions(again, features), path)
 
 
+@pytest.mark.quick(1)
 @cases("layers")
 def test_layers_in_a_plain_model(golden, name):
     model = load(golden, "layers", name)
@@ -229,6 +231,7 @@ def test_a_model_is_fitted_and_saved_again(golden, tmp_path):
         np.testing.assert_array_equal(values, expected[name])
 
 
+@pytest.mark.quick(1)
 @cases("served")
 def test_a_served_model_answers(golden, name, tmp_path):
     shutil.unpack_archive(golden.folder / "served" / f"{name}.zip", tmp_path)

@@ -72,7 +72,7 @@ GATES = [
 ]
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(("routing", "one_task"), [("own", True), ("own", False), ("mix", True)])
 @pytest.mark.parametrize(("gate", "own"), GATES, ids=lambda value: getattr(value, "name", value))
 def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
@@ -97,6 +97,7 @@ def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
         assert set(rows.market.iloc[changed]) == {"us"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "mixture",
     [
@@ -115,6 +116,7 @@ def test_without_a_gate_for_each_task_only_the_tower_is_fitted(mixture):
     assert_same(before, predict(extended, old))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("one_task", [True, False])
 def test_it_saves_and_takes_another_task(one_task, tmp_path):
     model = trained(tfmoe.MMoE(gate=tfmoe.TaskAwareGate(), **SPARSE), one_task)

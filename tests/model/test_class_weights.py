@@ -41,6 +41,7 @@ def fitted(model, *arguments, **options):
 CLICK, MOOD = tfmoe.Binary("click"), tfmoe.Multiclass("mood", num_classes=3)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("task", [CLICK, MOOD])
 @pytest.mark.parametrize("source", ["table", "arrays", "dataset", "weights beside"])
 def test_rows_weigh_as_their_classes(df, task, source):

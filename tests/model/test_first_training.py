@@ -64,6 +64,7 @@ def test_raw_rows_train_until_validation_stops_improving(kind, tmp_path, capsys)
     assert logs["amount_rmse"] < 0.4
 
 
+@pytest.mark.slow
 def test_what_is_given_is_kept():
     rows = table()
     model = model_of(rows)

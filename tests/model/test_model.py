@@ -317,6 +317,7 @@ def test_some_steps_have_the_auc_of_their_rows(trained, prep, df):
     assert some["watch_auc"] == pytest.approx(expected["watch_auc"])
 
 
+@pytest.mark.slow
 def test_fit_takes_what_predict_takes(prep, df):
     model = tables.small_model(prep)
     model.compile("sgd", jit_compile=False)
@@ -364,6 +365,7 @@ def test_weights_beside_a_table_count(trained, df):
         model.fit(df, df["watch"])
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_frozen(prep, df, tmp_path):
     model = tables.small_model(prep)
     model.encoder.trainable = False
@@ -400,6 +402,7 @@ def test_what_was_given_frozen_may_be_freed(prep, tmp_path):
     assert (first.trainable, last.trainable) == (False, True)
 
 
+@pytest.mark.slow
 def test_replicas_together_take_the_step_of_one():
     code = """if True:
         import keras, numpy as np, tensorflow as tf, tfmoe
@@ -568,6 +571,7 @@ def test_a_score_does_not_depend_on_its_batch_mates(trained, df):
             np.testing.assert_allclose(alone[name], together[name][rows], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_files_of_unknown_length_end_without_a_warning(prep, df, tmp_path):
     # Warnings are errors here, and Keras warns at the end of such an epoch.
     flat = df.drop(columns=["tags", "history"])

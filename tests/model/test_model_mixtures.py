@@ -56,6 +56,7 @@ def test_a_hash_gate_without_column_says_so(prep):
         build(prep, None, 4, (6,), tfmoe.HashGate())
 
 
+@pytest.mark.slow
 def test_ready_experts_bring_their_weights(prep, df, tmp_path):
     layers = [keras.layers.Dense(6, "tanh") for _ in range(3)]
     width = build(prep, None, 2, (6,)).mixture.experts.kernels[0].shape[1]

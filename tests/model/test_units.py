@@ -106,6 +106,7 @@ def test_labels_outside_a_task_do_not_count_and_constant_ones_survive():
     assert np.isfinite(model.predict(rows, verbose=0)["price"]).all()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_is_right_for_large_labels(dtype):
     rows = table(unit=1e3, shift=1e6)
@@ -137,6 +138,7 @@ def test_a_preprocessor_without_moments_warns_and_keeps_raw_units():
     assert model.head.moments == {}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("options", [{"rows": table(unit=9.0)}, {"mean": 27.0, "std": 9.4}])
 def test_an_added_regression_is_standardised(options):
     rows = table(unit=9.0)

@@ -68,6 +68,7 @@ def test_metrics_say_which_way_is_better(df):
     assert reported(by_task(df)[1]) == expected | {"loss": "min"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau"])
 @pytest.mark.parametrize("name", ["val_click_auc", "stars_rmse", "val_loss"])
 def test_callbacks_know_which_way_is_better(df, tmp_path, kind, name):

@@ -180,6 +180,7 @@ def test_training_raises_it_and_the_history_tells(tmp_path):
     assert "mutual_information" in again.fit(x, y, verbose=0).history
 
 
+@pytest.mark.slow
 def test_a_missing_label_has_no_part_in_it():
     x, y = rows_of()
     losses = []

@@ -20,7 +20,7 @@ def trained(optimizer, jit_compile, **embedding):
     return model.get_weights()
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "clipnorm": 0.5, "use_ema": True}])
 def test_steps_are_those_of_keras(jit_compile, settings):
@@ -41,6 +41,7 @@ def test_what_does_not_fit_the_kernel_is_kerass(monkeypatch):
             np.testing.assert_allclose(weight, other, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_runs_under_a_strategy():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
@@ -114,6 +115,7 @@ def test_adagrad_is_kerass_whatever_rows_come():
     np.testing.assert_allclose(ours, steps(exact, dense(batches)), rtol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("optimizer", [LazyAdam, Adagrad])
 def test_large_tables_in_a_model(optimizer, monkeypatch):
     """Against whole tables: in `trained` every batch has rows that others lack."""

@@ -108,6 +108,7 @@ def test_served_look_ups_are_the_preprocessors(look_up, kind, cells):
         assert found[name].dtype.name == values.dtype.name
 
 
+@pytest.mark.quick(1)
 def test_signatures_name_the_task_and_the_tasks(model, served):
     one, all_tasks = (served.signatures[name] for name in ("serving_default", "all_tasks"))
     specs = one.structured_input_signature[1]
@@ -123,6 +124,7 @@ def test_signatures_name_the_task_and_the_tasks(model, served):
     assert set(all_tasks.structured_outputs) == {"de", "fr", "us"}
 
 
+@pytest.mark.quick(1)
 def test_scores_are_the_models(model, served):
     rows = sample_rows(model.preprocessor, 50, seed=5)
     expected = model.predict(rows, verbose=0)["score"]
@@ -162,6 +164,7 @@ def test_the_sample_request_can_be_served(version, served):
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("model", ["numbers"], indirect=True)
 @pytest.mark.parametrize("fault", ["serving_default", "all_tasks"])
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch, fault):

@@ -220,7 +220,7 @@ def test_no_row_depends_on_its_batch_mates():
         np.testing.assert_allclose(alone[0], whole[row], atol=1e-5)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("causal", "jit"), [(False, True), (True, False)])
 def test_sparse_compute_is_dense_compute(causal, jit):
     x, present = tokens(12)
