@@ -115,10 +115,8 @@ def _structures(x, gate, units):
     rows = {"inputs": x, "task": np.array([1, 0, 1, 0], "int32")}
     options = {"gate": gate, "dispatch": "sparse", **units}
     return {
-        "ple": (tfmoe.PLE(2, 3, **options), x),
-        "ple_one_task": (tfmoe.PLE(2, 2, **options), rows),
+        "ple": (tfmoe.PLE(2, 2, **options), x),
         "cgc_one_task": (tfmoe.CGC(2, **options), rows),
-        "adatt": (tfmoe.AdaTT(2, 2, 2, 1, gate=gate, **units), x),
         "adatt_one_task": (tfmoe.AdaTT(2, 2, 2, 1, gate=gate, **units), rows),
         "cross_stitch": (tfmoe.CrossStitch(2, **units), x),
         "mtan": (tfmoe.MTAN(2, **units), x),
