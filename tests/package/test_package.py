@@ -243,8 +243,14 @@ FIRST_NAMES = [
     "optimizers",
 ]
 ADDED_NAMES = [
+    "AdaTT",
+    "CGC",
+    "CrossStitch",
     "Gate",
     "GateOutput",
+    "MTAN",
+    "PLE",
+    "SNR",
     "ScoreSpec",
     "Structure",
     "datasets",

@@ -144,7 +144,7 @@ class AdaTT(Streams):
         self, inputs: Tensor, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, list[GateOutput]]:
         streams = ops.repeat(inputs[:, None], self.num_streams, axis=1)
-        shared: Tensor | None = inputs
+        shared = inputs if self.num_shared_experts else None
         records: list[GateOutput] = []
         for level in self.levels:
             streams, shared, own = level(streams, shared, ids, training=training)
@@ -227,11 +227,9 @@ class _Level(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor | None, list[GateOutput]]:
         num, m = self.num_tasks, self.num_own
         read = ops.repeat(streams, m, axis=1)
-        if self.num_shared:
-            assert shared is not None
-            read = ops.concatenate(
-                [read, ops.repeat(shared[:, None], self.num_shared, axis=1)], axis=1
-            )
+        if shared is not None:
+            common = ops.repeat(shared[:, None], self.num_shared, axis=1)
+            read = ops.concatenate([read, common], axis=1)
         outputs = self.experts(read, training=training)
         weights, record = gate_streams(self.gate, streams, ids, training)
         own = ops.reshape(outputs[:, : num * m], (-1, num, m, outputs.shape[-1]))
