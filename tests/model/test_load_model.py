@@ -12,6 +12,7 @@ def test_a_loaded_model_predicts_from_raw_rows_and_trains_on(tmp_path):
     prep = tfmoe.Preprocessor(split.schema).fit(split.train, progress=False)
     model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,)), tower_units=())
     model.compile("adam")
+    model.fit(split.train, epochs=1, verbose=0)
     path = tmp_path / "model.keras"
     model.save(path)
     again = tfmoe.load_model(path)
