@@ -6,9 +6,9 @@ from functools import partial
 
 import keras
 import pytest
-from tests.docs.pages import DOCS, PAGES, blocks
 
 import tfmoe
+from tests.docs.pages import DOCS, PAGES, blocks
 from tfmoe.cli.app import app
 
 # Needs Keras 2, and runs in a process of its own: `tests/package/test_tfrs.py`.
