@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tests.docs.pages import DOCS, ROOT
 
 
