@@ -31,20 +31,22 @@ ALONE = [row for row in last("extract") if row["name"] != "whole"]
 TIMES = [row[key] for row in ALONE for key in ("latency_1", "latency_4096")]
 
 README = [
-    f"{STEP['deepctr']['tfmoe_ratio']:.2f} times; {faster('tfmoe, bfloat16', 'deepctr'):.1f} in",
-    f"{STEP['torch-rechub']['tfmoe_ratio']:.2f} times; "
-    f"{faster('tfmoe, bfloat16', 'torch-rechub'):.1f} in",
-    f"{STEP['dense list']['tfmoe_ratio']:.2f} times; "
-    f"{faster('tfmoe, bfloat16', 'dense list, bfloat16'):.2f}, both in",
     *(
-        f"{PEERS[name]['train_ratio']:.2f}; {PEERS[name]['predict_ratio']:.2f} times; "
-        f"**{MEMORY['tfmoe'] / MEMORY[name]:.1f} times as much**"
-        for name in ("deepctr", "rechub")
+        f"| {STEP[name]['tfmoe_ratio']:.2f} times | {PEERS[peer]['train_ratio']:.2f} times | "
+        f"{PEERS[peer]['predict_ratio']:.2f} times | "
+        f"**{MEMORY['tfmoe'] / MEMORY[peer]:.1f} times as much** |"
+        for name, peer in (("deepctr", "deepctr"), ("torch-rechub", "rechub"))
     ),
-    f"{TABLES['tfmoe', 10_000_000]:.1f} times as long, theirs {TABLES['Keras', 10_000_000]:.0f}",
-    f"{SPARSE['model, top-k, training', 'sparse']:.2f} of the time",
-    f"{ALONE[0]['parameters_ratio']:.2f} of the parameters, {min(TIMES):.2f} to {max(TIMES):.1f}",
-    f"({MEMORY['tfmoe']:,.0f} MB against {MEMORY['deepctr']:.0f} and {MEMORY['rechub']:.0f} in",
+    f"| {STEP['dense list']['tfmoe_ratio']:.2f} times | | | |",
+    f"training is {faster('tfmoe, bfloat16', 'deepctr'):.1f} and "
+    f"{faster('tfmoe, bfloat16', 'torch-rechub'):.1f} times as fast; "
+    f"{faster('tfmoe, bfloat16', 'dense list, bfloat16'):.2f} times by hand",
+    f"takes {TABLES['tfmoe', 10_000_000]:.1f} times as long as with 10,000; with Keras's Embedding "
+    f"and Adam {TABLES['Keras', 10_000_000]:.0f} times",
+    f"takes {SPARSE['model, top-k, training', 'sparse']:.2f} of the time",
+    f"have {ALONE[0]['parameters_ratio']:.2f} of the parameters and take {min(TIMES):.2f} to "
+    f"{max(TIMES):.1f}",
+    f"{MEMORY['tfmoe']:,.0f} MB against {MEMORY['deepctr']:.0f} and {MEMORY['rechub']:.0f} in",
 ]
 SPARSE_PAGE = [
     f"| {SPARSE[f'model, {gate}, training', 'sparse']:.2f} | "
