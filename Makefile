@@ -16,7 +16,7 @@ OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4) $(PART_5
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test check lowest matrix style format clean
+.PHONY: demo test check lowest matrix style format docs clean
 
 demo: $(STAMP)
 	@echo "== Training three models on generated ratings (about two minutes)"
@@ -60,6 +60,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	@echo "== Building the documentation into site/"
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "== Open site/index.html"
+
 $(STAMP): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "tfmoe needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -70,4 +76,4 @@ $(STAMP): setup.py
 	@touch $(STAMP)
 
 clean:
-	rm -rf .venv .nox .mypy_cache build *.egg-info
+	rm -rf .venv .nox .mypy_cache build site *.egg-info

@@ -69,6 +69,7 @@ HOMES = {
     "export": "serving.export",
     "extract": "extraction.extract",
     "gate_use": "reports.gate_use",
+    "load_model": "model.load",
     "optimizers": "optimizers",
     "write_report": "reports.pictures",
 }
@@ -133,6 +134,7 @@ __all__ = [
     "export",
     "extract",
     "gate_use",
+    "load_model",
     "optimizers",
     "write_report",
 ]
@@ -171,6 +173,7 @@ if TYPE_CHECKING:
     from tfmoe.gates.task_router import TaskRouter as TaskRouter
     from tfmoe.gates.top_k import TopKGate as TopKGate
     from tfmoe.heads.towers import Towers as Towers
+    from tfmoe.model.load import load_model as load_model
     from tfmoe.model.model import MultiTaskModel as MultiTaskModel
     from tfmoe.objectives.metrics import AUC as AUC
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss

@@ -22,7 +22,9 @@ def test_they_are_all_found():
 def test_they_open_in_colab_and_have_no_output(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert f"notebooks/{path.name}" in "".join(cells[0]["source"])
-    assert 'find_spec("tfmoe") is None' in "".join(cells[1]["source"])
+    install = "".join(cells[1]["source"])
+    assert 'find_spec("tfmoe") is None' in install
+    assert 'Path("..").resolve().as_uri()' in install  # on no index yet
     for cell in cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None

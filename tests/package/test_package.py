@@ -256,6 +256,7 @@ ADDED_NAMES = [
     "datasets",
     "draw_gates",
     "gate_use",
+    "load_model",
     "write_report",
 ]
 

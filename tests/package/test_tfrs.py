@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.test_readme import python_blocks
+from tests.docs.pages import DOCS, blocks
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +37,11 @@ def test_without_keras_2_it_says_what_to_do():
 
 
 @pytest.mark.slow
-def test_the_readme_example_trains(tmp_path):
-    (example,) = (block for block in python_blocks() if "tfrs" in block)
+def test_the_guides_example_trains(tmp_path):
+    (block,) = blocks(DOCS / "guides" / "tfrs.md")
     script = tmp_path / "example.py"
     script.write_text(
-        example
+        block.text
         + """
 rows = {"movie_id": tf.range(64), "watch": tf.ones((64, 1)), "rating": tf.ones((64, 1))}
 model = Ranker()

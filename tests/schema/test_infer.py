@@ -268,3 +268,12 @@ def test_what_is_no_leak():
     assert "leak" not in said
     assert "count the rows" not in said
     assert _leaks(y=[0, 1, 0, 1], a=["u", "v", "u", "v"]) == ""
+
+
+def test_amounts_with_a_sign_are_told(tmp_path):
+    dollars = [f"${number}.50" for number in range(300)]
+    path = _csv(tmp_path / "t.csv", age=np.arange(300) % 40, spend=dollars)
+    schema, said = told(lambda: Schema.infer(path, ["spend"]))
+    assert isinstance(schema.tasks[0], Multiclass)
+    assert "'spend' (300, such as '$0.50')" in said
+    assert "a Regression reads 12.50" in said

@@ -36,14 +36,6 @@ def load_model(path: Path) -> "MultiTaskModel":
     from tfmoe.cli.quiet import start_tensorflow
 
     start_tensorflow()
-    import keras
+    from tfmoe.model.load import load_model as load
 
-    from tfmoe.model.model import MultiTaskModel
-
-    model = keras.saving.load_model(path)
-    if not isinstance(model, MultiTaskModel):
-        raise ValueError(
-            f"A MultiTaskModel is needed, which knows its columns. Received {path}, a "
-            f"{type(model).__name__}. `tfmoe train` writes one."
-        )
-    return model
+    return load(path)

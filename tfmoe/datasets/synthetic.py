@@ -55,7 +55,7 @@ def synthetic_ratings(
     occupations are in conflict: they rate low what drew them to watch, and high what a
     second taste of theirs asks for. Layers that both tasks share must keep these users
     apart, which takes two thirds of what sharing gains over single tasks
-    (`docs/results/conflict.md`). Young users prefer new movies.
+    (the study `conflict`). Young users prefer new movies.
 
     At the default arguments, on the test part:
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # An integer column with at most this many distinct values is categorical.
 _MOST_CATEGORIES = 20
+# A label of more different texts is perhaps a number that is written with a sign or unit.
+_MOST_CLASSES = 50
 # A vector of at most this many numbers is proposed as so many columns.
 _MOST_NUMBERS = 64
 # Words that end in "id" and name no id.
@@ -277,6 +279,17 @@ def _notices(
         yield (
             f"Labels of few whole numbers were taken for amounts: {amounts}. Where they name "
             "kinds, write Multiclass with `classes`, or Binary with `positive`."
+        )
+    many = {
+        task.raw_name: f"{task.raw_name!r} ({len(task.classes):,}, such as {task.classes[0]!r})"
+        for task in tasks
+        if isinstance(task, Multiclass) and task.classes and len(task.classes) > _MOST_CLASSES
+    }
+    if many:
+        yield (
+            f"Labels of many different texts were taken for classes: {', '.join(many.values())}. "
+            "Where they are amounts, written with a sign or unit such as $12.50, put the numbers "
+            "alone into the table: a Regression reads 12.50."
         )
     for task in dict.fromkeys((task.raw_name, getattr(task, "positive", None)) for task in tasks):
         if task[1] is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,14 @@ def _write(model, folder):
     if model.schema.task_column:
         module.serve_all = _all_tasks(model, encoder)
         signatures["all_tasks"] = module.serve_all.get_concrete_function()
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    # TensorFlow would tell where the draft lies, which is not where the version will be.
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+    finally:
+        logger.setLevel(level)
 
 
 def _serving_default(model, encoder):

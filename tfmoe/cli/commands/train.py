@@ -116,7 +116,6 @@ def train(
         from tfmoe.model.plan import batch_size_for
         from tfmoe.reports.callback import GateReport
 
-        keras.utils.set_random_seed(seed)
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype)
         try:
@@ -126,11 +125,14 @@ def train(
                     mixture, gate, num_experts, num_nonzeros, hidden_units, dropout, entropy_reg
                 )
 
-            recipe = structure(entropy_reg)  # what does not go together is told first
+            structure(entropy_reg)  # what does not go together is told first
             prep = tfmoe.Preprocessor(read).fit(data)
             if entropy_reg is None:
                 size = batch_size or batch_size_for(prep.num_rows)
-                recipe = structure(by_name.decisive(gate, prep.num_rows, size, epochs))
+                entropy_reg = by_name.decisive(gate, prep.num_rows, size, epochs)
+            # Here, so that a few lines of Python with the same seed train the same model.
+            keras.utils.set_random_seed(seed)
+            recipe = structure(entropy_reg)
             model = tfmoe.MultiTaskModel(prep, recipe, towers, dropout or 0.0)
         finally:
             keras.config.set_dtype_policy(before)
