@@ -26,6 +26,7 @@ BENCHMARKS = {
     "sparse": "benchmarks.sparse",
     "squad": "benchmarks.squad",
     "step": "benchmarks.step",
+    "structures": "benchmarks.structures",
     "synthetic": "benchmarks.synthetic",
     "tasks": "benchmarks.tasks",
     "thresholds": "benchmarks.thresholds",

@@ -305,6 +305,24 @@ MMOE = (
     ),
 )
 
+OTHERS = tuple(
+    Claim(
+        "package",
+        "structures",
+        f"Where groups of tasks conflict, {name} has less error than a shared bottom of equal "
+        "parameters.",
+        [
+            Paired(
+                "groups that conflict",
+                {"name": f"{name} has less error than shared bottom", "set": "rotated"},
+                {"name": name, "set": "rotated"},
+                {"name": "shared bottom", "set": "rotated"},
+            )
+        ],
+    )
+    for name in ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k")
+)
+
 ADDED, ROUTING = "task-aware, added after", "task-aware"
 TASK_AWARE = (
     Claim(
@@ -631,4 +649,4 @@ PACKAGE = (
     ),
 )
 
-CLAIMS = (*DSELECT_K, *MMOE, *TASK_AWARE, *MOD_SQUAD, *PACKAGE)
+CLAIMS = (*DSELECT_K, *MMOE, *TASK_AWARE, *MOD_SQUAD, *PACKAGE, *OTHERS)

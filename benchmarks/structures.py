@@ -1,0 +1,176 @@
+"""All structures at equal parameters, on a world with real conflict (`rotated.py`).
+
+Every structure is a stack of two layers as wide as keeps it, without towers, within one number of
+parameters; single tasks are a network each, within the same number together. Towers are one layer
+for all. Each gets the same number of random trials of the learning rate, and of what is its own
+(experts of a gated one); the best on validation rows is run with fresh seeds, which draw the world
+too. `score` is the mean squared error over the tasks on test rows, of labels of deviation 1, at the
+epoch that was best on validation rows; `rows_per_s` is of training, of the last seed and on a
+machine that may do other things: it is no measurement of speed.
+
+Claims: PLE, AdaTT, MMoE, and MMoE with static DSelect-k gates, have less error than a shared bottom
+of equal parameters.
+"""
+
+import functools
+import time
+
+import keras
+import numpy as np
+
+from benchmarks import search, studies
+from benchmarks.rotated import SIZE, TASKS, rotated
+from tfmoe.experts.mlp import Experts
+from tfmoe.gates.dselect_k import DSelectKGate
+from tfmoe.heads.towers import Towers
+from tfmoe.optimizers import Adam
+from tfmoe.structures.adatt import AdaTT
+from tfmoe.structures.cgc import CGC
+from tfmoe.structures.cross_stitch import CrossStitch
+from tfmoe.structures.mmoe import MMoE, OMoE
+from tfmoe.structures.mtan import MTAN
+from tfmoe.structures.ple import PLE
+from tfmoe.structures.shared_bottom import SharedBottom
+from tfmoe.structures.snr import SNR
+
+SINGLE, SHARED = "single tasks", "shared bottom"
+DSELECT_K = "MMoE, static DSelect-k"
+CLAIMED = ("PLE", "AdaTT", "MMoE", DSELECT_K)
+SIZES = {"epochs": 30, "batch_size": 128, "within": 20_000}
+ROWS = (5_000, 2_000, 2_000)
+BUDGET = search.Budget(trials=5, finalists=2, again=1, seeds=10)
+EXPERTS = {"experts": search.one_of(4, 8, 16)}
+OWN = {"own": search.one_of(1, 2), "common": search.one_of(1, 4)}
+
+
+def _dselect_k(cell, units):
+    # By half of the training the gates have decided.
+    steps = cell["epochs"] * ROWS[0] // cell["batch_size"] // 2
+    decided = keras.optimizers.schedules.PolynomialDecay(0.0, steps, 0.1)
+    gate = DSelectKGate(num_nonzeros=2, router="static", gamma=10.0, entropy_reg=decided)
+    return MMoE(TASKS, cell["experts"], (units, units), gate)
+
+
+# For each name what it makes of a cell and units, and what is searched beside the learning rate.
+MODELS = {
+    SINGLE: (lambda cell, units: Experts(TASKS, (units, units)), {}),
+    SHARED: (lambda cell, units: SharedBottom(TASKS, (units, units)), {}),
+    "OMoE": (lambda cell, units: OMoE(TASKS, cell["experts"], (units, units)), EXPERTS),
+    "MMoE": (lambda cell, units: MMoE(TASKS, cell["experts"], (units, units)), EXPERTS),
+    DSELECT_K: (_dselect_k, EXPERTS),
+    "CGC": (lambda cell, units: CGC(TASKS, cell["own"], cell["common"], (units, units)), OWN),
+    "PLE": (lambda cell, units: PLE(TASKS, 2, cell["own"], cell["common"], (units,)), OWN),
+    "AdaTT": (
+        lambda cell, units: AdaTT(TASKS, 2, cell["own"], cell["common"] % 4, (units,)),
+        OWN,
+    ),
+    "CrossStitch": (lambda cell, units: CrossStitch(TASKS, (units, units)), {}),
+    "SNR": (
+        lambda cell, units: SNR(TASKS, cell["experts"], (units, units), penalty=cell["penalty"]),
+        {**EXPERTS, "penalty": search.log_uniform(1e-6, 1e-3)},
+    ),
+    "MTAN": (lambda cell, units: MTAN(TASKS, (units, units), 8), {}),
+}
+
+
+def run(quick):
+    """A row for each structure, and one for each claim."""
+    grid = studies.Grid("structures", functools.partial(one_run, quick), quick)
+    names = (SHARED, "PLE") if quick else tuple(MODELS)
+    found = {}
+    for name in names:
+        base = {"set": "rotated", "model": name} | SIZES
+        space = {"learning_rate": search.log_uniform(1e-3, 1e-2), **MODELS[name][1]}
+        found[name], _ = search.winner(grid, base, space, search.QUICK if quick else BUDGET)
+    rows = [_row(runs) for runs in found.values()]
+    shared = studies.by_seed(found[SHARED], "score")
+    for name in (name for name in CLAIMED if name in found):
+        ours = studies.by_seed(found[name], "score")
+        text = f"{name} has less error than {SHARED}"
+        rows.append(studies.claim(text, ours, shared, "mse", set="rotated"))
+    return rows
+
+
+def _row(runs):
+    score, error = studies.mean(studies.by_seed(runs, "score"))
+    valid, _ = studies.mean(studies.by_seed(runs, "valid"))
+    row = {"name": runs[0]["model"], "set": runs[0]["set"], "score": score}
+    row |= {"standard_error": error, "valid": valid, "seeds": len(runs)}
+    last = runs[-1]
+    shown = ("units", "parameters", "rows_per_s", "learning_rate", *MODELS[row["name"]][1])
+    return row | {name: last[name] for name in shown}
+
+
+def units_of(make, within):
+    """The most units of a structure's layers, and its parameters with its towers, in a number."""
+
+    def parameters(units):
+        structure = make(units)
+        structure.build((None, SIZE))
+        return structure.count_params() + TASKS * (units + 1)
+
+    low, high = 1, 1
+    while parameters(high) <= within:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(middle) <= within else (low, middle)
+    return low, parameters(low)
+
+
+def one_run(quick, cell):
+    """Errors of the best epoch on validation rows."""
+    keras.backend.clear_session()
+    make = functools.partial(MODELS[cell["model"]][0], cell)
+    units, parameters = (4, 0) if quick else units_of(make, cell["within"])
+    train, valid, test = rotated(cell["world"], (300, 100, 100) if quick else ROWS)
+    keras.utils.set_random_seed(cell["seed"])
+    inputs = keras.Input((SIZE,))
+    outputs = Towers((1,) * TASKS)(make(units)(inputs))
+    model = keras.Model(inputs, keras.layers.Concatenate()(outputs))
+    model.compile(Adam(cell["learning_rate"]), "mse", jit_compile=False)
+    best = keras.callbacks.EarlyStopping(patience=6, restore_best_weights=True)
+    start, epochs = time.perf_counter(), 2 if quick else cell["epochs"]
+    fitted = model.fit(
+        *train,
+        validation_data=tuple(valid),
+        epochs=epochs,
+        batch_size=cell["batch_size"],
+        callbacks=[best],
+        verbose=0,
+    )
+    seconds = time.perf_counter() - start
+    found = {}
+    for name, rows in (("valid", valid), ("score", test)):
+        predicted = model.predict(rows.x, batch_size=4096, verbose=0)
+        found[name] = float(np.mean((predicted - rows.y) ** 2))
+    speed = round(len(fitted.epoch) * len(train.x) / seconds)
+    return found | {"units": units, "parameters": parameters, "rows_per_s": speed}
+
+
+def headline(rows):
+    """The structure that is best on validation rows, its error and a shared bottom's."""
+    own = {row["name"]: row for row in rows if "valid" in row}
+    chosen = min(own, key=lambda name: own[name]["valid"])
+    score, shared = own[chosen]["score"], own[SHARED]["score"]
+    return f"chosen={chosen!r} mse={score:.4f} shared_bottom={shared:.4f}"
+
+
+def draw(rows, path):
+    """Error of each structure, with its standard error."""
+    from matplotlib.figure import Figure
+
+    own = sorted((row for row in rows if "valid" in row), key=lambda row: row["score"])
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axis = figure.subplots()
+    axis.errorbar(
+        [row["score"] for row in own],
+        [row["name"] for row in own],
+        xerr=[row["standard_error"] for row in own],
+        fmt="o",
+        capsize=3,
+    )
+    axis.invert_yaxis()
+    axis.set(xlabel="squared error on test rows, of labels of deviation 1")
+    axis.grid(alpha=0.3)
+    studies.save(figure, path)
