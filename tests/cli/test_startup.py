@@ -60,7 +60,7 @@ def test_help_and_a_schema_load_no_keras(tmp_path):
     [
         ("tfmoe ex", ["export", "extract"]),
         ("tfmoe train --gate s", ["softmax", "sparsemax"]),
-        ("tfmoe train --mixture m", ["mmoe", "mod-squad", "mtan"]),
+        ("tfmoe train --mixture m", ["mmoe", "mtan", "mod-squad"]),
         ("tfmoe train --dtype mixed", ["mixed_bfloat16", "mixed_float16"]),
         ("tfmoe extract --by u", ["usage"]),
         ("tfmoe demo --data ml-1", ["ml-1m"]),
