@@ -109,6 +109,7 @@ class Trained(NamedTuple):
     use: GateUse | None
 
 
+@keras.saving.register_keras_serializable("tfmoe_demo")
 class Alone(Structure):
     """Nothing shared: each market's tower reads the columns themselves."""
 
