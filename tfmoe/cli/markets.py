@@ -58,7 +58,7 @@ class Settings(NamedTuple):
 
     Attributes:
         learning_rate: float.
-        units: tuple of int, of a market's own network.
+        tower: tuple of int, units of a market's own network, where each is alone.
         layers: int, of a shared bottom; the second has half of the first one's units.
         router: str, of MMoE's gate: "linear", the paper's, or "static".
         gamma, entropy_reg: float, of DSelect-k. The second rises from 0 to its value over half
@@ -66,7 +66,7 @@ class Settings(NamedTuple):
     """
 
     learning_rate: float
-    units: tuple[int, ...] = ()
+    tower: tuple[int, ...] = ()
     layers: int = 1
     router: str = "static"
     gamma: float = 1.0
@@ -75,7 +75,7 @@ class Settings(NamedTuple):
 
 # Chosen by `python -m benchmarks demo_choice`, on shops of other seeds than those shown.
 SETTINGS = {
-    ALONE: Settings(0.01, units=(16,)),
+    ALONE: Settings(0.01, tower=(32,)),
     SHARED: Settings(0.01, layers=1),
     DENSE: Settings(0.01, router="static"),
     DSELECT_K: Settings(0.01, gamma=3.0, entropy_reg=0.1),
@@ -153,7 +153,7 @@ def train(
     keras.utils.set_random_seed(seed)
     prep = Preprocessor(split.schema).fit(split.train, progress=False)
     steps = sizes.epochs * math.ceil(len(split.train) / sizes.batch_size)
-    towers = settings.units if name == ALONE else ()
+    towers = settings.tower if name == ALONE else ()
     model = MultiTaskModel(
         prep, _recipe(name, split.schema, settings, sizes, steps), tower_units=towers
     )

@@ -68,11 +68,11 @@ def _dots(axis: Any, trained: "Sequence[Trained]", colors: Sequence[str], possib
     axis.axvline(possible, color="black", linestyle=":", linewidth=1)
     axis.annotate(
         "the most\npossible",
-        (possible, len(trained) - 0.45),
-        xytext=(-3, 0),
+        (possible, -0.75),
+        xytext=(-3, -2),
         textcoords="offset points",
         ha="right",
-        va="bottom",
+        va="top",
         fontsize=8,
     )
     axis.set_ylim(len(trained) - 0.4, -0.75)
@@ -111,9 +111,9 @@ def _heat_map(axis: Any, one: "Trained", regions: Sequence[str]) -> None:
     """Weights of market by expert; experts in the order in which the regions use them."""
     assert one.use is not None
     weights = one.use.mean_weight
-    order = np.lexsort((-weights.max(axis=0), (weights > 0.05).argmax(axis=0)))
-    unused = ~(weights > 0.05).any(axis=0)[order]
-    order = np.concatenate([order[~unused], order[unused]])
+    names = list(dict.fromkeys(regions))
+    by_region = np.array([weights[[r == name for r in regions]].sum(axis=0) for name in names])
+    order = np.lexsort((-by_region.max(axis=0), by_region.argmax(axis=0)))
     axis.imshow(weights[:, order], cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
     starts = [i for i in range(len(regions)) if i == 0 or regions[i] != regions[i - 1]]
     ends = [*starts[1:], len(regions)]
