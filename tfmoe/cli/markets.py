@@ -1,8 +1,9 @@
 """Four ways to learn many markets, side by side: what `tfmoe demo` runs on generated data."""
 
+import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,7 +17,6 @@ from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.datasets.markets import Markets
 from tfmoe.datasets.synthetic import Split
-from tfmoe.extraction.extract import extract
 from tfmoe.gates.base import Gate
 from tfmoe.gates.dselect_k import DSelectKGate
 from tfmoe.gates.schedules import ramp
@@ -83,6 +83,10 @@ SETTINGS = {
 }
 
 
+# The sparse gate with the least loss in the same trials: what is extracted, saved and served.
+OURS = NOISY_TOP_K
+
+
 class Trained(NamedTuple):
     """One model and what was measured of it.
 
@@ -108,6 +112,19 @@ class Trained(NamedTuple):
     seconds: float
     use: GateUse | None
 
+    def row(self) -> dict[str, Any]:
+        """Its numbers, as JSON has them."""
+        tasks = self.model.schema.task_names
+        return {
+            "model": self.name,
+            "auc": float(np.mean(self.auc)),
+            "auc_of": dict(zip(tasks, self.auc.tolist(), strict=True)),
+            "experts": None if math.isnan(self.experts) else self.experts,
+            "multiplications": self.multiplications,
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+        }
+
 
 @keras.saving.register_keras_serializable("tfmoe_demo")
 class Alone(Structure):
@@ -117,9 +134,7 @@ class Alone(Structure):
         outputs = inputs[:, None]
         return (outputs, []) if return_aux else outputs
 
-    def compute_output_spec(
-        self, inputs: Tensor, return_aux: bool = False, **ignored: Any
-    ) -> Any:
+    def compute_output_spec(self, inputs: Tensor, return_aux: bool = False, **ignored: Any) -> Any:
         outputs = keras.KerasTensor((inputs.shape[0], 1, inputs.shape[1]), dtype=inputs.dtype)
         return (outputs, []) if return_aux else outputs
 
@@ -187,29 +202,26 @@ def train(
 def aucs(split: Split, scores: np.ndarray) -> np.ndarray:
     """AUC of each market `(t,)` on the test part, of scores `(n,)`."""
     bought = split.test["bought"].to_numpy("float64")
-    return np.array(
-        [exact_auc(bought[own], scores[own], np.ones(len(own))) for own in _rows(split.test, split)]
-    )
+    rows = _places(split.test, split.schema)
+    return np.array([exact_auc(bought[own], scores[own]) for own in rows])
 
 
-def _rows(table: pd.DataFrame, split: Split) -> list[np.ndarray]:
-    """For each task the places of its rows."""
-    places = table.groupby("market").indices
-    return [places[name] for name in split.schema.task_names]
+def _places(table: pd.DataFrame, schema: Schema) -> list[np.ndarray]:
+    """For each market the places of its rows."""
+    found = table.groupby("market").indices
+    return [found[name] for name in schema.task_names]
 
 
 def _apart(split: Split) -> Split:
     """The same rows where each market has products, and so embeddings, of its own."""
-    tables = (
+    train, valid, test = (
         table.assign(product=table["market"] + " " + table["product"])
         for table in (split.train, split.valid, split.test)
     )
-    return Split(*tables, split.schema)
+    return Split(train, valid, test, split.schema)
 
 
-def _recipe(
-    name: str, schema: Schema, settings: Settings, sizes: Sizes, steps: int
-) -> Structure:
+def _recipe(name: str, schema: Schema, settings: Settings, sizes: Sizes, steps: int) -> Structure:
     if name == ALONE:
         return Alone()
     if name == SHARED:
@@ -271,8 +283,7 @@ class _Epochs(keras.callbacks.Callback):
         self.prep, self.most = prep, most
         self.features = prep.arrays(valid, labels=False)
         self.bought = valid["bought"].to_numpy()
-        places = valid.groupby("market").indices
-        self.rows = [places[name] for name in prep.schema.task_names]
+        self.rows = _places(valid, prep.schema)
         self.losses: list[list[float]] = []
         self.weights: list[Any] = []
         self.decided: list[bool] = []
@@ -299,8 +310,8 @@ class _Epochs(keras.callbacks.Callback):
         """For each market the epoch whose weights it is measured with: all the same or apart."""
         losses = np.array(self.losses)
         # One that never decides is shown as it ends.
-        allowed = np.array(self.decided) if any(self.decided) else np.arange(len(losses)) == len(losses) - 1
-        losses[~allowed] = np.inf
+        first = self.decided.index(True) if True in self.decided else len(losses) - 1
+        losses[:first] = np.inf
         if apart:
             return losses.argmin(axis=0)
         return np.full(losses.shape[1], losses.mean(axis=1).argmin())
@@ -318,6 +329,23 @@ class _Epochs(keras.callbacks.Callback):
         return scores
 
 
+def time_ratio(one: Trained, other: Trained, table: pd.DataFrame, rounds: int = 15) -> float:
+    """Median time of a prediction by `one`, divided by the other's of the same round."""
+    turns: list[Callable[[], Any]] = []
+    for trained in (one, other):
+        features = trained.model.preprocessor.arrays(table, labels=False)
+        turns.append(functools.partial(trained.model.predict_on_batch, features))
+    seconds = np.zeros((rounds, 2))
+    for turn in turns:
+        turn()  # compiles
+    for own in seconds:
+        for place, turn in enumerate(turns):
+            start = time.perf_counter()
+            turn()
+            own[place] = time.perf_counter() - start
+    return float(np.median(seconds[:, 0] / seconds[:, 1]))
+
+
 def standalone(trained: Trained) -> np.ndarray:
     """Parameters `(t,)` of each market's standalone model, as `extract` makes it."""
     model, num_tasks = trained.model, len(trained.model.schema.tasks)
@@ -328,7 +356,8 @@ def standalone(trained: Trained) -> np.ndarray:
     rest = trained.parameters - own * num_tasks
     if trained.use is None:
         return np.full(num_tasks, rest + own)
-    gate = sum(math.prod(w.shape) for w in structure.gate.weights)
+    # What does not train, a count of steps, is there once.
+    gate = sum(math.prod(w.shape) for w in structure.gate.trainable_weights)
     experts = sum(math.prod(w.shape) for w in structure.experts.weights)
     used = (trained.use.mean_weight > 0).sum(axis=1)
     each = experts / structure.num_experts

@@ -40,8 +40,8 @@ def draw(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1))
-    quality, work, size = left.subplots(3, 1, height_ratios=(2.2, 1, 1))
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1.35, 1))
+    quality, work, size = parts[0].subplots(3, 1, height_ratios=(2.2, 1, 1))
     colors = [_BLUE if one.name == ours else _GRAY for one in trained]
     _dots(quality, trained, colors, possible)
     _bars(work, trained, colors, [one.multiplications for one in trained])
@@ -49,7 +49,7 @@ def draw(
     _bars(size, trained, colors, sizes)
     size.set_title("Size: parameters to serve one market. Less is better", loc="left")
     (gated,) = (one for one in trained if one.name == ours)
-    _heat_map(right.subplots(), gated, regions)
+    _heat_map(parts[1].subplots(), gated, regions)
     with new_file(path) as draft:
         figure.savefig(draft, dpi=130)
 
