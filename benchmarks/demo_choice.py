@@ -23,7 +23,7 @@ from tfmoe.datasets.markets import synthetic_markets
 SEEDS = (100, 101)
 RATES = (3e-3, 1e-2)
 TRIALS = {
-    markets.ALONE: ({"tower": (8,)}, {"tower": (32,)}),
+    markets.ALONE: ({"tower": (32,)}, {"tower": (128,)}),
     markets.SHARED: ({"layers": 1}, {"layers": 2}),
     markets.DENSE: ({"router": "linear"}, {"router": "static"}),
     markets.DSELECT_K: ({"gamma": 3.0, "entropy_reg": 0.1}, {"gamma": 10.0, "entropy_reg": 0.3}),

@@ -1,4 +1,4 @@
-"""The demo's three models on MovieLens-1M, beside what a table of averages reaches."""
+"""What `tfmoe demo --data ml-1m` trains, three models, beside what a table of averages reaches."""
 
 from tfmoe.cli import demo
 from tfmoe.datasets.movielens import SPLIT, floors, movielens

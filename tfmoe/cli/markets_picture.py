@@ -109,8 +109,8 @@ def _name(axis: Any, trained: "Sequence[Trained]", colors: Sequence[str]) -> Non
 
 def _heat_map(axis: Any, one: "Trained", regions: Sequence[str]) -> None:
     """Weights of market by expert; experts in the order in which the regions use them."""
-    assert one.use is not None
-    weights = one.use.mean_weight
+    use: Any = one.use
+    weights = use.mean_weight
     names = list(dict.fromkeys(regions))
     by_region = np.array([weights[[r == name for r in regions]].sum(axis=0) for name in names])
     order = np.lexsort((-by_region.max(axis=0), by_region.argmax(axis=0)))

@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
     sizes: Sequence[float]
     time_ratio: float
     market: str
-    extraction: "Extraction"
+    extraction: "Extraction"  # on rows, so that its change is known
     chosen: int
     num_experts: int
 
@@ -109,7 +109,9 @@ def _quality(trained: "Sequence[Trained]", found: Comparison) -> str:
     ):
         auc = _named(trained, other).auc
         better = int(np.sum(ours > auc))
-        parts.append(f"{np.mean(ours - auc):+.3f} to {words} (better in {better} of {len(auc)})")
+        parts.append(
+            f"{np.mean(ours - auc):+.3f} against {words} (better in {better} of {len(auc)})"
+        )
     return f"mean AUC of {found.ours} {np.mean(ours):.3f}: {'; '.join(parts)}."
 
 
@@ -125,12 +127,11 @@ def _compute(trained: "Sequence[Trained]", found: Comparison) -> str:
 
 def _size(found: Comparison) -> str:
     done = found.extraction
-    assert done.largest_change is not None
     return (
         f"tfmoe.extract makes a model of {found.market} alone: {len(done.experts)} of "
         f"{found.num_experts} experts, {done.num_parameters:,} of "
         f"{done.num_parameters_before:,} parameters; predictions differ by at most "
-        f"{done.largest_change:.0e}."
+        f"{done.largest_change or 0:.0e}."
     )
 
 
