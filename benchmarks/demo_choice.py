@@ -9,7 +9,6 @@ extracts, saves and serves.
 
 - `valid`: that loss; `chosen`: whether it is the best of the model's trials.
 - `experts`: how many of 16 a row goes through.
-- `seconds`: of a training, beside other work.
 
 The sizes of the shop, the epochs and the ranges below were found in single trials on seed 100.
 """
@@ -60,7 +59,7 @@ def run(quick):
             ]
             runs = grid.run(cells)
             trials.append({"name": name, **shown(settings)})
-            for key in ("valid", "experts", "seconds"):
+            for key in ("valid", "experts"):
                 value = float(np.mean([run[key] for run in runs]))
                 trials[-1] |= {} if np.isnan(value) else {key: value}
         best = min(trials, key=rank)

@@ -63,9 +63,10 @@ def test_multiplications_are_those_of_one_row(trained):
     inputs = 13
     expert = inputs * 6 + 6 * 4
     found = {name: one.multiplications for name, one in trained.items()}
-    assert found[ALONE] == inputs * 32 + 32 or SETTINGS[ALONE].tower != (32,)
-    (units,) = trained[SHARED].model.mixture.bottom.hidden_units
-    assert found[SHARED] == inputs * units + units
+    (own,) = SETTINGS[ALONE].tower
+    assert found[ALONE] == inputs * own + own
+    one, two = trained[SHARED].model.mixture.bottom.hidden_units
+    assert found[SHARED] == inputs * one + one * two + two
     router = inputs * 4 if SETTINGS[DENSE].router == "linear" else 0
     assert found[DENSE] == 4 * (expert + 4) + router + 4
     assert found[NOISY_TOP_K] == 2 * (expert + 4) + 4

@@ -75,7 +75,7 @@ class Settings(NamedTuple):
 
 # Chosen by `python -m benchmarks demo_choice`, on shops of other seeds than those shown.
 SETTINGS = {
-    ALONE: Settings(0.01, tower=(32,)),
+    ALONE: Settings(0.003, tower=(128,)),
     SHARED: Settings(0.003, layers=2),
     DENSE: Settings(0.01, router="static"),
     DSELECT_K: Settings(0.003, gamma=3.0, entropy_reg=0.1),
