@@ -9,7 +9,6 @@
 - `experts`: how many of 16 a row goes through.
 - `multiplications`: of a row from the encoded columns to its score.
 - `one_market`: parameters of the standalone model of one market, the mean over the markets.
-- `seconds`: of a training.
 
 A row `A - B` has the mean difference of the AUC over the seeds, its standard error and p.
 """
@@ -23,7 +22,7 @@ from tfmoe.cli import markets
 from tfmoe.datasets.markets import synthetic_markets
 
 SEEDS = range(6)
-MEASURES = ("auc", "better", "experts", "multiplications", "parameters", "one_market", "seconds")
+MEASURES = ("auc", "better", "experts", "multiplications", "parameters", "one_market")
 
 
 def run(quick):
@@ -70,7 +69,7 @@ def one_run(cell):
         "auc": float(np.mean(trained.auc)),
         "aucs": trained.auc.tolist(),
         "one_market": float(np.mean(markets.standalone(trained))),
-        **{k: getattr(trained, k) for k in ("experts", "multiplications", "parameters", "seconds")},
+        **{k: getattr(trained, k) for k in ("experts", "multiplications", "parameters")},
     }
 
 

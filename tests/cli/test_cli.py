@@ -1,4 +1,5 @@
 import functools
+import importlib
 import inspect
 import json
 import re
@@ -405,7 +406,8 @@ def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_demo_on_movielens_leaves_everything_behind(tmp_path, monkeypatch):
     split = tfmoe.data.synthetic_ratings(num_rows=3000, num_users=100, num_movies=80)
-    monkeypatch.setattr("tfmoe.datasets.movielens.movielens", lambda data, seed: split)
+    module = importlib.import_module("tfmoe.datasets.movielens")  # the function has its name
+    monkeypatch.setattr(module, "movielens", lambda data, seed: split)
     monkeypatch.setattr(demo, "MOVIELENS", demo.Settings(units=4, batch_size=256, epochs=1))
     done = run("demo", "--data", "ml-1m", "--out", tmp_path)
     assert done.exit_code == 0, done.output

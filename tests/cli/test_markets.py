@@ -84,6 +84,14 @@ def test_a_standalone_model_has_the_parameters_that_are_told(trained):
             assert extract(one.model, tasks[place]).count_params() == told[place]
 
 
+def test_only_experts_are_widened(trained):
+    for name in (DENSE, NOISY_TOP_K):
+        model = markets.widened(name, trained[name].model, SIZES)
+        assert model.mixture.experts.hidden_units == markets.WIDE
+        assert type(model.mixture.gate) is type(trained[name].model.mixture.gate)
+        assert model.mixture.num_experts == 4
+
+
 def test_markets_that_are_alone_share_nothing(world, trained):
     changed = world.split.train.copy()
     own = changed["market"] == world.split.schema.task_names[0]
@@ -133,6 +141,8 @@ def compared(**more):
         "possible": 0.95,
         "sizes": [500.0, 345_678.0, 345_678.0, 700.0, 700.0],
         "time_ratio": 0.5,
+        "wide_ratio": 0.25,
+        "wide": (256, 128),
         "market": "north_1",
         "extraction": Extraction((1, 2), 700, 345_678, 3e-8),
         "chosen": 2,
@@ -160,7 +170,7 @@ def test_what_was_gained_is_said_in_numbers():
     )
     assert "+0.010 against MMoE" in text
     assert "a row goes through 2 of 16 experts" in text
-    assert "predicting took 0.50 of its time" in text
+    assert "took 0.50 of its time with these small experts, 0.25 with experts of 256 and" in text
     assert "700 of 345,678 parameters; predictions differ by at most 3e-08" in text
 
 
@@ -171,11 +181,11 @@ def test_what_was_not_gained_is_said_too():
     ahead[3] = ahead[3]._replace(use=undecided, experts=3.5)
     said = markets_text.not_gained(ahead, compared())
     assert said[:-1] == [
-        "each alone has fewer parameters for one market.",
-        "shared bottom has training in 0.25 of the time.",
-        "MMoE has a higher AUC (+0.010).",
-        "DSelect-k was to select 2 experts a market, and uses 3.5 on average, 5 at most: it has "
-        "not decided.",
+        "each alone is ahead: fewer parameters for one market.",
+        "shared bottom is ahead: trained in 0.25 of the time.",
+        "MMoE is ahead: AUC +0.010.",
+        "DSelect-k was to select 2 experts a market, and uses 3.5 on average, 5 at most: not all "
+        "have decided.",
     ]
     assert "try it first" in said[-1]
 

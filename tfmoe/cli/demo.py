@@ -174,7 +174,10 @@ def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str
         whole: where all columns are to be found.
     """
     titles = {name: str(name).replace("_predicted", " predicted") for name in predictions}
-    cells = {name: [_cell(value) for value in predictions[name]] for name in predictions}
+    given = {*_inputs(schema), *(task.raw_name for task in schema.tasks)}
+    cells = {
+        name: [_cell(value, name in given) for value in predictions[name]] for name in predictions
+    }
     # A title is broken between words, a cell is not.
     widths = {name: max(map(cell_len, titles[name].split() + cells[name])) for name in predictions}
     inputs = _inputs(schema)
@@ -205,9 +208,9 @@ def _inputs(schema: Schema) -> list[str]:
     return list(dict.fromkeys([schema.task_column, *names] if schema.task_column else names))
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, is_given: bool) -> str:
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.3f}"
+        return "-" if math.isnan(value) else f"{value:{'.6g' if is_given else '.3f'}}"
     return str(value)
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -35,6 +35,7 @@ from tfmoe.structures.shared_bottom import SharedBottom
 ALONE, SHARED, DENSE = "each alone", "shared bottom", "MMoE"
 DSELECT_K, NOISY_TOP_K = "DSelect-k", "noisy Top-k"
 SPARSE = (DSELECT_K, NOISY_TOP_K)
+WIDE = (256, 128)
 
 
 class Sizes(NamedTuple):
@@ -329,12 +330,12 @@ class _Epochs(keras.callbacks.Callback):
         return scores
 
 
-def time_ratio(one: Trained, other: Trained, table: pd.DataFrame, rounds: int = 15) -> float:
-    """Median time of a prediction by `one`, divided by the other's of the same round."""
-    turns: list[Callable[[], Any]] = []
-    for trained in (one, other):
-        features = trained.model.preprocessor.arrays(table, labels=False)
-        turns.append(functools.partial(trained.model.predict_on_batch, features))
+def time_ratio(
+    model: MultiTaskModel, other: MultiTaskModel, table: pd.DataFrame, rounds: int = 15
+) -> float:
+    """Median time of a prediction by `model`, divided by the other's of the same round."""
+    features = model.preprocessor.arrays(table, labels=False)
+    turns = [functools.partial(one.predict_on_batch, features) for one in (model, other)]
     seconds = np.zeros((rounds, 2))
     for turn in turns:
         turn()  # compiles
@@ -344,6 +345,12 @@ def time_ratio(one: Trained, other: Trained, table: pd.DataFrame, rounds: int = 
             turn()
             own[place] = time.perf_counter() - start
     return float(np.median(seconds[:, 0] / seconds[:, 1]))
+
+
+def widened(name: str, model: MultiTaskModel, sizes: Sizes) -> MultiTaskModel:
+    """The same model with experts of `WIDE` units, not trained: only its time is of interest."""
+    recipe = _recipe(name, model.schema, SETTINGS[name], sizes._replace(units=WIDE), steps=1)
+    return MultiTaskModel(model.preprocessor, recipe, tower_units=())
 
 
 def standalone(trained: Trained) -> np.ndarray:

@@ -22,6 +22,8 @@ class Comparison(NamedTuple):
         possible: float, mean AUC of the true probabilities.
         sizes: sequence of float, the parameters that serve one market, of each model.
         time_ratio: float, of a prediction by `ours`, divided by that of `dense`.
+        wide_ratio: float, the same with wide experts.
+        wide: tuple of int, their units.
         market: str, the one that was extracted of `ours`.
         extraction: `Extraction` of it.
         chosen, num_experts: int, how many experts a sparse gate was to select, of how many.
@@ -34,6 +36,8 @@ class Comparison(NamedTuple):
     possible: float
     sizes: Sequence[float]
     time_ratio: float
+    wide_ratio: float
+    wide: Sequence[int]
     market: str
     extraction: "Extraction"  # on rows, so that its change is known
     chosen: int
@@ -120,8 +124,9 @@ def _compute(trained: "Sequence[Trained]", found: Comparison) -> str:
     share = ours.multiplications / dense.multiplications
     return (
         f"a row goes through {ours.experts:.3g} of {found.num_experts} experts, and needs "
-        f"{share:.2f} of {found.dense}'s multiplications; measured, predicting took "
-        f"{found.time_ratio:.2f} of its time."
+        f"{share:.2f} of {found.dense}'s multiplications. Measured: a prediction took "
+        f"{found.time_ratio:.2f} of its time with these small experts, {found.wide_ratio:.2f} "
+        f"with experts of {' and '.join(map(str, found.wide))} units (not trained)."
     )
 
 
@@ -142,29 +147,24 @@ def not_gained(trained: "Sequence[Trained]", found: Comparison) -> list[str]:
     for one, size in zip(trained, found.sizes, strict=True):
         ahead = []
         if np.mean(one.auc) > np.mean(ours.auc):
-            ahead.append(f"a higher AUC ({np.mean(one.auc - ours.auc):+.3f})")
+            ahead.append(f"AUC {np.mean(one.auc - ours.auc):+.3f}")
         if one.multiplications < 0.95 * ours.multiplications:
             ahead.append("fewer multiplications")
         if size < 0.95 * found.sizes[place]:
             ahead.append("fewer parameters for one market")
         if one.seconds < 0.95 * ours.seconds:
-            ahead.append(f"training in {one.seconds / ours.seconds:.2f} of the time")
+            ahead.append(f"trained in {one.seconds / ours.seconds:.2f} of the time")
         if ahead:
-            said.append(f"{one.name} has {_listed(ahead)}.")
+            said.append(f"{one.name} is ahead: {', '.join(ahead)}.")
         if one.use is not None and one.name != found.dense:
             most = float(np.max(one.use.num_used))
             if most > found.chosen:
                 said.append(
                     f"{one.name} was to select {found.chosen} experts a market, and uses "
-                    f"{one.experts:.1f} on average, {most:.0f} at most: it has not decided."
+                    f"{one.experts:.1f} on average, {most:.0f} at most: not all have decided."
                 )
     said.append(
         "The shop is made so that regions want different things. Where tasks are alike a shared "
         "bottom does as well, with less to set: try it first."
     )
     return said
-
-
-def _listed(words: Sequence[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

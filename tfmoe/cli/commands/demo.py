@@ -1,6 +1,7 @@
 """`tfmoe demo`."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,8 +46,10 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
     say("Regions of markets have tastes of their own; no model is told which markets go together.")
     _say_sizes(world.split)
     say("Settings: the best of four trials a model, on shops of other seeds (benchmarks/README.md)")
-    from tfmoe.cli.quiet import start_tensorflow
+    from tfmoe.cli.quiet import known_notices, start_tensorflow, without_lines
 
+    # At 1 it tells of types in DSelect-k's choice between two graphs, which does no harm.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     start_tensorflow()
     import numpy as np
 
@@ -62,9 +65,12 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
         for name, settings in markets.SETTINGS.items()
     ]
     named = {one.name: one for one in trained}
-    ours, split = named[markets.OURS], world.split
+    ours, dense, split = named[markets.OURS], named[markets.DENSE], world.split
+    wide = [markets.widened(one.name, one.model, sizes) for one in (ours, dense)]
+    some = split.test[:4096]
     market = split.schema.task_names[0]
-    alone = extract(ours.model, market, data=split.test[split.test["market"] == market])
+    with without_lines(known_notices()):
+        alone = extract(ours.model, market, data=split.test[split.test["market"] == market])
     found = markets_text.Comparison(
         markets.ALONE,
         markets.SHARED,
@@ -72,7 +78,9 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
         markets.OURS,
         float(np.mean(markets.aucs(split, world.probability))),
         [float(np.mean(markets.standalone(one))) for one in trained],
-        markets.time_ratio(ours, named[markets.DENSE], split.test),
+        markets.time_ratio(ours.model, dense.model, some),
+        markets.time_ratio(*wide, some),
+        markets.WIDE,
         market,
         alone.extraction,
         sizes.chosen,
