@@ -14,6 +14,7 @@ A row `A - B` has the mean difference of the AUC over the seeds, its standard er
 """
 
 import itertools
+import re
 
 import numpy as np
 
@@ -81,5 +82,5 @@ def _mean(key, values):
 def headline(rows):
     """The AUC of each model."""
     return " ".join(
-        f"{row['name'].replace(' ', '_')}={row['auc']:.4f}" for row in rows if "seeds" in row
+        f"{re.sub(r'\W+', '_', row['name'])}={row['auc']:.4f}" for row in rows if "seeds" in row
     )

@@ -373,7 +373,6 @@ def test_mod_squad_has_a_name():
     assert mixture.blocks[0].num_chosen == 3
 
 
-@pytest.mark.filterwarnings("ignore:The model has been trained for")
 @pytest.mark.slow
 def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
     world = synthetic_markets(1, num_rows=40, num_test_rows=60, num_products=10)

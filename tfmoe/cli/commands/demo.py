@@ -79,7 +79,7 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
         float(np.mean(markets.aucs(split, world.probability))),
         [float(np.mean(markets.standalone(one))) for one in trained],
         markets.time_ratio(ours.model, dense.model, some),
-        markets.time_ratio(*wide, some),
+        markets.time_ratio(wide[0], wide[1], some),
         markets.WIDE,
         market,
         alone.extraction,
