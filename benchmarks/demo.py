@@ -81,6 +81,5 @@ def _mean(key, values):
 
 def headline(rows):
     """The AUC of each model."""
-    return " ".join(
-        f"{re.sub(r'\W+', '_', row['name'])}={row['auc']:.4f}" for row in rows if "seeds" in row
-    )
+    found = {re.sub(r"\W+", "_", row["name"]): row["auc"] for row in rows if "seeds" in row}
+    return " ".join(f"{name}={auc:.4f}" for name, auc in found.items())
