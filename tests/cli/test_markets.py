@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks import demo_choice, results
 from tests.oracles.consoles import shown, use
 from tfmoe import extract
 from tfmoe.cli import markets, markets_picture, markets_text
@@ -141,6 +142,7 @@ def compared(**more):
         "wide": (256, 128),
         "market": "north_1",
         "extraction": Extraction((1, 2), 700, 345_678, 3e-8),
+        "elsewhere": {ALONE: 0.1, DENSE: -0.002},
         "chosen": 2,
         "num_experts": 16,
     }
@@ -165,9 +167,28 @@ def test_what_was_gained_is_said_in_numbers():
         "mean AUC of noisy Top-k 0.905: +0.110 against each market alone (better in 2 of 2)" in text
     )
     assert "+0.010 against MMoE" in text
+    assert "+0.100 against each alone, -0.002 against MMoE." in text
     assert "a row goes through 2 of 16 experts" in text
     assert "took 0.50 of its time with these small experts, 0.25 with experts of 256 and" in text
     assert "700 of 345,678 parameters; predictions differ by at most 3e-08" in text
+
+
+def test_what_is_said_of_other_shops_was_measured():
+    rows, _ = results.newest("demo")
+    measured = {row["name"]: row["auc"] for row in rows}
+    for name, told in markets.ON_SIX_SHOPS.items():
+        assert told == round(measured[f"{markets.OURS} - {name}"], 3)
+    assert {row["seeds"] for row in rows if "seeds" in row} == {6}
+
+
+def test_the_settings_are_those_that_were_chosen():
+    rows, _ = results.newest("demo_choice")
+    chosen = {row["name"]: row for row in rows if row["chosen"] == "yes"}
+    assert list(chosen) == list(SETTINGS)
+    for name, settings in SETTINGS.items():
+        for key, value in demo_choice.shown(settings).items():
+            assert chosen[name][key] == value
+    assert min(markets.SPARSE, key=lambda name: chosen[name]["valid"]) == markets.OURS
 
 
 def test_what_was_not_gained_is_said_too():

@@ -1,6 +1,6 @@
 """What `tfmoe demo` says of generated data: the table of models, what was gained and what not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ class Comparison(NamedTuple):
         wide: tuple of int, their units.
         market: str, the one that was extracted of `ours`.
         extraction: `Extraction` of it.
+        elsewhere: dict by model of the same difference in mean AUC, as a mean over six shops.
         chosen, num_experts: int, how many experts a sparse gate was to select, of how many.
     """
 
@@ -40,6 +41,7 @@ class Comparison(NamedTuple):
     wide: Sequence[int]
     market: str
     extraction: "Extraction"  # on rows, so that its change is known
+    elsewhere: Mapping[str, float]
     chosen: int
     num_experts: int
 
@@ -89,7 +91,7 @@ def findings(trained: "Sequence[Trained]", found: Comparison) -> "Table":
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
     for title, sentences in (
-        ("Quality", [_quality(trained, found)]),
+        ("Quality", [_quality(trained, found), _elsewhere(found)]),
         ("Compute", [_compute(trained, found)]),
         ("Size", [_size(found)]),
         ("Not gained", not_gained(trained, found)),
@@ -117,6 +119,11 @@ def _quality(trained: "Sequence[Trained]", found: Comparison) -> str:
             f"{np.mean(ours - auc):+.3f} against {words} (better in {better} of {len(auc)})"
         )
     return f"mean AUC of {found.ours} {np.mean(ours):.3f}: {'; '.join(parts)}."
+
+
+def _elsewhere(found: Comparison) -> str:
+    parts = [f"{value:+.3f} against {name}" for name, value in found.elsewhere.items()]
+    return f"One shop may be luck. The mean of six (benchmark `demo`): {', '.join(parts)}."
 
 
 def _compute(trained: "Sequence[Trained]", found: Comparison) -> str:

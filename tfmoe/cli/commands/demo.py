@@ -83,6 +83,7 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
         markets.WIDE,
         market,
         alone.extraction,
+        markets.ON_SIX_SHOPS,
         sizes.chosen,
         sizes.num_experts,
     )
