@@ -19,7 +19,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: demo test check lowest matrix style format docs clean
 
 demo: $(STAMP)
-	@echo "== Training three models on generated ratings (about two minutes)"
+	@echo "== Learning a made-up shop in 64 markets in five ways (about two minutes)"
 	$(BIN)/tfmoe demo
 
 test: style

@@ -15,6 +15,8 @@ BENCHMARKS = {
     "correlation": "benchmarks.correlation",
     "defaults": "benchmarks.defaults",
     "demo": "benchmarks.demo",
+    "demo_choice": "benchmarks.demo_choice",
+    "demo_movielens": "benchmarks.demo_movielens",
     "embedding": "benchmarks.embedding",
     "extract": "benchmarks.extract",
     "movielens": "benchmarks.movielens",

@@ -1,3 +1,5 @@
+import functools
+import importlib
 import inspect
 import json
 import re
@@ -10,9 +12,10 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tests.oracles import tables
-from tfmoe.cli import demo
+from tfmoe.cli import demo, markets
 from tfmoe.cli.app import app
 from tfmoe.cli.by_name import GATES, STRUCTURES, structure_by_name
+from tfmoe.datasets.markets import synthetic_markets
 
 runner = CliRunner()
 
@@ -380,13 +383,42 @@ def test_mod_squad_has_a_name():
 
 @pytest.mark.slow
 def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
-    split = tfmoe.data.synthetic_ratings(num_rows=3000, num_users=100, num_movies=80)
-    monkeypatch.setattr("tfmoe.datasets.synthetic.synthetic_ratings", lambda seed: split)
-    monkeypatch.setattr(demo, "SYNTHETIC", demo.Settings(units=4, batch_size=256, epochs=1))
+    world = synthetic_markets(1, num_rows=40, num_test_rows=60, num_products=10)
+    monkeypatch.setattr("tfmoe.datasets.markets.synthetic_markets", lambda seed: world)
+    sizes = functools.partial(markets.Sizes, num_experts=4, units=(6, 4), batch_size=32)
+    monkeypatch.setattr(markets, "Sizes", sizes)
     (tmp_path / "1").mkdir()  # an earlier run
-    done = run("demo", "--out", tmp_path)
+    done = run("demo", "--out", tmp_path, "--epochs", 1)
     assert done.exit_code == 0, done.output
     folder = tmp_path / "2"
+    found = {path.name for path in folder.iterdir()}
+    left = {"demo.png", "model.keras", "predictions.csv", "results.json", "serving"}
+    assert found == left | {"north_1.keras"}
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["model"] for row in rows] == list(markets.SETTINGS)
+    assert all(0 < row["auc"] < 1 and len(row["auc_of"]) == 8 for row in rows)
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert len(predictions) == 10
+    assert predictions["score"].between(0, 1).all()
+    assert (folder / "demo.png").stat().st_size > 20_000
+    said = " ".join(done.output.split())
+    for word in ("Quality", "Compute", "Size", "Not gained", "on shops of other seeds"):
+        assert word in said
+    whole, alone = (keras.saving.load_model(folder / f"{n}.keras") for n in ("model", "north_1"))
+    own = world.split.test[world.split.test["market"] == "north_1"]
+    expected = whole.predict(own, verbose=0)["score"]
+    np.testing.assert_allclose(alone.predict(own, verbose=0)["score"], expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_demo_on_movielens_leaves_everything_behind(tmp_path, monkeypatch):
+    split = tfmoe.data.synthetic_ratings(num_rows=3000, num_users=100, num_movies=80)
+    module = importlib.import_module("tfmoe.datasets.movielens")  # the function has its name
+    monkeypatch.setattr(module, "movielens", lambda data, seed: split)
+    monkeypatch.setattr(demo, "MOVIELENS", demo.Settings(units=4, batch_size=256, epochs=1))
+    done = run("demo", "--data", "ml-1m", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "1"
     found = {path.name for path in folder.iterdir()}
     assert found == {"gates.png", "model.keras", "predictions.csv", "results.json", "serving"}
     rows = json.loads((folder / "results.json").read_text())

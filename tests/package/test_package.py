@@ -299,6 +299,7 @@ HEAVY = "{'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
 def test_tables_need_neither_tensorflow_nor_keras():
     rooms = ("validation", "files", "schema", "datasets", "data", "cli")
     exempt = {"cli.__main__", "cli.demo", "cli.progress"}
+    exempt |= {"cli.markets", "cli.markets_picture", "cli.markets_text"}
     modules = [
         f"tfmoe.{module_of(path)}"
         for path in FILES

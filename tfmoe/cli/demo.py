@@ -1,4 +1,4 @@
-"""Three models on one table, side by side: what `tfmoe demo` runs."""
+"""Three models on MovieLens, side by side, and what every `tfmoe demo` leaves behind."""
 
 import math
 import time
@@ -35,8 +35,6 @@ class Settings(NamedTuple):
     epochs: int
 
 
-# Units are what tasks in conflict run out of, and the generated world is small.
-SYNTHETIC = Settings(units=16, batch_size=512, epochs=15)
 MOVIELENS = Settings(units=128, batch_size=4096, epochs=8)
 
 
@@ -176,10 +174,13 @@ def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str
         whole: where all columns are to be found.
     """
     titles = {name: str(name).replace("_predicted", " predicted") for name in predictions}
-    cells = {name: [_cell(value) for value in predictions[name]] for name in predictions}
+    given = {*_inputs(schema), *(task.raw_name for task in schema.tasks)}
+    cells = {
+        name: [_cell(value, name in given) for value in predictions[name]] for name in predictions
+    }
     # A title is broken between words, a cell is not.
     widths = {name: max(map(cell_len, titles[name].split() + cells[name])) for name in predictions}
-    inputs = list(dict.fromkeys(column.raw_name for column in schema.columns))
+    inputs = _inputs(schema)
     shown = [name for name in predictions if name not in inputs]
     room = width - sum(widths[name] + GAP for name in shown)
     left_out = []
@@ -201,9 +202,15 @@ def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str
     return table
 
 
-def _cell(value: object) -> str:
+def _inputs(schema: Schema) -> list[str]:
+    """The table's own names of what a request holds."""
+    names = [column.raw_name for column in schema.columns]
+    return list(dict.fromkeys([schema.task_column, *names] if schema.task_column else names))
+
+
+def _cell(value: object, is_given: bool) -> str:
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.3f}"
+        return "-" if math.isnan(value) else f"{value:{'.6g' if is_given else '.3f'}}"
     return str(value)
 
 
@@ -217,10 +224,13 @@ def served_predictions(
 
     served = tf.saved_model.load(str(version)).signatures["serving_default"]
     answers = served(**tensors(model.preprocessor, rows))
-    inputs = rows[[column.raw_name for column in model.schema.columns]].reset_index(drop=True)
-    predicted = {f"{name}_predicted": answers[name].numpy() for name in model.schema.task_names}
-    labels = rows[[task.raw_name for task in model.schema.tasks]].reset_index(drop=True)
-    return inputs.join(labels).assign(**predicted)
+    schema = model.schema
+    names = {name: f"{name}_predicted" for name in schema.task_names}
+    if schema.task_column:
+        names = {"score": "score"}
+    labels = list(dict.fromkeys(task.raw_name for task in schema.tasks))
+    predicted = {title: answers[name].numpy() for name, title in names.items()}
+    return rows[_inputs(schema) + labels].reset_index(drop=True).assign(**predicted)
 
 
 def new_folder(path: str | Path) -> Path:

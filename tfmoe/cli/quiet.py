@@ -21,6 +21,8 @@ NOTICES = (
     r"^To enable the following instructions: .* in other operations, rebuild TensorFlow",
     r"Unable to register cu\w+ factory: .* has already been registered",
     r"computation placer already registered",
+    # When integers are first multiplied, whatever the processor.
+    r"oneDNN supports DT_INT64 only on platforms with AVX-512\. Falling back",
 )
 # True of every machine without a GPU; on one with a GPU they say what is wrong.
 NOTICES_WITHOUT_GPU = (
