@@ -106,7 +106,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row `A - B` with the difference of a measure and its p, certain below 0.01.
+    """A row `A - B` with the difference of a measure and its p, certain below a bound.
 
     Args:
         case: str.
@@ -114,6 +114,7 @@ class Difference:
         where: what all three rows agree on.
         key: the measure.
         less: whether less of it is better.
+        below: the bound; 0.01, unless the claims of a study are few.
     """
 
     case: str
@@ -122,6 +123,7 @@ class Difference:
     where: Where
     key: str = "score"
     less: bool = True
+    below: float = 0.01
 
     def find(self, rows: Sequence[Row]) -> Finding:
         names = (self.ours, self.rival, f"{self.ours} - {self.rival}")
@@ -130,7 +132,7 @@ class Difference:
         return Finding(
             self.case,
             _against((ours[self.key], rival[self.key])),
-            (1 if effect > 0 else -1) if p < 0.01 else 0,
+            (1 if effect > 0 else -1) if p < self.below else 0,
             f"{effect:.2g}",
             f"{both[f'{self.key}_error']:.2g}",
             _p(p),
