@@ -327,7 +327,7 @@ DEMO = (
         "dselect-k",
         "demo",
         "In a shop of 64 markets, one task a row, DSelect-k has a higher AUC than noisy Top-k.",
-        [Difference(NOISY, NOISY, "DSelect-k", {}, "auc", less=True, below=0.05)],
+        [Difference(NOISY, "DSelect-k", NOISY, {}, "auc", less=False, below=0.05)],
     ),
 )
 OTHERS = tuple(

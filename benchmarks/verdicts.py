@@ -126,9 +126,13 @@ class Difference:
     below: float = 0.01
 
     def find(self, rows: Sequence[Row]) -> Finding:
-        names = (self.ours, self.rival, f"{self.ours} - {self.rival}")
+        turned = f"{self.rival} - {self.ours}"
+        # A study has one of a pair's two rows.
+        is_turned = any(row.items() >= {"name": turned, **self.where}.items() for row in rows)
+        names = (self.ours, self.rival, turned if is_turned else f"{self.ours} - {self.rival}")
         ours, rival, both = (pick(rows, {"name": name, **self.where}) for name in names)
-        effect, p = both[self.key] * (-1 if self.less else 1), both[f"{self.key}_p"]
+        sign = -1 if self.less != is_turned else 1
+        effect, p = sign * both[self.key], both[f"{self.key}_p"]
         return Finding(
             self.case,
             _against((ours[self.key], rival[self.key])),

@@ -146,9 +146,11 @@ def test_report_writes_pictures_and_numbers(folder, model):
 
 def test_predictions_stand_beside_columns_of_the_table(folder, model, tmp_path):
     rows = pd.read_csv(folder / "rows.csv", dtype=str, keep_default_na=False)
-    for keep, names in (("user_id,watch", ["user_id", "watch"]), ("all", list(rows))):
-        out = tmp_path / f"{keep}.csv"
-        done = run("predict", model, folder / "rows.csv", "--keep", keep, "--out", out)
+    both = ["user_id", "watch"]
+    for keep, names in ((["user_id,watch"], both), (both, both), (["all"], list(rows))):
+        out = tmp_path / f"{'-'.join(keep)}.csv"
+        kept = [part for name in keep for part in ("--keep", name)]
+        done = run("predict", model, folder / "rows.csv", *kept, "--out", out)
         assert done.exit_code == 0, done.output
         got = pd.read_csv(out, dtype=str, keep_default_na=False)
         assert list(got)[: len(names)] == names
@@ -233,7 +235,7 @@ def test_train_chooses_by_itself_and_says_so(folder, model, tmp_path):
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "in batches of 32; a tenth of them, drawn by seed 0, is for validation" in said
-    assert "on the rows held out" in said
+    assert re.search(r"on the rows held out, of epoch \d+, which is kept", said)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ def predict(
     data: DataFiles,
     out: Annotated[Path, typer.Option(help=".csv or .parquet, a row for each input row.")],
     keep: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Columns of the table to write in front of the predictions, as they are: "
-            "id,market; or all."
+            "id,market, or once for each; or all."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 4096,
@@ -31,7 +31,7 @@ def predict(
     """Writes a model's predictions for a table of raw rows."""
     with errors_shown():
         must_be_new(out, ".csv", ".parquet")
-        kept = {} if keep is None else _columns(data, keep)  # a wrong name is told first
+        kept = _columns(data, ",".join(keep)) if keep else {}  # a wrong name is told first
         loaded = load_model(model)
         import pandas as pd
         import pyarrow as pa
