@@ -13,6 +13,7 @@ of equal parameters.
 """
 
 import functools
+import re
 import time
 
 import keras
@@ -153,7 +154,8 @@ def headline(rows):
     own = {row["name"]: row for row in rows if "valid" in row}
     chosen = min(own, key=lambda name: own[name]["valid"])
     score, shared = own[chosen]["score"], own[SHARED]["score"]
-    return f"chosen={chosen!r} mse={score:.4f} shared_bottom={shared:.4f}"
+    name = re.sub(r"\W+", "_", chosen)
+    return f"chosen={name} mse={score:.4f} shared_bottom={shared:.4f}"
 
 
 def draw(rows, path):

@@ -45,7 +45,7 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
     say(f"Data: a made-up shop in {num_markets} markets. Who will buy? Each market is a task.")
     say("Regions of markets have tastes of their own; no model is told which markets go together.")
     _say_sizes(world.split)
-    say("Settings: the best of four trials a model, on shops of other seeds (benchmarks/README.md)")
+    say("Settings: the best of four trials on other shops (docs/results/demo_choice.md)")
     from tfmoe.cli.quiet import known_notices, start_tensorflow, without_lines
 
     # At 1 it tells of types in DSelect-k's choice between two graphs, which does no harm.
