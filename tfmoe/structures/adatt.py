@@ -17,7 +17,7 @@ from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.gates.softmax import SoftmaxGate
+from tfmoe.structures.recipes import PERCEPTRONS, gate_recipe
 from tfmoe.structures.streams import Streams, gate_streams
 
 
@@ -93,12 +93,7 @@ class AdaTT(Streams):
         self.num_shared_experts = validation.integer(
             "AdaTT", "num_shared_experts", num_shared_experts, 0
         )
-        gate = SoftmaxGate() if gate is None else nested.given(gate)
-        if not isinstance(gate, Gate):
-            raise ValueError(
-                "AdaTT takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "
-                f"DSelectKGate(num_nonzeros=2). Received gate={gate!r}."
-            )
+        gate = gate_recipe("AdaTT", gate)
         experts = Experts(
             1,
             hidden_units,
@@ -162,14 +157,13 @@ class AdaTT(Streams):
 
     def get_config(self) -> dict[str, Any]:
         experts = self._experts_config["config"]
-        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
             **super().get_config(),
             "num_levels": self.num_levels,
             "num_task_experts": self.num_task_experts,
             "num_shared_experts": self.num_shared_experts,
             "gate": self._gate_config,
-            **{name: experts[name] for name in shared},
+            **{name: experts[name] for name in PERCEPTRONS},
         }
 
 

@@ -13,6 +13,7 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.output import GateOutput
+from tfmoe.structures.recipes import PERCEPTRONS
 from tfmoe.structures.streams import Streams
 
 
@@ -80,8 +81,7 @@ class CrossStitch(Streams):
 
     def build_streams(self, input_shape: Shape) -> None:
         num, size = self.num_streams, input_shape[-1]
-        names = ("activation", "dropout", "layer_norm", "kernel_initializer")
-        options = {name: self._options[name] for name in names}
+        options = {name: self._options[name] for name in PERCEPTRONS[1:]}
         rest = (1 - self.self_weight) / max(num - 1, 1)
         start = np.full((num, num), rest) + np.eye(num) * (self.self_weight - rest)
         for i, units in enumerate(self.hidden_units):
@@ -109,9 +109,8 @@ class CrossStitch(Streams):
         return hidden, []
 
     def get_config(self) -> dict[str, Any]:
-        names = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
             **super().get_config(),
-            **{name: self._options[name] for name in names},
+            **{name: self._options[name] for name in PERCEPTRONS},
             "self_weight": self.self_weight,
         }

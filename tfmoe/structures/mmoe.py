@@ -19,8 +19,8 @@ from tfmoe.experts.ready_layers import GivenExperts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.extended import copy_extended, extended
 from tfmoe.gates.output import GateOutput
-from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.structures.base import Structure
+from tfmoe.structures.recipes import PERCEPTRONS, check_dispatch, check_flat, gate_recipe
 from tfmoe.structures.selected import mix_selected, selecting_pays
 
 
@@ -107,20 +107,11 @@ class MMoE(Structure):
         recipe = experts if isinstance(experts, Experts) else None
         if experts is not None:
             num_experts = recipe.num_experts if recipe else len(experts)
-        gate = SoftmaxGate() if gate is None else nested.given(gate)
+        gate = gate_recipe(name, gate)
         # One expert is left where others were cut.
         least = 2 if getattr(gate, "expert_ids", None) is None else 1
         num_experts = validation.integer(name, "num_experts", num_experts, least)
-        if not isinstance(gate, Gate):
-            raise ValueError(
-                f"{name} takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "
-                f"DSelectKGate(num_nonzeros=2). Received gate={gate!r}."
-            )
-        if dispatch not in ("auto", "dense", "sparse"):
-            raise ValueError(
-                f'{name} takes `dispatch` "auto", "dense" or "sparse". Received '
-                f"dispatch={dispatch!r}."
-            )
+        check_dispatch(name, dispatch)
         ready = experts is not None and recipe is None
         if dispatch == "sparse" and (ready or not gate.selects):
             raise ValueError(
@@ -169,13 +160,10 @@ class MMoE(Structure):
 
     def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
-        if len(input_shape) != 2 and not isinstance(self.experts, GivenExperts):
+        if not isinstance(self.experts, GivenExperts):
             # Experts would take a third axis for one input an expert.
-            raise ValueError(
-                f"{type(self).__name__} takes inputs of shape (batch, features). Received "
-                f"shape {tuple(input_shape)}. For other shapes give the experts yourself: "
-                "experts=[...]."
-            )
+            advice = " For other shapes give the experts yourself: experts=[...]."
+            check_flat(type(self).__name__, input_shape, advice)
         self.gate = nested.filled(
             self._gate_config,
             type(self).__name__,
@@ -336,14 +324,13 @@ class MMoE(Structure):
         return most if selecting_pays(self.experts, most, gate.always_sparse) else None
 
     def get_config(self) -> dict[str, Any]:
-        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         ready = isinstance(self.experts, GivenExperts)
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
             "num_experts": self.num_experts,
             "gate": self._gate_config,
-            **{name: self._perceptrons_config[name] for name in shared},
+            **{name: self._perceptrons_config[name] for name in PERCEPTRONS},
             "dispatch": self.dispatch,
             "experts": self.experts.get_config()["layers"] if ready else self._experts_config,
         }

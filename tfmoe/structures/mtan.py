@@ -12,6 +12,7 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.output import GateOutput
+from tfmoe.structures.recipes import PERCEPTRONS
 from tfmoe.structures.streams import Streams
 
 
@@ -75,8 +76,7 @@ class MTAN(Streams):
         )
         self.hidden_units, self._options = recipe.hidden_units, recipe.get_config()
         self.attention_units = attention_units
-        names = ("activation", "dropout", "layer_norm", "kernel_initializer")
-        options = {name: self._options[name] for name in names}
+        options = {name: self._options[name] for name in PERCEPTRONS[1:]}
         self.trunk = [
             Experts(1, (units,), **reseeded(options, i), dtype=self.dtype_policy, name=f"trunk_{i}")
             for i, units in enumerate(self.hidden_units)
@@ -115,9 +115,8 @@ class MTAN(Streams):
         return attended, []
 
     def get_config(self) -> dict[str, Any]:
-        names = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
             **super().get_config(),
-            **{name: self._options[name] for name in names},
+            **{name: self._options[name] for name in PERCEPTRONS},
             "attention_units": self.attention_units,
         }

@@ -17,9 +17,9 @@ from tfmoe.compute.types import Activation, Dispatch, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.gates.softmax import SoftmaxGate
 from tfmoe.structures.base import Structure
 from tfmoe.structures.ple_level import PLELevel
+from tfmoe.structures.recipes import PERCEPTRONS, check_dispatch, check_flat, gate_recipe
 from tfmoe.structures.streams import of_rows, of_task
 
 
@@ -63,7 +63,9 @@ class PLE(Structure):
             shared stream depends on them.
         context: dict of tensors; `{"ids": int tensor (b,)}` for a `HashGate`, else None.
         training: bool.
-        return_aux: bool; if True, also return the gate outputs.
+        return_aux: bool; if True, also return the gate outputs. By these the `i`-th own experts of
+            all tasks have one number: losses that compare tasks by expert, such as
+            `MutualInformationLoss`, would take them for one.
 
     Returns:
         Float tensor `(b, t, u)`, or `(b, 1, u)` with `task`; with `return_aux` also a list with a
@@ -105,17 +107,8 @@ class PLE(Structure):
         self.num_shared_experts = validation.integer(
             name, "num_shared_experts", num_shared_experts, 1
         )
-        gate = SoftmaxGate() if gate is None else nested.given(gate)
-        if not isinstance(gate, Gate):
-            raise ValueError(
-                f"{name} takes as `gate` one of tfmoe's gates, such as SoftmaxGate() or "
-                f"DSelectKGate(num_nonzeros=2). Received gate={gate!r}."
-            )
-        if dispatch not in ("auto", "dense", "sparse"):
-            raise ValueError(
-                f'{name} takes `dispatch` "auto", "dense" or "sparse". Received '
-                f"dispatch={dispatch!r}."
-            )
+        gate = gate_recipe(name, gate)
+        check_dispatch(name, dispatch)
         self.dispatch = dispatch
         experts = Experts(
             1,
@@ -152,11 +145,7 @@ class PLE(Structure):
 
     def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
-        if len(input_shape) != 2:
-            raise ValueError(
-                f"{type(self).__name__} takes inputs of shape (batch, features). Received "
-                f"shape {tuple(input_shape)}."
-            )
+        check_flat(type(self).__name__, input_shape)
         size, units = input_shape[-1], self._experts_config["config"]["hidden_units"][-1]
         for i in range(self.num_levels):
             own, pool = self.expert_ids[i] if self.expert_ids else (None, None)
@@ -293,7 +282,6 @@ class PLE(Structure):
 
     def get_config(self) -> dict[str, Any]:
         experts = self._experts_config["config"]
-        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
@@ -301,7 +289,7 @@ class PLE(Structure):
             "num_task_experts": self.num_task_experts,
             "num_shared_experts": self.num_shared_experts,
             "gate": self._gate_config,
-            **{name: experts[name] for name in shared},
+            **{name: experts[name] for name in PERCEPTRONS},
             "dispatch": self.dispatch,
             "expert_ids": self.expert_ids,
             "num_trained_tasks": self.num_trained_tasks,

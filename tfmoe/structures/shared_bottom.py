@@ -14,6 +14,7 @@ from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.output import GateOutput
 from tfmoe.structures.base import Structure
+from tfmoe.structures.recipes import PERCEPTRONS
 
 
 @registered
@@ -115,9 +116,8 @@ class SharedBottom(Structure):
 
     def get_config(self) -> dict[str, Any]:
         config = self.bottom.get_config()
-        shared = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
-            **{name: config[name] for name in shared},
+            **{name: config[name] for name in PERCEPTRONS},
         }

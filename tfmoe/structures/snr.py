@@ -15,6 +15,7 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.output import GateOutput
+from tfmoe.structures.recipes import PERCEPTRONS
 from tfmoe.structures.streams import Streams
 
 #: The hard concrete distribution's stretch and temperature.
@@ -111,8 +112,7 @@ class SNR(Streams):
 
     def build_streams(self, input_shape: Shape) -> None:
         num = self.num_subnetworks
-        names = ("activation", "dropout", "layer_norm", "kernel_initializer")
-        options = {name: self._options[name] for name in names}
+        options = {name: self._options[name] for name in PERCEPTRONS[1:]}
         for i, units in enumerate(self.hidden_units):
             layer = Experts(
                 num, (units,), **reseeded(options, i), dtype=self.dtype_policy, name=f"layer_{i}"
@@ -172,10 +172,9 @@ class SNR(Streams):
         return ops.clip(ops.sigmoid(scores) * (HIGH - LOW) + LOW, 0.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        names = ("hidden_units", "activation", "dropout", "layer_norm", "kernel_initializer")
         return {
             **super().get_config(),
-            **{name: self._options[name] for name in names},
+            **{name: self._options[name] for name in PERCEPTRONS},
             "num_subnetworks": self.num_subnetworks,
             "kind": self.kind,
             "penalty": self.penalty,

@@ -16,6 +16,7 @@ from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
 from tfmoe.structures.base import Structure
+from tfmoe.structures.recipes import check_flat
 
 
 class Streams(Structure):
@@ -67,11 +68,7 @@ class Streams(Structure):
 
     def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
-        if len(input_shape) != 2:
-            raise ValueError(
-                f"{type(self).__name__} takes inputs of shape (batch, features). Received "
-                f"shape {tuple(input_shape)}."
-            )
+        check_flat(type(self).__name__, input_shape)
         self.build_streams((None, input_shape[-1]))
 
     def call(
