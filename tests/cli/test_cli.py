@@ -404,7 +404,7 @@ def test_demo_leaves_everything_behind(tmp_path, monkeypatch):
     assert predictions["score"].between(0, 1).all()
     assert (folder / "demo.png").stat().st_size > 20_000
     said = " ".join(done.output.split())
-    for word in ("Quality", "Compute", "Size", "Not gained", "on shops of other seeds"):
+    for word in ("Quality", "Compute", "Size", "Not gained", "four trials on other shops"):
         assert word in said
     whole, alone = (keras.saving.load_model(folder / f"{n}.keras") for n in ("model", "north_1"))
     own = world.split.test[world.split.test["market"] == "north_1"]
