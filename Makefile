@@ -9,10 +9,9 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 PART_1 := tests/gates tests/objectives
 PART_2 := tests/model tests/structures
 PART_3 := tests/extraction tests/reports tests/serving
-PART_4 := tests/benchmarks notebooks
-PART_5 := tests/golden tests/package
-PART_6 := tests/cli tests/compute tests/heads
-OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4) $(PART_5) $(PART_6))
+PART_4 := tests/benchmarks tests/golden tests/package notebooks
+PART_5 := tests/cli tests/compute tests/heads
+OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4) $(PART_5))
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -29,7 +28,6 @@ test: style
 	$(PYTEST) -m "not slow" $(PART_3)
 	$(PYTEST) -m "not slow" $(PART_4)
 	$(PYTEST) -m "not slow" $(PART_5)
-	$(PYTEST) -m "not slow" $(PART_6)
 	$(PYTEST) -m "not slow" $(OTHERS)
 
 check: style
@@ -39,7 +37,6 @@ check: style
 	$(PYTEST) $(PART_3)
 	$(PYTEST) $(PART_4)
 	$(PYTEST) $(PART_5)
-	$(PYTEST) $(PART_6)
 	$(PYTEST) $(OTHERS)
 
 matrix: $(STAMP)

@@ -37,7 +37,7 @@ def fake(monkeypatch):
 
 
 # `make test` runs these, `make check` all.
-SECONDS = {"correlation", "extract"}
+SECONDS = {"correlation"}
 
 
 @pytest.mark.parametrize(

@@ -181,12 +181,14 @@ def trained():
     return world, split, contestants.train(others, mixture, cell)
 
 
+@pytest.mark.slow
 def test_tasks_of_the_same_group_are_found_alike(trained):
     world, split, model = trained
     own = worlds.only(split, world.tasks[:1])
     assert set(added.most_alike(model, own.train)[:3]) <= set(world.related)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept(trained):
     world, split, model = trained
     found = contestants.scores(model, split.valid[split.valid["task"] != "task_0"], "mse")

@@ -302,6 +302,7 @@ def test_train_in_half_precision(folder, model):
     assert run("evaluate", folder / "half.keras", folder / "rows.csv").exit_code == 0
 
 
+@pytest.mark.slow
 def test_rows_of_one_task_each_all_the_way(tmp_path):
     df = tables.rows()[["user_id", "age", "device", "watch"]]
     df["market"] = np.where(df["user_id"] % 3 == 0, "NA", "7")

@@ -27,6 +27,7 @@ def trained(world):
     return {name: markets.train(name, world, own, SIZES, seed=1) for name, own in SETTINGS.items()}
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_that_of_the_model(world, trained):
     for one in trained.values():
         assert one.auc.shape == (8,)
@@ -38,6 +39,7 @@ def test_what_is_measured_is_that_of_the_model(world, trained):
     np.testing.assert_allclose(markets.aucs(world.split, scores), trained[SHARED].auc)
 
 
+@pytest.mark.slow
 def test_a_shared_bottom_has_as_many_parameters_as_a_mixture(trained):
     shared, dense = trained[SHARED].parameters, trained[DENSE].parameters
     assert 0.9 * dense < shared <= dense
@@ -57,6 +59,7 @@ def test_the_widest_bottom_is_the_widest(world, layers):
     assert parameters(found) <= budget < parameters(wider)
 
 
+@pytest.mark.slow
 def test_multiplications_are_those_of_one_row(trained):
     inputs = 13
     expert = inputs * 6 + 6 * 4
@@ -71,6 +74,7 @@ def test_multiplications_are_those_of_one_row(trained):
 
 
 @pytest.mark.filterwarnings("ignore:extract keeps more experts")
+@pytest.mark.slow
 def test_a_standalone_model_has_the_parameters_that_are_told(trained):
     for name, one in trained.items():
         told = markets.standalone(one)
@@ -82,6 +86,7 @@ def test_a_standalone_model_has_the_parameters_that_are_told(trained):
             assert extract(one.model, tasks[place]).count_params() == told[place]
 
 
+@pytest.mark.slow
 def test_only_experts_are_widened(trained):
     for name in (DENSE, NOISY_TOP_K):
         model = markets.widened(name, trained[name].model, SIZES)
@@ -90,6 +95,7 @@ def test_only_experts_are_widened(trained):
         assert model.mixture.num_experts == 4
 
 
+@pytest.mark.slow
 def test_markets_that_are_alone_share_nothing(world, trained):
     changed = world.split.train.copy()
     own = changed["market"] == world.split.schema.task_names[0]

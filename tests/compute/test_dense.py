@@ -51,6 +51,7 @@ def test_affine_and_its_gradients(shared, size):
             np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("layer_norm", [True, False])
 def test_large_kernels_run_together_with_the_same_results(layer_norm):
     """Outputs, and steps of an optimizer, as of experts that run one by one."""

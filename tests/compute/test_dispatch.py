@@ -86,7 +86,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("jit", "loops"),
     [(False, False), (True, True), (True, False)],
@@ -124,7 +124,7 @@ def test_values_and_gradients_match_dense(chosen, jit, loops, monkeypatch):
         np.testing.assert_allclose(got, tf.convert_to_tensor(expected), atol=scale)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [
@@ -205,6 +205,7 @@ def pair(gate, kind=tfmoe.MMoE, num_experts=16, **options):
     return mixtures
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("kind", [tfmoe.MMoE, tfmoe.OMoE])
 @pytest.mark.parametrize("gate", gates())
 def test_a_sparse_mixture_is_the_dense_one(gate, kind):
@@ -282,7 +283,7 @@ def test_no_row_depends_on_its_batch_mates():
         np.testing.assert_allclose(mixture(x[row : row + 1])[0], whole[row], atol=1e-5)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_training_is_the_same_sparse_and_dense(jit):
     x, y = matrix(96, FEATURES), matrix(96, 3, UNITS[-1], seed=1)

@@ -106,6 +106,7 @@ def _plain_error(error):
     assert "Arrow" not in type(error).__name__
 
 
+@pytest.mark.quick(25)
 @pytest.mark.parametrize("array", _ARRAYS, ids=lambda array: str(array.type))
 def test_every_type_is_read_or_refused(array, tmp_path):
     rows = {"a": array, "y": pa.array([0, 1]), "n": pa.array([0.5, 1.5])}

@@ -213,7 +213,7 @@ _numbers = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(st.lists(_numbers, max_size=20))
 def test_numbers_are_read_one_way_however_many_there_are(cells):
     """Arrow reads what it can, and each text alone the rest: both must agree."""
@@ -284,6 +284,7 @@ def test_named_missing_values_of_lists_and_of_shared_tables(tmp_path, hashed):
         np.testing.assert_array_equal(again[name], values)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("options", [{}, {"dtype": "string"}, {"hash_buckets": 1000}])
 def test_truth_values_have_one_spelling(tmp_path, options):
     flags = [True, False, None, True, False, True]
@@ -554,7 +555,7 @@ _columns = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(_columns, st.sampled_from([{}, {"dtype": "string"}, {"hash_buckets": 1000}]))
 def test_a_path_and_its_dataframe_have_the_same_ids(tmp_path_factory, cells, options):
     path = tmp_path_factory.mktemp("t") / "t.csv"

@@ -44,7 +44,7 @@ _cells = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(_cells, st.data())
 def test_bounds_save_room_and_merge(lengths, data):
     bound, longest = _bound(lengths), max(lengths)

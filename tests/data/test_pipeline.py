@@ -152,6 +152,7 @@ def test_element_spec(prep):
     assert fixed.element_spec["tags"] == tf.TensorSpec((8, 3), tf.int32)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("shuffle", [True, 100])
@@ -184,6 +185,7 @@ def test_rows_stay_whole_when_shuffled(prep, tmp_path):
         np.testing.assert_array_equal(batch_labels["rating"], labels["rating"][rows])
 
 
+@pytest.mark.quick(4)
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(

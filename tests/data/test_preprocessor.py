@@ -146,7 +146,7 @@ def _expected(prep, fitted_rows, rows):
     return expected
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=4 * settings.default.max_examples)
 @given(fitted_rows=_rows, rows=_rows)
 def test_features_match_oracle(fitted_rows, rows):
     prep = _fit(_COLUMNS, _frame(fitted_rows))
@@ -163,7 +163,7 @@ def test_features_match_oracle(fitted_rows, rows):
             assert np.isfinite(features[name]).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=20))
 def test_hash_matches_oracle(texts):
     buckets = hash_buckets(pa.array(texts, pa.string()), 10_007)
@@ -537,7 +537,7 @@ def _assert_same_state(one, other):
         np.testing.assert_allclose(mean, other.label_means[name], rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(rows=_merge_rows, data=st.data())
 def test_merge_equals_fitting_on_all(rows, data):
     schema = Schema(_MERGED, _MERGE_TASKS)

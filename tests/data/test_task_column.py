@@ -162,7 +162,7 @@ def _expected(tasks, row):
 
 
 @pytest.mark.parametrize("tasks", [_TASKS, _CLASSED])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(data=st.data())
 def test_tasks_and_labels_match_oracle(tasks, data):
     rows = data.draw(_tables(tasks))

@@ -63,7 +63,7 @@ def test_tsv_files_of_pandas_are_read_as_they_were(tmp_path, quoting):
         assert [cell or "" for cell in got] == part['the "name"'].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(
     st.lists(
         st.tuples(

@@ -104,6 +104,7 @@ def test_errors(tmp_path):
         census_income(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TFMOE_DATA" not in os.environ, reason="TFMOE_DATA names no folder.")
 def test_published_counts():
     """Those of census-income.names."""

@@ -260,6 +260,7 @@ def ml_1m():
     return movielens("ml-1m")
 
 
+@pytest.mark.slow
 def test_ml_1m_has_the_counts_of_the_protocol(ml_1m):
     parts = [ml_1m.train, ml_1m.valid, ml_1m.test]
     assert [len(part) for part in parts] == [1_574_602, 224_944, 199_950]

@@ -15,7 +15,7 @@ from tfmoe.cli.app import app
 APART = DOCS / "guides" / "tfrs.md"
 RUN = [p for p in PAGES if p != APART and any(b.language == "python" for b in blocks(p))]
 # One that has the whole way, from a table to a SavedModel, and one that trains nothing.
-QUICK = {"concepts/schema.md", "guides/serve.md"}
+QUICK = {"concepts/schema.md"}
 
 
 def run(block, names):

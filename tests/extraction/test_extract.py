@@ -58,7 +58,7 @@ def check_same(extracted, whole, x, names, atol=1e-6):
 
 
 @pytest.mark.filterwarnings("ignore:extract keeps more experts")
-@settings(max_examples=20)
+@settings(max_examples=settings.default.max_examples * 2 // 3)
 @given(
     num_experts=st.integers(2, 9),
     num_nonzeros=st.integers(1, 3),

@@ -80,6 +80,7 @@ MIXTURES = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.filterwarnings("ignore:extract keeps more experts")
 @pytest.mark.parametrize("name", MIXTURES)
 def test_rows_of_one_task_each(name):

@@ -65,6 +65,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick(30)
 @pytest.mark.parametrize("router", ["linear", "static"])
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("noisy", [False, True])
@@ -226,7 +227,7 @@ def test_losses_and_gradients_are_finite(kind, k, router, noisy, scale, policy, 
         assert gradient is None or np.isfinite(tf.convert_to_tensor(gradient).numpy()).all()
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_an_uneven_gate_becomes_even_in_training(jit_compile):
     losses = [kind(1.0) for kind in LOSSES]

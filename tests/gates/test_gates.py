@@ -133,6 +133,7 @@ def test_noise_has_the_learned_spread():
 COUNTS = [2, 3, 5, 8, 9, 16, 31]
 
 
+@pytest.mark.quick(40)
 @pytest.mark.parametrize("num_experts", COUNTS)
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])

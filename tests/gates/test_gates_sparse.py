@@ -346,7 +346,7 @@ def test_relu_gate_comes_to_its_target(router, most):
     np.testing.assert_allclose(active(300), 2, atol=1)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(
     ("make", "state"),

@@ -59,9 +59,9 @@ def gradients(gate, call, along):
     return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(3)
 @each_kind
-@settings(max_examples=8)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(
     tasks=st.lists(st.integers(0, TASKS - 1), min_size=1, max_size=12),
     router=st.sampled_from(sorted(ROUTERS)),
@@ -187,6 +187,7 @@ def test_state_of_a_task_moves_by_its_own_rows():
     assert loss == pytest.approx(expected_loss, rel=1e-5)
 
 
+@pytest.mark.quick(10)
 # Without the gate whose noise is other numbers for fewer rows, and static gates of all tasks,
 # of which one row stands for all.
 @pytest.mark.parametrize("kind", [k for k in LEARNED if k is not tfmoe.GumbelGate])
@@ -224,7 +225,7 @@ def test_rows_that_are_not_present_do_not_count(kind, one_task, router):
     dim=st.integers(1, 4),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=20)
+@settings(max_examples=settings.default.max_examples * 2 // 3)
 def test_task_router_matches_reference(kind, hidden, dim, seed):
     router = tfmoe.TaskRouter(dim, hidden, kind, activation="tanh")
     gate = made(tfmoe.SoftmaxGate, router, 3, seed)

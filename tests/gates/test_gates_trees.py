@@ -59,6 +59,7 @@ def rows(function, *arrays):
 # COMET
 
 
+@pytest.mark.quick(40)
 @pytest.mark.parametrize("num_experts", COUNTS)
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
@@ -234,6 +235,7 @@ def test_hash_gate_takes_ids_in_a_model_of_any_batch_size():
 # Bias-balanced top-k
 
 
+@pytest.mark.quick(20)
 @pytest.mark.parametrize("num_experts", COUNTS)
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("name", ROUTERS)
@@ -297,7 +299,7 @@ def permuted(*arguments, **options):
     return tfmoe.CometGate(*arguments, permutation=permutation, **options)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("make", [tfmoe.CometGate, permuted, tfmoe.BalancedTopKGate])
 @given(
     num_experts=st.integers(2, 17),
@@ -356,6 +358,7 @@ def test_gradients_match_finite_differences(kind, num_experts, name):
 DECAY = keras.optimizers.schedules.PolynomialDecay(0.1, 20, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gate",
     [

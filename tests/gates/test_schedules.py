@@ -64,7 +64,7 @@ def test_a_schedule_counts_training_calls(given, expected, dtype):
     assert hasattr(gate, "steps") == isinstance(given, schedules.LearningRateSchedule)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_case
 def test_a_schedule_runs_in_fit_and_goes_on_after_saving(given, expected, tmp_path):
     total = entropy()

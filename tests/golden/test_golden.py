@@ -218,6 +218,7 @@ def test_layers_in_a_plain_model(golden, name):
     check_config(golden, model, inputs, f"layers/{name}/predictions")
 
 
+@pytest.mark.slow
 def test_a_model_is_fitted_and_saved_again(golden, tmp_path):
     model = load(golden, "models", "gumbel")
     features, _ = batches(golden, model)

@@ -72,7 +72,7 @@ GATES = [
 ]
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("routing", "one_task"), [("own", True), ("own", False), ("mix", True)])
 @pytest.mark.parametrize(("gate", "own"), GATES, ids=lambda value: getattr(value, "name", value))
 def test_old_tasks_stay_the_same_to_the_bit(gate, own, routing, one_task):
@@ -116,7 +116,7 @@ def test_without_a_gate_for_each_task_only_the_tower_is_fitted(mixture):
     assert_same(before, predict(extended, old))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("one_task", [True, False])
 def test_it_saves_and_takes_another_task(one_task, tmp_path):
     model = trained(tfmoe.MMoE(gate=tfmoe.TaskAwareGate(), **SPARSE), one_task)
@@ -150,7 +150,7 @@ def test_a_new_task_starts_from_those_it_is_like():
 
 
 @pytest.mark.parametrize("routing", ["own", "mix"])
-@pytest.mark.quick(1)
+@pytest.mark.slow
 def test_a_new_task_selects_as_the_one_it_is_like(routing):
     """Also by what a gate keeps beside its scores: a balance's bias, a permutation."""
     for gate in (
@@ -167,6 +167,7 @@ def test_a_new_task_selects_as_the_one_it_is_like(routing):
         np.testing.assert_allclose(predict(extended, rows)["score"], expected["score"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_tasks_rows_do_not_move_a_new_tasks_balance():
     gate = tfmoe.BalancedTopKGate(num_nonzeros=1)
     model = trained(tfmoe.MMoE(num_experts=4, hidden_units=(4,), gate=gate), True)
@@ -185,6 +186,7 @@ def test_a_task_of_another_kind_has_a_tower_of_its_own():
     assert extended.predict(table(), verbose=0)["us"].shape == (200, 3)
 
 
+@pytest.mark.slow
 def test_a_task_is_added_to_a_hash_gate(tmp_path):
     gate = tfmoe.HashGate(column="city", per_task=True)
     model = trained(tfmoe.MMoE(num_experts=3, hidden_units=(4,), gate=gate), False)
@@ -202,6 +204,7 @@ def test_an_added_task_is_exported(tmp_path):
     tfmoe.export(model.add_task(new_task(True)), tmp_path)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -70,6 +70,7 @@ def test_who_wants_to_go_on_may():
     assert not np.isfinite(history["loss"][0])
 
 
+@pytest.mark.slow
 def test_validation_that_breaks_tells_and_leaves_good_weights():
     rows = table()
     model = model_of(rows)

@@ -117,7 +117,7 @@ def test_evaluate_agrees_with_numpy(trained, prep, df):
     assert sorted(as_list) == pytest.approx(sorted(logs.values()), rel=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.lists(st.booleans(), min_size=20, max_size=20), st.sampled_from(TASKS))
 def test_a_missing_label_changes_nothing(model, prep, df, missing, task):
     """The gradient is that of the batch without the rows that lack the label."""
@@ -229,6 +229,7 @@ def test_a_model_keeps_what_it_was_made_with(df, tmp_path):
         np.testing.assert_allclose(one.predict(df, verbose=0)["watch"], before, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_keras_arguments_override(prep, df, tmp_path):
     model = tables.small_model(prep)
     model.compile(
@@ -254,6 +255,7 @@ def test_keras_arguments_override(prep, df, tmp_path):
     assert again == pytest.approx(logs, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_keras_losses_and_metrics_from_logits_get_logits(trained, prep, df):
     model, _ = trained
     own = model.evaluate(df, verbose=0)
@@ -282,6 +284,7 @@ def test_what_would_fail_in_fit_is_refused(trained, prep, df):
         model.compute_loss(features, labels, model(features))
 
 
+@pytest.mark.slow
 def test_functions_are_metrics(prep, df):
     def gap(labels, predictions):
         return keras.ops.abs(labels - predictions)
@@ -301,6 +304,7 @@ def test_a_metric_that_cannot_be_copied_is_refused(prep):
         tables.small_model(prep).compile(metrics={"rating": [Constant(3.0)]})
 
 
+@pytest.mark.slow
 def test_a_list_of_scores_is_in_the_order_of_the_metrics(trained, df):
     model, _ = trained
     scores = model.evaluate(df, return_dict=False, verbose=0)
@@ -308,6 +312,7 @@ def test_a_list_of_scores_is_in_the_order_of_the_metrics(trained, df):
     assert named == pytest.approx(model.evaluate(df, verbose=0))
 
 
+@pytest.mark.slow
 def test_some_steps_have_the_auc_of_their_rows(trained, prep, df):
     model, _ = trained
     x, y, weights = prep.arrays(df)
@@ -338,6 +343,7 @@ def test_fit_takes_what_predict_takes(prep, df):
         model.fit(x, {}, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_model_is_a_model(trained, prep, df, tmp_path):
     model, _ = trained
     x = prep.arrays(df, labels=False)
@@ -348,6 +354,7 @@ def test_a_part_of_the_model_is_a_model(trained, prep, df, tmp_path):
     assert set(keras.models.clone_model(model).output) == set(TASKS)
 
 
+@pytest.mark.slow
 def test_weights_beside_a_table_count(trained, df):
     model, _ = trained
     kept = np.arange(len(df)) % 3 > 0
@@ -476,6 +483,7 @@ def test_a_schema_that_needs_no_fit_is_enough(tmp_path):
     np.testing.assert_allclose(before, after, rtol=1e-6)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_predicts_float32(prep, df, policy, tmp_path):
     keras.config.set_dtype_policy(policy)

@@ -133,6 +133,7 @@ def test_a_row_of_another_task_spoils_no_gradient(infinite):
     assert np.all(gradient[[0, 2]] != 0)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "mixture",
     [

@@ -51,7 +51,7 @@ def files(prep, df, tmp_path):
     return prep.dataset(tmp_path / "rows.csv", batch_size=BATCH)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["file", "generated", "filtered"])
 def test_an_epoch_has_as_many_steps_from_any_source(prep, df, tmp_path, source):
     table = prep.dataset(df, batch_size=BATCH)

@@ -44,7 +44,7 @@ def r2(model, rows):
     return 1 - (rmse / rows["price"].std()) ** 2
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_units_do_not_matter(loss):
     scores, losses = [], []
@@ -114,6 +114,7 @@ def test_half_precision_is_right_for_large_labels(dtype):
     assert r2(model, rows) > 0.8
 
 
+@pytest.mark.slow
 def test_extracted_saved_and_served_predictions_are_in_the_labels_unit(tmp_path):
     rows = table(unit=1e4, shift=1e5)
     model = trained(rows, epochs=2)
@@ -138,7 +139,7 @@ def test_a_preprocessor_without_moments_warns_and_keeps_raw_units():
     assert model.head.moments == {}
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"rows": table(unit=9.0)}, {"mean": 27.0, "std": 9.4}])
 def test_an_added_regression_is_standardised(options):
     rows = table(unit=9.0)
@@ -162,6 +163,7 @@ def test_an_added_regression_needs_rows():
     assert "cost" not in model.add_task(tfmoe.Regression("cost", standardize=False)).head.moments
 
 
+@pytest.mark.slow
 def test_each_task_of_a_task_column_has_its_own_moments():
     random = np.random.default_rng(0)
     rows = pd.DataFrame({"x": random.normal(size=900), "task": ["a", "b", "c"] * 300})

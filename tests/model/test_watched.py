@@ -81,6 +81,7 @@ def test_callbacks_know_which_way_is_better(df, tmp_path, kind, name):
     assert callback.best == pytest.approx(best(history.history[name]))
 
 
+@pytest.mark.slow
 def test_callbacks_know_it_where_rows_have_one_task_each(df):
     rows, model = by_task(df)
     stop = keras.callbacks.EarlyStopping("val_fr_auc")
@@ -148,6 +149,7 @@ def test_two_metrics_of_one_name_are_refused(df):
             made(df, metrics=metrics)
 
 
+@pytest.mark.slow
 def test_fit_warns_of_bins_that_are_too_coarse(df):
     """The first rows are unlike all others."""
     later = np.random.default_rng(0).uniform(5.9999, 6.0001, 400)

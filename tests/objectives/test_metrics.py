@@ -206,6 +206,7 @@ def test_auc_in_a_keras_model():
     assert logs["auc"] == pytest.approx(roc_auc_score(labels, logits), abs=2e-4)
 
 
+@pytest.mark.slow
 def test_auc_says_which_way_is_better():
     labels, logits = rare(300, base_rate=0.2)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])

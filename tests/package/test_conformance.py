@@ -223,13 +223,13 @@ def _name(case):
 each_case = pytest.mark.parametrize("case", CASES, ids=_name)
 
 
-@pytest.mark.quick(20)
+@pytest.mark.quick(14)
 @each_case
 def test_layer_keeps_its_promises(case):
     conformance.check_layer(case.make, case.inputs, **case.options)
 
 
-@pytest.mark.quick(8)
+@pytest.mark.quick(5)
 @each_case
 def test_layer_survives_saving(case, tmp_path):
     conformance.check_saving(case.make, case.inputs, tmp_path)

@@ -320,6 +320,7 @@ def test_the_package_alone_loads_nothing():
     assert fresh(code) == "[]\n"
 
 
+@pytest.mark.slow
 def test_keras_knows_every_class_whichever_is_imported_first():
     pattern = re.compile(r"@registered(?:\n@.*)?\nclass (\w+)")
     classes = {

@@ -45,6 +45,7 @@ def silent(data=None, **options):
     return tfmoe.GateReport(rows() if data is None else data, console=False, **options)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_it_were_not_there():
     with_report, logs = fit_table([silent(tables.rows())])
     without, expected = fit_table([])
@@ -69,6 +70,7 @@ def test_history_and_frame_hold_every_epoch():
     assert np.abs(first - last["mean_weight"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_second_epoch_and_afresh_in_each_fit():
     report = silent(every=2)
     fit(report, epochs=5)
@@ -101,6 +103,7 @@ def test_the_sample_is_what_is_measured():
     np.testing.assert_allclose(report.history[1][0].mean_weight, expected.mean_weight, rtol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_console_shows_a_table_and_warnings(verbose):
     console = Console(width=100, file=io.StringIO())

@@ -237,6 +237,7 @@ def size_of(path):
     return [int.from_bytes(data[i : i + 4], "big") for i in (16, 20)]
 
 
+@pytest.mark.slow
 def test_pictures_are_bounded_and_not_written_over(tmp_path):
     use = wide_use()
     history = pd.concat([use.frame().assign(epoch=epoch) for epoch in (1, 2)])

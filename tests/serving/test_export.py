@@ -64,7 +64,7 @@ def model(prep):
     return tables.small_model(prep)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(st.lists(ROW, min_size=1, max_size=8))
 def test_served_look_ups_are_the_preprocessors(prep, look_up, rows):
     """Any raw rows: unknown, missing, extreme, unicode, empty lists."""
@@ -106,6 +106,7 @@ def test_export_takes_the_next_version_and_never_an_existing_one(model, tmp_path
     assert left == ["7", "8", "9", "notes.txt"]
 
 
+@pytest.mark.slow
 def test_loads_with_tensorflow_alone(model, prep, tmp_path):
     version = tfmoe.export(model, tmp_path)
     rows = sample_rows(prep, 64, seed=3)

@@ -36,6 +36,7 @@ def both(prep, values):
     return prep.arrays({"x": values}, labels=False)["x"], served["x"].numpy()
 
 
+@pytest.mark.quick(20)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("fill", [None, 1e-310, -5e-324, 1e-40])
 @pytest.mark.parametrize(

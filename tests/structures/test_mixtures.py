@@ -120,6 +120,7 @@ def test_a_gates_losses_reach_the_model():
     assert mixture.losses == []
 
 
+@pytest.mark.slow
 def test_a_functional_model_trains_on_a_mixture():
     x = inputs(64)
     y = np.stack([x[:, 0], -x[:, 0], x[:, 1]], axis=1)[..., None]

@@ -108,6 +108,7 @@ def forward(layer, x, present, task, weigh=reference.top_k_of_all):
     return outputs, x, records
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("paper", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("causal", [False, True])
@@ -179,6 +180,7 @@ def test_one_task_a_row_is_a_part_of_all_tasks(gate):
             np.testing.assert_allclose(getattr(one, name)[:, 0], of_task, atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("dispatch", ["dense", "sparse"])
 @pytest.mark.parametrize(("causal", "pooling"), [(False, "mean"), (True, "last")])
 def test_padding_changes_nothing(causal, pooling, dispatch):
@@ -220,7 +222,7 @@ def test_no_row_depends_on_its_batch_mates():
         np.testing.assert_allclose(alone[0], whole[row], atol=1e-5)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("causal", "jit"), [(False, True), (True, False)])
 def test_sparse_compute_is_dense_compute(causal, jit):
     x, present = tokens(12)
