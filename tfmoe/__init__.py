@@ -20,6 +20,7 @@ HOMES = {
     "CompactExperts": "extraction.compact",
     "CrossStitch": "structures.cross_stitch",
     "DSelectKGate": "gates.dselect_k",
+    "EPNet": "features.epnet",
     "Embedding": "features.embedding",
     "Encoder": "features.encoder",
     "EntmaxGate": "gates.entmax",
@@ -45,10 +46,13 @@ HOMES = {
     "Numeric": "schema.columns",
     "OMoE": "structures.mmoe",
     "PLE": "structures.ple",
+    "PPNet": "heads.ppnet",
     "Preprocessor": "data.preprocessor",
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
     "SNR": "structures.snr",
+    "STAR": "structures.star",
+    "ScenarioTowers": "heads.scenario_towers",
     "Schema": "schema.schema",
     "ScoreSpec": "gates.routers",
     "Sequence": "schema.columns",
@@ -85,6 +89,7 @@ __all__ = [
     "CompactExperts",
     "CrossStitch",
     "DSelectKGate",
+    "EPNet",
     "Embedding",
     "Encoder",
     "EntmaxGate",
@@ -110,10 +115,13 @@ __all__ = [
     "Numeric",
     "OMoE",
     "PLE",
+    "PPNet",
     "Preprocessor",
     "ReLUGate",
     "Regression",
     "SNR",
+    "STAR",
+    "ScenarioTowers",
     "Schema",
     "ScoreSpec",
     "Sequence",
@@ -150,6 +158,7 @@ if TYPE_CHECKING:
     from tfmoe.extraction.extract import extract as extract
     from tfmoe.features.embedding import Embedding as Embedding
     from tfmoe.features.encoder import Encoder as Encoder
+    from tfmoe.features.epnet import EPNet as EPNet
     from tfmoe.gates.balance import ImportanceLoss as ImportanceLoss
     from tfmoe.gates.balance import LoadLoss as LoadLoss
     from tfmoe.gates.balance import SwitchLoss as SwitchLoss
@@ -172,6 +181,8 @@ if TYPE_CHECKING:
     from tfmoe.gates.task_aware import TaskAwareGate as TaskAwareGate
     from tfmoe.gates.task_router import TaskRouter as TaskRouter
     from tfmoe.gates.top_k import TopKGate as TopKGate
+    from tfmoe.heads.ppnet import PPNet as PPNet
+    from tfmoe.heads.scenario_towers import ScenarioTowers as ScenarioTowers
     from tfmoe.heads.towers import Towers as Towers
     from tfmoe.model.load import load_model as load_model
     from tfmoe.model.model import MultiTaskModel as MultiTaskModel
@@ -202,6 +213,7 @@ if TYPE_CHECKING:
     from tfmoe.structures.ple import PLE as PLE
     from tfmoe.structures.shared_bottom import SharedBottom as SharedBottom
     from tfmoe.structures.snr import SNR as SNR
+    from tfmoe.structures.star import STAR as STAR
 else:
     # Only at run time: a type checker that saw it would take every name for a public one.
 

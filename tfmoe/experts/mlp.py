@@ -157,12 +157,41 @@ class Experts(keras.layers.Layer):
             hidden = self._finish(i, affine(hidden, kernel, bias), *norm, training=training)
         return ops.transpose(hidden, (1, 0, 2))
 
-    def through(self, slots: Slots, training: bool = False) -> Slots:
-        """Pairs through the layers of their experts."""
+    def through(
+        self, slots: Slots, training: bool = False, gates: Sequence[Tensor] | None = None
+    ) -> Slots:
+        """Pairs through the layers of their experts.
+
+        Args:
+            slots: `Slots`.
+            training: bool.
+            gates: for each layer `(b, k, u)` what its outputs are multiplied by, or None.
+        """
         for i, (kernel, bias, *norm) in enumerate(self._weights_by_layer()):
             finish = functools.partial(self._finish, i, training=training)
             slots = slots.matmul(kernel).add(bias).map(finish, *norm)
+            if gates is not None:
+                slots = slots.refill(slots.gather() * gates[i])
         return slots
+
+    def gated(self, inputs: Tensor, gates: Sequence[Tensor], training: bool = False) -> Tensor:
+        """Every expert's own input through its layers, whose outputs are multiplied.
+
+        Args:
+            inputs: `(b, e, f)`.
+            gates: for each layer `(b, e, u)`.
+            training: bool.
+
+        Returns:
+            `(b, e, u)`.
+        """
+        hidden = ops.transpose(inputs, (1, 0, 2))
+        layers = zip(self._weights_by_layer(), gates, strict=True)
+        for i, ((kernel, bias, *norm), gate) in enumerate(layers):
+            norm = [w[:, None] for w in norm]
+            hidden = self._finish(i, affine(hidden, kernel, bias), *norm, training=training)
+            hidden = hidden * ops.transpose(gate, (1, 0, 2))
+        return ops.transpose(hidden, (1, 0, 2))
 
     def _finish(self, i: int, hidden: Tensor, *norm: Tensor, training: bool) -> Tensor:
         """What follows matmul and bias of layer `i`.

@@ -12,6 +12,7 @@ from keras import ops
 from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
+from tfmoe.model.conditions import copy_conditions
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import GateUse, batches, gate_name, gate_use
 from tfmoe.structures.base import Structure
@@ -130,11 +131,10 @@ def extract(
     extracted = MultiTaskModel(
         preprocessor,
         model.structure.select(experts, rows),
-        tower_units=model.tower_units,
-        tower_dropout=model.tower_dropout,
-        dtype=model.encoder.dtype_policy,
+        **model.around,
     )
     copy_weights(model.encoder, extracted.encoder)
+    copy_conditions(model, extracted, rows)
     extracted.towers.copy_from(model.towers, rows)
     extracted.structure.copy_from(model.structure, rows, experts)
     if gates:

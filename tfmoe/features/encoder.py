@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -165,6 +165,22 @@ class Encoder(keras.layers.Layer):
         if self.tokens is not None:
             return self._as_tokens(encoded, features)
         return ops.concatenate([encoded[column.name] for column in self.schema.columns], axis=-1)
+
+    def part(self, encoded: Tensor, names: Iterable[str]) -> Tensor:
+        """What some columns have given of its output.
+
+        Args:
+            encoded: `(b, f)`, as the call returns it without `tokens`.
+            names: names of columns.
+
+        Returns:
+            `(b, g)`, in the order of the names.
+        """
+        places, start = {}, 0
+        for column in self.schema.columns:
+            places[column.name] = slice(start, start := start + self._size(column))
+        parts = [encoded[:, places[name]] for name in names]
+        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
     def _as_tokens(
         self, encoded: dict[str, Tensor], features: dict[str, Tensor]

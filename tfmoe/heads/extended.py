@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tfmoe.compute.registered import registered
+from tfmoe.heads.scenario_towers import ScenarioTowers
 from tfmoe.heads.towers import Towers
 
 
@@ -92,9 +93,22 @@ class ExtendedTowers(keras.layers.Layer):
 
 
 def towers_of(
-    num_outputs: Sequence[int], num_added: int, **options: Any
-) -> Towers | ExtendedTowers:
-    """`Towers`, or `ExtendedTowers` if the last `num_added` tasks came one by one."""
+    num_outputs: Sequence[int], num_added: int, num_scenarios: int | None = None, **options: Any
+) -> Any:
+    """`Towers`, or `ExtendedTowers` if the last `num_added` tasks came one by one.
+
+    With `num_scenarios` they are `ScenarioTowers`.
+
+    Raises:
+        ValueError: if scenarios have towers of their own and a task was added.
+    """
+    if num_scenarios is not None:
+        if num_added:
+            raise ValueError(
+                "add_task takes models whose towers are the tasks' alone. Received one with "
+                "scenario_towers=True. Train it anew with the task among the others."
+            )
+        return ScenarioTowers(num_outputs, num_scenarios, **options)
     if num_added:
         return ExtendedTowers(num_outputs, num_added, **options)
     return Towers(num_outputs, **options)

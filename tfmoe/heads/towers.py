@@ -36,6 +36,8 @@ class Towers(keras.layers.Layer):
         task: int tensor `(b,)`, the task of each row, or None where a row has them all.
             Only a row's own tower is computed where that is faster.
         training: bool, for the dropout.
+        gates: list of float tensors `(b, t, u)`, one for each hidden layer, by which its outputs
+            are multiplied, see `PPNet`; or None.
 
     Returns:
         List of `t` float tensors `(b, num_outputs[t])`, without activation (logits).
@@ -99,17 +101,20 @@ class Towers(keras.layers.Layer):
                 f"row. Received shape {tuple(shape)}."
             )
 
-    def call(self, inputs: Any, task: Any = None, training: bool = False) -> Any:
+    def call(self, inputs: Any, task: Any = None, training: bool = False, gates: Any = None) -> Any:
         num = len(self.num_outputs)
         self._check_shape(inputs.shape, (num,) if task is None else (1,))
         if task is not None:
             task = ops.convert_to_tensor(task)
             check_tasks("Towers", task, num)
         if task is not None and num > 1 and self._dispatch_pays():
-            return self._own(inputs[:, 0], task, training)
+            return self._own(inputs[:, 0], task, training, gates)
         if task is not None:
             inputs = ops.repeat(inputs, num, axis=1)
-        hidden = self.hidden(inputs, training=training)
+        if gates is None:
+            hidden = self.hidden(inputs, training=training)
+        else:
+            hidden = self.hidden.gated(inputs, gates, training)
         logits = batched_dense(ops.cast(hidden, self._exact), *self._last())
         if task is None:
             return [values[:, :n] for values, n in zip(logits, self.num_outputs, strict=True)]
@@ -128,10 +133,11 @@ class Towers(keras.layers.Layer):
         num_weights = sum(math.prod(kernel.shape[1:]) for kernel in kernels)
         return pays(1, len(self.num_outputs), num_weights, certain=True)
 
-    def _own(self, inputs: Any, task: Any, training: bool) -> Any:
+    def _own(self, inputs: Any, task: Any, training: bool, gates: Any) -> Any:
         """Every row `(b, u)` through the tower of its task."""
         slots = Slots.of(inputs, task[:, None], len(self.num_outputs))
-        slots = self.hidden.through(slots, training)
+        own = None if gates is None else [of_own_task(gate, task) for gate in gates]
+        slots = self.hidden.through(slots, training, own)
         kernel, bias = self._last()
         slots = slots.map(lambda hidden: ops.cast(hidden, self._exact))
         return slots.matmul(kernel).add(bias).gather()[:, 0]
@@ -149,7 +155,9 @@ class Towers(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         return [(input_shape[0], num) for num in self.num_outputs]
 
-    def compute_output_spec(self, inputs: Any, task: Any = None, training: bool = False) -> Any:
+    def compute_output_spec(
+        self, inputs: Any, task: Any = None, training: bool = False, gates: Any = None
+    ) -> Any:
         if task is not None:
             shape = (inputs.shape[0], max(self.num_outputs))
             return keras.KerasTensor(shape, dtype=self._exact)
@@ -165,3 +173,8 @@ class Towers(keras.layers.Layer):
             "num_outputs": list(self.num_outputs),
             **{name: config[name] for name in shared},
         }
+
+
+def of_own_task(values: Any, task: Any) -> Any:
+    """Of `(b, t, u)` what belongs to each row's task, `(b, 1, u)`."""
+    return ops.take_along_axis(values, ops.cast(task, "int32")[:, None, None], axis=1)

@@ -45,6 +45,8 @@ def copy_extended(old: Any, new: Any, like: Sequence[int]) -> None:
             new task's kind, the new tower starts as that one's.
     """
     copy_weights(old.encoder, new.encoder)
+    if old.input_gate is not None:
+        copy_weights(old.input_gate, new.input_gate)
     new.structure.copy_extended(old.structure, like)
     first, task = old.schema.tasks[like[0]], new.schema.tasks[-1]
     same_kind = type(first) is type(task) and first.num_outputs == task.num_outputs

@@ -11,7 +11,8 @@ import keras
 
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.output import GateOutput
-from tfmoe.model.inputs import columns_of, context_of, task_of
+from tfmoe.heads.scenario_towers import ScenarioTowers
+from tfmoe.model.inputs import columns_of, context_of, scenario_of, task_of
 from tfmoe.schema.schema import Schema
 from tfmoe.structures.base import Structure
 
@@ -38,17 +39,36 @@ class ForwardOutput(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """The layers of a model, in the order of its forward pass."""
+    """The layers of a model, in the order of its forward pass, and what conditions them.
+
+    `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None.
+    """
 
     schema: Schema
-    encoder: keras.layers.Layer
+    encoder: Any
     structure: Structure
     towers: keras.layers.Layer
     head: keras.layers.Layer
+    input_gate: Any = None
+    tower_gate: Any = None
 
     def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """The structure's inputs: a vector a row, or tokens and their mask."""
-        return self.encoder(columns_of(self.schema, features))
+        encoded = self.encoder(columns_of(self.schema, features))
+        if self.input_gate is None:
+            return encoded
+        column = scenario_of(self.schema, "EPNet")
+        return self.input_gate(encoded, self.encoder.part(encoded, [column]))
+
+    def _conditions(self, encoded: Tensor, features: dict[str, Tensor]) -> dict[str, Any]:
+        """Call arguments of the towers beside a row's task."""
+        found: dict[str, Any] = {}
+        if self.tower_gate is not None:
+            prior = self.encoder.part(encoded, self.tower_gate.columns)
+            found["gates"] = self.tower_gate(encoded, prior)
+        if isinstance(self.towers, ScenarioTowers):
+            found["scenario"] = features[scenario_of(self.schema, "ScenarioTowers")]
+        return found
 
     def forward(
         self, features: dict[str, Tensor], training: bool | None = None, return_aux: bool = True
@@ -64,9 +84,11 @@ class Stages(NamedTuple):
         task = task_of(self.schema, features)
         aux = {"return_aux": True} if return_aux else {}
         context = context_of(self.schema, self.structure, features)
-        hidden = self.structure(self.encode(features), **task, **context, **mode, **aux)
+        encoded: Any = self.encode(features)
+        hidden = self.structure(encoded, **task, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])
-        predictions, logits = self.head(self.towers(hidden, **task, **mode), **task)
+        conditions = self._conditions(encoded, features)
+        predictions, logits = self.head(self.towers(hidden, **task, **mode, **conditions), **task)
         return ForwardOutput(predictions, logits, records)
 
 

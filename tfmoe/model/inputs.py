@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from tfmoe.compute.types import Tensor
-from tfmoe.schema.columns import MultiCategorical
+from tfmoe.schema.columns import SCENARIO, MultiCategorical
 from tfmoe.schema.schema import Schema
 from tfmoe.structures.base import Structure
 
@@ -55,11 +55,15 @@ def context_of(
     """The call argument `context` of a structure, as a dict; empty where it wants none.
 
     Raises:
-        ValueError: if it wants the ids of what is no `Categorical` column.
+        ValueError: if it wants the ids of what is no `Categorical` column, or the scenario of rows
+            without one.
     """
-    columns = structure.context_columns
+    columns = dict(structure.context_columns)
     if not columns:
         return {}
+    for key, name in columns.items():
+        if name == SCENARIO:
+            columns[key] = scenario_of(schema, type(structure).__name__)
     known: tuple[Any, ...] = tuple(schema.columns)
     plain = [c.name for c in known if c.embeds and not isinstance(c, MultiCategorical)]
     unknown = [name for name in columns.values() if name not in plain]
@@ -69,6 +73,20 @@ def context_of(
             f"column={unknown[0]!r}."
         )
     return {"context": {key: features[name] for key, name in columns.items()}}
+
+
+def scenario_of(schema: Schema, owner: str) -> str:
+    """The column that says the scenario of a row.
+
+    Raises:
+        ValueError: if there is none; `owner` is what asks for it.
+    """
+    if schema.scenario is None:
+        raise ValueError(
+            f"{owner} is conditioned on the scenario of each row. Received a schema without one. "
+            "Name its Categorical column: Schema(columns, tasks, scenario=...)."
+        )
+    return schema.scenario
 
 
 def named(inputs: Mapping[str, keras.KerasTensor], features: Any) -> dict[str, Tensor]:

@@ -16,11 +16,14 @@ from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
 from tfmoe.features.encoder import Encoder
+from tfmoe.features.epnet import EPNet
 from tfmoe.files import check_new, is_remote, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
+from tfmoe.heads.ppnet import PPNet
 from tfmoe.model.add_task import check_routing, copy_extended, places
 from tfmoe.model.assets import check_goes_with, check_sizes
+from tfmoe.model.conditions import conditions_of, num_scenarios
 from tfmoe.model.finite import check_weights
 from tfmoe.model.forward import ForwardOutput, Stages, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
@@ -107,6 +110,12 @@ class MultiTaskModel(Trainable):
         tower_units: sequence of int >= 1, hidden units of every task's tower; `()` for
             none.
         tower_dropout: float in [0, 1), of the towers' hidden layers, in training.
+        input_gate: `EPNet`, a recipe, or None. It stands before the structure and weighs its
+            inputs by the scenario, `Schema(scenario=...)`; for structures of flat inputs.
+        tower_gate: `PPNet`, a recipe, or None. It weighs the units of the towers' hidden layers
+            by the columns that it names. Both together are PEPNet.
+        scenario_towers: bool; whether towers have factors of every scenario's own, see
+            `ScenarioTowers`.
         name, dtype, trainable: as for any Keras model.
 
     Call arguments:
@@ -129,6 +138,9 @@ class MultiTaskModel(Trainable):
         mixture: Structure | keras.layers.Layer,
         tower_units: Sequence[int] = (64,),
         tower_dropout: float = 0.0,
+        input_gate: EPNet | None = None,
+        tower_gate: PPNet | None = None,
+        scenario_towers: bool = False,
         *,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
@@ -139,9 +151,12 @@ class MultiTaskModel(Trainable):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         original, config = _recipe_of(mixture, policy)
         # Layers are named so that no column's input can have the same name.
-        mixture = nested.filled(
-            config, "MultiTaskModel", name="tfmoe_mixture", num_tasks=len(schema.tasks)
-        )
+        known: dict[str, Any] = {"num_tasks": len(schema.tasks)}
+        if "num_scenarios" in config["config"]:
+            known["num_scenarios"] = num_scenarios(
+                schema, blueprint.table_sizes, config["class_name"]
+            )
+        mixture = nested.filled(config, "MultiTaskModel", name="tfmoe_mixture", **known)
         structure = structure_of(mixture)
         encoder = Encoder(
             schema,
@@ -150,18 +165,27 @@ class MultiTaskModel(Trainable):
             dtype=policy,
             name="tfmoe_encoder",
         )
+        scenarios = None
+        if scenario_towers:
+            scenarios = num_scenarios(schema, blueprint.table_sizes, "scenario_towers")
         towers = towers_of(
             [task.num_outputs for task in schema.tasks],
             num_added,
+            num_scenarios=scenarios,
             hidden_units=tower_units,
             dropout=tower_dropout,
             dtype=policy,
             name="tfmoe_towers",
         )
+        conditions = conditions_of(
+            schema, structure, input_gate, tower_gate, tower_units, num_added, policy
+        )
         kind: type[Outputs | ScoreOutputs] = ScoreOutputs if schema.task_column else Outputs
         moments = moments_of(schema.tasks, blueprint.label_moments)
         head = kind(schema.tasks, moments, dtype="float32", name="tfmoe_outputs")
-        stages = Stages(schema, encoder, structure, towers, head)
+        stages = Stages(
+            schema, encoder, structure, towers, head, conditions.input_gate, conditions.tower_gate
+        )
         inputs = symbols(schema, blueprint.lengths)
         outputs = stages.forward(inputs, return_aux=False).predictions
         structure.adopt(original)
@@ -169,11 +193,14 @@ class MultiTaskModel(Trainable):
             inputs=inputs, outputs=outputs, name=name, dtype=dtype, trainable=trainable
         )
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
+        self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
+        self.scenario_towers = bool(scenario_towers)
         self.schema = schema
         self.tower_units = tuple(tower_units)
         self.tower_dropout = tower_dropout
         self.lengths = dict(blueprint.lengths)
         self._mixture_config = config
+        self._conditions = Untracked(conditions)
         self._num_added = num_added
         self._stages = Untracked(stages)
         self._fitted = Untracked(blueprint.preprocessor)
@@ -245,12 +272,23 @@ class MultiTaskModel(Trainable):
         model = MultiTaskModel(
             blueprint,
             self.structure.extended(related, routing),
-            tower_units=self.tower_units,
-            tower_dropout=self.tower_dropout,
-            dtype=self.encoder.dtype_policy,
+            **self.around,
         )
         copy_extended(self, model, related)
         return model
+
+    @property
+    def around(self) -> dict[str, Any]:
+        """The arguments of its constructor beside preprocessor and mixture, for a model like it."""
+        conditions = self._conditions.value
+        return {
+            "tower_units": self.tower_units,
+            "tower_dropout": self.tower_dropout,
+            "input_gate": conditions.input_recipe,
+            "tower_gate": conditions.tower_recipe,
+            "scenario_towers": self.scenario_towers,
+            "dtype": self.encoder.dtype_policy,
+        }
 
     @property
     def added_tasks(self) -> tuple[str, ...]:
@@ -294,6 +332,9 @@ class MultiTaskModel(Trainable):
             "mixture": self._mixture_config,
             "tower_units": list(self.tower_units),
             "tower_dropout": self.tower_dropout,
+            "input_gate": self._conditions.value.input_recipe,
+            "tower_gate": self._conditions.value.tower_recipe,
+            "scenario_towers": self.scenario_towers,
             "num_added": self._num_added,
             "frozen": frozen_places(self),
         }

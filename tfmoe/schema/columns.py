@@ -17,6 +17,9 @@ from tfmoe.validation import (
 # Ids enter saved files and served graphs, so they are fixed for good.
 PADDING_ID, MISSING_ID, UNKNOWN_ID, FIRST_ID = 0, 1, 2, 3
 
+#: Where a part of a model asks for a column: that which `Schema.scenario` names.
+SCENARIO = "<scenario>"
+
 # What stands for "missing" in a served request, where there is no None.
 MISSING_INT = -(2**63)
 MISSING_STRING = ""

@@ -19,8 +19,8 @@ _KINDS = {
     for kind in (Numeric, Categorical, MultiCategorical, Sequence, Binary, Regression, Multiclass)
 }
 
-# Raw columns that are neither input nor label, in the order of Schema's arguments.
-_ROLES = ("weight_column", "task_column")
+# The names of columns with a part of their own, in the order of Schema's arguments.
+_ROLES = ("weight_column", "task_column", "scenario")
 
 
 def part_to_dict(part: Column | Task) -> dict[str, Any]:
@@ -121,6 +121,11 @@ class Schema:
             losses and metrics and is no input.
         task_column: name of the raw column that says which task a row belongs to, or
             None. An input that reads it too has another name, and this as its `source`.
+        scenario: name of the `Categorical` among the columns that says under which
+            circumstances a row came to be (a country, a page, a device), or None. Rows keep
+            the labels of all tasks; structures such as `STAR`, a model's `input_gate` and
+            `tower_gate`, and its `scenario_towers` are conditioned on it, and `evaluate` tells
+            metrics by it.
 
     Raises:
         ValueError: if names repeat, also those of the tasks' metrics, a label is also an input,
@@ -141,6 +146,7 @@ class Schema:
     tasks: abc.Sequence[Task]
     weight_column: str | None = None
     task_column: str | None = None
+    scenario: str | None = None
 
     def __post_init__(self) -> None:
         for field, base in (("columns", Column), ("tasks", Task)):
@@ -166,6 +172,7 @@ class Schema:
         self._check_tables()
         self._check_label_spaces()
         self._check_task_column()
+        self._check_scenario()
 
     def _check_served_names(self) -> None:
         inputs = [column.name for column in self.columns]
@@ -290,6 +297,19 @@ class Schema:
             raise ValueError(
                 "With `task_column` all tasks share one output, so all or none are Multiclass. "
                 f"Received Multiclass {multiclass} among {list(self.task_names)}. Make two schemas."
+            )
+
+    def _check_scenario(self) -> None:
+        if self.scenario is None:
+            return
+        known: tuple[Any, ...] = tuple(self.columns)
+        ids = [c for c in known if c.embeds and not isinstance(c, MultiCategorical)]
+        fitting = [c.name for c in ids if not self.column(c.table).hash_buckets]  # type: ignore[attr-defined]
+        if self.scenario not in fitting:
+            raise ValueError(
+                "`scenario` is the name of a Categorical column whose values are counted, not "
+                f"hashed: one of {fitting}. Received scenario={self.scenario!r}. Add such a "
+                "column, or leave `scenario` out."
             )
 
     @property
