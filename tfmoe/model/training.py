@@ -31,7 +31,7 @@ from tfmoe.model.jit import jit_pays
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
 from tfmoe.model.watched import check_reported, check_watched, warn_of_near_ties
-from tfmoe.objectives.exact_auc import exact_aucs
+from tfmoe.objectives.exact import exact_metrics
 from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.task_per_row import TaskPerRow
@@ -426,7 +426,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
             exact: bool; compute the AUC of binary tasks in a second pass that sorts all
                 scores, in place of the binned one (within about 2e-6 of it once scores are
-                spread). A generator, which can be read only once, gets the binned one.
+                spread). A generator, which can be read only once, gets the binned one. Where
+                the schema names a `scenario`, the same pass tells a metric of each task by
+                scenario, `watch_auc_de`, of the 100 scenarios with the most rows.
         """
         x = frame_of(self.schema, x)
         if is_frame(x):
@@ -461,7 +463,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         elif exact:
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
-                logs.update(exact_aucs(self, names, x, y, **shared))
+                logs.update(exact_metrics(self, names, x, y, **shared))
         return logs if return_dict else keras_private.metrics_in_order(self, logs)
 
     def predict(

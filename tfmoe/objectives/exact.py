@@ -1,0 +1,149 @@
+"""What is measured after training from all scores at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfmoe.objectives.metrics import exact_auc
+from tfmoe.schema.columns import FIRST_ID, MISSING_ID, UNKNOWN_ID
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Binary, Multiclass, Task
+
+# Metrics are told of the scenarios with the most rows.
+MOST_SCENARIOS = 100
+
+
+def exact_metrics(
+    model: Any,
+    names: Sequence[str],
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+) -> dict[str, float]:
+    """AUC of binary tasks from all scores, sorted, and one metric of each task by scenario.
+
+    Args:
+        model: `MultiTaskModel`.
+        names: the tasks with an AUC of their own.
+        x, y, sample_weight, batch_size, steps: as for `keras.Model.evaluate`. Labels and
+            weights may be dicts by task; NaN labels are missing.
+
+    Returns:
+        Dict `{"<task>_auc": float}` of the tasks that have labels. If the schema names a
+        `scenario`, also `"<task>_auc_<scenario>"` of each binary task, `"<task>_rmse_<scenario>"`
+        of a regression, `"<task>_accuracy_<scenario>"` of a multiclass task, of the 100 scenarios
+        with the most rows; those of which it is not defined are left out.
+
+    Raises:
+        ValueError: if two of these would have one name.
+    """
+    scenario = model.schema.scenario
+    if not names and scenario is None:
+        return {}
+    wanted = names if scenario is None else model.schema.task_names
+    columns: dict[str, tuple[list[Any], ...]] = {name: ([], [], [], []) for name in wanted}
+    for features, labels, weights, scores in _scored(model, x, y, sample_weight, batch_size, steps):
+        for name, row in _by_task(model.schema, features, labels, weights, scores):
+            for values, value in zip(columns.get(name, ()), row, strict=False):
+                values.append(value)
+    rows = {n: tuple(map(np.concatenate, parts)) for n, parts in columns.items() if parts[0]}
+    found = {f"{name}_auc": exact_auc(*rows[name][:3]) for name in names if name in rows}
+    if scenario is not None:
+        found |= _by_scenario(model, rows)
+    return found
+
+
+def _by_scenario(model: Any, rows: dict[str, tuple[np.ndarray, ...]]) -> dict[str, float]:
+    """A metric of each task and scenario.
+
+    Args:
+        model: `MultiTaskModel`.
+        rows: dict by task of labels, scores, weights and ids of the scenario.
+    """
+    values = model.preprocessor.vocabulary(model.schema.scenario).to_pylist()
+    words = dict(enumerate(map(str, values), FIRST_ID))
+    words |= {MISSING_ID: "missing", UNKNOWN_ID: "unknown"}
+    ids, counts = np.unique(np.concatenate([own[3] for own in rows.values()]), return_counts=True)
+    most = ids[np.argsort(-counts, kind="stable")[:MOST_SCENARIOS]]
+    found: dict[str, float] = {}
+    for task in (task for task in model.schema.tasks if task.name in rows):
+        for one in sorted(most):
+            labels, scores, weights, _ = (
+                part[rows[task.name][3] == one] for part in rows[task.name]
+            )
+            metric, value = _metric(task, labels, scores, weights)
+            name = f"{task.name}_{metric}_{words[one]}"
+            if name in found:
+                raise ValueError(
+                    "Metrics by scenario are called by task, metric and scenario, no two of them "
+                    f"alike. Received {name!r} twice. Choose another name for a task."
+                )
+            if not np.isnan(value):
+                found[name] = value
+    return found
+
+
+def _metric(
+    task: Task, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[str, float]:
+    """Name and value of a task's first metric, of rows with and without its label."""
+    if isinstance(task, Binary):
+        return "auc", exact_auc(labels, scores, weights)
+    present = ~np.isnan(labels) & (weights > 0)
+    labels, scores, weights = labels[present], scores[present], weights[present]
+    if not len(labels):
+        return ("accuracy" if isinstance(task, Multiclass) else "rmse"), float("nan")
+    if isinstance(task, Multiclass):
+        return "accuracy", float(np.average(scores.argmax(-1) == labels, weights=weights))
+    return "rmse", float(np.sqrt(np.average((scores - labels) ** 2, weights=weights)))
+
+
+def _scored(
+    model: Any, x: Any, y: Any, sample_weight: Any, batch_size: int | None, steps: int | None
+) -> Iterable[Any]:
+    """Features, labels, weights and scores, in one piece or by batch."""
+    if y is None:
+        return _scored_batches(model, x, steps)
+    size = batch_size or 32
+    if steps is not None:
+        x, y, sample_weight = keras.tree.map_structure(
+            lambda v: None if v is None else v[: steps * size], (x, y, sample_weight)
+        )
+    return [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
+
+
+def _by_task(
+    schema: Schema, features: Any, labels: Any, weights: Any, scores: Any
+) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+    """For each task with labels: its name, and its labels, scores, weights and scenarios."""
+    outputs = schema.output_names
+    labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
+    for output in set(outputs) & set(labels):
+        num = len(scores[output])
+        own = weights.get(output) if isinstance(weights, dict) else weights
+        own = np.ones(num) if own is None else np.asarray(own)
+        ids = np.zeros(num, "int32") if schema.scenario is None else features[schema.scenario]
+        row = tuple(np.reshape(np.asarray(one), (-1,)) for one in (labels[output], own, ids))
+        row = (row[0], np.asarray(scores[output]), *row[1:])
+        if not schema.task_column:
+            yield output, row
+            continue
+        task = np.reshape(np.asarray(features[schema.task_column]), (-1,))
+        for index, name in enumerate(schema.task_names):
+            yield name, tuple(values[task == index] for values in row)
+
+
+def _scored_batches(
+    model: Any, batches: Iterable[Any], steps: int | None
+) -> Iterator[tuple[Any, Any, Any, Any]]:
+    for step, batch in enumerate(batches):
+        if steps is not None and step >= steps:
+            return
+        x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        yield x, labels, weights, model.predict_on_batch(x)
