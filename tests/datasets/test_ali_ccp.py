@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.datasets import ali_ccp
+from tfmoe.datasets import ali_ccp, public
 
 USER = ["101", "121", "122", "124", "125", "126", "127", "128", "129"]
 ROW = ["205", "206", "207", "216", "508", "509", "702", "853", "301"]
@@ -79,6 +79,22 @@ def test_a_part_of_the_raw_form(tmp_path):
     found = pd.concat([split.train, split.valid])
     assert set(found.groupby("101").size()) == {10}
     assert 0 < found["101"].nunique() < 20
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_blocks_change_nothing(tmp_path, monkeypatch, raw):
+    if raw:
+        write_raw(tmp_path, num_train=300, num_test=100, visits=90)
+    else:
+        for part in ("train", "test"):
+            prepared(300).to_csv(tmp_path / f"ali_ccp_{part}.csv", index=False)
+    parts = ({}, {"fraction": 0.4}, {"num_rows": 90}, {"num_rows": 90, "fraction": 0.4})
+    whole = [ali_ccp(tmp_path, **part) for part in parts]
+    monkeypatch.setattr(public, "_BLOCK", 2048)
+    for part, expected in zip(parts, whole, strict=True):
+        found = ali_ccp(tmp_path, **part)
+        for name in ("train", "valid", "test"):
+            pd.testing.assert_frame_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_a_purchase_without_a_click_is_left_out(tmp_path):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.datasets import kuairand
+from tfmoe.datasets import kuairand, public
 
 LOG = [
     *("user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow"),
@@ -102,6 +102,15 @@ def test_files_in_parts_are_one_table(tmp_path):
     parted, whole = (kuairand(tmp_path / name).test for name in "ab")
     order = parted.sort_values("play_time_ms", ignore_index=True)
     pd.testing.assert_frame_equal(order, whole)
+
+
+def test_blocks_change_nothing(tmp_path, monkeypatch):
+    write(tmp_path, num_train=200)
+    whole = kuairand(tmp_path, fraction=0.6)
+    monkeypatch.setattr(public, "_BLOCK", 1024)
+    found = kuairand(tmp_path, fraction=0.6)
+    for name in ("train", "valid", "test"):
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(whole, name))
 
 
 def test_rows_without_features_stay(tmp_path):

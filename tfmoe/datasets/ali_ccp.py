@@ -185,7 +185,7 @@ def _rows(path, fraction, num_rows, seed):
         if left is not None:
             batch, left = batch.slice(0, left), max(0, left - len(batch))
         bought = pa.compute.less_equal(batch["purchase"], batch["click"])
-        kept = bought.to_numpy(zero_copy_only=False)
+        kept = pa.compute.fill_null(bought, False).to_numpy(zero_copy_only=False)
         if fraction < 1:
             common = batch["common"].to_numpy(zero_copy_only=False)
             kept = kept & public.drawn(common, fraction, seed)

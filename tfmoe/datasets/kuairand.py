@@ -182,7 +182,7 @@ def _table(files, types, key, *logs):
     seen = pa.array(pd.unique(pd.concat([log[key] for log in logs])), types[key])
 
     def keep(batch):
-        return pa.compute.is_in(batch[key], value_set=seen)
+        return pa.compute.is_in(batch[key], value_set=seen).to_numpy(zero_copy_only=False)
 
     features = _read(files, types, keep).drop_duplicates(key)
     for name, kind in types.items():
