@@ -187,7 +187,9 @@ def _table(files, types, key, *logs):
     features = _read(files, types, keep).drop_duplicates(key)
     for name, kind in types.items():
         if kind == pa.float64() and features[name].notna().all():
-            features[name] = pd.to_numeric(features[name], downcast="integer")
+            # In two steps: pandas 2.2 warns where a float is out of a smaller type's range.
+            whole = features[name].astype("int64")
+            features[name] = pd.to_numeric(whole, downcast="integer")
     return features
 
 
