@@ -10,6 +10,7 @@ from benchmarks import pages, results
 # Each module has `run(quick, **options)`, which returns rows, `headline(rows)`, and perhaps
 # `draw(rows, path)` and `OPTIONS`, a dict from an option's name to its type, default and help.
 BENCHMARKS = {
+    "aliexpress": "benchmarks.aliexpress",
     "census": "benchmarks.census",
     "conflict": "benchmarks.conflict",
     "correlation": "benchmarks.correlation",

@@ -1,17 +1,23 @@
 """Generated and public data to learn on."""
 
+from tfmoe.datasets.ali_ccp import ali_ccp
+from tfmoe.datasets.aliexpress import aliexpress
 from tfmoe.datasets.census import census_income
 from tfmoe.datasets.correlated import correlated_tasks
 from tfmoe.datasets.grouped import add_unrelated, grouped_tasks, selection_scores, task_rows
+from tfmoe.datasets.kuairand import kuairand
 from tfmoe.datasets.movielens import movielens
 from tfmoe.datasets.synthetic import Split, synthetic_ratings
 
 __all__ = [
     "Split",
     "add_unrelated",
+    "ali_ccp",
+    "aliexpress",
     "census_income",
     "correlated_tasks",
     "grouped_tasks",
+    "kuairand",
     "movielens",
     "selection_scores",
     "synthetic_ratings",
