@@ -188,6 +188,7 @@ def test_every_public_gate_and_structure_has_a_name():
         "omoe": "OMoE",
         "mod-squad": "ModSquad",
         "shared-bottom": "SharedBottom",
+        "star": "STAR",
     }
     assert {"top-k", "dselect-k", "relu", "balanced-top-k"} < set(GATES)
 
@@ -333,6 +334,34 @@ def test_rows_of_one_task_each_all_the_way(tmp_path):
     done = run("predict", tmp_path / "de.keras", tmp_path / "de.csv", "--out", tmp_path / "p.csv")
     assert done.exit_code == 0, done.output
     assert list(pd.read_csv(tmp_path / "p.csv")) == ["score"]
+
+
+@pytest.mark.slow
+def test_rows_of_scenarios_all_the_way(tmp_path):
+    df = tables.rows()[["user_id", "age", "device", "watch", "rating"]]
+    df.to_csv(tmp_path / "rows.csv", index=False)
+    rows, schema = tmp_path / "rows.csv", tmp_path / "schema.yaml"
+    labels = ("--label", "watch", "--label", "rating")
+    assert run("schema", rows, *labels, "--out", schema).exit_code == 0
+    some = ("--epochs", 1, "--hidden-units", "8,4", "--tower-units", "4", "--schema", schema)
+    done = run("train", rows, *some, "--mixture", "star", "--out", tmp_path / "no.keras")
+    assert (done.exit_code, "Name its Categorical column" in done.output) == (1, True)
+    schema.write_text(f"{schema.read_text()}scenario: device\n")
+    ways = {
+        "star": ("--mixture", "star", "--scenario-towers"),
+        "pepnet": ("--pepnet", "user_id"),
+    }
+    for name, options in ways.items():
+        model = tmp_path / f"{name}.keras"
+        done = run("train", rows, *some, *options, "--out", model)
+        assert done.exit_code == 0, done.output
+        done = run("evaluate", model, rows)
+        assert done.exit_code == 0, done.output
+        for device in df["device"].dropna().unique():
+            assert f"watch_auc_{device}" in done.output
+    model = tfmoe.load_model(tmp_path / "pepnet.keras")
+    assert model.tower_gate.columns == ("user_id",)
+    assert tfmoe.load_model(tmp_path / "star.keras").scenario_towers
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,34 @@ def network(x, layers, activation=relu):
     return h
 
 
+def star(shared, own, num_scenarios):
+    """Layers of networks, by element multiplied by what scenarios have of their own.
+
+    Args:
+        shared: for each layer arrays `(n, ...)`: kernel, bias[, scale, offset].
+        own: the same as `(n, s, ...)`.
+        num_scenarios: int, `s`.
+
+    Returns:
+        List of layers as `network` takes them, network by network, in each by scenario.
+    """
+    found = []
+    for n in range(len(shared[0][0])):
+        for s in range(num_scenarios):
+            layers = []
+            for weights, factors in zip(shared, own, strict=True):
+                layer = []
+                for place, (weight, factor) in enumerate(zip(weights, factors, strict=True)):
+                    is_product = place in (0, 2)  # kernel and scale
+                    value = (
+                        weight[n] * (1 + factor[n, s]) if is_product else weight[n] + factor[n, s]
+                    )
+                    layer.append(value)
+                layers.append(tuple(layer))
+            found.append(layers)
+    return found
+
+
 def experts(inputs, networks):
     """`inputs` `(b, f)` or `(b, e, f)`, a list of layers an expert: `(b, e, u)`."""
     rows = []

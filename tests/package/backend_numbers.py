@@ -121,6 +121,21 @@ def _structures(x, gate, units):
         "cross_stitch": (tfmoe.CrossStitch(2, **units), x),
         "mtan": (tfmoe.MTAN(2, **units), x),
         "snr": (tfmoe.SNR(2, **units), x),
+        **_scenarios(x),
+    }
+
+
+def _scenarios(x):
+    """What is conditioned on the scenario of a row."""
+    import tfmoe
+
+    ids, prior = np.array([2, 0, 1, 2], "int32"), {"inputs": x, "prior": matrix(4, 2)}
+    towers = {"inputs": matrix(4, 2, 5), "scenario": ids}
+    return {
+        "star": (tfmoe.STAR(2, 3, (6, 4)), {"inputs": x, "context": {"scenario": ids}}),
+        "epnet": (tfmoe.EPNet((4,)), prior),
+        "ppnet": (tfmoe.PPNet("user", (4,), num_tasks=2, tower_units=(3,)), prior),
+        "scenario_towers": (tfmoe.ScenarioTowers((1, 3), 3, (4,)), towers),
     }
 
 

@@ -138,10 +138,11 @@ def functional(layer, inputs):
     def symbols_of(x, name=None):
         if isinstance(x, tuple):
             return tuple(symbols_of(part) for part in x)
+        if isinstance(x, dict):
+            return {name: symbols_of(part, name) for name, part in x.items()}
         return keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
 
-    named = isinstance(inputs, dict)
-    symbols = {n: symbols_of(x, n) for n, x in inputs.items()} if named else symbols_of(inputs)
+    symbols = symbols_of(inputs)
     return keras.Model(symbols, called(layer, symbols))
 
 

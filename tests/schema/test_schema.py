@@ -369,3 +369,25 @@ def test_a_json_file_says_a_thing_once():
     text = '{"columns": [{"kind": "Numeric", "name": "x", "name": "z"}], "tasks": []}'
     with pytest.raises(ValueError, match="Received 'name' twice"):
         Schema.from_json(text)
+
+
+@pytest.mark.parametrize("scenario", ["age", "genres", "device", "nobody"])
+def test_a_scenario_is_a_column_of_counted_values(scenario):
+    with pytest.raises(ValueError, match=r"one of \['city', 'place'\]. Received scenario="):
+        Schema(
+            [
+                Numeric("age"),
+                Categorical("city"),
+                Categorical("place", share="city"),
+                Categorical("device", hash_buckets=7),
+                MultiCategorical("genres"),
+            ],
+            [Binary("click")],
+            scenario=scenario,
+        )
+
+
+def test_a_scenario_travels_with_the_schema():
+    schema = Schema([Categorical("city")], [Binary("a"), Binary("b")], scenario="city")
+    assert Schema.from_json(schema.to_json()) == schema
+    assert schema.select("b").scenario == schema.add(Binary("c")).scenario == "city"

@@ -6,7 +6,7 @@ Help, completion and errors follow from these tables, which need no Keras.
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tfmoe
 
@@ -172,6 +172,14 @@ def structure_by_name(
         gate=None if gate is None else gate_by_name(gate, num_nonzeros, entropy_reg),
         num_nonzeros=num_nonzeros or NUM_NONZEROS,
     )
+
+
+def conditions(pepnet: str | None) -> dict[str, Any]:
+    """The gates around the structure, for columns with commas between them, or None for none."""
+    if pepnet is None:
+        return {}
+    columns = [name.strip() for name in pepnet.split(",") if name.strip()]
+    return {"input_gate": tfmoe.EPNet(), "tower_gate": tfmoe.PPNet(columns)}
 
 
 def check_taken(owner: str, given: Mapping[str, object], takes: Iterable[str]) -> None:

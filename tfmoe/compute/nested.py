@@ -71,10 +71,13 @@ def filled(config: Any, owner: str, name: str | None = None, **values: Any) -> A
     try:
         return keras.saving.deserialize_keras_object(config)
     except TypeError as error:
-        # Keras wraps the constructor's own error in many lines of config.
-        if isinstance(error.__context__, ValueError):
-            raise error.__context__ from error
-        raise
+        # Keras wraps the constructor's own error in many lines of config, once or twice.
+        own: BaseException | None = error
+        while own is not None and not isinstance(own, ValueError):
+            own = own.__context__
+        if own is None:
+            raise
+        raise own from error
 
 
 def _plain(config: Any) -> Any:

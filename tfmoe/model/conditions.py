@@ -91,7 +91,6 @@ def conditions_of(
         made["input_gate"] = nested.filled(
             _of_policy(recipes["input_gate"], policy), "MultiTaskModel", name="tfmoe_input_gate"
         )
-        made["input_gate"].trainable = not num_added
     if recipes["tower_gate"]:
         gate = nested.filled(
             _of_policy(recipes["tower_gate"], policy),

@@ -209,6 +209,8 @@ class MultiTaskModel(Trainable):
         if num_added:
             encoder.trainable = False
             structure.freeze()
+            if self.input_gate is not None:
+                self.input_gate.trainable = False
         elif blueprint.preprocessor is not None:
             means = blueprint.preprocessor.label_means
             start_at_means(self.towers, schema.tasks, means, moments)

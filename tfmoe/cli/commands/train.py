@@ -65,6 +65,16 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
     ] = None,
+    pepnet: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns that personalise, such as user_id,movie_id: inputs are weighed by the "
+            "schema's scenario, towers by these (PEPNet)."
+        ),
+    ] = None,
+    scenario_towers: Annotated[
+        bool, typer.Option("--scenario-towers", help="Towers have factors of each scenario's own.")
+    ] = False,
     task_weight: Annotated[
         list[str] | None,
         typer.Option(help="A task's weight in the loss, task=number; several times."),
@@ -133,7 +143,14 @@ def train(
             # Here, so that a few lines of Python with the same seed train the same model.
             keras.utils.set_random_seed(seed)
             recipe = structure(entropy_reg)
-            model = tfmoe.MultiTaskModel(prep, recipe, towers, dropout or 0.0)
+            model = tfmoe.MultiTaskModel(
+                prep,
+                recipe,
+                towers,
+                dropout or 0.0,
+                **by_name.conditions(pepnet),
+                scenario_towers=scenario_towers,
+            )
         finally:
             keras.config.set_dtype_policy(before)
         model.compile(tfmoe.optimizers.Adam(learning_rate), loss_weights=weights or None)
