@@ -25,6 +25,7 @@ BENCHMARKS = {
     "peers": "benchmarks.peers",
     "pipeline": "benchmarks.pipeline",
     "robust": "benchmarks.robust",
+    "scenarios": "benchmarks.scenarios",
     "selectors": "benchmarks.selectors",
     "sparse": "benchmarks.sparse",
     "squad": "benchmarks.squad",

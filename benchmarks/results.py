@@ -21,7 +21,12 @@ PAGES = ROOT / "docs" / "results"
 PICTURES = PAGES / "pictures"
 
 # Benchmarks that may be run in parts, and what of a row tells its part.
-PARTS = {"correlation": ("set",), "defaults": ("table",), "synthetic": ("tasks", "set")}
+PARTS = {
+    "correlation": ("set",),
+    "defaults": ("table",),
+    "scenarios": ("set",),
+    "synthetic": ("tasks", "set"),
+}
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
