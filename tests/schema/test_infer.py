@@ -194,6 +194,50 @@ def test_labels_of_text(tmp_path, cells, task):
         told(lambda schema=schema, source=source: Preprocessor(schema).fit(source).arrays(source))
 
 
+def _limits(**columns):
+    frame = pd.DataFrame({"a": np.linspace(0, 1, len(next(iter(columns.values())))), **columns})
+    schema, said = told(lambda: Schema.infer(frame, list(columns)))
+    limits = {task.name: task.where for task in schema.tasks if task.where}
+    for name, where in limits.items():
+        assert f"{name!r} (where={where!r})" in said
+    assert ("exactly where" in said) == bool(limits)
+    told(lambda: Preprocessor(schema).fit(frame).arrays(frame))
+    return limits
+
+
+def test_labels_that_are_there_only_within_another(tmp_path):
+    watch = _noise()
+    bought = np.where(watch == 1, _noise(1), np.nan)
+    rating = np.where(watch == 1, 3.5, np.nan)
+    spend = np.where(bought == 1, 7.25, np.nan)
+    chain = {"bought": "watch", "spend": "bought"}
+    assert _limits(watch=watch, bought=bought, spend=spend) == chain
+    assert _limits(watch=watch.astype(bool), rating=rating) == {"rating": "watch"}
+    texts = np.where(watch == 1, "yes", "no")
+    mood = pd.Series(np.where(watch == 1, np.array(["a", "b", "c"])[np.arange(300) % 3], ""))
+    assert _limits(watch=texts, rating=rating, mood=mood) == {"rating": "watch", "mood": "watch"}
+    signs = np.where(watch == 1, "+", "-")
+    assert _limits(watch=signs, rating=rating) == {"rating": "watch"}
+    path = _csv(tmp_path / "t.csv", **{"a b": texts, "r": rating, "x": np.linspace(0, 1, 300)})
+    schema, _ = told(lambda: Schema.infer(path, ["a b", "r"]))
+    assert schema.tasks == (
+        Binary("a_b", source="a b", positive="yes"),
+        Regression("r", where="a_b"),
+    )
+
+
+def test_labels_that_are_missing_elsewhere_are_limited_by_nothing():
+    watch = _noise()
+    rating = np.where(watch == 1, 3.5, np.nan)
+    gaps = np.where(np.arange(300) % 7 == 0, np.nan, 3.5)
+    assert _limits(watch=watch, rating=gaps) == {}
+    assert _limits(watch=1 - watch, rating=rating) == {}
+    assert _limits(watch=watch, rating=np.where(np.arange(300) == 0, np.nan, rating)) == {}
+    # Missing in the same rows: that the one is 0 there was never seen.
+    assert _limits(watch=np.where(watch == 1, 1.0, np.nan), rating=rating) == {}
+    assert _limits(watch=watch, both=np.where(watch == 1, 1, np.nan)) == {"both": "watch"}
+
+
 @pytest.mark.parametrize("cells", [["x", "x"], ["", ""], ["2020-01-01", "2020-01-02"]])
 def test_labels_that_are_none(tmp_path, cells):
     path = _csv(tmp_path / "t.csv", a=[1.5, 2.5], y=cells)

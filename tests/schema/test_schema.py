@@ -130,7 +130,7 @@ def test_infer_proposes_what_a_person_would():
     )
     assert schema.tasks == (
         Binary("watch"),
-        Regression("rating"),
+        Regression("rating", where="watch"),
         Binary("plan", positive="paid"),
     )
     with pytest.raises(ValueError, match="of which \\['clicks'\\] are not there"):

@@ -473,11 +473,13 @@ class Schema:
         Strings, booleans and categories become `Categorical`, lists `MultiCategorical`, and so
         do strings, with that separator, if three in ten hold a `|`. A label of zeros and ones,
         or of True and False, is `Binary`, and so is one of two texts, with the `positive` one
-        named; one of other numbers is `Regression`, any other `Multiclass`.
+        named; one of other numbers is `Regression`, any other `Multiclass`. A label that is missing
+        exactly where a binary one is 0, or missing too, has that one as its `where`.
 
         Warnings say what was left out (times, vectors, whatever else no column reads) and what
         to make of it, what counts as missing, which whole numbers of few values were taken for
-        categories, which label is the positive one, and which columns may give a label away.
+        categories, which label is the positive one, which labels are limited by `where`, and which
+        columns may give a label away.
 
         Args:
             source: what `Preprocessor.fit` takes: a DataFrame, or a path, glob or list of files.

@@ -48,6 +48,7 @@ class Traits:
         num_rows: cells that were looked at.
         values: float64 `(n,)` with NaN for missing, of what is numbers; else None.
         codes: int64 `(n,)`, a number for each different value, -1 for missing; None of lists.
+        words: the text that each of `codes` stands for, without spaces around; of text only.
         texts: the different texts, up to 2,000, without those that stand for a missing number.
         markers: how often which text stood for a missing number.
         separated: share of cells with a `|` in them.
@@ -63,6 +64,7 @@ class Traits:
     num_rows: int
     values: np.ndarray | None = None
     codes: np.ndarray | None = None
+    words: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     markers: Counter[str] = field(default_factory=Counter)
     separated: float = 0.0
@@ -261,7 +263,9 @@ def _of_text(traits, text, untyped, is_text):
     marked = Counter({cell: n for cell, n in counts.items() if cell in MARKERS})
     words = [cell for cell in counts if cell and cell not in MARKERS]
     traits.gaps, traits.markers = traits.gaps or "" in counts, marked
-    traits.codes = _codes(text)
+    cells = text.dictionary_encode()
+    traits.codes = _places(cells)
+    traits.words = [cell.strip() for cell in cells.dictionary.to_pylist()]
     traits.separated = _share_with(text, "|")
     if not words:
         traits.holds = "text" if marked else "nothing"
@@ -337,5 +341,8 @@ def _codes(array):
     """A number for each different value, -1 for missing ones: int64 `(n,)`."""
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
-    encoded = array.dictionary_encode()
+    return _places(array.dictionary_encode())
+
+
+def _places(encoded):
     return encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
