@@ -63,6 +63,74 @@ def test_texts_are_proposed_as_what_they_are(tmp_path, cells, column):
         told(lambda source=source, schema=schema: Preprocessor(schema).fit(source).arrays(source))
 
 
+_WORDS = ["action", "science fiction", "war", "drama", "comedy", "music", "crime", "noir"]
+
+
+def _lists(mark, num_rows=300):
+    """Texts of one to four values each, in any order."""
+    rng = np.random.default_rng(0)
+    return [mark.join(rng.choice(_WORDS, rng.integers(1, 5), False)) for _ in range(num_rows)]
+
+
+@pytest.mark.parametrize("mark", [",", ", ", ";", "; ", " ;", "|", " | "])
+def test_texts_that_are_lists(tmp_path, mark):
+    path = _csv(tmp_path / "t.csv", a=_lists(mark), y=_noise())
+    sign, blanks = mark.strip(), " " in mark
+    for source in (path, pd.read_csv(path)):
+        schema, said = told(lambda source=source: Schema.infer(source, "y"))
+        assert schema.columns == (MultiCategorical("a", separator=sign, strip=blanks),)
+        assert (f"'a' at {sign!r} (8 values, such as" in said) == (sign != "|")
+    prep = Preprocessor(schema).fit(path)
+    assert set(prep.vocabulary("a").to_pylist()) == set(_WORDS)
+    assert prep.lengths == {"a": 4}
+
+
+@pytest.mark.parametrize("mark", [",", ", "])
+def test_lists_of_numbers(tmp_path, mark):
+    rng = np.random.default_rng(0)
+    cells = [mark.join(map(str, rng.integers(1, 40, rng.integers(1, 6)))) for _ in range(300)]
+    path = _csv(tmp_path / "t.csv", a=cells, y=_noise())
+    schema, _ = told(lambda: Schema.infer(path, "y"))
+    assert schema.columns == (MultiCategorical("a", separator=",", strip=mark != ","),)
+
+
+_PARTS = {
+    "decimals": "{0},{1}",
+    "amounts": "{0},{1} kg",
+    "thousands": "{0},234,567",
+    "addresses": "{0} Oak Street, {city}, {state}",
+    "places": "{city}, {state}",
+    "people": "{name}, {first}",
+    "dates": "{month} {0}, {year}",
+    "answers": "{state}, for the rest of my days",
+    "prose": "I went to {city}, which is in {state}; {name} and {first} were there for {0} days",
+    "pairs": "{0}{1}{2},{2}{1}{0}",
+}
+
+
+@pytest.mark.parametrize("name", _PARTS)
+def test_texts_with_commas_that_are_no_lists(tmp_path, name):
+    rng = np.random.default_rng(0)
+    words = {
+        "city": ["Springfield", "Portland", "Salem", "Dover"],
+        "state": ["Ohio", "Oregon", "Maine", "Iowa"],
+        "name": ["Doe", "Roe", "Poe"],
+        "first": ["Jane", "Ann", "Max"],
+        "month": ["Mar", "Apr"],
+        "year": ["2020", "2021"],
+    }
+    cells = [
+        _PARTS[name].format(
+            *rng.integers(1, 30, 3), **{key: rng.choice(some) for key, some in words.items()}
+        )
+        for _ in range(300)
+    ]
+    path = _csv(tmp_path / "t.csv", a=cells, y=_noise())
+    schema, said = told(lambda: Schema.infer(path, "y"))
+    assert schema.columns == (Categorical("a", dtype="string"),)
+    assert "taken for lists" not in said
+
+
 def test_numbers_with_texts_of_their_own_for_missing_ones_are_told(tmp_path):
     cells = [
         "unknown" if i % 20 == 0 else "NA" if i % 33 == 0 else f"{i / 7:.2f}" for i in range(300)

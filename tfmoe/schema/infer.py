@@ -102,8 +102,9 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
         return Categorical(**named, dtype="int", missing=tuple(traits.markers))
     if traits.holds in ("integers", "numbers"):
         return Numeric(**named, transform="log" if _is_skewed(traits) else "standardize")
-    if traits.holds == "text" and traits.separated > 0.3:
-        return MultiCategorical(**named, separator="|")
+    if traits.holds == "text" and traits.separated:
+        lists = traits.separated
+        return MultiCategorical(**named, separator=lists.separator, strip=lists.blanks)
     marked = tuple(traits.markers) if traits.holds == "flags" else ()
     return Categorical(**named, dtype="string", missing=marked)
 
@@ -163,7 +164,24 @@ def _notices(
             f"Taken for numbers, with texts that stand for a missing one: {cells}. Where such a "
             "text is a value, write Categorical; `missing` says which stand for a missing one."
         )
-    odd = {name: look.columns[name] for name in inputs if look.columns[name].odd}
+    lists = {
+        name: look.columns[name].separated
+        for name in inputs
+        if columns[name] and getattr(columns[name][0], "separator", None) in (",", ";")
+    }
+    if lists:
+        cells = ", ".join(
+            f"{name!r} at {one.separator!r} ({one.num_values:,} values, such as {one.example!r})"
+            for name, one in lists.items()
+            if one is not None
+        )
+        yield (
+            f"Texts were taken for lists: {cells}. Where such a cell is one value, write "
+            "Categorical instead of MultiCategorical."
+        )
+    odd = {
+        name: look.columns[name] for name in inputs if look.columns[name].odd and name not in lists
+    }
     if odd:
         cells = ", ".join(
             f"{name!r} (missing={[*one.odd, *one.markers]})" for name, one in odd.items()

@@ -471,15 +471,20 @@ class Schema:
         take at most 20 values or exceed 64 bits. Text that is numbers (but for what stands for a
         missing one, such as NA) is numbers, unless it has leading zeros, as zip codes have.
         Strings, booleans and categories become `Categorical`, lists `MultiCategorical`, and so
-        do strings, with that separator, if three in ten hold a `|`. A label of zeros and ones,
-        or of True and False, is `Binary`, and so is one of two texts, with the `positive` one
-        named; one of other numbers is `Regression`, any other `Multiclass`. A label that is missing
-        exactly where a binary one is 0, or missing too, has that one as its `where`.
+        do strings, with that separator, if three in ten hold a `|`, or a `;` or `,` between short
+        values that recur in other rows and change their places, as the parts of an address or of a
+        sentence do not; with `strip` where spaces stand around them. Values with but spaces
+        between them are not told from sentences.
+
+        A label of zeros and ones, or of True and False, is `Binary`, and so is one of two texts,
+        with the `positive` one named; one of other numbers is `Regression`, any other
+        `Multiclass`. A label that is missing exactly where a binary one is 0, or missing too, has
+        that one as its `where`.
 
         Warnings say what was left out (times, vectors, whatever else no column reads) and what
         to make of it, what counts as missing, which whole numbers of few values were taken for
-        categories, which label is the positive one, which labels are limited by `where`, and which
-        columns may give a label away.
+        categories and which texts with `,` or `;` for lists, which label is the positive one,
+        which labels are limited by `where`, and which columns may give a label away.
 
         Args:
             source: what `Preprocessor.fit` takes: a DataFrame, or a path, glob or list of files.

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from tfmoe.data import arrow, kinds, numerals
 from tfmoe.data.read import tables
+from tfmoe.data.read.separators import Separated, separated
 from tfmoe.data.read.source import open_source
 from tfmoe.schema.missing import MARKERS
 
@@ -51,7 +52,7 @@ class Traits:
         words: the text that each of `codes` stands for, without spaces around; of text only.
         texts: the different texts, up to 2,000, without those that stand for a missing number.
         markers: how often which text stood for a missing number.
-        separated: share of cells with a `|` in them.
+        separated: how lists that are written as text are separated, or None.
         gaps: whether a cell is missing.
         width: numbers in each cell, where all cells are vectors of as many.
         chosen: whether the source says that the values are categories.
@@ -67,7 +68,7 @@ class Traits:
     words: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     markers: Counter[str] = field(default_factory=Counter)
-    separated: float = 0.0
+    separated: Separated | None = None
     gaps: bool = False
     chosen: bool = False
     width: int = 0
@@ -266,7 +267,6 @@ def _of_text(traits, text, untyped, is_text):
     cells = text.dictionary_encode()
     traits.codes = _places(cells)
     traits.words = [cell.strip() for cell in cells.dictionary.to_pylist()]
-    traits.separated = _share_with(text, "|")
     if not words:
         traits.holds = "text" if marked else "nothing"
         traits.texts = sorted(marked)
@@ -274,6 +274,7 @@ def _of_text(traits, text, untyped, is_text):
     traits.holds, traits.texts = "text", sorted(words[:_TEXTS])
     if is_text:
         return traits
+    traits.separated = separated({word: counts[word] for word in words})
     if numerals.are_flags(words):
         traits.holds = "flags"
     elif all(map(_DATE.fullmatch, words)) or all(map(_TIME.fullmatch, words)):
@@ -330,11 +331,6 @@ def _of_digits(words, untyped, gaps):
             wide = any(not -(2**63) <= int(word.split(".")[0]) < 2**63 for word in words)
             return "wide integers" if wide else "integers"
     return "numbers"
-
-
-def _share_with(text, mark):
-    present = text.drop_null()
-    return float(pc.mean(pc.match_substring(present, mark)).as_py() or 0) if len(present) else 0.0
 
 
 def _codes(array):
