@@ -94,6 +94,42 @@ def test_lists_of_numbers(tmp_path, mark):
     assert schema.columns == (MultiCategorical("a", separator=",", strip=mark != ","),)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_code"),
+    [
+        *[
+            (n, True)
+            for n in ("zip", "Zip5", "zip_code", "productCode", "SKU", "item-no", "Shop Nr")
+        ],
+        *[(n, True) for n in ("device.type", "CATEGORY", "jobKind", "item-no")],
+        *[
+            (n, False)
+            for n in ("views", "no_items", "Nr Of Rooms", "type_count", "encoded", "noise")
+        ],
+        *[
+            (n, False)
+            for n in ("codeLength", "encoded", "skunk", "price_category_size", "nothing_no_more")
+        ],
+    ],
+)
+def test_whole_numbers_that_are_codes_by_name(name, is_code):
+    cells = np.random.default_rng(0).integers(1000, 1100, 300)
+    frame = pd.DataFrame({name: cells, "y": _noise()})
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    expected = Categorical if is_code else Numeric
+    assert [type(column) for column in schema.columns] == [expected]
+    assert ("taken for codes, by their names: " + repr(name) in said) == is_code
+    assert "few different values" not in said
+
+
+def test_codes_recur_and_have_no_sign():
+    rng = np.random.default_rng(0)
+    for cells in (rng.integers(0, 10**6, 300), rng.integers(-50, 50, 300), rng.random(300)):
+        schema, said = told(lambda cells=cells: Schema.infer({"code": cells, "y": _noise()}, "y"))
+        assert type(schema.columns[0]) is Numeric
+        assert "codes" not in said
+
+
 _PARTS = {
     "decimals": "{0},{1}",
     "amounts": "{0},{1} kg",
@@ -260,6 +296,42 @@ def test_labels_of_text(tmp_path, cells, task):
         if getattr(task, "positive", None):
             assert f"of which {task.positive!r} counts as 1" in said
         told(lambda schema=schema, source=source: Preprocessor(schema).fit(source).arrays(source))
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative"),
+    [
+        ("Y", "N"),
+        ("Bought", "left"),
+        ("click", "No Click"),
+        ("click", "no_click"),
+        ("CLICK", "NON-CLICK"),
+        ("subscribed", "unsubscribed"),
+        ("active", "inactive"),
+        ("read", "not read"),
+        ("won", "lost"),
+        ("good", "bad"),
+        ("churned", "retained"),
+        ("other", "declined"),
+        ("1 star", "no star"),
+    ],
+)
+@pytest.mark.parametrize("num_positive", [40, 260])
+def test_the_positive_label_is_named_by_its_word(positive, negative, num_positive):
+    cells = [positive] * num_positive + [negative] * (300 - num_positive)
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 300), "y": cells})
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    assert schema.tasks == (Binary("y", positive=positive),)
+    assert f"of which {positive!r} counts as 1. If {negative!r} is meant" in said
+
+
+def test_of_other_labels_the_rarer_one_is_positive(tmp_path):
+    for rare, frequent in (("zeta", "alpha"), ("alpha", "zeta"), ("<=50K", ">50K")):
+        cells = [rare] * 100 + [frequent] * 199 + ["NA"]
+        path = _csv(tmp_path / f"{rare[0]}.csv", a=np.linspace(0, 1, 300), y=cells)
+        schema, said = told(lambda path=path: Schema.infer(path, "y"))
+        assert schema.tasks == (Binary("y", positive=rare),)
+        assert f"{rare!r} counts as 1, for it is the rarer one. If {frequent!r} is meant" in said
 
 
 def _limits(**columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
-from tfmoe.schema.infer_labels import a_task_each, limited, names, proposed_tasks
+from tfmoe.schema.infer_labels import (
+    a_task_each,
+    is_named_positive,
+    limited,
+    names,
+    proposed_tasks,
+)
 from tfmoe.schema.leaks import leaks
-from tfmoe.schema.tasks import Multiclass, Regression, Task
+from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.validation import may_be_served
 
 if TYPE_CHECKING:
@@ -25,6 +32,17 @@ _MOST_CLASSES = 50
 _MOST_NUMBERS = 64
 # Words that end in "id" and name no id.
 _NO_IDS = ("paid", "bid", "valid", "grid", "acid", "fluid", "solid", "void")
+# Words of a name that say that whole numbers are codes, those that do so as its last word, and
+# those of amounts: `item_no` is a code, `no_items`, `type_count` and `size_of_group` are none.
+_CODES = {
+    *("code", "codes", "zip", "zipcode", "postcode", "postal", "plz", "sku", "ean", "upc", "isbn"),
+    *("barcode", "type", "category", "kind"),
+}
+_LAST_CODES = {"no", "nr"}
+_AMOUNTS = {
+    *("of", "count", "counts", "total", "sum", "mean", "avg", "average", "min", "max", "median"),
+    *("amount", "rate", "ratio", "share", "price", "cost", "length", "len", "size", "age", "days"),
+}
 
 
 def proposed_parts(
@@ -97,7 +115,10 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
     if traits.holds == "lists":
         return MultiCategorical(**named)
     if traits.holds == "integers" and (
-        traits.chosen or _names_ids(traits.name) or traits.num_distinct <= _MOST_CATEGORIES
+        traits.chosen
+        or _names_ids(traits.name)
+        or traits.num_distinct <= _MOST_CATEGORIES
+        or _are_codes(traits)
     ):
         return Categorical(**named, dtype="int", missing=tuple(traits.markers))
     if traits.holds in ("integers", "numbers"):
@@ -112,6 +133,18 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
 def _names_ids(name: str) -> bool:
     name = name.lower()
     return name.endswith("id") and not name.endswith(_NO_IDS)
+
+
+def _are_codes(traits: Traits) -> bool:
+    """Whether whole numbers are named as codes are, and come twice or more on average."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", traits.name)
+    named = [word.lower() for word in words]
+    if traits.holds != "integers" or traits.values is None or _AMOUNTS.intersection(named):
+        return False
+    present = traits.values[np.isfinite(traits.values)]
+    if not len(present) or present.min() < 0 or 2 * traits.num_distinct > len(present):
+        return False
+    return not _CODES.isdisjoint(named) or bool(_LAST_CODES.intersection(named[-1:]))
 
 
 def _are_whole(traits: Traits) -> bool:
@@ -200,6 +233,14 @@ def _notices(
         and not _names_ids(name)
         and look.columns[name].num_distinct > 2
     ]
+    codes = [name for name in few if look.columns[name].num_distinct > _MOST_CATEGORIES]
+    few = [name for name in few if name not in codes]
+    if codes:
+        counts = ", ".join(f"{name!r} ({look.columns[name].num_distinct:,})" for name in codes)
+        yield (
+            f"Whole numbers were taken for codes, by their names: {counts}. Where they are "
+            "amounts, of which more is more, write Numeric instead of Categorical."
+        )
     if few:
         counts = ", ".join(f"{name!r} ({look.columns[name].num_distinct})" for name in few)
         yield (
@@ -229,12 +270,15 @@ def _notices(
             "Where they are amounts, written with a sign or unit such as $12.50, put the numbers "
             "alone into the table: a Regression reads 12.50."
         )
-    for task in dict.fromkeys((task.raw_name, getattr(task, "positive", None)) for task in tasks):
-        if task[1] is not None:
-            yield (
-                f"Label {task[0]!r} has two values, of which {task[1]!r} counts as 1. Write the "
-                "other as `positive` if that is meant."
-            )
+    positives = {t.raw_name: t.positive for t in tasks if isinstance(t, Binary) and t.positive}
+    for name, positive in positives.items():
+        label = look.columns[name]
+        others = [text for text in label.texts if text != positive]
+        why = "" if not others or is_named_positive(label) else ", for it is the rarer one"
+        yield (
+            f"Label {name!r} has two values, of which {positive!r} counts as 1{why}. If "
+            f"{others[0] if others else '-'!r} is meant, write that as `positive`."
+        )
     within = {task.raw_name: task.where for task in tasks if task.where is not None}
     if within:
         limits = ", ".join(f"{name!r} (where={where!r})" for name, where in within.items())

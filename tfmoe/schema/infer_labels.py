@@ -16,9 +16,23 @@ from tfmoe.validation import NAME
 if TYPE_CHECKING:
     from tfmoe.data.read.look import Traits
 
-# What a label may be that counts as 1, and as 0, in small letters.
-_POSITIVE = ("yes", "y", "true", "t", "positive", "pos", "+", "success", "won", "win", "good")
-_NEGATIVE = ("no", "n", "false", "f", "negative", "neg", "-", "failure", "fail", "lost", "bad")
+# What a label may be that counts as 1, and as 0: in small letters, with spaces for `_` and `-`.
+_POSITIVE = {
+    *("yes", "y", "true", "t", "1", "on", "+", "positive", "pos", "present", "ok", "good"),
+    *("success", "succeeded", "successful", "passed", "pass", "accepted", "approved", "won", "win"),
+    *("click", "clicked", "bought", "buy", "purchase", "purchased", "sold", "order", "ordered"),
+    *("converted", "conversion", "watched", "viewed", "read", "opened", "like", "liked", "up"),
+    *("subscribed", "returned", "churn", "churned", "default", "fraud", "spam", "paid"),
+}
+_NEGATIVE = {
+    *("no", "n", "false", "f", "0", "off", "-", "negative", "neg", "absent", "none", "bad"),
+    *("failure", "failed", "fail", "rejected", "declined", "denied", "lost", "lose", "loss"),
+    *("skip", "skipped", "ignored", "ignore", "unsold", "dislike", "disliked", "down"),
+    *("retained", "kept", "stayed", "legit", "legitimate", "ham", "free", "abandoned"),
+}
+# `no click`, `not bought`, and `unsubscribed` beside `subscribed`.
+_DENIED = re.compile(r"(?:no|not|non|never|without|did not|didn't) .+")
+_DENYING = ("un", "in", "non", "not", "no", "dis")
 
 
 def names(raw: Iterable[Any], may_be: Callable[[str], Any]) -> list[dict[str, str]]:
@@ -122,15 +136,35 @@ def _task(traits: Traits, named: dict[str, Any]) -> Task:
             f"in the {traits.num_rows:,} rows looked at. Write the schema by hand if others come."
         )
     if len(texts) == 2:
-        positive = max(texts, key=_how_positive)
-        return Binary(**named, positive=positive)
+        return Binary(**named, positive=_positive(traits))
     return Multiclass(**named, classes=tuple(texts))
 
 
-def _how_positive(text: str) -> tuple[int, str]:
-    """The larger, the likelier that a label means yes; else the last by the alphabet."""
-    word = text.lower()
-    return (word in _POSITIVE) - (word in _NEGATIVE), text
+def _positive(label: Traits) -> str:
+    """Of a label's two texts the one that is likelier to mean yes, else the rarer one.
+
+    Of two that are equally rare it is the last by the alphabet.
+    """
+    one, other = label.texts
+    by_word = _means_yes(one, other) - _means_yes(other, one)
+    if by_word:
+        return one if by_word > 0 else other
+    counts = {text: (_cells(label) == text).sum() for text in label.texts}
+    return one if counts[one] < counts[other] else other
+
+
+def is_named_positive(label: Traits) -> bool:
+    """Whether words tell which of a label's two texts means yes."""
+    one, other = label.texts
+    return _means_yes(one, other) != _means_yes(other, one)
+
+
+def _means_yes(text: str, other: str) -> int:
+    """1 if it does by its words, -1 if it means no, else 0."""
+    word, beside = (re.sub(r"(?<=\w)[\s_-]+", " ", one.lower()) for one in (text, other))
+    if _DENIED.fullmatch(word) or any(word == f"{prefix}{beside}" for prefix in _DENYING):
+        return -1
+    return (word in _POSITIVE) - (word in _NEGATIVE)
 
 
 def a_task_each(traits: Traits, task: Task, label: str) -> list[Task]:
