@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from tfmoe.cli.quiet import end_filter
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -59,6 +61,8 @@ def errors_shown() -> Iterator[None]:
 
         console().print(Text.assemble(("Error:", "bold red"), " ", message))
         raise typer.Exit(1) from error
+    finally:
+        end_filter()  # what follows, a traceback too, goes straight to stderr
 
 
 def _show_warning(
