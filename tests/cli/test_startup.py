@@ -153,6 +153,23 @@ back to the default Eigen-based implementation if present.
 platforms with AVX-512. Falling back to the default Eigen-based implementation if present.
 E0000 00:00:1.1 1 mkl_graph_util.h:1] oneDNN BFloat16 support are only on platforms with AVX512. \
 Falling back to default implementation if present.
+W0000 00:00:1.1 1 type_inference.cc:340] Type inference failed. This indicates an invalid graph \
+that escaped type checking. Error message: INVALID_ARGUMENT: expected compatible input types, but \
+input 1:
+goo.gle/debugproto
+type_id: TFT_OPTIONAL
+args {
+  type_id: TFT_PRODUCT
+  args {
+    type_id: TFT_TENSOR
+  }
+}
+ is neither a subtype nor a supertype of the combined inputs preceding it:
+goo.gle/debugproto
+type_id: TFT_OPTIONAL
+
+\tfor Tuple type infernce function 0
+\twhile inferring type of node 'StatefulPartitionedCall/model/cond/output/_133'
 """
 OF_A_GPU = """\
 I0000 00:00:1.1 1 cudart_stub.cc:31] Could not find cuda drivers on your machine, GPU will not
@@ -162,6 +179,8 @@ ERRORS = """\
 E0000 00:00:1.1 1 somewhere.cc:1] disk is full
 F0000 00:00:1.1 1 cpu_feature_guard.cc:110] The TensorFlow library was compiled to use AVX
 instructions, but these aren't available on your machine.
+args {
+
 """
 
 

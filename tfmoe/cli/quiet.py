@@ -25,6 +25,14 @@ NOTICES = (
     # Once, of the first type that it meets: in training, an export or an extraction.
     r"oneDNN supports DT_\w+ only on platforms with AVX-512\. Falling back",
     r"oneDNN BFloat16 support are only on platforms with AVX512\. Falling back",
+    # Of DSelect-k's choice between two graphs, both of which compute what they should.
+    r"Type inference failed\. This indicates an invalid graph that escaped type checking\. "
+    r"Error message: INVALID_ARGUMENT: expected compatible input types",
+)
+# Lines that go on with a notice before them: the types of that last one.
+_CONTINUED = (
+    r"goo\.gle/debugproto| *type_id: TFT_| *args \{$| *\}$|$"
+    r"| is neither a subtype nor a supertype|\tfor \w+ type infern|\twhile inferring type of node"
 )
 # True of every machine without a GPU; on one with a GPU they say what is wrong.
 NOTICES_WITHOUT_GPU = (
@@ -41,9 +49,11 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-notice = re.compile(sys.argv[1].encode())
+notice, continued = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
+hidden = False
 for line in sys.stdin.buffer:
-    if not notice.search(line):
+    hidden = notice.search(line) or (hidden and continued.match(line))
+    if not hidden:
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 """
@@ -94,7 +104,7 @@ def without_lines(patterns: Sequence[str]) -> Iterator[None]:
         yield
         return
     read, write = os.pipe()
-    command = [sys.executable, "-I", "-S", "-c", _FILTER, pattern]
+    command = [sys.executable, "-I", "-S", "-c", _FILTER, pattern, _CONTINUED]
     child = subprocess.Popen(command, stdin=read, stdout=saved)
     os.close(read)
     sys.stderr.flush()
