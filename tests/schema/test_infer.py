@@ -302,6 +302,7 @@ def test_labels_of_text(tmp_path, cells, task):
     ("positive", "negative"),
     [
         ("Y", "N"),
+        ("t", "f"),
         ("Bought", "left"),
         ("click", "No Click"),
         ("click", "no_click"),
@@ -326,9 +327,9 @@ def test_the_positive_label_is_named_by_its_word(positive, negative, num_positiv
 
 
 def test_of_other_labels_the_rarer_one_is_positive(tmp_path):
-    for rare, frequent in (("zeta", "alpha"), ("alpha", "zeta"), ("<=50K", ">50K")):
+    for rare, frequent in (("zeta", "alpha"), ("alpha", "zeta"), ("<=50K", ">50K"), ("F", "M")):
         cells = [rare] * 100 + [frequent] * 199 + ["NA"]
-        path = _csv(tmp_path / f"{rare[0]}.csv", a=np.linspace(0, 1, 300), y=cells)
+        path = _csv(tmp_path / f"{ord(rare[0])}.csv", a=np.linspace(0, 1, 300), y=cells)
         schema, said = told(lambda path=path: Schema.infer(path, "y"))
         assert schema.tasks == (Binary("y", positive=rare),)
         assert f"{rare!r} counts as 1, for it is the rarer one. If {frequent!r} is meant" in said

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 # What a label may be that counts as 1, and as 0: in small letters, with spaces for `_` and `-`.
 _POSITIVE = {
-    *("yes", "y", "true", "t", "1", "on", "+", "positive", "pos", "present", "ok", "good"),
+    *("yes", "true", "1", "on", "+", "positive", "pos", "present", "ok", "good"),
     *("success", "succeeded", "successful", "passed", "pass", "accepted", "approved", "won", "win"),
     *("click", "clicked", "bought", "buy", "purchase", "purchased", "sold", "order", "ordered"),
     *("converted", "conversion", "watched", "viewed", "read", "opened", "like", "liked", "up"),
     *("subscribed", "returned", "churn", "churned", "default", "fraud", "spam", "paid"),
 }
 _NEGATIVE = {
-    *("no", "n", "false", "f", "0", "off", "-", "negative", "neg", "absent", "none", "bad"),
+    *("no", "false", "0", "off", "-", "negative", "neg", "absent", "none", "bad"),
     *("failure", "failed", "fail", "rejected", "declined", "denied", "lost", "lose", "loss"),
     *("skip", "skipped", "ignored", "ignore", "unsold", "dislike", "disliked", "down"),
     *("retained", "kept", "stayed", "legit", "legitimate", "ham", "free", "abandoned"),
 }
+# Letters mean that only beside each other: F is female beside M.
+_LETTERS = ({"y", "n"}, {"t", "f"})
 # `no click`, `not bought`, and `unsubscribed` beside `subscribed`.
 _DENIED = re.compile(r"(?:no|not|non|never|without|did not|didn't) .+")
 _DENYING = ("un", "in", "non", "not", "no", "dis")
@@ -164,6 +166,8 @@ def _means_yes(text: str, other: str) -> int:
     word, beside = (re.sub(r"(?<=\w)[\s_-]+", " ", one.lower()) for one in (text, other))
     if _DENIED.fullmatch(word) or any(word == f"{prefix}{beside}" for prefix in _DENYING):
         return -1
+    if {word, beside} in _LETTERS:
+        return 1 if word in ("y", "t") else -1
     return (word in _POSITIVE) - (word in _NEGATIVE)
 
 
