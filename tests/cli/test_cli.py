@@ -92,6 +92,7 @@ def test_evaluate_prints_metrics(folder, model):
     done = run("evaluate", model, folder / "rows.csv")
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in ("watch_auc", "rating_rmse", "mood_accuracy"))
+    assert run("evaluate", model, folder / "rows.csv", "--all").output == done.output
 
 
 def test_predict_writes_a_row_for_each_input_row(folder, model):

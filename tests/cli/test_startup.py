@@ -145,6 +145,32 @@ E0000 00:00:1.1 1 cuda_fft.cc:467] Unable to register cuFFT factory: Attempting 
 factory for plugin cuFFT when one has already been registered
 W0000 00:00:1.1 1 computation_placer.cc:177] computation placer already registered. Please
 """
+# As they come in the middle of a command.
+LATE_NOTICES = """\
+E0000 00:00:1.1 1 util.cc:131] oneDNN supports DT_INT64 only on platforms with AVX-512. Falling \
+back to the default Eigen-based implementation if present.
+2025-01-01 00:00:00.1: E tensorflow/core/util/util.cc:131] oneDNN supports DT_BOOL only on \
+platforms with AVX-512. Falling back to the default Eigen-based implementation if present.
+E0000 00:00:1.1 1 mkl_graph_util.h:1] oneDNN BFloat16 support are only on platforms with AVX512. \
+Falling back to default implementation if present.
+W0000 00:00:1.1 1 type_inference.cc:340] Type inference failed. This indicates an invalid graph \
+that escaped type checking. Error message: INVALID_ARGUMENT: expected compatible input types, but \
+input 1:
+goo.gle/debugproto
+type_id: TFT_OPTIONAL
+args {
+  type_id: TFT_PRODUCT
+  args {
+    type_id: TFT_TENSOR
+  }
+}
+ is neither a subtype nor a supertype of the combined inputs preceding it:
+goo.gle/debugproto
+type_id: TFT_OPTIONAL
+
+\tfor Tuple type infernce function 0
+\twhile inferring type of node 'StatefulPartitionedCall/model/cond/output/_133'
+"""
 OF_A_GPU = """\
 I0000 00:00:1.1 1 cudart_stub.cc:31] Could not find cuda drivers on your machine, GPU will not
 E0000 00:00:1.1 1 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: UNKNOWN
@@ -153,6 +179,8 @@ ERRORS = """\
 E0000 00:00:1.1 1 somewhere.cc:1] disk is full
 F0000 00:00:1.1 1 cpu_feature_guard.cc:110] The TensorFlow library was compiled to use AVX
 instructions, but these aren't available on your machine.
+args {
+
 """
 
 
@@ -176,6 +204,33 @@ def test_errors_come_through_also_when_the_process_dies(has_gpu, tmp_path):
     assert done.returncode != 0
     before = OF_A_GPU if has_gpu else ""
     assert done.stderr == before + "a line of Python\n" + ERRORS
+
+
+@pytest.mark.parametrize("end", ["pass", "raise ValueError('of the user')", "raise KeyError(1)"])
+def test_notices_are_left_out_until_a_command_ends(end, tmp_path):
+    """TensorFlow first meets some types long after its start."""
+    done = fresh(
+        f"""
+        import os, sys, types
+        import typer
+        from tfmoe.cli import quiet
+        from tfmoe.cli.terminal import errors_shown
+        # Keras without TensorFlow, which takes seconds to start.
+        backend = types.SimpleNamespace(backend=lambda: "none")
+        sys.modules["keras"] = types.SimpleNamespace(backend=backend)
+        try:
+            with errors_shown():
+                quiet.start_tensorflow()
+                os.write(2, {(LATE_NOTICES + ERRORS).encode()!r})
+                {end}
+        except (typer.Exit, KeyError):
+            pass
+        os.write(2, {LATE_NOTICES.encode()!r})
+        """,
+        tmp_path,
+    )
+    assert done.stderr == ERRORS + LATE_NOTICES
+    assert done.returncode == 0
 
 
 def test_an_error_leaves_stderr_as_it_was(tmp_path):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import tfmoe
 from tests.oracles.consoles import shown, use
-from tfmoe.cli import demo, terminal
+from tfmoe.cli import demo, metrics, terminal
 from tfmoe.cli.progress import ProgressLine
 from tfmoe.datasets.synthetic import synthetic_ratings
 
@@ -57,10 +58,68 @@ def test_the_demos_rows_are_whole(split, width):
 
 def test_metrics_are_whole():
     name = "a_task_with_a_name_that_nobody_would_type_" * 3
-    text = shown(terminal.metrics_table({f"{name}auc": 0.5, "loss": 1.25}, "here"))
+    text = shown(metrics.metrics_table({f"{name}auc": 0.5, "loss": 1.25}, "here"))
     assert "…" not in text
     assert "".join(text.replace("0.50000", "").split()).count(f"{name}auc") == 1
     assert "1.25000" in text
+
+
+_AUCS = {f"market_{i:02}": (i * 37 % 64) / 100 for i in range(64)}
+
+
+def _many():
+    """Tasks of three kinds, and their metrics; the last market has but one label."""
+    tasks = [tfmoe.Binary(name) for name in _AUCS]
+    tasks += [tfmoe.Regression("stars"), tfmoe.Regression("spend")]
+    values = {"loss": 1.5}
+    for name, auc in _AUCS.items():
+        values |= {f"{name}_auc": auc, f"{name}_loss": 1 - auc, f"{name}_log_loss": 1 - auc}
+    values["market_63_auc"] = values["market_63_loss"] = values["market_63_log_loss"] = np.nan
+    for name, loss in (("stars", 0.25), ("spend", 0.75)):
+        values |= {f"{name}_loss": loss, f"{name}_rmse": 90.0, f"{name}_mae": 80.0}
+    return values, tasks
+
+
+def test_of_many_tasks_means_and_extremes_are_shown():
+    values, tasks = _many()
+    text = shown(metrics.metrics_table(values, tasks=tasks))
+    lines = [line.strip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 36
+    known = [auc for name, auc in _AUCS.items() if name != "market_63"]
+    assert f"mean auc of 63 binary tasks {np.mean(known):.5f}" in " ".join(lines[2].split())
+    ranked = sorted(_AUCS, key=_AUCS.get)
+    ranked.remove("market_63")
+    for heading, some in (("worst by auc", ranked[:4]), ("best by auc", ranked[-4:])):
+        start = lines.index(heading) + 1
+        assert [line.split()[0] for line in lines[start : start + 4]] == [f"{n}_auc" for n in some]
+    # Of errors less is better; and those of two labels have no mean.
+    start = lines.index("worst to best by loss") + 1
+    assert [line.split()[0] for line in lines[start : start + 2]] == ["spend_loss", "stars_loss"]
+    assert "mean loss of 2 regression tasks" in text
+    assert "mean rmse" not in text
+    assert "market_63_auc" in lines[lines.index("without auc") + 1]
+    # 63 aucs and losses of 64 markets, of which 9 are shown; rmse and mae of two.
+    assert f"and {2 * 64 - 9 + 4} more numbers: `tfmoe evaluate --all` shows them" in " ".join(
+        text.split()
+    )
+
+
+def test_all_numbers_are_shown_if_asked_for_and_of_few_tasks():
+    values, tasks = _many()
+    text = shown(metrics.metrics_table(values, tasks=tasks, every=True))
+    assert all(name in text for name in values if not name.endswith("_log_loss"))
+    assert "_log_loss" not in text
+    assert "more numbers" not in text
+    stars = [tfmoe.Regression(name, source="stars", key=name) for name in ("de", "fr")]
+    values = {"loss": 1.0, "de_rmse": 1.0, "fr_rmse": 2.0, "de_mae": 0.5, "fr_mae": 0.7}
+    lines = [
+        line.split() for line in shown(metrics.metrics_table(values, tasks=stars)).splitlines()
+    ]
+    assert lines[2] == ["mean", "rmse", "of", "2", "regression", "tasks", "1.50000"]
+    assert {line[0] for line in lines[2:] if line} >= set(values)
+    # Of one task there is no mean.
+    assert "mean" not in shown(metrics.metrics_table({"y_auc": 0.5}, tasks=[tfmoe.Binary("y")]))
 
 
 @pytest.mark.parametrize("steps", [31_300, None])

@@ -51,7 +51,8 @@ _floats = st.one_of(
 _pieces = st.one_of(
     st.none(),
     st.lists(
-        st.sampled_from(["", "a", "7", "007", "-7", "+7", str(2**63), "\u00e9"]), max_size=5
+        st.sampled_from(["", "a", " a", "7", "7 ", "007", "-7", "+7", " ", str(2**63), "\u00e9"]),
+        max_size=5,
     ).map("|".join),
 )
 _rows = st.lists(
@@ -87,6 +88,7 @@ _COLUMNS = [
     MultiCategorical("pieces", separator="|", dtype="string"),
     Sequence("int_pieces", source="pieces", separator="|", share="whole", max_length=2),
     MultiCategorical("hash_pieces", source="pieces", separator="|", hash_buckets=99),
+    MultiCategorical("bare_pieces", source="pieces", separator="|", strip=True, dtype="string"),
 ]
 
 
@@ -108,7 +110,7 @@ def _expected(prep, fitted_rows, rows):
             for row in fitted_rows:
                 value, pieces = row[user.raw_name], False
                 if isinstance(user, MultiCategorical):
-                    value, pieces = oracle.cells(value, user.separator)
+                    value, pieces = oracle.cells(value, user.separator, user.strip)
                 else:
                     value = [value]
                 oracle.count(value, counts, column.dtype, pieces)
@@ -131,12 +133,18 @@ def _expected(prep, fitted_rows, rows):
                 ]
         elif isinstance(column, MultiCategorical):
             seen = [
-                len(oracle.cells(row[column.raw_name], column.separator)[0]) for row in fitted_rows
+                len(oracle.cells(row[column.raw_name], column.separator, column.strip)[0])
+                for row in fitted_rows
             ]
             lengths[name] = column.max_length or max([*seen, 1])
             expected[name] = [
                 oracle.list_ids(
-                    tables[column.table], v, lengths[name], column.separator, column.keeps_last
+                    tables[column.table],
+                    v,
+                    lengths[name],
+                    column.separator,
+                    column.keeps_last,
+                    column.strip,
                 )
                 for v in values
             ]

@@ -38,9 +38,9 @@ README = [
         for name, peer in (("deepctr", "deepctr"), ("torch-rechub", "rechub"))
     ),
     f"| {STEP['dense list']['tfmoe_ratio']:.2f} times | | | |",
-    f"training is {faster('tfmoe, bfloat16', 'deepctr'):.1f} and "
-    f"{faster('tfmoe, bfloat16', 'torch-rechub'):.1f} times as fast; "
-    f"{faster('tfmoe, bfloat16', 'dense list, bfloat16'):.2f} times by hand",
+    f"trains wide experts {faster('tfmoe, bfloat16', 'deepctr'):.1f} times as fast as DeepCTR and "
+    f"{faster('tfmoe, bfloat16', 'torch-rechub'):.1f} times as fast as torch-rechub",
+    f"{faster('tfmoe, bfloat16', 'dense list, bfloat16'):.2f} times as fast as the model by hand",
     f"takes {TABLES['tfmoe', 10_000_000]:.1f} times as long as with 10,000; with Keras's Embedding "
     f"and Adam {TABLES['Keras', 10_000_000]:.0f} times",
     f"takes {SPARSE['model, top-k, training', 'sparse']:.2f} of the time",

@@ -89,17 +89,18 @@ class Table:
         return self.ids.get(text(value), 2)
 
 
-def cells(value, separator):
+def cells(value, separator, strip=False):
     """A list cell's elements, and whether they are pieces of a string."""
     if is_missing(value):
         return [], False
     if isinstance(value, str):
-        return value.split(separator), True
+        pieces = value.split(separator)
+        return [piece.strip(" \t\n\v\f\r") if strip else piece for piece in pieces], True
     return list(value), False
 
 
-def list_ids(table, value, length, separator=None, keeps_last=False):
-    elements, pieces = cells(value, separator)
+def list_ids(table, value, length, separator=None, keeps_last=False, strip=False):
+    elements, pieces = cells(value, separator, strip)
     elements = list(elements)
     while elements and table.missing(elements[-1], piece=pieces):
         elements.pop()

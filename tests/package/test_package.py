@@ -40,7 +40,9 @@ ROOMS = [
     "cli",
 ]
 # What a room may load of a later one, late, inside a function: a schema is proposed for paths.
-LATE = {("schema.infer", "data.read.look"), ("schema.leaks", "data.read.look")}
+LATE = {
+    (module, "data.read.look") for module in ("schema.infer", "schema.infer_labels", "schema.leaks")
+}
 # Outside the order: what loads the others, and what imports only where Keras 2 is chosen.
 DOORS = {"", "loading", "tfrs"}
 

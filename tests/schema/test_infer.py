@@ -63,6 +63,110 @@ def test_texts_are_proposed_as_what_they_are(tmp_path, cells, column):
         told(lambda source=source, schema=schema: Preprocessor(schema).fit(source).arrays(source))
 
 
+_WORDS = ["action", "science fiction", "war", "drama", "comedy", "music", "crime", "noir"]
+
+
+def _lists(mark, num_rows=300):
+    """Texts of one to four values each, in any order."""
+    rng = np.random.default_rng(0)
+    return [mark.join(rng.choice(_WORDS, rng.integers(1, 5), False)) for _ in range(num_rows)]
+
+
+@pytest.mark.parametrize("mark", [",", ", ", ";", "; ", " ;", "|", " | "])
+def test_texts_that_are_lists(tmp_path, mark):
+    path = _csv(tmp_path / "t.csv", a=_lists(mark), y=_noise())
+    sign, blanks = mark.strip(), " " in mark
+    for source in (path, pd.read_csv(path)):
+        schema, said = told(lambda source=source: Schema.infer(source, "y"))
+        assert schema.columns == (MultiCategorical("a", separator=sign, strip=blanks),)
+        assert (f"'a' at {sign!r} (8 values, such as" in said) == (sign != "|")
+    prep = Preprocessor(schema).fit(path)
+    assert set(prep.vocabulary("a").to_pylist()) == set(_WORDS)
+    assert prep.lengths == {"a": 4}
+
+
+@pytest.mark.parametrize("mark", [",", ", "])
+def test_lists_of_numbers(tmp_path, mark):
+    rng = np.random.default_rng(0)
+    cells = [mark.join(map(str, rng.integers(1, 40, rng.integers(1, 6)))) for _ in range(300)]
+    path = _csv(tmp_path / "t.csv", a=cells, y=_noise())
+    schema, _ = told(lambda: Schema.infer(path, "y"))
+    assert schema.columns == (MultiCategorical("a", separator=",", strip=mark != ","),)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_code"),
+    [
+        *[
+            (n, True)
+            for n in ("zip", "Zip5", "zip_code", "productCode", "SKU", "item-no", "Shop Nr")
+        ],
+        *[(n, True) for n in ("device.type", "CATEGORY", "jobKind", "item-no")],
+        *[
+            (n, False)
+            for n in ("views", "no_items", "Nr Of Rooms", "type_count", "encoded", "noise")
+        ],
+        *[
+            (n, False)
+            for n in ("codeLength", "encoded", "skunk", "price_category_size", "nothing_no_more")
+        ],
+    ],
+)
+def test_whole_numbers_that_are_codes_by_name(name, is_code):
+    cells = np.random.default_rng(0).integers(1000, 1100, 300)
+    frame = pd.DataFrame({name: cells, "y": _noise()})
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    expected = Categorical if is_code else Numeric
+    assert [type(column) for column in schema.columns] == [expected]
+    assert ("taken for codes, by their names: " + repr(name) in said) == is_code
+    assert "few different values" not in said
+
+
+def test_codes_recur_and_have_no_sign():
+    rng = np.random.default_rng(0)
+    for cells in (rng.integers(0, 10**6, 300), rng.integers(-50, 50, 300), rng.random(300)):
+        schema, said = told(lambda cells=cells: Schema.infer({"code": cells, "y": _noise()}, "y"))
+        assert type(schema.columns[0]) is Numeric
+        assert "codes" not in said
+
+
+_PARTS = {
+    "decimals": "{0},{1}",
+    "amounts": "{0},{1} kg",
+    "thousands": "{0},234,567",
+    "addresses": "{0} Oak Street, {city}, {state}",
+    "places": "{city}, {state}",
+    "people": "{name}, {first}",
+    "dates": "{month} {0}, {year}",
+    "answers": "{state}, for the rest of my days",
+    "prose": "I went to {city}, which is in {state}; {name} and {first} were there for {0} days",
+    "pairs": "{0}{1}{2},{2}{1}{0}",
+}
+
+
+@pytest.mark.parametrize("name", _PARTS)
+def test_texts_with_commas_that_are_no_lists(tmp_path, name):
+    rng = np.random.default_rng(0)
+    words = {
+        "city": ["Springfield", "Portland", "Salem", "Dover"],
+        "state": ["Ohio", "Oregon", "Maine", "Iowa"],
+        "name": ["Doe", "Roe", "Poe"],
+        "first": ["Jane", "Ann", "Max"],
+        "month": ["Mar", "Apr"],
+        "year": ["2020", "2021"],
+    }
+    cells = [
+        _PARTS[name].format(
+            *rng.integers(1, 30, 3), **{key: rng.choice(some) for key, some in words.items()}
+        )
+        for _ in range(300)
+    ]
+    path = _csv(tmp_path / "t.csv", a=cells, y=_noise())
+    schema, said = told(lambda: Schema.infer(path, "y"))
+    assert schema.columns == (Categorical("a", dtype="string"),)
+    assert "taken for lists" not in said
+
+
 def test_numbers_with_texts_of_their_own_for_missing_ones_are_told(tmp_path):
     cells = [
         "unknown" if i % 20 == 0 else "NA" if i % 33 == 0 else f"{i / 7:.2f}" for i in range(300)
@@ -192,6 +296,87 @@ def test_labels_of_text(tmp_path, cells, task):
         if getattr(task, "positive", None):
             assert f"of which {task.positive!r} counts as 1" in said
         told(lambda schema=schema, source=source: Preprocessor(schema).fit(source).arrays(source))
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative"),
+    [
+        ("Y", "N"),
+        ("t", "f"),
+        ("Bought", "left"),
+        ("click", "No Click"),
+        ("click", "no_click"),
+        ("CLICK", "NON-CLICK"),
+        ("subscribed", "unsubscribed"),
+        ("active", "inactive"),
+        ("read", "not read"),
+        ("won", "lost"),
+        ("good", "bad"),
+        ("churned", "retained"),
+        ("other", "declined"),
+        ("1 star", "no star"),
+    ],
+)
+@pytest.mark.parametrize("num_positive", [40, 260])
+def test_the_positive_label_is_named_by_its_word(positive, negative, num_positive):
+    cells = [positive] * num_positive + [negative] * (300 - num_positive)
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 300), "y": cells})
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    assert schema.tasks == (Binary("y", positive=positive),)
+    assert f"of which {positive!r} counts as 1. If {negative!r} is meant" in said
+
+
+def test_of_other_labels_the_rarer_one_is_positive(tmp_path):
+    for rare, frequent in (("zeta", "alpha"), ("alpha", "zeta"), ("<=50K", ">50K"), ("F", "M")):
+        cells = [rare] * 100 + [frequent] * 199 + ["NA"]
+        path = _csv(tmp_path / f"{ord(rare[0])}.csv", a=np.linspace(0, 1, 300), y=cells)
+        schema, said = told(lambda path=path: Schema.infer(path, "y"))
+        assert schema.tasks == (Binary("y", positive=rare),)
+        assert f"{rare!r} counts as 1, for it is the rarer one. If {frequent!r} is meant" in said
+
+
+def _limits(**columns):
+    frame = pd.DataFrame({"a": np.linspace(0, 1, len(next(iter(columns.values())))), **columns})
+    schema, said = told(lambda: Schema.infer(frame, list(columns)))
+    limits = {task.name: task.where for task in schema.tasks if task.where}
+    for name, where in limits.items():
+        assert f"{name!r} (where={where!r})" in said
+    assert ("exactly where" in said) == bool(limits)
+    told(lambda: Preprocessor(schema).fit(frame).arrays(frame))
+    return limits
+
+
+def test_labels_that_are_there_only_within_another(tmp_path):
+    watch = _noise()
+    bought = np.where(watch == 1, _noise(1), np.nan)
+    rating = np.where(watch == 1, 3.5, np.nan)
+    spend = np.where(bought == 1, 7.25, np.nan)
+    chain = {"bought": "watch", "spend": "bought"}
+    assert _limits(watch=watch, bought=bought, spend=spend) == chain
+    assert _limits(watch=watch.astype(bool), rating=rating) == {"rating": "watch"}
+    texts = np.where(watch == 1, "yes", "no")
+    mood = pd.Series(np.where(watch == 1, np.array(["a", "b", "c"])[np.arange(300) % 3], ""))
+    assert _limits(watch=texts, rating=rating, mood=mood) == {"rating": "watch", "mood": "watch"}
+    signs = np.where(watch == 1, "+", "-")
+    assert _limits(watch=signs, rating=rating) == {"rating": "watch"}
+    path = _csv(tmp_path / "t.csv", **{"a b": texts, "r": rating, "x": np.linspace(0, 1, 300)})
+    schema, _ = told(lambda: Schema.infer(path, ["a b", "r"]))
+    assert schema.tasks == (
+        Binary("a_b", source="a b", positive="yes"),
+        Regression("r", where="a_b"),
+    )
+
+
+def test_labels_that_are_missing_elsewhere_are_limited_by_nothing():
+    watch = _noise()
+    rating = np.where(watch == 1, 3.5, np.nan)
+    gaps = np.where(np.arange(300) % 7 == 0, np.nan, 3.5)
+    assert _limits(watch=watch, rating=gaps) == {}
+    assert _limits(watch=1 - watch, rating=rating) == {}
+    assert _limits(watch=watch, rating=np.where(np.arange(300) == 0, np.nan, rating)) == {}
+    # Missing in the same rows: that the one is 0 there was never seen.
+    assert _limits(watch=np.where(watch == 1, 1.0, np.nan), rating=rating) == {}
+    assert _limits(watch=watch, both=np.where(watch == 1, 1, np.nan)) == {"both": "watch"}
 
 
 @pytest.mark.parametrize("cells", [["x", "x"], ["", ""], ["2020-01-01", "2020-01-02"]])

@@ -36,7 +36,7 @@ FULL = Schema(
         ),
         Categorical("city", source="c", dim=4, dtype="string", min_count=2, max_size=9),
         Categorical("device", hash_buckets=7, missing=["?", -1]),
-        MultiCategorical("genres", separator="|", pooling="max", max_length=3),
+        MultiCategorical("genres", separator="|", strip=True, pooling="max", max_length=3),
         Sequence("history", share="city", max_length=5, pooling="sum"),
     ],
     tasks=[
@@ -130,7 +130,7 @@ def test_infer_proposes_what_a_person_would():
     )
     assert schema.tasks == (
         Binary("watch"),
-        Regression("rating"),
+        Regression("rating", where="watch"),
         Binary("plan", positive="paid"),
     )
     with pytest.raises(ValueError, match="of which \\['clicks'\\] are not there"):
@@ -252,6 +252,7 @@ def test_fields_may_be_numpys():
         (lambda: Categorical("a", dim=0), r"Received dim=0"),
         (lambda: Categorical("a", hash_buckets=5, min_count=2), "no vocabulary to cut"),
         (lambda: Sequence("a", share="b", dim=3), r"Set it on 'b'"),
+        (lambda: MultiCategorical("a", strip=True), "parted at `separator`. Received strip=True"),
         (lambda: MultiCategorical("a", separator=""), "not empty, or None.*Received separator=''"),
         (lambda: MultiCategorical("a", pooling="median"), r"Received pooling='median'"),
         (lambda: Binary("a", weight=-1), r"Received weight=-1"),

@@ -14,7 +14,7 @@ import tfmoe
 from tests.oracles import tables
 from tfmoe.data.encode import graph
 from tfmoe.serving.export import tensors
-from tfmoe.serving.sample_rows import sample_rows
+from tfmoe.serving.sample_rows import sample_rows, typical_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 INTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.integers(0, 14))
@@ -189,6 +189,49 @@ def test_sample_rows_have_known_unknown_and_missing_values(prep):
     for name in ("user_id", "movie_id"):
         assert {1, 2} < set(ids[name].tolist())
     assert json.loads(rows[["genres"]].iloc[:3].to_json())
+
+
+def test_a_sample_request_looks_like_the_table(model, prep, tmp_path):
+    version = tfmoe.export(model, tmp_path)
+    body = json.loads((version / "sample_request.json").read_text("utf-8"))
+    assert len(body["instances"]) == 3
+    table = tables.rows()
+    for row in body["instances"]:
+        assert row["user_id"] in set(table["user_id"])
+        assert row["movie_id"] in set(table["movie_id"])
+        genres = row["genres"].split("|")
+        assert len(set(genres)) == 2
+        assert set(genres) <= {"Action", "Comedy", "Drama"}
+        assert len(row["history"]) == 2
+        for name in ("age", "plays", "price"):
+            low, high = table[name].min(), table[name].max()
+            assert low <= row[name] <= high
+            assert len(f"{row[name]:g}".replace(".", "")) <= 4
+    assert len({row["age"] for row in body["instances"]}) == 3
+    assert body["instances"][0]["age"] == pytest.approx(table["age"].mean(), rel=1e-3)
+    ids = prep.arrays(typical_rows(prep, 7), labels=False)
+    for name in ("user_id", "movie_id", "genres", "history"):
+        assert ids[name].min() >= 3 or set(ids[name][:, 2:].ravel()) <= {0}, name
+
+
+def test_typical_rows_of_what_is_never_negative_or_always_the_same():
+    columns = [
+        tfmoe.Numeric("price"),
+        tfmoe.Numeric("same"),
+        tfmoe.Categorical("one"),
+        tfmoe.MultiCategorical("tags", separator=",", strip=True),
+        *[tfmoe.Numeric(f"v_{i}", source="v", element=i) for i in (0, 2)],
+    ]
+    df = pd.DataFrame({"price": [0.0] * 19 + [100.0], "same": 7.0, "one": "x", "y": [0, 1] * 10})
+    df["tags"], df["v"] = "a , b", [[1.0, 2.0, 3.0]] * 20
+    prep = tfmoe.Preprocessor(tfmoe.Schema(columns, [tfmoe.Binary("y")])).fit(df, progress=False)
+    rows = typical_rows(prep, 3)
+    assert rows["price"].min() >= 0
+    assert rows["one"].tolist() == ["x"] * 3
+    assert rows["tags"].tolist() == ["a,b", "b,a", "a,b"]
+    assert [cell[1:] for cell in rows["v"]] == [[0.0, rows["v"][i][2]] for i in range(3)]
+    for name, values in graph.GraphEncoder(prep)(tensors(prep, rows)).items():
+        np.testing.assert_array_equal(values, prep.arrays(rows, labels=False)[name])
 
 
 @pytest.mark.parametrize("category", [{}, {"dtype": "string"}, {"hash_buckets": 5}])

@@ -82,3 +82,21 @@ def test_a_model_of_such_columns_is_exported(prep, tmp_path):
     model = tables.small_model(prep)
     tfmoe.export(model, tmp_path / "served")  # compares 256 rows with the model
     assert sample_rows(prep, 20)["emb"].map(len).eq(2).all()
+
+
+@pytest.mark.parametrize("hashed", [None, 97])
+@pytest.mark.parametrize("strip", [False, True])
+def test_spaces_around_the_values_of_a_list(hashed, strip):
+    cells = ["a, b", "a,b ", "\tb ,\u00a0a", " , ", "7,\n8", "", " a", "c d, e", ",a", None]
+    rows = pd.DataFrame({"tags": cells, "y": [0, 1] * 5})
+    column = tfmoe.MultiCategorical("tags", separator=",", strip=strip, hash_buckets=hashed)
+    prep = tfmoe.Preprocessor(tfmoe.Schema([column], [tfmoe.Binary("y")])).fit(rows)
+    expected = prep.arrays(rows, labels=False)["tags"]
+    served = graph.GraphEncoder(prep)(tensors(prep, rows))["tags"]
+    np.testing.assert_array_equal(served, expected)
+    assert (expected[0] == expected[1]).all() == strip
+    assert (expected[3].tolist() == [1, 0]) == strip
+    if strip and not hashed:
+        # A space that is no ASCII stays, for TensorFlow knows no other.
+        values = ["a", "b", "7", "8", "c d", "e", "\u00a0a"]
+        assert prep.vocabulary("tags").to_pylist() == values

@@ -1,7 +1,8 @@
-"""Starts TensorFlow without the notices that it prints on every machine.
+"""Runs TensorFlow without the notices that it prints on every machine.
 
-Most come before TensorFlow reads `TF_CPP_MIN_LOG_LEVEL`, and one is logged as an error, so a
-level cannot hide them: what is written to stderr while TensorFlow starts runs through a filter.
+Most come before TensorFlow reads `TF_CPP_MIN_LOG_LEVEL`, and one is logged as an error, when it
+first meets a type in some graph, so a level cannot hide them: from TensorFlow's start to the end of
+a command, what is written to stderr runs through a filter.
 """
 
 import logging
@@ -10,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 # Of TensorFlow 2.18 to 2.21. A fatal error, such as that of a processor without AVX, is no notice.
@@ -21,8 +22,17 @@ NOTICES = (
     r"^To enable the following instructions: .* in other operations, rebuild TensorFlow",
     r"Unable to register cu\w+ factory: .* has already been registered",
     r"computation placer already registered",
-    # When integers are first multiplied, whatever the processor.
-    r"oneDNN supports DT_INT64 only on platforms with AVX-512\. Falling back",
+    # Once, of the first type that it meets: in training, an export or an extraction.
+    r"oneDNN supports DT_\w+ only on platforms with AVX-512\. Falling back",
+    r"oneDNN BFloat16 support are only on platforms with AVX512\. Falling back",
+    # Of DSelect-k's choice between two graphs, both of which compute what they should.
+    r"Type inference failed\. This indicates an invalid graph that escaped type checking\. "
+    r"Error message: INVALID_ARGUMENT: expected compatible input types",
+)
+# Lines that go on with a notice before them: the types of that last one.
+_CONTINUED = (
+    r"goo\.gle/debugproto| *type_id: TFT_| *args \{$| *\}$|$"
+    r"| is neither a subtype nor a supertype|\tfor \w+ type infern|\twhile inferring type of node"
 )
 # True of every machine without a GPU; on one with a GPU they say what is wrong.
 NOTICES_WITHOUT_GPU = (
@@ -30,6 +40,8 @@ NOTICES_WITHOUT_GPU = (
     r"failed call to cuInit",
     r"TF-TRT Warning: Could not find TensorRT",
 )
+# What is undone when a command ends.
+_UNTIL_THE_END = ExitStack()
 _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 
 # A process of its own: while a library is loaded no other thread of ours runs, and if loading
@@ -37,9 +49,11 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-notice = re.compile(sys.argv[1].encode())
+notice, continued = (re.compile(pattern.encode()) for pattern in sys.argv[1:])
+hidden = False
 for line in sys.stdin.buffer:
-    if not notice.search(line):
+    hidden = notice.search(line) or (hidden and continued.match(line))
+    if not hidden:
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 """
@@ -49,7 +63,8 @@ def start_tensorflow() -> None:
     """Imports Keras and, if it is the backend, TensorFlow, and finds its devices.
 
     A command calls it before it imports what needs Keras, and after all that can be checked
-    without. With `TF_CPP_MIN_LOG_LEVEL=0` everything is shown.
+    without. From then on notices are left out of stderr, until `end_filter`. With
+    `TF_CPP_MIN_LOG_LEVEL=0` everything is shown.
     """
     # Keras retraces for each model and each last batch, and TensorFlow warns of it.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -57,14 +72,19 @@ def start_tensorflow() -> None:
         return
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0":
         return
-    with without_lines(known_notices()):
-        import keras
+    _UNTIL_THE_END.enter_context(without_lines(known_notices()))
+    import keras
 
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-            # Devices are looked for when the first operation runs.
-            tf.constant(0) + tf.constant(0)
+        # Devices are looked for when the first operation runs.
+        tf.constant(0) + tf.constant(0)
+
+
+def end_filter() -> None:
+    """Gives stderr back: a command has ended, well or not."""
+    _UNTIL_THE_END.close()
 
 
 def known_notices() -> tuple[str, ...]:
@@ -84,7 +104,7 @@ def without_lines(patterns: Sequence[str]) -> Iterator[None]:
         yield
         return
     read, write = os.pipe()
-    command = [sys.executable, "-I", "-S", "-c", _FILTER, pattern]
+    command = [sys.executable, "-I", "-S", "-c", _FILTER, pattern, _CONTINUED]
     child = subprocess.Popen(command, stdin=read, stdout=saved)
     os.close(read)
     sys.stderr.flush()

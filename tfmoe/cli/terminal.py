@@ -3,11 +3,13 @@
 import functools
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from tfmoe.cli.quiet import end_filter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +61,8 @@ def errors_shown() -> Iterator[None]:
 
         console().print(Text.assemble(("Error:", "bold red"), " ", message))
         raise typer.Exit(1) from error
+    finally:
+        end_filter()  # what follows, a traceback too, goes straight to stderr
 
 
 def _show_warning(
@@ -81,18 +85,3 @@ def _of_the_user(error: Exception) -> str | None:
     names = r"ValueError|TypeError|OSError|\w+NotFoundError"
     own = re.search(rf"(?:{names}): (.+?)\n", str(error))
     return None if own is None else own[1]
-
-
-def metrics_table(values: Mapping[str, float], title: str | None = None) -> "Table":
-    from tfmoe.reports.tables import plain_table
-
-    table = plain_table(title)
-    table.min_width = len(title or "") + 2  # or its words would stand in several lines
-    table.add_column("metric", overflow="fold")
-    table.add_column("value", justify="right")
-    for name, value in sorted(values.items()):
-        # The loss of a binary task is its log loss, unless it has another.
-        if name.endswith("_log_loss") and values.get(f"{name[:-9]}_loss") == value:
-            continue
-        table.add_row(name, f"{float(value):.5f}")
-    return table

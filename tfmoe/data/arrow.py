@@ -306,6 +306,10 @@ def whole_numbers(text: pa.Array) -> np.ndarray:
     return values
 
 
+# What `tf.strings.strip` takes off too.
+SPACES = " \t\n\v\f\r"
+
+
 def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np.ndarray]:
     """The elements of a list column's cells, and how many each cell has.
 
@@ -330,6 +334,8 @@ def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     # flatten() leaves out what null cells may hold behind the scenes.
     elements = array.flatten()
+    if column.strip and not is_list(kind):
+        elements = pc.ascii_trim(elements, SPACES)
     if not _may_be_categories(decoded(elements)):
         raise wrong_type(column.raw_name, "lists of strings or integers", array)
     return elements, lengths.astype(np.int64)

@@ -157,11 +157,23 @@ def is_path(x: Any) -> bool:
 
 
 def frame_of(schema: Schema, x: Any) -> Any:
-    """One raw row as a dict, or several in a list, as a DataFrame; anything else as it is."""
+    """Raw rows that are no DataFrame yet, as one; anything else as it is.
+
+    One row comes as a dict, several as a list of such, or as a dict of equally long lists or arrays
+    by column. A dict of arrays may also be what `Preprocessor.arrays` makes, ids and floats. It is
+    raw rows if a column of the schema is a list, or an array of text or objects, or if columns go
+    by the table's names where the schema has others: features have none of these. A dict of
+    nothing but numeric arrays is features.
+
+    Raises:
+        ValueError: if the columns of a dict of raw rows are not equally long.
+    """
     if isinstance(x, list) and x and all(isinstance(row, Mapping) for row in x):
         rows = x
     elif isinstance(x, Mapping) and x and _is_row(schema, x):
         rows = [x]
+    elif isinstance(x, Mapping) and x and _is_table(schema, x):
+        return _frame(x)
     else:
         return x
     import pandas as pd
@@ -174,7 +186,82 @@ def _is_row(schema: Schema, x: Mapping[str, Any]) -> bool:
     lists = {c.raw_name for c in schema.columns if isinstance(c, MultiCategorical)}
     single = [value for name, value in x.items() if name not in lists]
     plain = all(isinstance(v, str | bytes) or not hasattr(v, "__len__") for v in single)
-    return plain and all(np.ndim(v) == 0 for v in single if not isinstance(v, str | bytes))
+    # Of columns of lists alone one row has lists, several have lists of lists.
+    nested = not single and any(map(_is_nested, x.values()))
+    return plain and not nested and all(np.ndim(v) == 0 for v in single if not _is_text(v))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | bytes)
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether it holds a list or array for each of several rows."""
+    if isinstance(value, list | tuple):
+        return any(hasattr(one, "__len__") and not _is_text(one) for one in value)
+    return len(getattr(value, "shape", ())) > 1
+
+
+def _is_table(schema: Schema, x: Mapping[str, Any]) -> bool:
+    """Whether a dict holds raw columns."""
+    raw = {column.raw_name for column in schema.columns}
+    names = {column.name for column in schema.columns}
+    if raw <= set(x) and not names <= set(x):
+        return True
+    return any(_is_raw(value) for name, value in x.items() if name in raw | {schema.task_column})
+
+
+def _is_raw(values: Any) -> bool:
+    """Whether they are no feature: a list, or text or objects."""
+    if isinstance(values, list | tuple):
+        return True
+    is_array = isinstance(values, np.ndarray) or hasattr(values, "iloc")
+    return is_array and getattr(values.dtype, "kind", "O") in "OUS"
+
+
+def _frame(x: Mapping[str, Any]) -> Any:
+    """A DataFrame of a dict of raw columns."""
+    import pandas as pd
+
+    single = [n for n, v in x.items() if _is_text(v) or not hasattr(v, "__len__")]
+    lengths = {} if single else {name: len(values) for name, values in x.items()}
+    if single or len(set(lengths.values())) > 1:
+        received = f"a single value for {single}" if single else f"lengths {lengths}"
+        raise ValueError(
+            "Raw rows come as a dict by column of equally long lists or arrays, or, for one row, "
+            f"of single values. Received {received}. Give each column a value for every row."
+        )
+    return pd.DataFrame({name: _series(values) for name, values in x.items()})
+
+
+def _series(values: Any) -> Any:
+    """A column as it is: pandas would make floats of integers with None among them."""
+    import pandas as pd
+
+    if isinstance(values, list | tuple):
+        gaps = any(one is None for one in values)
+        return pd.Series(list(values), dtype=object if gaps or _is_nested(values) else None)
+    if _is_nested(values):
+        return pd.Series(list(np.asarray(values)), dtype=object)
+    return values.reset_index(drop=True) if hasattr(values, "iloc") else pd.Series(values)
+
+
+def check_ids(schema: Schema, table_sizes: Mapping[str, int], x: Any) -> None:
+    """Raises ValueError if a dict of NumPy arrays has ids that no embedding table has.
+
+    Raw integers in such a dict are taken for ids, and most are none.
+    """
+    for column in schema.columns if isinstance(x, Mapping) else ():
+        ids, size = x.get(column.name), table_sizes.get(getattr(column, "table", column.name))
+        if not isinstance(ids, np.ndarray) or size is None or ids.dtype.kind not in "iu":
+            continue
+        if ids.size and not 0 <= ids.min() <= ids.max() < size:
+            raise ValueError(
+                "A dict of numeric arrays holds ids, as `Preprocessor.arrays` makes them, of "
+                f"{column.name!r} from 0 to {size - 1:,}. Received {column.name}="
+                f"{ids.max() if ids.max() >= size else ids.min()}. If these are raw rows, pass a "
+                "DataFrame, or lists in place of arrays."
+            )
 
 
 @contextlib.contextmanager

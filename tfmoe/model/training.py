@@ -17,6 +17,7 @@ from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.finite import FiniteLoss, warn_of_predictions
 from tfmoe.model.forward import ForwardOutput, in_step
 from tfmoe.model.inputs import (
+    check_ids,
     frame_of,
     is_frame,
     is_path,
@@ -238,6 +239,12 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             return super().metrics
         return [*super().metrics, *self._objectives.value.metrics, *self._trackers.value]
 
+    def _rows(self, x: Any) -> Any:
+        """Raw rows of all kinds but files as a DataFrame; anything else as it is, but checked."""
+        x = frame_of(self.schema, x)
+        check_ids(self.schema, self.encoder.table_sizes, x)
+        return x
+
     def _encoded(self, x: Any, labels: bool, batch_size: int | None = None) -> Any:
         """Raw rows, of a DataFrame or of files, encoded; anything else as it is, for Keras."""
         if is_path(x) and keras.backend.backend() == "tensorflow":
@@ -267,6 +274,10 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """As in Keras; `x` and `validation_data` may also be raw rows, a DataFrame or files.
+
+        A dict by column of equally long lists is raw rows too, and so is one of arrays of which
+        one holds text or objects. A dict of numeric arrays alone is not: it holds the ids and
+        floats that `preprocessor.arrays` makes.
 
         `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
         and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
@@ -301,7 +312,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             UserWarning: if all trainings of this model had fewer than 200 steps.
         """
         callbacks = _listed(callbacks)
-        x = frame_of(self.schema, x)
+        x, validation_data = self._rows(x), self._rows(validation_data)
         if y is None and (is_frame(x) or is_path(x)):
             plan = planned(
                 self,
@@ -415,7 +426,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         exact: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """As in Keras, returning a dict; `x` may also be raw rows, a DataFrame or files.
+        """As in Keras, returning a dict; `x` may also be raw rows, a DataFrame, files or a dict,
+        as in `fit`.
 
         Raw rows are read in batches of 4,096 rows unless `batch_size` says otherwise.
 
@@ -430,7 +442,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 the schema names a `scenario`, the same pass tells a metric of each task by
                 scenario, `watch_auc_de`, of the 100 scenarios with the most rows.
         """
-        x = frame_of(self.schema, x)
+        x = self._rows(x)
         if is_frame(x):
             batch_size = batch_size or _LARGE_BATCH
         if y is None:
@@ -469,10 +481,12 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     def predict(
         self, x: Any, batch_size: int | None = None, **kwargs: Any
     ) -> dict[str, np.ndarray]:
-        """As in Keras; `x` may also be raw rows: a DataFrame, files, one row as a dict, or a list
-        of such.
+        """As in Keras; `x` may also be raw rows: a DataFrame, files, one row as a dict, a list of
+        such, or a dict by column of equally long lists, as `{"city": ["Rome", "Oslo"]}`.
 
-        Raw rows are read in batches of 4,096 unless `batch_size` says otherwise.
+        Arrays in place of lists are raw where one holds text or objects; a dict of numeric arrays
+        alone holds the ids and floats that `preprocessor.arrays` makes. Raw rows are read in
+        batches of 4,096 unless `batch_size` says otherwise.
 
         Returns:
             Dict by task of NumPy arrays, one entry a row.
@@ -480,7 +494,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         Warns:
             UserWarning: if a prediction is NaN or infinite.
         """
-        x = frame_of(self.schema, x)
+        x = self._rows(x)
         if is_frame(x):
             batch_size = batch_size or _LARGE_BATCH
         x = self._encoded(x, labels=False, batch_size=batch_size)

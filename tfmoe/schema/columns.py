@@ -206,6 +206,9 @@ class MultiCategorical(Categorical):
         name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing: see
             `Categorical`.
         separator: string between a cell's values, or None if cells are lists.
+        strip: bool, whether spaces (and tabs and line ends) around the values of separated text
+            are left out, in training and served: `"a, b"` at `","` is then `"a"` and `"b"`, and
+            else `"a"` and `" b"`.
         pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings.
         max_length: int >= 1. Further values are dropped. None for the longest cell seen in
             fitting, but for cells of more than 64 values that are longer than 999 in 1,000,
@@ -214,6 +217,7 @@ class MultiCategorical(Categorical):
 
     _: KW_ONLY
     separator: str | None = None
+    strip: bool = False
     pooling: str = "mean"
     max_length: int | None = None
 
@@ -229,6 +233,12 @@ class MultiCategorical(Categorical):
                 f"{owner} needs `separator` to be a string that is not empty, or None if the "
                 f"cells are lists. Received separator={self.separator!r}."
             )
+        if not isinstance(self.strip, bool) or (self.strip and self.separator is None):
+            raise ValueError(
+                f"{owner} takes `strip` as True or False, and True only of text that is parted at "
+                f"`separator`. Received strip={self.strip!r}, separator={self.separator!r}. Give "
+                "the separator, or leave `strip` out if cells are lists."
+            )
 
 
 @checks_arguments
@@ -243,7 +253,7 @@ class Sequence(MultiCategorical):
 
     Args:
         name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing,
-            separator, pooling: see `MultiCategorical`.
+            separator, strip, pooling: see `MultiCategorical`.
         max_length: int >= 1, or None for what `MultiCategorical` takes.
     """
 

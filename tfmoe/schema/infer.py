@@ -1,19 +1,25 @@
-"""A schema proposed for a table: of which kind its columns and labels seem to be."""
+"""A schema proposed for a table: of which kind its columns seem to be, and what to know of it."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
+from tfmoe.schema.infer_labels import (
+    a_task_each,
+    is_named_positive,
+    limited,
+    names,
+    proposed_tasks,
+)
 from tfmoe.schema.leaks import leaks
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
-from tfmoe.validation import NAME, may_be_served
+from tfmoe.validation import may_be_served
 
 if TYPE_CHECKING:
     from tfmoe.data.read.look import Look, Traits
@@ -26,9 +32,17 @@ _MOST_CLASSES = 50
 _MOST_NUMBERS = 64
 # Words that end in "id" and name no id.
 _NO_IDS = ("paid", "bid", "valid", "grid", "acid", "fluid", "solid", "void")
-# What a label may be that counts as 1, and as 0, in small letters.
-_POSITIVE = ("yes", "y", "true", "t", "positive", "pos", "+", "success", "won", "win", "good")
-_NEGATIVE = ("no", "n", "false", "f", "negative", "neg", "-", "failure", "fail", "lost", "bad")
+# Words of a name that say that whole numbers are codes, those that do so as its last word, and
+# those of amounts: `item_no` is a code, `no_items`, `type_count` and `size_of_group` are none.
+_CODES = {
+    *("code", "codes", "zip", "zipcode", "postcode", "postal", "plz", "sku", "ean", "upc", "isbn"),
+    *("barcode", "type", "category", "kind"),
+}
+_LAST_CODES = {"no", "nr"}
+_AMOUNTS = {
+    *("of", "count", "counts", "total", "sum", "mean", "avg", "average", "min", "max", "median"),
+    *("amount", "rate", "ratio", "share", "price", "cost", "length", "len", "size", "age", "days"),
+}
 
 
 def proposed_parts(
@@ -60,12 +74,11 @@ def proposed_parts(
         name: _columns(look.columns[name], named, inputs)
         for name, named in zip(inputs, names(inputs, may_be_served), strict=True)
     }
-    tasks = [
-        _task(look.columns[name], named)
-        for name, named in zip(labels, names(labels, NAME.match), strict=True)
-    ]
-    if task_column is not None:
-        tasks = _a_task_each(look.columns[task_column], tasks[0], labels[0])
+    seen = [look.columns[name] for name in labels]
+    if task_column is None:
+        tasks = limited(seen, proposed_tasks(seen))
+    else:
+        tasks = a_task_each(look.columns[task_column], proposed_tasks(seen)[0], labels[0])
     proposed = [column for some in columns.values() for column in some]
     if not proposed:
         advice = " ".join(f"{name}: {look.columns[name].advice}" for name in inputs)
@@ -76,22 +89,6 @@ def proposed_parts(
     for notice in _notices(look, inputs, labels, columns, tasks):
         warnings.warn(notice, stacklevel=3)
     return proposed, tasks
-
-
-def names(raw: Iterable[Any], may_be: Callable[[str], Any]) -> list[dict[str, str]]:
-    """Names of which all `may_be`, all different, and sources where they had to change."""
-    taken: set[str] = set()
-    found = []
-    for name in map(str, raw):
-        base = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        base = fitting = base if may_be(base) else f"c_{base}"
-        number = 1
-        while fitting.lower() in taken:
-            number += 1
-            fitting = f"{base}_{number}"
-        taken.add(fitting.lower())
-        found.append({"name": fitting} if fitting == name else {"name": fitting, "source": name})
-    return found
 
 
 def _lacking(look: Look, missing: Iterable[str]) -> str:
@@ -118,13 +115,17 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
     if traits.holds == "lists":
         return MultiCategorical(**named)
     if traits.holds == "integers" and (
-        traits.chosen or _names_ids(traits.name) or traits.num_distinct <= _MOST_CATEGORIES
+        traits.chosen
+        or _names_ids(traits.name)
+        or traits.num_distinct <= _MOST_CATEGORIES
+        or _are_codes(traits)
     ):
         return Categorical(**named, dtype="int", missing=tuple(traits.markers))
     if traits.holds in ("integers", "numbers"):
         return Numeric(**named, transform="log" if _is_skewed(traits) else "standardize")
-    if traits.holds == "text" and traits.separated > 0.3:
-        return MultiCategorical(**named, separator="|")
+    if traits.holds == "text" and traits.separated:
+        lists = traits.separated
+        return MultiCategorical(**named, separator=lists.separator, strip=lists.blanks)
     marked = tuple(traits.markers) if traits.holds == "flags" else ()
     return Categorical(**named, dtype="string", missing=marked)
 
@@ -132,6 +133,18 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
 def _names_ids(name: str) -> bool:
     name = name.lower()
     return name.endswith("id") and not name.endswith(_NO_IDS)
+
+
+def _are_codes(traits: Traits) -> bool:
+    """Whether whole numbers are named as codes are, and come twice or more on average."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", traits.name)
+    named = [word.lower() for word in words]
+    if traits.holds != "integers" or traits.values is None or _AMOUNTS.intersection(named):
+        return False
+    present = traits.values[np.isfinite(traits.values)]
+    if not len(present) or present.min() < 0 or 2 * traits.num_distinct > len(present):
+        return False
+    return not _CODES.isdisjoint(named) or bool(_LAST_CODES.intersection(named[-1:]))
 
 
 def _are_whole(traits: Traits) -> bool:
@@ -144,65 +157,6 @@ def _is_skewed(traits: Traits) -> bool:
     if not len(values):
         return False
     return bool(values.min() >= 0 and values.max() > 20 * (np.median(values) + 1))
-
-
-def _task(traits: Traits, named: dict[str, Any]) -> Task:
-    if traits.holds in ("other", "lists"):
-        advice = traits.advice or "A label is one value a row."
-        raise ValueError(
-            f"A label is a number, a truth value or text. Received label {traits.name!r} of "
-            f"another kind. {advice}"
-        )
-    if traits.holds == "nothing":
-        raise ValueError(
-            f"Label {traits.name!r} has no value to infer a task from, in the "
-            f"{traits.num_rows:,} rows looked at. Fill the column, or write the schema by hand."
-        )
-    if traits.values is not None:
-        present = traits.values[~np.isnan(traits.values)]
-        # True is 1 and False 0.
-        return Binary(**named) if set(np.unique(present)) <= {0.0, 1.0} else Regression(**named)
-    texts = traits.texts
-    if len(texts) == 1 and "-" in traits.markers and texts[0] == "+":
-        return Binary(**named, positive="+", negative=("-",))
-    if len(texts) < 2:
-        raise ValueError(
-            f"A label has at least two values. Received label {traits.name!r} with {texts} alone, "
-            f"in the {traits.num_rows:,} rows looked at. Write the schema by hand if others come."
-        )
-    if len(texts) == 2:
-        positive = max(texts, key=_how_positive)
-        return Binary(**named, positive=positive)
-    return Multiclass(**named, classes=tuple(texts))
-
-
-def _how_positive(text: str) -> tuple[int, str]:
-    """The larger, the likelier that a label means yes; else the last by the alphabet."""
-    word = text.lower()
-    return (word in _POSITIVE) - (word in _NEGATIVE), text
-
-
-def _a_task_each(traits: Traits, task: Task, label: str) -> list[Task]:
-    """A task for each value of the column that says which one a row belongs to."""
-    keys = sorted([*traits.texts, *traits.markers], key=_by_number)
-    plain = [key if NAME.match(key) else f"{traits.name}_{key}" for key in dict.fromkeys(keys)]
-    return [
-        dataclasses.replace(
-            task,
-            name=named["name"],
-            source=label,
-            key=None if named["name"] == key else key,
-        )
-        for key, named in zip(dict.fromkeys(keys), names(plain, NAME.match), strict=True)
-    ]
-
-
-def _by_number(text: str) -> tuple[int, float, str]:
-    """Sorts "2" before "10", and text behind numbers."""
-    try:
-        return 0, float(text), text
-    except ValueError:
-        return 1, 0.0, text
 
 
 def _notices(
@@ -243,7 +197,24 @@ def _notices(
             f"Taken for numbers, with texts that stand for a missing one: {cells}. Where such a "
             "text is a value, write Categorical; `missing` says which stand for a missing one."
         )
-    odd = {name: look.columns[name] for name in inputs if look.columns[name].odd}
+    lists = {
+        name: look.columns[name].separated
+        for name in inputs
+        if columns[name] and getattr(columns[name][0], "separator", None) in (",", ";")
+    }
+    if lists:
+        cells = ", ".join(
+            f"{name!r} at {one.separator!r} ({one.num_values:,} values, such as {one.example!r})"
+            for name, one in lists.items()
+            if one is not None
+        )
+        yield (
+            f"Texts were taken for lists: {cells}. Where such a cell is one value, write "
+            "Categorical instead of MultiCategorical."
+        )
+    odd = {
+        name: look.columns[name] for name in inputs if look.columns[name].odd and name not in lists
+    }
     if odd:
         cells = ", ".join(
             f"{name!r} (missing={[*one.odd, *one.markers]})" for name, one in odd.items()
@@ -262,6 +233,14 @@ def _notices(
         and not _names_ids(name)
         and look.columns[name].num_distinct > 2
     ]
+    codes = [name for name in few if look.columns[name].num_distinct > _MOST_CATEGORIES]
+    few = [name for name in few if name not in codes]
+    if codes:
+        counts = ", ".join(f"{name!r} ({look.columns[name].num_distinct:,})" for name in codes)
+        yield (
+            f"Whole numbers were taken for codes, by their names: {counts}. Where they are "
+            "amounts, of which more is more, write Numeric instead of Categorical."
+        )
     if few:
         counts = ", ".join(f"{name!r} ({look.columns[name].num_distinct})" for name in few)
         yield (
@@ -291,12 +270,22 @@ def _notices(
             "Where they are amounts, written with a sign or unit such as $12.50, put the numbers "
             "alone into the table: a Regression reads 12.50."
         )
-    for task in dict.fromkeys((task.raw_name, getattr(task, "positive", None)) for task in tasks):
-        if task[1] is not None:
-            yield (
-                f"Label {task[0]!r} has two values, of which {task[1]!r} counts as 1. Write the "
-                "other as `positive` if that is meant."
-            )
+    positives = {t.raw_name: t.positive for t in tasks if isinstance(t, Binary) and t.positive}
+    for name, positive in positives.items():
+        label = look.columns[name]
+        others = [text for text in label.texts if text != positive]
+        why = "" if not others or is_named_positive(label) else ", for it is the rarer one"
+        yield (
+            f"Label {name!r} has two values, of which {positive!r} counts as 1{why}. If "
+            f"{others[0] if others else '-'!r} is meant, write that as `positive`."
+        )
+    within = {task.raw_name: task.where for task in tasks if task.where is not None}
+    if within:
+        limits = ", ".join(f"{name!r} (where={where!r})" for name, where in within.items())
+        yield (
+            f"Labels that are missing exactly where a binary one is not 1 count only where it is: "
+            f"{limits}. Take `where` out if they are missing there by chance."
+        )
     yield from leaks(
         [look.columns[name] for name in inputs if columns[name]],
         [look.columns[name] for name in labels],

@@ -488,16 +488,27 @@ class Schema:
         Numbers become `Numeric`, with `transform="log"` where none is negative and the largest
         is far from the median. But integers (also with gaps, which pandas reads as floats) become
         `Categorical` if their name ends in `id` (but not in `paid`, `bid` and the like), if they
-        take at most 20 values or exceed 64 bits. Text that is numbers (but for what stands for a
-        missing one, such as NA) is numbers, unless it has leading zeros, as zip codes have.
+        take at most 20 values or exceed 64 bits, or if each occurs twice or more on average and a
+        word of their name is `code`, `zip`, `sku`, `type`, `category`, `kind` or the like, or the
+        last one is `no` or `nr`; codes of another name stay numbers. Text that is numbers (but for
+        what stands for a missing one, such as NA) is numbers, unless it has leading zeros, as zip
+        codes have.
         Strings, booleans and categories become `Categorical`, lists `MultiCategorical`, and so
-        do strings, with that separator, if three in ten hold a `|`. A label of zeros and ones,
-        or of True and False, is `Binary`, and so is one of two texts, with the `positive` one
-        named; one of other numbers is `Regression`, any other `Multiclass`.
+        do strings, with that separator, if three in ten hold a `|`, or a `;` or `,` between short
+        values that recur in other rows and change their places, as the parts of an address or of a
+        sentence do not; with `strip` where spaces stand around them. Values with but spaces
+        between them are not told from sentences.
+
+        A label of zeros and ones, or of True and False, is `Binary`, and so is one of two texts,
+        with the `positive` one named: of yes and no, won and lost, click and no click and their
+        like the one that means yes, of others the rarer; one of other numbers is `Regression`, any
+        other `Multiclass`. A label that is missing exactly where a binary one is 0, or missing
+        too, has that one as its `where`.
 
         Warnings say what was left out (times, vectors, whatever else no column reads) and what
-        to make of it, what counts as missing, which whole numbers of few values were taken for
-        categories, which label is the positive one, and which columns may give a label away.
+        to make of it, what counts as missing, which whole numbers were taken for categories or
+        codes and which texts with `,` or `;` for lists, which label is the positive one,
+        which labels are limited by `where`, and which columns may give a label away.
 
         Args:
             source: what `Preprocessor.fit` takes: a DataFrame, or a path, glob or list of files.

@@ -13,7 +13,7 @@ import numpy as np
 from tfmoe.data.encode.graph import NO_TASK, GraphEncoder, request, signature
 from tfmoe.files import PathLike, new_version
 from tfmoe.model.finite import check_weights
-from tfmoe.serving.sample_rows import sample_rows
+from tfmoe.serving.sample_rows import sample_rows, typical_rows
 from tfmoe.validation import checks_arguments, plain
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def export(model: MultiTaskModel, path: PathLike) -> Path:
         rows = sample_rows(model.preprocessor, _NUM_CHECKED)
         _write(model, draft)
         _check(model, draft, rows)
-        _write_sample_request(model.preprocessor, rows, draft / "sample_request.json")
+        _write_sample_request(model.preprocessor, draft / "sample_request.json")
 
     # TF Serving, which may be watching, ignores what is not named by a number.
     return new_version(path, write)
@@ -212,9 +212,9 @@ def tensors(
     return {name: tf.constant(values, specs[name].dtype) for name, values in arrays.items()}
 
 
-def _write_sample_request(preprocessor, rows, path):
+def _write_sample_request(preprocessor, path):
     """Three rows in the form that TF Serving's REST interface takes."""
-    arrays = request(preprocessor, rows.iloc[:3])
+    arrays = request(preprocessor, typical_rows(preprocessor, 3))
     instances = [{name: plain(values[i]) for name, values in arrays.items()} for i in range(3)]
     body = {"signature_name": "serving_default", "instances": instances}
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False), encoding="utf-8")

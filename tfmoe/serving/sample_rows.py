@@ -27,46 +27,117 @@ def sample_rows(preprocessor: Preprocessor, num_rows: int, seed: int = 0) -> pd.
     import pandas as pd
 
     generator = np.random.default_rng(seed)
-    readers: dict[str, list[Column]] = {}
-    for column in preprocessor.schema.columns:
-        readers.setdefault(column.raw_name, []).append(column)
     columns = {
-        raw: _sample_cells(preprocessor, columns, num_rows, generator)
-        for raw, columns in readers.items()
+        raw: _sample_cells(preprocessor, readers, num_rows, generator)
+        for raw, readers in _readers(preprocessor.schema).items()
     }
-    if preprocessor.schema.task_column:
-        columns |= _sample_tasks(preprocessor, num_rows, generator)
+    name = preprocessor.schema.task_column
+    if name:
+        keys = generator.choice(np.array(preprocessor.schema.task_keys, object), num_rows)
+        columns[name] = pd.Series(_task_cells(preprocessor, keys), dtype=object)
     return pd.DataFrame(columns)
+
+
+def typical_rows(preprocessor: Preprocessor, num_rows: int) -> pd.DataFrame:
+    """Raw rows for people to read, made from what was fitted: none is missing or unknown.
+
+    Categories are the most frequent ones by turns, lists two of them; numbers lie at the mean and
+    half a standard deviation beside it, or at quantiles, with four digits. Of a hashed column no
+    value is known, and of a number that is left as it is no mean: those are made up.
+
+    Returns:
+        DataFrame of the schema's raw columns and the task column.
+    """
+    import pandas as pd
+
+    columns = {
+        raw: [_typical_cell(preprocessor, readers, row) for row in range(num_rows)]
+        for raw, readers in _readers(preprocessor.schema).items()
+    }
+    name = preprocessor.schema.task_column
+    if name:
+        keys = preprocessor.schema.task_keys
+        columns[name] = _task_cells(preprocessor, [keys[i % len(keys)] for i in range(num_rows)])
+    return pd.DataFrame({raw: pd.Series(cells, dtype=object) for raw, cells in columns.items()})
+
+
+def _readers(schema):
+    """The columns that read each raw one."""
+    readers: dict[str, list[Column]] = {}
+    for column in schema.columns:
+        readers.setdefault(column.raw_name, []).append(column)
+    return readers
+
+
+def _typical_cell(preprocessor, readers, row):
+    category = _category(preprocessor, readers)
+    if category is None:
+        numbers = [_typical_number(one, preprocessor.numeric[one.name], row) for one in readers]
+        if readers[0].element is None:
+            return numbers[0]
+        places = {one.element or 0: number for one, number in zip(readers, numbers, strict=True)}
+        return [places.get(place, 0.0) for place in range(1 + max(places))]
+    column, text = category
+    values = _known(preprocessor, column, text) or (["a", "b", "c"] if text else [1, 2, 3])
+    values = values[:3]
+    cell = values[row % len(values)]
+    if not hasattr(column, "separator"):
+        return cell
+    second = values[(row + 1) % len(values)]
+    cells = [cell] if second == cell or preprocessor.lengths[column.name] < 2 else [cell, second]
+    return cells if column.separator is None else column.separator.join(map(str, cells))
+
+
+def _typical_number(column, fit, row):
+    """The mean, or half a standard deviation below or above it; or a quartile."""
+    if column.embeds and len(fit.boundaries):
+        number = fit.boundaries[len(fit.boundaries) * (2, 1, 3)[row % 3] // 4]
+    elif column.transform in ("none", "buckets"):
+        number = fit.fill or 0.0
+    else:
+        number = fit.mean + (0.0, -0.5, 0.5)[row % 3] / (fit.scale or 1.0)
+        if column.transform == "log":
+            number = np.sign(number) * np.expm1(np.abs(number))
+        elif number < 0 < fit.mean:
+            number = fit.mean / 2  # many numbers are never negative
+    return float(f"{number:.4g}")
+
+
+def _category(preprocessor, readers):
+    """The column whose cells all readers of a raw one can read, and whether these are text.
+
+    None if all readers read numbers.
+    """
+    categories = [column for column in readers if not isinstance(column, Numeric)]
+    if not categories:
+        return None
+    # What reads text reads integers too, but not the other way round.
+    text = categories == readers and all(is_text(preprocessor, one) for one in categories)
+    # Vocabularies have values to choose from.
+    return min(categories, key=lambda one: bool(_owner(preprocessor, one).hash_buckets)), text
 
 
 def _sample_cells(preprocessor, readers, num_rows, generator):
     """A raw column that all of its readers can read, as a Series."""
     import pandas as pd
 
-    categories = [column for column in readers if not isinstance(column, Numeric)]
-    if not categories and any(reader.element is not None for reader in readers):
+    category = _category(preprocessor, readers)
+    if category is None and any(reader.element is not None for reader in readers):
         return _sample_vectors(preprocessor, readers, num_rows, generator)
-    if not categories:
+    if category is None:
         fit = preprocessor.numeric[readers[0].name]
         return pd.Series(_sample_numbers(readers[0], fit, num_rows, generator), dtype="float64")
-    # What reads text reads integers too, but not the other way round.
-    text = categories == readers and all(is_text(preprocessor, one) for one in categories)
-    # Vocabularies have values to choose from.
-    column = min(categories, key=lambda one: bool(_owner(preprocessor, one).hash_buckets))
-    cells = _sample_categories(preprocessor, column, text, num_rows, generator)
+    cells = _sample_categories(preprocessor, *category, num_rows, generator)
     return pd.Series(cells, dtype=object)
 
 
-def _sample_tasks(preprocessor, num_rows, generator):
-    """The task column; where inputs read it too, it is what they expect."""
-    import pandas as pd
-
-    schema = preprocessor.schema
-    keys = generator.choice(np.array(schema.task_keys, object), num_rows)
-    readers = [column for column in schema.columns if column.raw_name == schema.task_column]
+def _task_cells(preprocessor, keys):
+    """Keys as the task column has them; where inputs read it too, as they expect."""
+    name = preprocessor.schema.task_column
+    readers = [column for column in preprocessor.schema.columns if column.raw_name == name]
     if any(not is_text(preprocessor, column) for column in readers):
-        keys = [int(key) for key in keys]
-    return {schema.task_column: pd.Series(keys, dtype=object)}
+        return [int(key) for key in keys]
+    return list(keys)
 
 
 def _sample_numbers(column, fit, num_rows, generator):
@@ -97,16 +168,20 @@ def _owner(preprocessor, column):
     return preprocessor.schema.column(column.table)
 
 
+def _known(preprocessor, column, text):
+    """Values of a column's vocabulary, the most frequent first; none of a hashed one."""
+    hashes = _owner(preprocessor, column).hash_buckets
+    known = [] if hashes else preprocessor.vocabulary(column.name)[:1000].tolist()
+    if text:
+        return list(map(str, known))
+    numbers = arrow.whole_numbers(pa.array(known).cast(pa.string())).tolist()
+    return [number for number in numbers if number != MISSING_INT]
+
+
 def _sample_categories(preprocessor, column, text, num_rows, generator):
     """Cells of a categorical column, as text or as integers (of text, those that it names)."""
-    owner = _owner(preprocessor, column)
-    known = [] if owner.hash_buckets else preprocessor.vocabulary(column.name)[:1000].tolist()
     unknown = ["not in any vocabulary", "\u00fc\U0001f600"] if text else [-1, 2**62 + 1]
-    if text:
-        values = list(map(str, known)) or unknown
-    else:
-        numbers = arrow.whole_numbers(pa.array(known).cast(pa.string())).tolist()
-        values = [number for number in numbers if number != MISSING_INT] or unknown
+    values = _known(preprocessor, column, text) or unknown
 
     def one(row):
         late = row >= num_rows // 2

@@ -46,7 +46,7 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
     say("Regions of markets have tastes of their own; no model is told which markets go together.")
     _say_sizes(world.split)
     say("Settings: the best of four trials on other shops (docs/results/demo_choice.md)")
-    from tfmoe.cli.quiet import known_notices, start_tensorflow, without_lines
+    from tfmoe.cli.quiet import start_tensorflow
 
     # At 1 it tells of types in DSelect-k's choice between two graphs, which does no harm.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -69,8 +69,7 @@ def _markets(out: Path, epochs: int | None, seed: int) -> None:
     wide = [markets.widened(one.name, one.model, sizes) for one in (ours, dense)]
     some = split.test[:4096]
     market = split.schema.task_names[0]
-    with without_lines(known_notices()):
-        alone = extract(ours.model, market, data=split.test[split.test["market"] == market])
+    alone = extract(ours.model, market, data=split.test[split.test["market"] == market])
     found = markets_text.Comparison(
         markets.ALONE,
         markets.SHARED,

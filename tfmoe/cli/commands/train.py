@@ -8,8 +8,9 @@ import typer
 
 from tfmoe.cli import by_name
 from tfmoe.cli.by_name import completion, one_of
+from tfmoe.cli.metrics import metrics_table
 from tfmoe.cli.paths import DataFiles, must_be_new
-from tfmoe.cli.terminal import console, errors_shown, metrics_table, say, show
+from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
 
 GATE_HELP = (
@@ -178,7 +179,7 @@ def train(
             ).history
         with new_file(out) as draft:
             model.save(draft)
-        show(metrics_table(*_last(model, fitted, valid)))
+        show(metrics_table(*_last(model, fitted, valid), read.tasks))
         say(f"Wrote {out}")
         if history is not None:
             with new_file(history) as draft:

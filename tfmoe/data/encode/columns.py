@@ -18,8 +18,9 @@ The rules, which the exported graph repeats:
   Of its positions the first `length` are kept (the last ones for `Sequence`), with
   `PADDING_ID` for missing elements and after the end. A cell of which no element is left
   has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
-  cut like `str.split(separator)`; its elements are compared as text, with the decimal form
-  of the vocabulary if that holds integers, and only the empty element is missing.
+  cut like `str.split(separator)`, with `strip` each element loses the ASCII spaces around it;
+  elements are compared as text, with the decimal form of the vocabulary if that holds integers,
+  and only the empty element is missing.
 """
 
 from collections.abc import Callable

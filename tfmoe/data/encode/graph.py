@@ -243,6 +243,7 @@ class GraphEncoder:
 
         if _is_separated(column):
             raw = tf.strings.split(raw, column.separator).to_tensor(MISSING_STRING)
+            raw = tf.strings.strip(raw) if column.strip else raw
         text = raw.dtype == tf.string
         table = self._value_table(column)
         missing = tf.zeros_like(raw, tf.bool)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from tfmoe.data import arrow, kinds, numerals
 from tfmoe.data.read import tables
+from tfmoe.data.read.separators import Separated, separated
 from tfmoe.data.read.source import open_source
 from tfmoe.schema.missing import MARKERS
 
@@ -48,9 +49,10 @@ class Traits:
         num_rows: cells that were looked at.
         values: float64 `(n,)` with NaN for missing, of what is numbers; else None.
         codes: int64 `(n,)`, a number for each different value, -1 for missing; None of lists.
+        words: the text that each of `codes` stands for, without spaces around; of text only.
         texts: the different texts, up to 2,000, without those that stand for a missing number.
         markers: how often which text stood for a missing number.
-        separated: share of cells with a `|` in them.
+        separated: how lists that are written as text are separated, or None.
         gaps: whether a cell is missing.
         width: numbers in each cell, where all cells are vectors of as many.
         chosen: whether the source says that the values are categories.
@@ -63,9 +65,10 @@ class Traits:
     num_rows: int
     values: np.ndarray | None = None
     codes: np.ndarray | None = None
+    words: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     markers: Counter[str] = field(default_factory=Counter)
-    separated: float = 0.0
+    separated: Separated | None = None
     gaps: bool = False
     chosen: bool = False
     width: int = 0
@@ -261,8 +264,9 @@ def _of_text(traits, text, untyped, is_text):
     marked = Counter({cell: n for cell, n in counts.items() if cell in MARKERS})
     words = [cell for cell in counts if cell and cell not in MARKERS]
     traits.gaps, traits.markers = traits.gaps or "" in counts, marked
-    traits.codes = _codes(text)
-    traits.separated = _share_with(text, "|")
+    cells = text.dictionary_encode()
+    traits.codes = _places(cells)
+    traits.words = [cell.strip() for cell in cells.dictionary.to_pylist()]
     if not words:
         traits.holds = "text" if marked else "nothing"
         traits.texts = sorted(marked)
@@ -270,6 +274,7 @@ def _of_text(traits, text, untyped, is_text):
     traits.holds, traits.texts = "text", sorted(words[:_TEXTS])
     if is_text:
         return traits
+    traits.separated = separated({word: counts[word] for word in words})
     if numerals.are_flags(words):
         traits.holds = "flags"
     elif all(map(_DATE.fullmatch, words)) or all(map(_TIME.fullmatch, words)):
@@ -328,14 +333,12 @@ def _of_digits(words, untyped, gaps):
     return "numbers"
 
 
-def _share_with(text, mark):
-    present = text.drop_null()
-    return float(pc.mean(pc.match_substring(present, mark)).as_py() or 0) if len(present) else 0.0
-
-
 def _codes(array):
     """A number for each different value, -1 for missing ones: int64 `(n,)`."""
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
-    encoded = array.dictionary_encode()
+    return _places(array.dictionary_encode())
+
+
+def _places(encoded):
     return encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
