@@ -27,7 +27,7 @@ def metrics_table(
     """A `rich.table.Table` of a model's metrics, by name.
 
     Args:
-        values: dict of float by metric, such as `click_auc`.
+        values: dict of float by metric, such as `click_auc`; those by scenario come last.
         title: str, or None.
         tasks: the tasks that they are of. Of two or more of a kind the means come first, those in
             a label's unit only if they have one label.
@@ -38,12 +38,17 @@ def metrics_table(
 
     values = {n: float(value) for n, value in values.items() if not _is_doubled(n, values)}
     own = {name for task in tasks for name in task.reported_names if name in values}
-    first = _means(values, tasks) | {name: values[name] for name in sorted(set(values) - own)}
+    strange = sorted(set(values) - own)
+    by_scenario = [name for name in strange if any(name.startswith(f"{one}_") for one in own)]
+    others = {name: values[name] for name in strange if name not in by_scenario}
+    first = _means(values, tasks) | others
     sections = [("", first)]
     if len(tasks) > MOST_TASKS and not every:
         sections += _extremes(values, tasks).items()
     else:
         sections.append(("", {name: values[name] for name in sorted(own)}))
+    if by_scenario:
+        sections.append(("by scenario", {name: values[name] for name in by_scenario}))
     table = plain_table(title)
     table.min_width = len(title or "") + 2  # or its words would stand in several lines
     table.add_column("metric", overflow="fold")
