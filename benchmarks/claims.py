@@ -346,6 +346,23 @@ OTHERS = tuple(
         ],
     )
     for name in ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k")
+) + tuple(
+    Claim(
+        "package",
+        "scenarios",
+        f"{name} has a higher AUC within scenarios than MMoE with the scenario as a column.",
+        [
+            Paired(
+                f"by {column}",
+                {"name": f"{name} beats MMoE", "set": column},
+                {"name": name, "set": column},
+                {"name": "MMoE", "set": column},
+                "within_auc",
+            )
+            for column in ("age", "occupation")
+        ],
+    )
+    for name in ("PEPNet", "STAR", "MMoE, EPNet")
 )
 
 ADDED, ROUTING = "task-aware, added after", "task-aware"
