@@ -156,7 +156,7 @@ def test_rows_of_one_task_may_have_a_scenario_too(rows):
 
 
 @pytest.mark.slow
-def test_a_task_is_added_where_towers_are_the_tasks_alone(prep, rows):
+def test_a_task_is_added_where_towers_are_the_tasks_alone(prep, rows, tmp_path):
     mixture = tfmoe.STAR(hidden_units=(8,))
     model = fitted(prep, rows, mixture=mixture, input_gate=tfmoe.EPNet((4,)))
     before = model.predict(rows, verbose=0)
@@ -166,6 +166,10 @@ def test_a_task_is_added_where_towers_are_the_tasks_alone(prep, rows):
     after = larger.predict(rows, verbose=0)
     for name, values in before.items():
         np.testing.assert_array_equal(after[name], values)
+    larger.save(tmp_path / "larger.keras")
+    loaded = tfmoe.load_model(tmp_path / "larger.keras")
+    assert not loaded.input_gate.trainable_weights
+    assert len(loaded.trainable_weights) == len(larger.trainable_weights) > 0
     for options in ({"scenario_towers": True}, {"tower_gate": tfmoe.PPNet("user")}):
         model = tfmoe.MultiTaskModel(prep, mixture, **options)
         with pytest.raises(ValueError, match="towers are the tasks' alone"):

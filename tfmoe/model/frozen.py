@@ -10,7 +10,9 @@ from tfmoe.keras_private import flatten_layers
 
 def _layers(model: Any) -> list[Any]:
     """The layers that a config makes anew, holders before what they hold."""
-    parts = (model.encoder, model.mixture, model.towers, model.head)
+    parts = [model.encoder, model.mixture, model.towers, model.head]
+    # Last, for places in older files are of the four alone.
+    parts += [gate for gate in (model.input_gate, model.tower_gate) if gate is not None]
     return [layer for part in parts for layer in flatten_layers(part)]
 
 
