@@ -32,8 +32,9 @@ class PPNet(keras.layers.Layer):
         hidden_units: sequence of int >= 1, at least one: units of the MLP's hidden layers, which
             the tasks share.
         activation, kernel_initializer: see `Experts`.
-        tower_units: tuple of tuples of int, for each task the units of its tower's hidden layers;
-            None to take it from the model.
+        num_tasks: int >= 1, and
+        tower_units: sequence of int >= 1, units of the towers' hidden layers; None to take both
+            from the model.
 
     Call arguments:
         inputs: float tensor `(b, f)`, `x`.
