@@ -32,9 +32,8 @@ class PPNet(keras.layers.Layer):
         hidden_units: sequence of int >= 1, at least one: units of the MLP's hidden layers, which
             the tasks share.
         activation, kernel_initializer: see `Experts`.
-        num_tasks: int >= 1, and
-        tower_units: sequence of int >= 1, units of the towers' hidden layers; None to take both
-            from the model.
+        num_tasks, tower_units: how many towers there are, and the units of their hidden layers;
+            None to take both from the model.
 
     Call arguments:
         inputs: float tensor `(b, f)`, `x`.
