@@ -31,6 +31,7 @@ HOMES = {
     "GumbelGate": "gates.gumbel",
     "HardenPermutations": "gates.permutation",
     "HashGate": "gates.hashed",
+    "HoME": "structures.home",
     "ImportanceLoss": "gates.balance",
     "LearnedPermutation": "gates.permutation",
     "LoadLoss": "gates.balance",
@@ -100,6 +101,7 @@ __all__ = [
     "GumbelGate",
     "HardenPermutations",
     "HashGate",
+    "HoME",
     "ImportanceLoss",
     "LearnedPermutation",
     "LoadLoss",
@@ -205,6 +207,7 @@ if TYPE_CHECKING:
     from tfmoe.structures.base import Structure as Structure
     from tfmoe.structures.cgc import CGC as CGC
     from tfmoe.structures.cross_stitch import CrossStitch as CrossStitch
+    from tfmoe.structures.home import HoME as HoME
     from tfmoe.structures.mmoe import MMoE as MMoE
     from tfmoe.structures.mmoe import OMoE as OMoE
     from tfmoe.structures.mod_squad import ModSquad as ModSquad

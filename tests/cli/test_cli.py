@@ -181,6 +181,7 @@ def test_every_public_gate_and_structure_has_a_name():
         "adatt": "AdaTT",
         "cgc": "CGC",
         "cross-stitch": "CrossStitch",
+        "home": "HoME",
         "mtan": "MTAN",
         "ple": "PLE",
         "snr": "SNR",

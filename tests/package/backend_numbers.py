@@ -118,6 +118,8 @@ def _structures(x, gate, units):
         "ple": (tfmoe.PLE(2, 2, **options), x),
         "cgc_one_task": (tfmoe.CGC(2, **options), rows),
         "adatt_one_task": (tfmoe.AdaTT(2, 2, 2, 1, gate=gate, **units), rows),
+        "home": (tfmoe.HoME(2, [[1], [0]], rank=2, gate=gate, hidden_units=(6, 4)), x),
+        "home_one_task": (tfmoe.HoME(2, gate=gate, hidden_units=(6, 4)), rows),
         "cross_stitch": (tfmoe.CrossStitch(2, **units), x),
         "mtan": (tfmoe.MTAN(2, **units), x),
         "snr": (tfmoe.SNR(2, **units), x),

@@ -133,6 +133,7 @@ def _mixtures():
         _case(tfmoe.OMoE, 2, 2, gate=top_k, experts=[flat] * 2, **ready, inputs=images),
         _case(tfmoe.SharedBottom, 2, **STACK, aux=True),
         *_own_experts(),
+        *_homes(),
         *_streams(),
     ]
 
@@ -149,6 +150,20 @@ def _streams():
         _case(tfmoe.MTAN, 2, attention_units=3, **some, **STACK),
         _case(tfmoe.SNR, 2, 3, penalty=0.1, **some, **STACK, defaults=["kind"]),
         _case(tfmoe.SNR, 2, 3, (4, 4), "average", penalty=0.1, **some, **equal),
+    ]
+
+
+def _homes():
+    gate = tfmoe.TopKGate(num_nonzeros=3, router=_router())
+    one = {"inputs": _matrix(4, 5), "task": np.array([0, 1, 1, 0], "int32")}
+    shared = {"hidden_units": (5, 4), "rank": 3, "gate": gate, "dropout": 0.25}
+    shared |= {"kernel_initializer": UNIFORM, "aux": True}
+    # Of three groups, the tasks of one of which are gone, as an expert of a group and a shared one.
+    cut = {"expert_ids": [0, 1, 2, 3, 5, 6, 7]}
+    return [
+        _case(tfmoe.HoME, 2, [[1], [0]], 1, 3, 4, **shared, defaults=["expert_ids"]),
+        _case(tfmoe.HoME, 2, [[1], [], [0]], 3, 3, 4, **shared, **cut),
+        _case(tfmoe.HoME, 2, [[1], [], [0]], 3, 3, 4, **shared, **cut, inputs=one),
     ]
 
 

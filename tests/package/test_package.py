@@ -248,6 +248,7 @@ ADDED_NAMES = [
     "CrossStitch",
     "Gate",
     "GateOutput",
+    "HoME",
     "MTAN",
     "PLE",
     "SNR",

@@ -71,9 +71,12 @@ def filled(config: Any, owner: str, name: str | None = None, **values: Any) -> A
     try:
         return keras.saving.deserialize_keras_object(config)
     except TypeError as error:
-        # Keras wraps the constructor's own error in many lines of config.
-        if isinstance(error.__context__, ValueError):
-            raise error.__context__ from error
+        # Keras wraps the constructor's own error in many lines of config, once or twice.
+        own = error.__context__
+        while isinstance(own, TypeError):
+            own = own.__context__
+        if isinstance(own, ValueError):
+            raise own from error
         raise
 
 

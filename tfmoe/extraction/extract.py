@@ -121,9 +121,12 @@ def extract(
     preprocessor = model.preprocessor.select(tasks)
     names = preprocessor.schema.task_names
     rows = [model.schema.task_names.index(name) for name in names]
-    gates, places = model.structure.gates, model.structure.gate_rows(rows)
+    gates = model.structure.gates
+    places = [model.structure.gate_rows(rows, gate) for gate in gates]
     if by == "usage":
-        experts = [_used(gate, names, places, threshold) for gate in gates]
+        experts = [
+            _used(gate, names, own, threshold) for gate, own in zip(gates, places, strict=True)
+        ]
         exact = all(len(e) == gate.num_experts for e, gate in zip(experts, gates, strict=True))
     else:
         experts, exact = _weighty(model, gates, names, places, threshold, data)
@@ -208,11 +211,14 @@ def _weighty(
     model: MultiTaskModel,
     gates: Sequence[Gate],
     names: Sequence[str],
-    rows: Sequence[int],
+    places: Sequence[Sequence[int]],
     threshold: float,
     data: Any,
 ) -> tuple[list[list[int]], bool]:
-    """For each gate the indices of the experts to keep; whether the others have no weight."""
+    """For each gate the indices of the experts to keep; whether the others have no weight.
+
+    `places` has, for each gate, the tasks' rows.
+    """
     static = all(gate.router == "static" for gate in gates)
     if not static and data is None:
         if threshold > 0:
@@ -226,7 +232,7 @@ def _weighty(
     lost = 0.0
     uses = gate_use(model, blank_rows(model) if static else data, similarity=False)
     _warn_of_undecided(uses)
-    for use in uses:
+    for use, rows in zip(uses, places, strict=True):
         mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
         unseen = np.isnan(mean_weight).any(axis=1)
         if unseen.any():

@@ -86,8 +86,8 @@ class Structure(keras.layers.Layer):
         """Outputs `(b, e, u)` of all experts, to be compared; None if they read less than a row."""
         return None
 
-    def gate_rows(self, tasks: Sequence[int]) -> list[int]:
-        """Where its gates that tell tasks apart have some of its tasks, by index."""
+    def gate_rows(self, tasks: Sequence[int], gate: Gate) -> list[int]:
+        """Where one of its gates that tell tasks apart has some of its tasks, by index."""
         return list(tasks)
 
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[Any]:
