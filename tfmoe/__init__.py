@@ -53,6 +53,7 @@ HOMES = {
     "Regression": "schema.tasks",
     "SNR": "structures.snr",
     "STAR": "structures.star",
+    "STEM": "structures.stem",
     "ScenarioTowers": "heads.scenario_towers",
     "Schema": "schema.schema",
     "ScoreSpec": "gates.routers",
@@ -123,6 +124,7 @@ __all__ = [
     "Regression",
     "SNR",
     "STAR",
+    "STEM",
     "ScenarioTowers",
     "Schema",
     "ScoreSpec",
@@ -217,6 +219,7 @@ if TYPE_CHECKING:
     from tfmoe.structures.shared_bottom import SharedBottom as SharedBottom
     from tfmoe.structures.snr import SNR as SNR
     from tfmoe.structures.star import STAR as STAR
+    from tfmoe.structures.stem import STEM as STEM
 else:
     # Only at run time: a type checker that saw it would take every name for a public one.
 

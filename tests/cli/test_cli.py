@@ -185,6 +185,7 @@ def test_every_public_gate_and_structure_has_a_name():
         "mtan": "MTAN",
         "ple": "PLE",
         "snr": "SNR",
+        "stem": "STEM",
         "mmoe": "MMoE",
         "omoe": "OMoE",
         "mod-squad": "ModSquad",

@@ -172,3 +172,25 @@ def home(inputs, group_of, meta, tasks):
 def feature_gated(x, down, up, network):
     """An expert behind a low-rank gate on its inputs, `(f,) -> (u,)`."""
     return network(x * 2 / (1 + np.exp(-(x @ down @ up))))
+
+
+def stem(encodings, own, shared, gates):
+    """Experts of tasks on encodings of their own.
+
+    Args:
+        encodings: `(b, t + 1, f)`, the shared one last.
+        own: for each task a list of experts; shared: a list of experts.
+        gates: one a task, over the experts of the first task, ..., the shared ones.
+
+    Returns:
+        `(b, t, u)`.
+    """
+    rows = []
+    for *of_tasks, common in encodings:
+        outputs = [
+            expert(x) for x, experts in zip(of_tasks, own, strict=True) for expert in experts
+        ]
+        outputs += [expert(common) for expert in shared]
+        pairs = zip(gates, of_tasks, strict=True)
+        rows.append([weighed(gate(x + common), outputs) for gate, x in pairs])
+    return np.array(rows)

@@ -252,6 +252,7 @@ ADDED_NAMES = [
     "MTAN",
     "PLE",
     "SNR",
+    "STEM",
     "ScoreSpec",
     "Structure",
     "datasets",

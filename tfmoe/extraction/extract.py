@@ -55,7 +55,8 @@ def extract(
     anew over the experts that are kept. Label columns that only the other tasks needed are no
     longer read; a `task_column` is, also for a single task. The experts and the gates read all
     input columns, so all columns and embedding tables are kept, and so is the whole network of
-    a `SharedBottom`.
+    a `SharedBottom`. Of the tables of each task's own that a `STEM` has, those are kept that the
+    experts and gates left still read.
 
     `by="weight"` keeps the experts whose mean weight for a task is above `threshold`. How
     exact that is depends on how they are found:
@@ -136,7 +137,12 @@ def extract(
         model.structure.select(experts, rows),
         **model.around,
     )
-    copy_weights(model.encoder, extracted.encoder)
+    if model.structure.input_kind == "copies":
+        numbers = model.structure.encodings
+        stay = [numbers.index(number) for number in extracted.structure.encodings]
+        extracted.encoder.copy_from(model.encoder, stay)
+    else:
+        copy_weights(model.encoder, extracted.encoder)
     copy_conditions(model, extracted, rows)
     extracted.towers.copy_from(model.towers, rows)
     extracted.structure.copy_from(model.structure, rows, experts)
