@@ -1,6 +1,9 @@
 """Extraction from a hierarchy of experts: the groups' level stays, other tasks' experts go."""
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfmoe
 from tests.extraction.test_extract_tasks import ALL, ONE, check_same, features, model_of, rows_of
@@ -76,3 +79,26 @@ def test_add_task_and_compaction_are_refused():
         model.add_task(tfmoe.Binary("jp"))
     with pytest.raises(ValueError, match="Received a HoME"):
         model.structure.expert_variables()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schema", [ALL, ONE], ids=["all", "one"])
+def test_fitted_saved_and_exported(schema, tmp_path):
+    model, x = model_of(home("top_k"), schema), features(schema)
+    labels = {"score": (x["age"] > 0).astype("float32")}
+    if schema is ALL:
+        labels = {name: labels["score"] for name in ALL.task_names}
+    # Of the tasks' gate alone: those of groups and of the shared stream tell no tasks apart.
+    loss = tfmoe.MutualInformationLoss(momentum=0.9)
+    model.compile("adam", aux_losses=loss)
+    model.fit(x, labels, epochs=1, batch_size=25, verbose=0)
+    assert [joint.shape for joint in model._trackers.value[0].joints] == [(3, 7)]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for got, want in zip(
+        again.predict(x, verbose=0).values(), model.predict(x, verbose=0).values(), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    tfmoe.export(model, tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served" / "1"))
+    assert "serving_default" in served.signatures

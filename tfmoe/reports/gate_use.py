@@ -35,7 +35,8 @@ class GateUse(NamedTuple):
 
     Attributes:
         gate: str, its name.
-        tasks: tuple of str; one, "all tasks", where a gate serves all of them.
+        tasks: tuple of str; one, "all tasks", where a gate serves all of them, and streams, by
+            number, where it serves others than the model's tasks, such as groups of them.
         experts: tuple of int. Those of an extracted model keep the numbers that they had.
         mean_weight: `(t, e)`, mean weight of each expert for each task. This and what follows
             by task is NaN for a task that has none of the rows.
