@@ -31,6 +31,7 @@ HOMES = {
     "GumbelGate": "gates.gumbel",
     "HardenPermutations": "gates.permutation",
     "HashGate": "gates.hashed",
+    "HoME": "structures.home",
     "ImportanceLoss": "gates.balance",
     "LearnedPermutation": "gates.permutation",
     "LoadLoss": "gates.balance",
@@ -52,6 +53,7 @@ HOMES = {
     "Regression": "schema.tasks",
     "SNR": "structures.snr",
     "STAR": "structures.star",
+    "STEM": "structures.stem",
     "ScenarioTowers": "heads.scenario_towers",
     "Schema": "schema.schema",
     "ScoreSpec": "gates.routers",
@@ -100,6 +102,7 @@ __all__ = [
     "GumbelGate",
     "HardenPermutations",
     "HashGate",
+    "HoME",
     "ImportanceLoss",
     "LearnedPermutation",
     "LoadLoss",
@@ -121,6 +124,7 @@ __all__ = [
     "Regression",
     "SNR",
     "STAR",
+    "STEM",
     "ScenarioTowers",
     "Schema",
     "ScoreSpec",
@@ -205,6 +209,7 @@ if TYPE_CHECKING:
     from tfmoe.structures.base import Structure as Structure
     from tfmoe.structures.cgc import CGC as CGC
     from tfmoe.structures.cross_stitch import CrossStitch as CrossStitch
+    from tfmoe.structures.home import HoME as HoME
     from tfmoe.structures.mmoe import MMoE as MMoE
     from tfmoe.structures.mmoe import OMoE as OMoE
     from tfmoe.structures.mod_squad import ModSquad as ModSquad
@@ -214,6 +219,7 @@ if TYPE_CHECKING:
     from tfmoe.structures.shared_bottom import SharedBottom as SharedBottom
     from tfmoe.structures.snr import SNR as SNR
     from tfmoe.structures.star import STAR as STAR
+    from tfmoe.structures.stem import STEM as STEM
 else:
     # Only at run time: a type checker that saw it would take every name for a public one.
 

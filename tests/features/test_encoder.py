@@ -146,6 +146,53 @@ def test_tokens_match_reference():
         assert not np.any(present[:, 9:])
 
 
+def test_copies_are_encodings_from_tables_of_their_own():
+    layer = encoder(*SHARED, sizes=SIZES, copies=3)
+    symbols = {
+        name: keras.Input((None,) if x.ndim == 2 else (), dtype=x.dtype.name, name=name)
+        for name, x in FEATURES.items()
+    }
+    outputs = layer(symbols)
+    assert outputs.shape == (None, 3, 2 + 4 * DIM + 2)
+    got = keras.Model(symbols, outputs)(FEATURES).numpy()
+    for copy in range(3):
+        alone = encoder(*SHARED, sizes=SIZES)
+        alone(FEATURES)
+        for name, table in alone.tables.items():
+            wide = layer.tables[name].embeddings.numpy()
+            table.embeddings.assign(wide[:, copy * table.dim : (copy + 1) * table.dim])
+        np.testing.assert_allclose(got[:, copy], expected(alone), atol=1e-6)
+        parts = [layer.part(got, ["wishes", "age"])[:, copy], alone.part(got[:, copy], ["wishes"])]
+        np.testing.assert_array_equal(parts[0][:, :DIM], parts[1])
+        np.testing.assert_array_equal(parts[0][:, DIM:], FEATURES["age"][:, None])
+
+
+def test_some_copies_are_taken_over():
+    whole, part = (encoder(*SHARED, sizes=SIZES, copies=num) for num in (3, 2))
+    outputs = whole(FEATURES)
+    part(FEATURES)
+    part.copy_from(whole, [2, 0])
+    np.testing.assert_array_equal(part(FEATURES), outputs.numpy()[:, [2, 0]])
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_copies_start_apart_and_each_as_one_table_does(seed):
+    for kind in (keras.initializers.GlorotUniform, keras.initializers.Orthogonal):
+        layer = encoder(
+            tfmoe.Categorical("city", dim=DIM), embeddings_initializer=kind(seed=seed), copies=2
+        )
+        layer.build({"city": (None,)})
+        first, second = np.split(layer.tables["city"].embeddings.numpy(), 2, axis=1)
+        assert np.all(first != second)
+        if kind is keras.initializers.Orthogonal:
+            np.testing.assert_allclose(second.T @ second, np.eye(DIM), atol=1e-5)
+
+
+def test_tokens_have_no_copies():
+    with pytest.raises(ValueError, match="Received tokens=4 and copies=2"):
+        encoder(*SHARED, sizes=SIZES, tokens=4, copies=2)
+
+
 def test_histories_alone_are_tokens():
     layer = encoder(tfmoe.Sequence("city", dim=DIM), tokens=4)
     tokens, mask = layer({"city": np.array([[1, 5, 0]], "int32")})

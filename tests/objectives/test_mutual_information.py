@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 import tfmoe
 from tests.oracles import reference
-from tfmoe.objectives.mutual_information import InformationTracker, joint_of, mutual_information
+from tfmoe.objectives.mutual_information import (
+    InformationTracker,
+    joint_of,
+    mutual_information,
+    tracker_of,
+)
 
 TASKS, EXPERTS, ROWS = 3, 5, 8
 
@@ -121,7 +126,7 @@ def test_tiny_shares_have_finite_gradients():
 
 def test_momentum_averages_over_steps():
     gate = tfmoe.SoftmaxGate(TASKS, EXPERTS)
-    tracker = InformationTracker(tfmoe.MutualInformationLoss(2.0, momentum=0.9), [gate])
+    tracker = InformationTracker(tfmoe.MutualInformationLoss(2.0, momentum=0.9), {0: gate})
     average = 0.0
     for seed in range(3):
         record, labels = record_of(seed=seed)
@@ -212,3 +217,18 @@ def test_a_mixture_without_tasks_to_tell_apart_is_refused():
     model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(4,)))
     with pytest.raises(ValueError, match="Received a mixture SharedBottom without one"):
         model.compile(aux_losses=tfmoe.MutualInformationLoss())
+
+
+@pytest.mark.parametrize(
+    ("make", "places"),
+    [
+        (lambda: tfmoe.PLE(3, 2, hidden_units=(4,)), (0, 2)),
+        (lambda: tfmoe.HoME(3, [[1], [0, 2]], hidden_units=(4,)), (2,)),
+        (lambda: tfmoe.HoME(3, [[1], [0], [2]], hidden_units=(4,)), (2,)),
+    ],
+    ids=["ple", "home", "home-of-singles"],
+)
+def test_gates_of_all_tasks_or_of_groups_are_left_out(make, places):
+    structure = make()
+    structure.build((None, 5))
+    assert tracker_of(tfmoe.MutualInformationLoss(), structure).places == places

@@ -128,3 +128,69 @@ def mtan(inputs, trunk, masks):
             attended = [mask(s) * common for mask, s in zip(own, seen, strict=True)]
         rows.append(attended)
     return np.array(rows)
+
+
+def home(inputs, group_of, meta, tasks):
+    """A hierarchy of experts.
+
+    Args:
+        inputs: `(b, f)`.
+        group_of: list of int, the group of each task.
+        meta: `own`, for each group a list of experts; `shared`, a list; `gates`, one a group, its
+            own experts first; `shared_gate`, of the first group's experts, ..., the shared ones;
+            `self_gates`, one a group, over its own; `shared_self_gate`, over the shared ones.
+        tasks: `own`, for each task a list of experts; `of_groups`, for each group; `shared`;
+            `gates`, one a task, over its own, its group's and the shared ones; `self_gates`, over
+            its own.
+
+    Returns:
+        `(b, t, u)`.
+    """
+    rows = []
+    for x in inputs:
+        own = [[expert(x) for expert in experts] for experts in meta["own"]]
+        shared = [expert(x) for expert in meta["shared"]]
+        groups = [
+            weighed(gate(x), outputs + shared) + weighed(self_gate(x), outputs)
+            for outputs, gate, self_gate in zip(own, meta["gates"], meta["self_gates"], strict=True)
+        ]
+        everyone = [output for outputs in own for output in outputs] + shared
+        common = weighed(meta["shared_gate"](x), everyone)
+        common = common + weighed(meta["shared_self_gate"](x), shared)
+        of_all = [expert(common) for expert in tasks["shared"]]
+        outputs = []
+        for t, g in enumerate(group_of):
+            of_task = [expert(groups[g]) for expert in tasks["own"][t]]
+            of_group = [expert(groups[g]) for expert in tasks["of_groups"][g]]
+            seen = np.concatenate([groups[g], common])
+            mixed = weighed(tasks["gates"][t](seen), of_task + of_group + of_all)
+            outputs.append(mixed + weighed(tasks["self_gates"][t](seen), of_task))
+        rows.append(outputs)
+    return np.array(rows)
+
+
+def feature_gated(x, down, up, network):
+    """An expert behind a low-rank gate on its inputs, `(f,) -> (u,)`."""
+    return network(x * 2 / (1 + np.exp(-(x @ down @ up))))
+
+
+def stem(encodings, own, shared, gates):
+    """Experts of tasks on encodings of their own.
+
+    Args:
+        encodings: `(b, t + 1, f)`, the shared one last.
+        own: for each task a list of experts; shared: a list of experts.
+        gates: one a task, over the experts of the first task, ..., the shared ones.
+
+    Returns:
+        `(b, t, u)`.
+    """
+    rows = []
+    for *of_tasks, common in encodings:
+        outputs = [
+            expert(x) for x, experts in zip(of_tasks, own, strict=True) for expert in experts
+        ]
+        outputs += [expert(common) for expert in shared]
+        pairs = zip(gates, of_tasks, strict=True)
+        rows.append([weighed(gate(x + common), outputs) for gate, x in pairs])
+    return np.array(rows)

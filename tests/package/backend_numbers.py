@@ -65,6 +65,7 @@ def layers():
         "towers": (tfmoe.Towers((1, 3), **units), matrix(4, 2, 5)),
         "embedding": (tfmoe.Embedding(5, 3), IDS),
         "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
+        "encoder_copies": (tfmoe.Encoder(schema, {"city": 5}, copies=3), features),
         "encoder_tokens": (tfmoe.Encoder(schema, {"city": 5}, tokens=4), features),
         "mod_squad": (tfmoe.ModSquad(2, 5, 1, 4, pooling="last"), token_rows(4, 5)),
     }
@@ -118,6 +119,13 @@ def _structures(x, gate, units):
         "ple": (tfmoe.PLE(2, 2, **options), x),
         "cgc_one_task": (tfmoe.CGC(2, **options), rows),
         "adatt_one_task": (tfmoe.AdaTT(2, 2, 2, 1, gate=gate, **units), rows),
+        "home": (tfmoe.HoME(2, [[1], [0]], rank=2, gate=gate, hidden_units=(6, 4)), x),
+        "home_one_task": (tfmoe.HoME(2, gate=gate, hidden_units=(6, 4)), rows),
+        "stem": (tfmoe.STEM(2, gate=gate, **units), matrix(4, 3, 5)),
+        "stem_one_task": (
+            tfmoe.STEM(2, gate=gate, **units),
+            {**rows, "inputs": matrix(4, 3, 5)},
+        ),
         "cross_stitch": (tfmoe.CrossStitch(2, **units), x),
         "mtan": (tfmoe.MTAN(2, **units), x),
         "snr": (tfmoe.SNR(2, **units), x),

@@ -134,6 +134,8 @@ def _mixtures():
         _case(tfmoe.OMoE, 2, 2, gate=top_k, experts=[flat] * 2, **ready, inputs=images),
         _case(tfmoe.SharedBottom, 2, **STACK, aux=True),
         *_own_experts(),
+        *_homes(),
+        *_stems(),
         *_streams(),
         *_scenarios(),
     ]
@@ -173,6 +175,33 @@ def _streams():
         _case(tfmoe.MTAN, 2, attention_units=3, **some, **STACK),
         _case(tfmoe.SNR, 2, 3, penalty=0.1, **some, **STACK, defaults=["kind"]),
         _case(tfmoe.SNR, 2, 3, (4, 4), "average", penalty=0.1, **some, **equal),
+    ]
+
+
+def _homes():
+    gate = tfmoe.TopKGate(num_nonzeros=3, router=_router())
+    one = {"inputs": _matrix(4, 5), "task": np.array([0, 1, 1, 0], "int32")}
+    shared = {"hidden_units": (5, 4), "rank": 3, "gate": gate, "dropout": 0.25}
+    shared |= {"kernel_initializer": UNIFORM, "aux": True}
+    # Of three groups, the tasks of one of which are gone, as an expert of a group and a shared one.
+    cut = {"expert_ids": [0, 1, 2, 3, 5, 6, 7]}
+    return [
+        _case(tfmoe.HoME, 2, [[1], [0]], 1, 3, 4, **shared, defaults=["expert_ids"]),
+        _case(tfmoe.HoME, 2, [[1], [], [0]], 3, 3, 4, **shared, **cut),
+        _case(tfmoe.HoME, 2, [[1], [], [0]], 3, 3, 4, **shared, **cut, inputs=one),
+    ]
+
+
+def _stems():
+    gate = tfmoe.TopKGate(num_nonzeros=3, router=_router())
+    shared = {"num_task_experts": 3, "num_shared_experts": 4, "gate": gate, "aux": True, **STACK}
+    # Of four tasks the last and the first, which reads an expert of the second.
+    cut = {"expert_ids": [0, 2, 3, 9, 10, 13, 15], "task_ids": [3, 0], "num_trained_tasks": 4}
+    one = {"inputs": _matrix(4, 4, 5), "task": np.array([0, 1, 1, 0], "int32")}
+    return [
+        _case(tfmoe.STEM, 2, **shared, defaults=list(cut), inputs=_matrix(4, 3, 5)),
+        _case(tfmoe.STEM, 2, **shared, **cut, inputs=_matrix(4, 4, 5)),
+        _case(tfmoe.STEM, 2, **shared, **cut, inputs=one),
     ]
 
 
@@ -233,8 +262,9 @@ CASES = [
     _case(tfmoe.Experts, 3, **STACK, last_activation="tanh", inputs=_matrix(4, 3, 5)),
     _case(tfmoe.Towers, (1, 3), **STACK, inputs=_matrix(4, 2, 5), keeps_float32=True),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens"]),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens", "copies"]),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES, defaults=["copies"]),
+    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, None, 3, inputs=FEATURES, defaults=["tokens"]),
 ]
 
 

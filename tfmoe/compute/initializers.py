@@ -41,6 +41,35 @@ def reseeded(config: Any, index: int) -> Any:
     return changed
 
 
+class PerCopy(keras.initializers.Initializer):
+    """Initialises `(rows, n * dim)` as `n` separate draws of shape `(rows, dim)`, side by side.
+
+    Args:
+        initializer: anything `keras.initializers.get` takes.
+        copies: int, `n`.
+    """
+
+    def __init__(self, initializer: Any, copies: int) -> None:
+        self.initializer = keras.initializers.get(initializer)
+        self.copies = copies
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        own = (shape[0], shape[1] // self.copies)
+        return keras.ops.concatenate(
+            [
+                member_initializer(self.initializer, i, salt=3)(own, dtype=dtype)
+                for i in range(self.copies)
+            ],
+            axis=1,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "initializer": keras.initializers.serialize(self.initializer),
+            "copies": self.copies,
+        }
+
+
 class PerMember(keras.initializers.Initializer):
     """Initialises `(n, ...)` as `n` separate draws of shape `(...)`.
 

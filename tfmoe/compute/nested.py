@@ -72,12 +72,12 @@ def filled(config: Any, owner: str, name: str | None = None, **values: Any) -> A
         return keras.saving.deserialize_keras_object(config)
     except TypeError as error:
         # Keras wraps the constructor's own error in many lines of config, once or twice.
-        own: BaseException | None = error
-        while own is not None and not isinstance(own, ValueError):
+        own = error.__context__
+        while isinstance(own, TypeError):
             own = own.__context__
-        if own is None:
-            raise
-        raise own from error
+        if isinstance(own, ValueError):
+            raise own from error
+        raise
 
 
 def _plain(config: Any) -> Any:

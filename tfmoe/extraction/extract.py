@@ -55,7 +55,8 @@ def extract(
     anew over the experts that are kept. Label columns that only the other tasks needed are no
     longer read; a `task_column` is, also for a single task. The experts and the gates read all
     input columns, so all columns and embedding tables are kept, and so is the whole network of
-    a `SharedBottom`.
+    a `SharedBottom`. Of the tables of each task's own that a `STEM` has, those are kept that the
+    experts and gates left still read.
 
     `by="weight"` keeps the experts whose mean weight for a task is above `threshold`. How
     exact that is depends on how they are found:
@@ -121,9 +122,12 @@ def extract(
     preprocessor = model.preprocessor.select(tasks)
     names = preprocessor.schema.task_names
     rows = [model.schema.task_names.index(name) for name in names]
-    gates, places = model.structure.gates, model.structure.gate_rows(rows)
+    gates = model.structure.gates
+    places = [model.structure.gate_rows(rows, gate) for gate in gates]
     if by == "usage":
-        experts = [_used(gate, names, places, threshold) for gate in gates]
+        experts = [
+            _used(gate, names, own, threshold) for gate, own in zip(gates, places, strict=True)
+        ]
         exact = all(len(e) == gate.num_experts for e, gate in zip(experts, gates, strict=True))
     else:
         experts, exact = _weighty(model, gates, names, places, threshold, data)
@@ -133,7 +137,12 @@ def extract(
         model.structure.select(experts, rows),
         **model.around,
     )
-    copy_weights(model.encoder, extracted.encoder)
+    if model.structure.input_kind == "copies":
+        numbers = model.structure.encodings
+        stay = [numbers.index(number) for number in extracted.structure.encodings]
+        extracted.encoder.copy_from(model.encoder, stay)
+    else:
+        copy_weights(model.encoder, extracted.encoder)
     copy_conditions(model, extracted, rows)
     extracted.towers.copy_from(model.towers, rows)
     extracted.structure.copy_from(model.structure, rows, experts)
@@ -208,11 +217,14 @@ def _weighty(
     model: MultiTaskModel,
     gates: Sequence[Gate],
     names: Sequence[str],
-    rows: Sequence[int],
+    places: Sequence[Sequence[int]],
     threshold: float,
     data: Any,
 ) -> tuple[list[list[int]], bool]:
-    """For each gate the indices of the experts to keep; whether the others have no weight."""
+    """For each gate the indices of the experts to keep; whether the others have no weight.
+
+    `places` has, for each gate, the tasks' rows.
+    """
     static = all(gate.router == "static" for gate in gates)
     if not static and data is None:
         if threshold > 0:
@@ -226,7 +238,7 @@ def _weighty(
     lost = 0.0
     uses = gate_use(model, blank_rows(model) if static else data, similarity=False)
     _warn_of_undecided(uses)
-    for use in uses:
+    for use, rows in zip(uses, places, strict=True):
         mean_weight = use.mean_weight if len(use.mean_weight) == 1 else use.mean_weight[rows]
         unseen = np.isnan(mean_weight).any(axis=1)
         if unseen.any():

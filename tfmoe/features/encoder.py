@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute.initializers import member_initializer
+from tfmoe.compute.initializers import PerCopy, member_initializer
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.features.embedding import Embedding
@@ -35,6 +36,11 @@ class Encoder(keras.layers.Layer):
     and every column has a `W` and a `bias` of its own; then the sequences, not pooled,
     one token a position, oldest first, with a learned embedding of the position added.
 
+    With `copies=n` the output is `n` such vectors, each from tables of its own; numbers are the
+    same in all. The `n` tables of a column lie side by side in one of `(rows, n * dim)`, so that
+    there is still one look-up a table, of a row `n` times as wide. Tables, their gradients and the
+    optimizer's averages of them take `n` times the memory.
+
     Args:
         schema: `Schema`, or what its `to_dict` returns.
         table_sizes: dict by column that owns an embedding table of its number of rows;
@@ -42,6 +48,7 @@ class Encoder(keras.layers.Layer):
         embeddings_initializer: Keras initializer of the tables, and of the tokens' biases
             and positions. The matrices `W` start at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
+        copies: int >= 1, `n`, or None for one vector a row. Each copy's tables are drawn alone.
 
     Call arguments:
         features: dict of tensors by column name: float `(b,)` for a number, int `(b,)`
@@ -49,12 +56,13 @@ class Encoder(keras.layers.Layer):
             its `max_length`, not longer.
 
     Returns:
-        Float tensor `(b, f)`, `f` the sum of the columns' sizes. With `tokens` a pair,
-        float `(b, c, d)` and bool `(b, c)`, False at a sequence's padding.
+        Float tensor `(b, f)`, `f` the sum of the columns' sizes. With `copies` `(b, n, f)`. With
+        `tokens` a pair, float `(b, c, d)` and bool `(b, c)`, False at a sequence's padding.
 
     Raises:
         ValueError: if the size of a table is missing, a column is missing among the features,
-            or a sequence that is to be tokens has no known length.
+            a sequence that is to be tokens has no known length, or both `tokens` and `copies`
+            are given.
 
     Example:
 
@@ -75,11 +83,17 @@ class Encoder(keras.layers.Layer):
         table_sizes: Mapping[str, int],
         embeddings_initializer: Initializer = "uniform",
         tokens: int | None = None,
+        copies: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        tokens = validation.integer("Encoder", "tokens", tokens, 1, optional=True)
-        self.tokens = tokens
+        self.tokens = validation.integer("Encoder", "tokens", tokens, 1, optional=True)
+        self.copies = validation.integer("Encoder", "copies", copies, 1, optional=True)
+        if tokens is not None and copies is not None:
+            raise ValueError(
+                "Encoder makes tokens, or several vectors a row. Received "
+                f"tokens={tokens} and copies={copies}. Leave out one."
+            )
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.groups: dict[str, list[Any]] = {}
@@ -99,10 +113,10 @@ class Encoder(keras.layers.Layer):
         self.tables = {
             owner: Embedding(
                 self.table_sizes[owner],
-                tables[owner].dim,
+                tables[owner].dim * (self.copies or 1),
                 # One initializer draws the same numbers at each call: tables would
                 # start alike.
-                member_initializer(self.embeddings_initializer, index),
+                self._initializer(index),
                 dtype=self.dtype_policy,
                 name=f"table_{owner}",
             )
@@ -139,15 +153,19 @@ class Encoder(keras.layers.Layer):
         """The schema's columns; what kinds of column differ in is known only at run time."""
         return tuple(self.schema.columns)
 
+    def _initializer(self, index: int) -> Any:
+        own = member_initializer(self.embeddings_initializer, index)
+        return own if self.copies is None else PerCopy(own, self.copies)
+
     def _add_vectors(self, name: str, shape: tuple[int, ...], index: int) -> Any:
         salt = len(shape)  # a column's bias and its positions
         initializer = member_initializer(self.embeddings_initializer, index, salt)
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
     def _size(self, column: Any) -> int:
-        """The size of a column's vector."""
+        """The size of a column's vector, in one copy."""
         owner = column.table if isinstance(column, Categorical) else column.name
-        return self.tables[owner].dim if column.embeds else 1
+        return self.tables[owner].dim // (self.copies or 1) if column.embeds else 1
 
     def call(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         missing = [c.name for c in self.schema.columns if c.name not in features]
@@ -164,23 +182,44 @@ class Encoder(keras.layers.Layer):
                 encoded[column.name] = ops.cast(features[column.name], self.compute_dtype)[:, None]
         if self.tokens is not None:
             return self._as_tokens(encoded, features)
+        if self.copies is not None:
+            for column in self._columns:
+                encoded[column.name] = self._in_copies(column, encoded[column.name])
         return ops.concatenate([encoded[column.name] for column in self.schema.columns], axis=-1)
 
     def part(self, encoded: Tensor, names: Iterable[str]) -> Tensor:
         """What some columns have given of its output.
 
         Args:
-            encoded: `(b, f)`, as the call returns it without `tokens`.
+            encoded: `(b, f)` or `(b, n, f)`, as the call returns it without `tokens`.
             names: names of columns.
 
         Returns:
-            `(b, g)`, in the order of the names.
+            `(b, g)` or `(b, n, g)`, in the order of the names.
         """
         places, start = {}, 0
         for column in self.schema.columns:
             places[column.name] = slice(start, start := start + self._size(column))
-        parts = [encoded[:, places[name]] for name in names]
+        parts = [encoded[..., places[name]] for name in names]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+    def _in_copies(self, column: Any, vector: Tensor) -> Tensor:
+        """A column's vectors `(b, n * dim)` as `(b, n, dim)`; a number `(b, 1)` `n` times."""
+        if column.embeds:
+            return ops.reshape(vector, (-1, self.copies, self._size(column)))
+        return ops.repeat(vector[:, None], self.copies, axis=1)
+
+    def copy_from(self, other: Encoder, copies: Iterable[int]) -> None:
+        """Takes over the tables of an encoder with more copies.
+
+        Args:
+            other: built `Encoder` of the same columns.
+            copies: for each of this one's copies its place in the other one.
+        """
+        for name, table in self.tables.items():
+            values = ops.convert_to_numpy(other.tables[name].embeddings)
+            apart = values.reshape(len(values), other.copies, -1)[:, list(copies)]
+            table.embeddings.assign(np.ascontiguousarray(apart).reshape(len(values), -1))
 
     def _as_tokens(
         self, encoded: dict[str, Tensor], features: dict[str, Tensor]
@@ -229,7 +268,8 @@ class Encoder(keras.layers.Layer):
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
         if self.tokens is None:
-            return (batch, sum(self._size(column) for column in columns))
+            size = sum(self._size(column) for column in columns)
+            return (batch, size) if self.copies is None else (batch, self.copies, size)
         counts = [input_shape[c.name][1] if isinstance(c, Sequence) else 1 for c in columns]
         count = None if None in counts else sum(counts)
         return (batch, count, self.tokens), (batch, count)
@@ -251,6 +291,7 @@ class Encoder(keras.layers.Layer):
             "table_sizes": self.table_sizes,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "tokens": self.tokens,
+            "copies": self.copies,
         }
 
 

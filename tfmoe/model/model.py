@@ -162,6 +162,7 @@ class MultiTaskModel(Trainable):
             schema,
             blueprint.table_sizes,
             tokens=structure.token_dim if structure.input_kind == "tokens" else None,
+            copies=len(structure.encodings) if structure.input_kind == "copies" else None,
             dtype=policy,
             name="tfmoe_encoder",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -64,10 +64,10 @@ class MutualInformationLoss:
         M[t, e] = sum_x p_t(e | x),  P = M / sum(M)
         loss = - weight * sum_te P log(P / (P_T P_E))
 
-    summed over the gates of a mixture. The mutual information of tasks and experts is 0
-    where all tasks use the experts alike, and at most the entropy of the tasks (`log t` if
-    all have as many rows), which tasks on disjoint experts reach. It looks at a task's
-    mean only: it asks neither that a row's weights be sparse nor that a task use its
+    summed over the gates of a mixture that tell tasks apart. The mutual information of tasks
+    and experts is 0 where all tasks use the experts alike, and at most the entropy of the
+    tasks (`log t` if all have as many rows), which tasks on disjoint experts reach. It looks at
+    a task's mean only: it asks neither that a row's weights be sparse nor that a task use its
     experts evenly. Uniform gates are a point where its gradient is 0. On inputs of mean 0 a
     linear router's means stay near uniform whatever it learns, which leaves little to move:
     use an `MLPRouter`. With few rows a task in a batch the information is overestimated;
@@ -138,22 +138,23 @@ class InformationTracker(keras.metrics.Mean):
 
     Args:
         loss: `MutualInformationLoss`.
-        gates: list of the mixture's gates that tell tasks apart.
+        gates: dict by place among the mixture's gates of those that tell tasks apart.
     """
 
     def __init__(
         self,
         loss: MutualInformationLoss,
-        gates: Sequence[Gate],
+        gates: Mapping[int, Gate],
         name: str = "mutual_information",
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
         keras_private.say_better(self, "up")
-        self.loss, self.num_tasks = loss, gates[0].num_tasks
+        self.loss, self.places = loss, tuple(gates)
+        self.num_tasks = gates[self.places[0]].num_tasks
         self.joints = [
             self.add_variable((gate.num_tasks, gate.num_experts), "zeros", name=f"joint_{i}")
-            for i, gate in enumerate(gates)
+            for i, gate in enumerate(gates.values())
             if loss.momentum
         ]
 
@@ -161,20 +162,20 @@ class InformationTracker(keras.metrics.Mean):
         """The loss of a batch, a scalar.
 
         Args:
-            records: list of the gates' `GateOutput`s.
+            records: list of all gates' `GateOutput`s.
             with_label: see `joint_of`.
             training: bool; the averages over steps are of training steps only.
         """
         informations = []
-        for i, record in enumerate(records):
-            joint = joint_of(record, with_label, self.num_tasks)
+        for i, place in enumerate(self.places):
+            joint = joint_of(records[place], with_label, self.num_tasks)
             if self.joints and training:
                 past = self.loss.momentum * ops.convert_to_tensor(self.joints[i])
                 joint = past + (1 - self.loss.momentum) * joint
                 self.joints[i].assign(ops.stop_gradient(joint))
             informations.append(self.loss.information(joint))
         information = sum(informations)
-        self.update_state(ops.stop_gradient(information) / len(records))
+        self.update_state(ops.stop_gradient(information) / len(self.places))
         return -self.loss.weight * information
 
 
@@ -189,7 +190,7 @@ def tracker_of(loss: Any, mixture: Any) -> InformationTracker:
             "compile takes as `aux_losses` a MutualInformationLoss or a list with one. "
             f"Received {loss!r}. Balance losses are arguments of gates."
         )
-    gates = [gate for gate in getattr(mixture, "gates", ()) if gate.num_tasks > 1]
+    gates = {place: gate for place, gate in enumerate(mixture.gates) if _tells_apart(mixture, gate)}
     if not gates:
         raise ValueError(
             "MutualInformationLoss matches experts to tasks, by gates that tell tasks apart. "
@@ -197,3 +198,9 @@ def tracker_of(loss: Any, mixture: Any) -> InformationTracker:
             "with at least two tasks, or leave the loss out."
         )
     return InformationTracker(loss, gates)
+
+
+def _tells_apart(mixture: Any, gate: Gate) -> bool:
+    """Whether a gate has a row for each task, not for all of them or for groups of them."""
+    tasks = list(range(mixture.num_tasks or gate.num_tasks))
+    return gate.num_tasks == len(tasks) > 1 and mixture.gate_rows(tasks, gate) == tasks

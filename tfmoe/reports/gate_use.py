@@ -35,7 +35,8 @@ class GateUse(NamedTuple):
 
     Attributes:
         gate: str, its name.
-        tasks: tuple of str; one, "all tasks", where a gate serves all of them.
+        tasks: tuple of str; one, "all tasks", where a gate serves all of them, and streams, by
+            number, where it serves others than the model's tasks, such as groups of them.
         experts: tuple of int. Those of an extracted model keep the numbers that they had.
         mean_weight: `(t, e)`, mean weight of each expert for each task. This and what follows
             by task is NaN for a task that has none of the rows.
@@ -272,9 +273,12 @@ def _task_names(model: keras.Model, mixture: Structure, gate: Gate) -> tuple[str
         names = tuple(model.schema.task_names)
     else:
         names = tuple(f"task {t}" for t in range(mixture.num_tasks))
-    if gate.num_tasks in (len(names), 1):
-        return names if len(names) == gate.num_tasks else ("all tasks",)
-    # An extracted structure may keep streams of tasks that it has no more.
+    if gate.num_tasks == 1 < len(names):
+        return ("all tasks",)
+    tasks = list(range(len(names)))
+    if gate.num_tasks == len(names) and mixture.gate_rows(tasks, gate) == tasks:
+        return names
+    # Streams of groups of tasks, or of tasks that an extracted structure has no more.
     return tuple(f"stream {t}" for t in range(gate.num_tasks))
 
 

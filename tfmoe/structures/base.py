@@ -41,8 +41,9 @@ class Structure(keras.layers.Layer):
         ValueError: if `num_tasks` is too small.
     """
 
-    #: What `inputs` are: `"flat"`, one vector a row `(b, f)`, or `"tokens"`, a pair of tokens
-    #: `(b, c, token_dim)` and their mask `(b, c)`.
+    #: What `inputs` are: `"flat"`, one vector a row `(b, f)`; `"tokens"`, a pair of tokens
+    #: `(b, c, token_dim)` and their mask `(b, c)`; or `"copies"`, a vector for each of
+    #: `encodings`, `(b, n, f)`, from embedding tables of its own.
     input_kind: str = "flat"
     #: Size of a token, where the inputs are tokens.
     token_dim: int | None = None
@@ -57,6 +58,11 @@ class Structure(keras.layers.Layer):
     def gates(self) -> list[Gate]:
         """Its gates, in the order of their outputs in `call`."""
         return []
+
+    @property
+    def encodings(self) -> list[int]:
+        """Where the inputs are copies, their numbers, by which `extract` finds those that stay."""
+        return [0]
 
     @property
     def context_columns(self) -> dict[str, str]:
@@ -86,8 +92,8 @@ class Structure(keras.layers.Layer):
         """Outputs `(b, e, u)` of all experts, to be compared; None if they read less than a row."""
         return None
 
-    def gate_rows(self, tasks: Sequence[int]) -> list[int]:
-        """Where its gates that tell tasks apart have some of its tasks, by index."""
+    def gate_rows(self, tasks: Sequence[int], gate: Gate) -> list[int]:
+        """Where one of its gates that tell tasks apart has some of its tasks, by index."""
         return list(tasks)
 
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[Any]:

@@ -109,10 +109,13 @@ class Streams(Structure):
             return outputs
         records = self.gate_specs(inputs, (context or {}).get("ids"))
         if task is not None:
-            records = [_spec_of_rows(record, batch) for record in records]
+            records = [spec_of_rows(record, batch) for record in records]
         return outputs, records
 
-    def gate_rows(self, tasks: Sequence[int]) -> list[int]:
+    def gate_rows(self, tasks: Sequence[int], gate: Gate) -> list[int]:
+        return self._streams_of(tasks)
+
+    def _streams_of(self, tasks: Sequence[int]) -> list[int]:
         return list(tasks) if self.task_ids is None else [self.task_ids[t] for t in tasks]
 
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[Any]:
@@ -125,7 +128,7 @@ class Streams(Structure):
         config["config"]["num_tasks"] = None
         if tasks is not None and list(tasks) != list(range(self.num_tasks)):
             config["config"].update(
-                num_streams=self.num_streams, task_ids=[int(t) for t in self.gate_rows(tasks)]
+                num_streams=self.num_streams, task_ids=[int(t) for t in self._streams_of(tasks)]
             )
         return config
 
@@ -170,7 +173,9 @@ def of_rows(record: GateOutput, task: Tensor) -> GateOutput:
     )
 
 
-def _spec_of_rows(record: GateOutput, batch: int | None) -> GateOutput:
+def spec_of_rows(record: GateOutput, batch: int | None) -> GateOutput:
+    """What `of_rows` makes, for symbols."""
+
     def narrowed(x: Tensor) -> Tensor:
         return keras.KerasTensor((batch, 1, x.shape[-1]), dtype=x.dtype)
 
