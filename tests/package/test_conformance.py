@@ -9,7 +9,6 @@ import pytest
 
 import tfmoe
 from tests.package import conformance
-from tfmoe.experts.star import StarExperts
 
 UNIFORM = keras.initializers.RandomUniform(-0.5, 0.5, seed=3)
 PERMUTATION = partial(tfmoe.LearnedPermutation, 40, (0.5, 0.1), (25, 50), 0.01)
@@ -149,8 +148,6 @@ def _scenarios():
     norm = {n: v for n, v in STACK.items() if n != "layer_norm"}
     gated = {"inputs": x, "prior": _matrix(4, 2)}
     towers = {"inputs": _matrix(4, 2, 5), "scenario": ids}
-    pairs = {"inputs": x}
-    pairs["chosen"] = np.array([[0, 3, 1], [4, 1, 2], [2, 5, 0], [0, 3, 4]], "int32")
     return [
         _case(tfmoe.STAR, 2, 3, auxiliary_units=(4,), **norm, inputs=rows, defaults=["layer_norm"]),
         _case(
@@ -159,7 +156,6 @@ def _scenarios():
         _case(tfmoe.EPNet, (4,), "tanh", UNIFORM, inputs=gated),
         _case(tfmoe.PPNet, ["user"], (4,), "tanh", UNIFORM, 2, (3, 6), inputs=gated),
         _case(tfmoe.ScenarioTowers, (1, 3), 3, **STACK, inputs=towers, keeps_float32=True),
-        _case(StarExperts, 2, 3, **STACK, inputs=pairs),
     ]
 
 

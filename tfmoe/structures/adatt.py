@@ -170,7 +170,7 @@ class AdaTT(Streams):
 class _Level(keras.layers.Layer):
     """Experts of all tasks, the tasks' gate, and one for the shared stream."""
 
-    shared_gate: Gate | None = None
+    shared_gate: Gate | None
 
     def __init__(
         self,
@@ -188,6 +188,8 @@ class _Level(keras.layers.Layer):
         self.experts = nested.filled(experts, "AdaTT", name="experts", num_experts=num)
         counts = {"num_experts": num}
         self.gate = nested.filled(gate, "AdaTT", name="gate", num_tasks=num_tasks, **counts)
+        # Not in the class, where torch, which keeps layers apart, would find it first.
+        self.shared_gate = None
         if shares:
             recipe = reseeded(gate, 1)
             self.shared_gate = nested.filled(

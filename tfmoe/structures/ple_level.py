@@ -39,7 +39,7 @@ class PLELevel(keras.layers.Layer):
     """
 
     gate: Gate
-    shared_gate: Gate | None = None
+    shared_gate: Gate | None
 
     def __init__(
         self,
@@ -72,6 +72,8 @@ class PLELevel(keras.layers.Layer):
             **({"expert_ids": self.own + [each + j for j in shared]} if cut else {}),
             **({"num_choices": each + num_shared} if cut else {}),
         )
+        # Not in the class, where torch, which keeps layers apart, would find it first.
+        self.shared_gate = None
         if shares:
             # In another order is cut too: the gate's weights come in that of the pool.
             cut = self.pool != list(range(num_choices))
