@@ -176,7 +176,7 @@ def information(model, rows):
     rows = rows.groupby("task", sort=False).head(LATENCY_ROWS // 4)
     features = model.preprocessor.arrays(rows, labels=False)
     num_tasks, found = len(model.schema.tasks), []
-    for record in model.forward(features).aux:
+    for record in model.forward_pass(features).aux:
         probabilities = ops.convert_to_numpy(record.probabilities)[:, 0].astype("float64")
         marks = np.eye(num_tasks)[ops.convert_to_numpy(record.task)]
         joint = marks.T @ probabilities

@@ -245,7 +245,7 @@ def test_information_is_a_share_of_its_bound(matrix, expected):
         class preprocessor:
             arrays = staticmethod(lambda rows, labels: {})
 
-        def forward(self, features):
+        def forward_pass(self, features):
             record = tfmoe.GateOutput(probabilities=matrix[tasks][:, None], task=tasks)
             return ForwardOutput({}, {}, [record, record])
 

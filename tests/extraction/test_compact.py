@@ -173,7 +173,7 @@ def test_rows_tell_whether_a_routed_gate_has_decided():
     # What was compiled before reads the weights that there are now.
     for weight in built.mixture.experts.weights:
         weight.assign(ops.ones_like(weight))
-    expected = ops.convert_to_numpy(built.forward(x).predictions["rating"])
+    expected = ops.convert_to_numpy(built.forward_pass(x).predictions["rating"])
     np.testing.assert_allclose(built.predict(x, verbose=0)["rating"], expected, rtol=1e-5)
 
 

@@ -43,11 +43,11 @@ def features(num_rows=40, seed=0):
 
 
 def predictions(model, x):
-    return {name: ops.convert_to_numpy(v) for name, v in model.forward(x).predictions.items()}
+    return {name: ops.convert_to_numpy(v) for name, v in model.forward_pass(x).predictions.items()}
 
 
 def gate_weights(model, x):
-    return ops.convert_to_numpy(model.forward(x).aux[0].weights)
+    return ops.convert_to_numpy(model.forward_pass(x).aux[0].weights)
 
 
 def check_same(extracted, whole, x, names, atol=1e-6):

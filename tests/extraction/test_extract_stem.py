@@ -71,7 +71,7 @@ def test_tables_that_nothing_reads_stay_behind(tmp_path):
 def test_a_task_trains_its_own_tables_and_the_shared_ones():
     model, x = model_of(stem("softmax"), ALL), features(ALL)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(model.forward(x).logits["fr"])
+        loss = tf.reduce_sum(model.forward_pass(x).logits["fr"])
     gradient = tape.gradient(loss, model.encoder.tables["history"].embeddings.value)
     by_copy = tf.convert_to_tensor(gradient).numpy().reshape(-1, 4, 4)
     used = [bool(np.any(by_copy[:, copy])) for copy in range(4)]

@@ -59,7 +59,7 @@ def rows_of(x, names, num_rows=None):
 
 def check_same(extracted, model, x, names):
     whole, own = rows_of(x, names)
-    before, after = model.forward(whole).predictions, extracted.forward(own).predictions
+    before, after = model.forward_pass(whole).predictions, extracted.forward_pass(own).predictions
     assert set(after) == ({"score"} if "market" in x else set(names))
     for name, values in after.items():
         np.testing.assert_allclose(
@@ -101,8 +101,8 @@ def test_classes_of_tasks_that_go_are_padding():
     extracted = tfmoe.extract(model, ["m2", "m3"], data=x)
     assert extracted.extraction.largest_change < 1e-6
     own = {**x, "market": np.ones(50, "int32")}
-    after = numpy(extracted.forward(own).predictions["score"])
-    before = numpy(model.forward({**x, "market": own["market"] + 1}).predictions["score"])
+    after = numpy(extracted.forward_pass(own).predictions["score"])
+    before = numpy(model.forward_pass({**x, "market": own["market"] + 1}).predictions["score"])
     assert after.shape == (50, 3)
     np.testing.assert_allclose(after, before[:, :3], rtol=1e-5, atol=1e-6)
 
@@ -201,8 +201,8 @@ def test_change_by_usage_is_measured_where_there_are_rows():
     for name in ("de", "uk"):
         whole, own = rows_of(x, [name])
         own["market"] += int(name == "uk")
-        before = numpy(model.forward(whole).predictions["score"])
-        after = numpy(extracted.forward(own).predictions["score"])
+        before = numpy(model.forward_pass(whole).predictions["score"])
+        after = numpy(extracted.forward_pass(own).predictions["score"])
         change = max(change, np.abs(after - before).max() / max(1, np.abs(before).max()))
     assert extracted.extraction.largest_change == pytest.approx(change, rel=1e-3)
     assert change > 1e-4
@@ -237,13 +237,13 @@ def test_weights_of_what_stays_are_never_inflated(gate):
     """A softmax over the survivors alone would give them the weight of those that went."""
     model, x = model_of(mmoe(gate), seed=1), features(num_rows=400)
     whole, own = rows_of(x, ["uk"])
-    before = model.forward(whole)
+    before = model.forward_pass(whole)
     weights = numpy(before.aux[0].weights)[:, 0]
     kept = np.sort(np.argsort(-(weights > 0).mean(axis=0))[:3])
     set_usage(model.mixture.gate, [[0] * 6, [0] * 6, [int(e in kept) for e in range(6)]])
     extracted = tfmoe.extract(model, ["uk"], by="usage")
     assert extracted.extraction.experts == tuple(kept)
-    after = extracted.forward(own)
+    after = extracted.forward_pass(own)
     cut = numpy(after.aux[0].weights)[:, 0]
     np.testing.assert_allclose(cut, weights[:, kept], atol=1e-6)
     lost = np.delete(weights, kept, axis=1).max(axis=1) > 0

@@ -49,7 +49,7 @@ def trained(prep, df):
 
 def gradients(model, features, labels, weights):
     with tf.GradientTape() as tape:
-        forward = model.forward(features, training=True)
+        forward = model.forward_pass(features, training=True)
         loss = model.compute_loss(features, labels, forward, weights)
     values = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
     return float(loss), [value.numpy() for value in values]
@@ -453,7 +453,7 @@ def test_gate_losses_count_in_training_only(prep, df):
     features, labels, weights = prep.arrays(df[:16])
     totals = {}
     for training in (True, False):
-        forward = model.forward(features, training=training)
+        forward = model.forward_pass(features, training=training)
         totals[training] = float(model.compute_loss(features, labels, forward, weights))
     # Three tasks with two selectors each, all undecided between three experts.
     undecided = 6 * -np.sum([p * np.log(p) for p in (0.25, 0.5, 0.25)])

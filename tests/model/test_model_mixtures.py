@@ -33,7 +33,7 @@ def test_a_hash_gate_reads_its_column(prep, df, tmp_path):
     model.compile("adam", jit_compile=False)
     model.fit(prep.dataset(df, batch_size=64), verbose=0)
     features = prep.arrays(df, labels=False)
-    weights = model.forward(features).aux[0].weights
+    weights = model.forward_pass(features).aux[0].weights
     expected = model.mixture.gate(np.zeros((len(df), 1)), ids=features["user_id"])
     np.testing.assert_array_equal(weights, expected)
     assert len(np.unique(np.argmax(weights, axis=-1))) == 4

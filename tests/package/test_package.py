@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 import tfmoe
@@ -363,3 +364,26 @@ def test_version_is_the_changelogs():
         pytest.skip("An installed package has no CHANGELOG.md.")
     versions = re.findall(r"^## \[?v?(\d+\.\d+\.\d+)", changelog.read_text("utf-8"), re.MULTILINE)
     assert versions[0] == tfmoe.__version__
+
+
+# What Keras's layers are on torch has methods of these names, which it calls or users do.
+TORCH_NAMES = {
+    "apply",
+    "children",
+    "eval",
+    "forward",
+    "modules",
+    "parameters",
+    "to",
+    "train",
+    "type",
+}
+
+
+def test_no_layer_hides_what_torch_gives_it():
+    public = [getattr(tfmoe, name) for name in tfmoe.__all__]
+    layers = [one for one in public if isinstance(one, type) and issubclass(one, keras.Layer)]
+    assert tfmoe.MultiTaskModel in layers
+    for layer in layers:
+        ours = [one for one in layer.__mro__ if one.__module__.startswith("tfmoe")]
+        assert not TORCH_NAMES & {name for one in ours for name in vars(one)}, layer

@@ -33,7 +33,7 @@ def test_rows_count_for_their_own_task(name):
     model, x = model_of(MIXTURES[name]), features(tasks=(0, 2))
     (use,) = gate_use(model, x, batch_size=16)
     assert use.tasks == ONE.task_names
-    (record,) = model.forward(x).aux
+    (record,) = model.forward_pass(x).aux
     weights = ops.convert_to_numpy(record.weights).astype("float64")
     for t in (0, 2):
         for key, values in numbers_by_hand(weights[x["market"] == t]).items():
@@ -51,7 +51,7 @@ def test_rows_count_for_their_own_task(name):
 def test_one_gate_for_all_tasks_counts_all_rows():
     model, x = model_of(MIXTURES["one gate"]), features()
     (use,) = gate_use(model, x)
-    weights = ops.convert_to_numpy(model.forward(x).aux[0].weights)
+    weights = ops.convert_to_numpy(model.forward_pass(x).aux[0].weights)
     assert use.tasks == ("all tasks",)
     np.testing.assert_allclose(use.mean_weight, weights.mean(axis=0), rtol=1e-5)
 
@@ -63,7 +63,7 @@ def test_tokens_count_but_padding_does_not(schema):
     assert [use.gate for use in uses] == ["block_0/attention_gate", "block_0/mlp_gate"]
     # Three columns, then three places of the history.
     there = np.concatenate([np.ones((50, 3), bool), x["history"] > 0], axis=1).ravel()
-    for use, record in zip(uses, model.forward(x).aux, strict=True):
+    for use, record in zip(uses, model.forward_pass(x).aux, strict=True):
         assert use.similarity is None
         weights = ops.convert_to_numpy(record.weights).astype("float64")
         for t in range(3):

@@ -300,7 +300,7 @@ def _check_gate(
     """
     features = _random_rows(model, rows, 64)
     both = ((model, features), (extracted, _for_extracted(model, rows, features)))
-    before, after = (ops.convert_to_numpy(one.forward(x).aux[0].weights) for one, x in both)
+    before, after = (ops.convert_to_numpy(one.forward_pass(x).aux[0].weights) for one, x in both)
     if model.schema.task_column is None and before.shape[1] > after.shape[1]:
         before = before[:, rows]
     differ = ~np.isclose(before[:, :, experts], after, rtol=1e-3, atol=1e-4).all(axis=(1, 2))
@@ -375,5 +375,6 @@ def _largest_change(
 
 def _predictions(model: MultiTaskModel, features: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {
-        name: ops.convert_to_numpy(x) for name, x in model.forward(features).predictions.items()
+        name: ops.convert_to_numpy(x)
+        for name, x in model.forward_pass(features).predictions.items()
     }

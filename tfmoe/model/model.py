@@ -298,7 +298,9 @@ class MultiTaskModel(Trainable):
         """Names of the tasks that `add_task` has added, in their order."""
         return self.schema.task_names[len(self.schema.tasks) - self._num_added :]
 
-    def forward(self, features: dict[str, Tensor], training: bool | None = False) -> ForwardOutput:
+    def forward_pass(
+        self, features: dict[str, Tensor], training: bool | None = False
+    ) -> ForwardOutput:
         """A forward pass with all that losses and reports need: predictions, logits, gate outputs.
 
         Args:
@@ -319,7 +321,7 @@ class MultiTaskModel(Trainable):
         self, inputs: dict[str, Tensor], training: bool | None = None, mask: Any = None
     ) -> Any:
         if is_in_step(self):
-            return self.forward(inputs, training=training)
+            return self.forward_pass(inputs, training=training)
         return super().call(inputs, training=training, mask=mask)
 
     def get_config(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     """A Keras model whose losses and metrics follow from the tasks of its schema.
 
     A part of `MultiTaskModel`, which has what is used here: `schema`, `preprocessor`, `encoder`,
-    `structure`, `head`, `forward`.
+    `structure`, `head`, `forward_pass`.
     """
 
     schema: Any
@@ -63,7 +63,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     encoder: Any
     structure: Any
     head: Any
-    forward: Any
+    forward_pass: Any
     _objectives: Untracked
     _guard: Untracked
     #: What `fit` has chosen by itself, in words.
@@ -196,7 +196,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             raise ValueError(
                 "compute_loss takes as `y_pred` all that a pass makes. Received "
                 f"{type(y_pred).__name__}. In a train_step of your own call "
-                "`self.forward(x, training=True)` in place of the model."
+                "`self.forward_pass(x, training=True)` in place of the model."
             )
         labels = labels_of(self.schema, y)
         task = task_of(self.schema, x)

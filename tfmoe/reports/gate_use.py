@@ -220,7 +220,7 @@ def _runner(
         mixtures = [model.structure] if model.structure.gates else []
 
         def run_whole(features: Any) -> list[tuple[Tensor, list[GateOutput]]]:
-            return [(model.encode(features), model.forward(features).aux)]
+            return [(model.encode(features), model.forward_pass(features).aux)]
 
         return mixtures, run_whole
     layers = [
