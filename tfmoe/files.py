@@ -86,11 +86,12 @@ def _new_draft(parent: Path, name: str) -> tuple[Path, int | None]:
     """A new scratch folder, and what locks it as long as this process lives, or None."""
     while True:
         folder = Path(tempfile.mkdtemp(suffix=_DRAFT, prefix=f".{name[:40]}-", dir=parent))
-        lock = _locked(folder)
-        if lock is None or folder.exists():
-            return folder, lock
-        # Another process took it for one that was left, before it was locked.
-        os.close(lock)
+        # Another writer may take it for one that was left, before it is locked, and remove it.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            lock = _locked(folder)
+            if lock is None or folder.exists():
+                return folder, lock
+            os.close(lock)
 
 
 def _remove_left_drafts(parent: Path) -> None:
@@ -98,25 +99,36 @@ def _remove_left_drafts(parent: Path) -> None:
     with os.scandir(parent) as entries:
         left = [parent / one.name for one in entries if _DRAFT_NAME.fullmatch(one.name)]
     for folder in left:
-        lock = _locked(folder)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            lock = _locked(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:
-    """The folder's lock, which ends with the process or `os.close`; None if it cannot be had."""
+    """The folder's lock, which ends with the process or `os.close`; None where there are none.
+
+    Raises:
+        BlockingIOError: if another has it.
+        FileNotFoundError: if the folder is gone.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: what a killed process left stays.
         return None
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise
     except OSError:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    except OSError:  # a file system without locks
         os.close(lock)
         return None
     return lock

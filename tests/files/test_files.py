@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -253,13 +254,33 @@ def test_versions_are_numbered_from_the_largest(tmp_path):
     assert files.next_version(tmp_path) == 14
 
 
+def test_a_draft_that_another_takes_for_one_left_is_given_up(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    make, made, held = tempfile.mkdtemp, [], []
+
+    def taken_at_once(**options):
+        made.append(make(**options))
+        if len(made) == 1:  # as by a writer that looks for what was left
+            held.append(os.open(made[0], os.O_RDONLY))
+            fcntl.flock(held[0], fcntl.LOCK_EX)
+        if len(made) == 2:  # and another that has removed it before it can be locked
+            os.rmdir(made[1])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken_at_once)
+    with files.new_folder(tmp_path / "a") as draft:
+        assert str(draft.parent) == made[2]
+    os.close(held[0])
+    assert (tmp_path / "a").is_dir()
+
+
 def test_writers_at_once_get_versions_of_their_own(tmp_path):
     ready = threading.Barrier(8)
     versions = []
 
     def fill(draft):
         (draft / "a.txt").touch()
-        ready.wait()
+        ready.wait(timeout=60)  # or one that failed would leave the others waiting
 
     def write():
         versions.append(int(files.new_version(tmp_path, fill).name))
