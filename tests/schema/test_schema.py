@@ -47,6 +47,7 @@ FULL = Schema(
         Multiclass("grade", num_classes=3),
     ],
     weight_column="w",
+    scenario="city",
 )
 # The same of the other regime, where each row belongs to one task.
 SPLIT = Schema(
