@@ -373,16 +373,17 @@ def test_a_json_file_says_a_thing_once():
         Schema.from_json(text)
 
 
-@pytest.mark.parametrize("scenario", ["age", "genres", "device", "nobody"])
+@pytest.mark.parametrize("scenario", ["age", "genres", "genre", "device", "nobody"])
 def test_a_scenario_is_a_column_of_counted_values(scenario):
     with pytest.raises(ValueError, match=r"one of \['city', 'place'\]. Received scenario="):
         Schema(
             [
-                Numeric("age"),
+                Numeric("age", transform="buckets"),
                 Categorical("city"),
                 Categorical("place", share="city"),
                 Categorical("device", hash_buckets=7),
-                MultiCategorical("genres"),
+                MultiCategorical("genres", hash_buckets=7),
+                Categorical("genre", share="genres"),
             ],
             [Binary("click")],
             scenario=scenario,

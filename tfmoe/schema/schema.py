@@ -302,9 +302,9 @@ class Schema:
     def _check_scenario(self) -> None:
         if self.scenario is None:
             return
-        known: tuple[Any, ...] = tuple(self.columns)
-        ids = [c for c in known if c.embeds and not isinstance(c, MultiCategorical)]
-        fitting = [c.name for c in ids if not self.column(c.table).hash_buckets]  # type: ignore[attr-defined]
+        owners = {c.name: c for c in self.columns if isinstance(c, Categorical)}
+        single = [c for c in owners.values() if not isinstance(c, MultiCategorical)]
+        fitting = [c.name for c in single if not owners[c.table].hash_buckets]
         if self.scenario not in fitting:
             raise ValueError(
                 "`scenario` is the name of a Categorical column whose values are counted, not "
