@@ -280,7 +280,7 @@ def test_what_would_fail_in_fit_is_refused(trained, prep, df):
     with pytest.raises(ValueError, match="count for all metrics"):
         tables.small_model(prep).compile(weighted_metrics=["mae"])
     features, labels, _ = prep.arrays(df)
-    with pytest.raises(ValueError, match=r"self.forward\(x, training=True\)"):
+    with pytest.raises(ValueError, match=r"self.forward_pass\(x, training=True\)"):
         model.compute_loss(features, labels, model(features))
 
 
