@@ -347,8 +347,16 @@ def test_rows_of_scenarios_all_the_way(tmp_path):
     labels = ("--label", "watch", "--label", "rating")
     assert run("schema", rows, *labels, "--out", schema).exit_code == 0
     some = ("--epochs", 1, "--hidden-units", "8,4", "--tower-units", "4", "--schema", schema)
-    done = run("train", rows, *some, "--mixture", "star", "--out", tmp_path / "no.keras")
-    assert (done.exit_code, "Name its Categorical column" in done.output) == (1, True)
+    refused = {
+        "--mixture star": ("--mixture", "star"),
+        "--pepnet": ("--pepnet", "user_id"),
+        "--scenario-towers": ("--scenario-towers",),
+    }
+    for option, options in refused.items():
+        # Before a row is read: there is no such table.
+        done = run("train", tmp_path / "none.csv", *some, *options, "--out", tmp_path / "no.keras")
+        told = f"{option} is conditioned on the scenario" in " ".join(done.output.split())
+        assert (done.exit_code, told) == (1, True), done.output
     schema.write_text(f"{schema.read_text()}scenario: device\n")
     ways = {
         "star": ("--mixture", "star", "--scenario-towers"),

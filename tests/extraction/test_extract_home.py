@@ -1,12 +1,18 @@
 """Extraction from a hierarchy of experts: the groups' level stays, other tasks' experts go."""
 
-import keras
-import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfmoe
-from tests.extraction.test_extract_tasks import ALL, ONE, check_same, features, model_of, rows_of
+from tests.extraction.test_extract_tasks import (
+    ALL,
+    ONE,
+    check_same,
+    check_saved_and_exported,
+    features,
+    model_of,
+    rows_of,
+    train,
+)
 from tfmoe.reports.gate_use import gate_use
 
 GATES = {
@@ -65,9 +71,7 @@ def test_gates_are_told_apart_and_have_the_streams_that_they_weigh_for():
 
 def test_usage_is_that_of_a_tasks_group():
     model, x = model_of(home("top_k"), ALL), features(ALL)
-    model.compile("sgd")
-    labels = {name: (x["age"] > 0).astype("float32") for name in ALL.task_names}
-    model.fit(x, labels, epochs=1, batch_size=25, verbose=0)
+    train(model, x)
     extracted = tfmoe.extract(model, ["uk"], by="usage")
     assert extracted.count_params() < model.count_params()
     assert extracted.structure.groups == [[], [0]]
@@ -85,20 +89,8 @@ def test_add_task_and_compaction_are_refused():
 @pytest.mark.parametrize("schema", [ALL, ONE], ids=["all", "one"])
 def test_fitted_saved_and_exported(schema, tmp_path):
     model, x = model_of(home("top_k"), schema), features(schema)
-    labels = {"score": (x["age"] > 0).astype("float32")}
-    if schema is ALL:
-        labels = {name: labels["score"] for name in ALL.task_names}
     # Of the tasks' gate alone: those of groups and of the shared stream tell no tasks apart.
     loss = tfmoe.MutualInformationLoss(momentum=0.9)
-    model.compile("adam", aux_losses=loss)
-    model.fit(x, labels, epochs=1, batch_size=25, verbose=0)
+    train(model, x, aux_losses=loss)
     assert [joint.shape for joint in model._trackers.value[0].joints] == [(3, 7)]
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    for got, want in zip(
-        again.predict(x, verbose=0).values(), model.predict(x, verbose=0).values(), strict=True
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    tfmoe.export(model, tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served" / "1"))
-    assert "serving_default" in served.signatures
+    check_saved_and_exported(model, x, tmp_path)

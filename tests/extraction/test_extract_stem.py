@@ -6,7 +6,16 @@ import pytest
 import tensorflow as tf
 
 import tfmoe
-from tests.extraction.test_extract_tasks import ALL, ONE, check_same, features, model_of, rows_of
+from tests.extraction.test_extract_tasks import (
+    ALL,
+    ONE,
+    check_same,
+    check_saved_and_exported,
+    features,
+    model_of,
+    rows_of,
+    train,
+)
 from tfmoe.reports.gate_use import gate_use
 
 GATES = {
@@ -98,18 +107,6 @@ def test_what_goes_not_with_it_is_told():
 @pytest.mark.parametrize("schema", [ALL, ONE], ids=["all", "one"])
 def test_fitted_saved_and_exported(schema, tmp_path):
     model, x = model_of(stem("top_k"), schema), features(schema)
-    labels = {"score": (x["age"] > 0).astype("float32")}
-    if schema is ALL:
-        labels = {name: labels["score"] for name in ALL.task_names}
-    model.compile("adam")
-    model.fit(x, labels, epochs=1, batch_size=25, verbose=0)
+    train(model, x)
     assert tfmoe.extract(model, ["fr"], by="usage").count_params() < model.count_params()
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    for got, want in zip(
-        again.predict(x, verbose=0).values(), model.predict(x, verbose=0).values(), strict=True
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    tfmoe.export(model, tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served" / "1"))
-    assert "serving_default" in served.signatures
+    check_saved_and_exported(model, x, tmp_path)

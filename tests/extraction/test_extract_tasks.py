@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import tfmoe
@@ -65,6 +66,23 @@ def check_same(extracted, model, x, names):
         np.testing.assert_allclose(
             numpy(values), numpy(before[name]), rtol=1e-5, atol=1e-6, err_msg=name
         )
+
+
+def train(model, x, **options):
+    """An epoch on labels that follow from the age."""
+    labels = (x["age"] > 0).astype("float32")
+    model.compile("adam", **options)
+    y = dict.fromkeys(model.schema.output_names, labels)
+    model.fit(x, y, epochs=1, batch_size=25, verbose=0)
+
+
+def check_saved_and_exported(model, x, folder):
+    model.save(folder / "model.keras")
+    again = keras.saving.load_model(folder / "model.keras").predict(x, verbose=0)
+    for name, values in model.predict(x, verbose=0).items():
+        np.testing.assert_allclose(again[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    version = tfmoe.export(model, folder / "served")
+    assert "serving_default" in tf.saved_model.load(str(version)).signatures
 
 
 MIXTURES = {

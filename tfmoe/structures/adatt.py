@@ -14,11 +14,10 @@ from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
-from tfmoe.experts.mlp import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.structures.recipes import PERCEPTRONS, gate_recipe
-from tfmoe.structures.streams import Streams, gate_streams
+from tfmoe.structures.recipes import PERCEPTRONS, take_recipes
+from tfmoe.structures.streams import Streams, gate_streams, specs_of_rows
 
 
 @registered
@@ -93,21 +92,15 @@ class AdaTT(Streams):
         self.num_shared_experts = validation.integer(
             "AdaTT", "num_shared_experts", num_shared_experts, 0
         )
-        gate = gate_recipe("AdaTT", gate)
-        experts = Experts(
-            1,
-            hidden_units,
-            activation,
-            dropout,
-            layer_norm,
-            kernel_initializer,
-            dtype=self.dtype_policy,
+        take_recipes(
+            self,
+            gate,
+            hidden_units=hidden_units,
+            activation=activation,
+            dropout=dropout,
+            layer_norm=layer_norm,
+            kernel_initializer=kernel_initializer,
         )
-        self.hidden_units = experts.hidden_units
-        self._experts_config = nested.config_of(experts)
-        self._experts_config["config"]["num_experts"] = None
-        self._gate_config = nested.config_of(gate)
-        self._id_column = gate.id_column
         self.levels: list[_Level] = []
 
     @property
@@ -146,14 +139,16 @@ class AdaTT(Streams):
             records += own
         return streams, records
 
-    def gate_specs(self, inputs: Tensor, ids: Tensor | None) -> list[GateOutput]:
+    def gate_specs(
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None
+    ) -> list[GateOutput]:
         records, size = [], inputs.shape[1]
         for level in self.levels:
             seen = keras.KerasTensor((inputs.shape[0], size), dtype=inputs.dtype)
             for gate in level.gates:
                 records.append(gate.compute_output_spec(seen, ids=ids, return_aux=True)[1])
             size = self.hidden_units[-1]
-        return records
+        return records if task is None else specs_of_rows(records, inputs.shape[0])
 
     def get_config(self) -> dict[str, Any]:
         experts = self._experts_config["config"]

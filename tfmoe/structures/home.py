@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from tfmoe import validation
@@ -19,13 +18,13 @@ from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.feature_gated import FeatureGatedExperts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.structures.base import Structure
-from tfmoe.structures.recipes import check_flat, gate_recipe
-from tfmoe.structures.streams import gate_streams, of_rows, of_task, spec_of_rows
+from tfmoe.structures.recipes import check_flat, take_recipes
+from tfmoe.structures.specified import Specified
+from tfmoe.structures.streams import gate_streams, of_rows, of_task, specs_of_rows
 
 
 @registered
-class HoME(Structure):
+class HoME(Specified):
     r"""A hierarchy of experts: of groups of tasks, then of each task.
 
     The first level makes a stream for each group `g` of tasks, and one that all share:
@@ -119,22 +118,18 @@ class HoME(Structure):
         }
         counts = {n: validation.integer("HoME", n, value, 1) for n, value in counts.items()}
         self.num_task_experts, self.num_group_experts, self.num_shared_experts = counts.values()
-        gate = gate_recipe("HoME", gate)
-        experts = FeatureGatedExperts(
-            1,
-            hidden_units,
-            rank=validation.integer("HoME", "rank", rank, 1),
+        self.rank = validation.integer("HoME", "rank", rank, 1)
+        take_recipes(
+            self,
+            gate,
+            FeatureGatedExperts,
+            hidden_units=hidden_units,
+            rank=self.rank,
             activation="swish",
             dropout=dropout,
             layer_norm=True,
             kernel_initializer=kernel_initializer,
-            dtype=self.dtype_policy,
         )
-        self.hidden_units, self.rank = experts.hidden_units, experts.rank
-        self._experts_config = nested.config_of(experts)
-        self._experts_config["config"]["num_experts"] = None
-        self._gate_config = nested.config_of(gate)
-        self._id_column = gate.id_column
         self.expert_ids = validation.plain(expert_ids)
         self.group_gate: Any = None
         self.shared_gate: Any = None
@@ -282,26 +277,13 @@ class HoME(Structure):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.num_tasks, self.hidden_units[-1])
 
-    def compute_output_spec(
-        self,
-        inputs: Tensor,
-        task: Tensor | None = None,
-        context: dict[str, Tensor] | None = None,
-        training: bool = False,
-        return_aux: bool = False,
-    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        batch, num, units = self.compute_output_shape(inputs.shape)
-        num = num if task is None else 1
-        outputs = keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
-        if not return_aux:
-            return outputs
-        ids = (context or {}).get("ids")
+    def gate_specs(
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None
+    ) -> list[GateOutput]:
         records = [
             gate.compute_output_spec(inputs, ids=ids, return_aux=True)[1] for gate in self.gates
         ]
-        if task is not None:
-            records = [spec_of_rows(record, batch) for record in records]
-        return outputs, records
+        return records if task is None else specs_of_rows(records, inputs.shape[0])
 
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[list[int]]:
         # Every stream reads its own experts by the self gate. The first level stays whole, for

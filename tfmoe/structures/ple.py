@@ -14,17 +14,16 @@ from tfmoe.compute.device import check_tasks
 from tfmoe.compute.initializers import reseeded
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Dispatch, Initializer, Shape, Tensor
-from tfmoe.experts.mlp import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.structures.base import Structure
 from tfmoe.structures.ple_level import PLELevel
-from tfmoe.structures.recipes import PERCEPTRONS, check_dispatch, check_flat, gate_recipe
+from tfmoe.structures.recipes import PERCEPTRONS, check_dispatch, check_flat, take_recipes
+from tfmoe.structures.specified import Specified
 from tfmoe.structures.streams import of_rows, of_task
 
 
 @registered
-class PLE(Structure):
+class PLE(Specified):
     r"""Progressive layered extraction: each task has experts of its own beside shared ones.
 
         x_t' = sum_i g_t(x_t)[i] own_ti(x_t) + sum_j g_t(x_t)[m + j] shared_j(x_s)
@@ -107,22 +106,17 @@ class PLE(Structure):
         self.num_shared_experts = validation.integer(
             name, "num_shared_experts", num_shared_experts, 1
         )
-        gate = gate_recipe(name, gate)
         check_dispatch(name, dispatch)
         self.dispatch = dispatch
-        experts = Experts(
-            1,
-            hidden_units,
-            activation,
-            dropout,
-            layer_norm,
-            kernel_initializer,
-            dtype=self.dtype_policy,
+        take_recipes(
+            self,
+            gate,
+            hidden_units=hidden_units,
+            activation=activation,
+            dropout=dropout,
+            layer_norm=layer_norm,
+            kernel_initializer=kernel_initializer,
         )
-        self._experts_config = nested.config_of(experts)
-        self._experts_config["config"]["num_experts"] = None
-        self._gate_config = nested.config_of(gate)
-        self._id_column = gate.id_column
         self.expert_ids = validation.plain(expert_ids)
         self.num_trained_tasks = num_trained_tasks
         self.levels: list[PLELevel] = []
@@ -146,7 +140,7 @@ class PLE(Structure):
     def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
         check_flat(type(self).__name__, input_shape)
-        size, units = input_shape[-1], self._experts_config["config"]["hidden_units"][-1]
+        size, units = input_shape[-1], self.hidden_units[-1]
         for i in range(self.num_levels):
             own, pool = self.expert_ids[i] if self.expert_ids else (None, None)
             level = PLELevel(
@@ -193,32 +187,20 @@ class PLE(Structure):
         return (streams, records) if return_aux else streams
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        units = self._experts_config["config"]["hidden_units"][-1]
-        return (input_shape[0], self.num_tasks, units)
+        return (input_shape[0], self.num_tasks, self.hidden_units[-1])
 
-    def compute_output_spec(
-        self,
-        inputs: Tensor,
-        task: Tensor | None = None,
-        context: dict[str, Tensor] | None = None,
-        training: bool = False,
-        return_aux: bool = False,
-    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        batch, num, units = self.compute_output_shape(inputs.shape)
-        num = num if task is None else 1
-        outputs = keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
-        if not return_aux:
-            return outputs
-        ids = (context or {}).get("ids")
+    def gate_specs(
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None
+    ) -> list[GateOutput]:
         records, size = [], inputs.shape[1]
         for level in self.levels:
-            seen = keras.KerasTensor((batch, size), dtype=inputs.dtype)
+            seen = keras.KerasTensor((inputs.shape[0], size), dtype=inputs.dtype)
             records += [
                 gate.compute_output_spec(seen, task=task, ids=ids, return_aux=True)[1]
                 for gate in level.gates
             ]
-            size = units
-        return outputs, records
+            size = self.hidden_units[-1]
+        return records
 
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[list[int]]:
         found: list[list[int]] = []

@@ -6,6 +6,7 @@ from typing import Any
 
 from tfmoe.compute import nested
 from tfmoe.compute.types import Shape
+from tfmoe.experts.mlp import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.softmax import SoftmaxGate
 
@@ -22,6 +23,30 @@ def gate_recipe(owner: str, gate: Any) -> Gate:
             f"DSelectKGate(num_nonzeros=2). Received gate={gate!r}."
         )
     return gate
+
+
+def take_recipes(structure: Any, gate: Any, kind: type[Experts] = Experts, **options: Any) -> None:
+    """Keeps in a structure what its gates and its experts are made from, later and several times.
+
+    Sets `hidden_units`, `_experts_config` (without a number of experts), `_gate_config` and
+    `_id_column`.
+
+    Args:
+        structure: `Structure`.
+        gate: the argument `gate`, see `gate_recipe`.
+        kind: class of the experts.
+        **options: of the experts, but for their number.
+
+    Raises:
+        ValueError: if `gate` is no gate, or an option is out of range.
+    """
+    gate = gate_recipe(type(structure).__name__, gate)
+    experts = kind(1, **options, dtype=structure.dtype_policy)
+    structure.hidden_units = experts.hidden_units
+    structure._experts_config = nested.config_of(experts)
+    structure._experts_config["config"]["num_experts"] = None
+    structure._gate_config = nested.config_of(gate)
+    structure._id_column = gate.id_column
 
 
 def check_dispatch(owner: str, dispatch: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from tfmoe import validation
@@ -13,12 +12,12 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
 from tfmoe.gates.output import GateOutput
-from tfmoe.structures.base import Structure
 from tfmoe.structures.recipes import PERCEPTRONS
+from tfmoe.structures.specified import Specified
 
 
 @registered
-class SharedBottom(Structure):
+class SharedBottom(Specified):
     r"""One network whose output every task's tower reads.
 
         output[b, t] = network(inputs)[b]    for every t
@@ -91,19 +90,6 @@ class SharedBottom(Structure):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, _, units = self.bottom.compute_output_shape(input_shape)
         return (batch, self.num_tasks, units)
-
-    def compute_output_spec(
-        self,
-        inputs: Tensor,
-        task: Tensor | None = None,
-        context: dict[str, Tensor] | None = None,
-        training: bool = False,
-        return_aux: bool = False,
-    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        batch, num, units = self.compute_output_shape(inputs.shape)
-        shape = (batch, num if task is None else 1, units)
-        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
-        return (outputs, []) if return_aux else outputs
 
     def shared_point(self) -> str:
         return "outputs"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from tfmoe import validation
@@ -15,12 +14,12 @@ from tfmoe.experts.mlp import Experts
 from tfmoe.experts.star import StarExperts
 from tfmoe.gates.output import GateOutput
 from tfmoe.schema.columns import SCENARIO
-from tfmoe.structures.base import Structure
 from tfmoe.structures.recipes import PERCEPTRONS, check_flat
+from tfmoe.structures.specified import Specified
 
 
 @registered
-class STAR(Structure):
+class STAR(Specified):
     r"""A star of networks: one that all scenarios share, multiplied by factors of each.
 
         output[b, t] = [network_s(inputs)[b]; auxiliary(inputs)[b]]    for every t
@@ -136,19 +135,6 @@ class STAR(Structure):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.num_tasks, self.network.hidden_units[-1] + 1)
-
-    def compute_output_spec(
-        self,
-        inputs: Tensor,
-        task: Tensor | None = None,
-        context: dict[str, Tensor] | None = None,
-        training: bool = False,
-        return_aux: bool = False,
-    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        batch, num, units = self.compute_output_shape(inputs.shape)
-        shape = (batch, num if task is None else 1, units)
-        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
-        return (outputs, []) if return_aux else outputs
 
     def shared_point(self) -> str:
         return "outputs"

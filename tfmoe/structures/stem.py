@@ -15,16 +15,15 @@ from tfmoe.compute.device import check_tasks
 from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
-from tfmoe.experts.mlp import Experts
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.structures.base import Structure
-from tfmoe.structures.recipes import PERCEPTRONS, gate_recipe
+from tfmoe.structures.recipes import PERCEPTRONS, take_recipes
+from tfmoe.structures.specified import Specified
 from tfmoe.structures.streams import gate_streams, of_task
 
 
 @registered
-class STEM(Structure):
+class STEM(Specified):
     r"""Shared and task-specific embeddings: every task has embedding tables of its own.
 
         y_t = sum_i c_t[ti] own_ti(x_t) + sum_j c_t[j] shared_j(x_s)
@@ -98,21 +97,15 @@ class STEM(Structure):
         self.num_shared_experts = validation.integer(
             "STEM", "num_shared_experts", num_shared_experts, 1
         )
-        gate = gate_recipe("STEM", gate)
-        experts = Experts(
-            1,
-            hidden_units,
-            activation,
-            dropout,
-            layer_norm,
-            kernel_initializer,
-            dtype=self.dtype_policy,
+        take_recipes(
+            self,
+            gate,
+            hidden_units=hidden_units,
+            activation=activation,
+            dropout=dropout,
+            layer_norm=layer_norm,
+            kernel_initializer=kernel_initializer,
         )
-        self.hidden_units = experts.hidden_units
-        self._experts_config = nested.config_of(experts)
-        self._experts_config["config"]["num_experts"] = None
-        self._gate_config = nested.config_of(gate)
-        self._id_column = gate.id_column
         self.expert_ids = validation.plain(expert_ids)
         self.task_ids = validation.plain(task_ids)
         self.num_trained_tasks = num_trained_tasks
@@ -211,23 +204,11 @@ class STEM(Structure):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.num_tasks, self.hidden_units[-1])
 
-    def compute_output_spec(
-        self,
-        inputs: Tensor,
-        task: Tensor | None = None,
-        context: dict[str, Tensor] | None = None,
-        training: bool = False,
-        return_aux: bool = False,
-    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        batch, num, units = self.compute_output_shape(inputs.shape)
-        num = num if task is None else 1
-        outputs = keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
-        if not return_aux:
-            return outputs
-        seen = keras.KerasTensor((batch, inputs.shape[-1]), dtype=inputs.dtype)
-        ids = (context or {}).get("ids")
-        _, record = self.gate.compute_output_spec(seen, task=task, ids=ids, return_aux=True)
-        return outputs, [record]
+    def gate_specs(
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None
+    ) -> list[GateOutput]:
+        seen = keras.KerasTensor((inputs.shape[0], inputs.shape[-1]), dtype=inputs.dtype)
+        return [self.gate.compute_output_spec(seen, task=task, ids=ids, return_aux=True)[1]]
 
     def select(
         self, experts: Sequence[Sequence[int]], tasks: Sequence[int] | None = None

@@ -15,11 +15,11 @@ from tfmoe.compute.types import Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
-from tfmoe.structures.base import Structure
 from tfmoe.structures.recipes import check_flat
+from tfmoe.structures.specified import Specified
 
 
-class Streams(Structure):
+class Streams(Specified):
     """Base of structures in which each task has a stream, and each stream is made of all.
 
     So all streams are computed, also where a row has one task, whose stream is then taken; and
@@ -62,10 +62,6 @@ class Streams(Structure):
         """All streams' outputs `(b, t, u)`, and the gates' outputs."""
         raise NotImplementedError
 
-    def gate_specs(self, inputs: Tensor, ids: Tensor | None) -> list[GateOutput]:
-        """The gates' outputs for symbolic inputs, with all tasks."""
-        return []
-
     def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
         check_flat(type(self).__name__, input_shape)
@@ -93,24 +89,6 @@ class Streams(Structure):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.num_tasks, self.hidden_units[-1])
-
-    def compute_output_spec(
-        self,
-        inputs: Tensor,
-        task: Tensor | None = None,
-        context: dict[str, Tensor] | None = None,
-        training: bool = False,
-        return_aux: bool = False,
-    ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        batch, num, units = self.compute_output_shape(inputs.shape)
-        num = num if task is None else 1
-        outputs = keras.KerasTensor((batch, num, units), dtype=self.compute_dtype)
-        if not return_aux:
-            return outputs
-        records = self.gate_specs(inputs, (context or {}).get("ids"))
-        if task is not None:
-            records = [spec_of_rows(record, batch) for record in records]
-        return outputs, records
 
     def gate_rows(self, tasks: Sequence[int], gate: Gate) -> list[int]:
         return self._streams_of(tasks)
@@ -173,18 +151,21 @@ def of_rows(record: GateOutput, task: Tensor) -> GateOutput:
     )
 
 
-def spec_of_rows(record: GateOutput, batch: int | None) -> GateOutput:
-    """What `of_rows` makes, for symbols."""
+def specs_of_rows(records: Sequence[GateOutput], batch: int | None) -> list[GateOutput]:
+    """What `of_rows` makes of gates' outputs, for symbols."""
 
     def narrowed(x: Tensor) -> Tensor:
         return keras.KerasTensor((batch, 1, x.shape[-1]), dtype=x.dtype)
 
-    return GateOutput(
-        probabilities=narrowed(record.probabilities),
-        scores=narrowed(record.scores),
-        task=keras.KerasTensor((batch,), dtype="int32"),
-        weights=narrowed(record.weights),
-    )
+    return [
+        GateOutput(
+            probabilities=narrowed(record.probabilities),
+            scores=narrowed(record.scores),
+            task=keras.KerasTensor((batch,), dtype="int32"),
+            weights=narrowed(record.weights),
+        )
+        for record in records
+    ]
 
 
 def gate_streams(

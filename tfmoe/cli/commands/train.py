@@ -124,8 +124,10 @@ def train(
 
         import tfmoe
         from tfmoe.cli.progress import ProgressLine
+        from tfmoe.model.inputs import scenario_of
         from tfmoe.model.plan import batch_size_for
         from tfmoe.reports.callback import GateReport
+        from tfmoe.schema.columns import SCENARIO
 
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype)
@@ -136,7 +138,12 @@ def train(
                     mixture, gate, num_experts, num_nonzeros, hidden_units, dropout, entropy_reg
                 )
 
-            structure(entropy_reg)  # what does not go together is told first
+            # What does not go together is told first.
+            asks = SCENARIO in structure(entropy_reg).context_columns.values()
+            needs = {f"--mixture {mixture}": asks, "--pepnet": pepnet is not None}
+            for option, given in {**needs, "--scenario-towers": scenario_towers}.items():
+                if given:
+                    scenario_of(read, option)
             prep = tfmoe.Preprocessor(read).fit(data)
             if entropy_reg is None:
                 size = batch_size or batch_size_for(prep.num_rows)
