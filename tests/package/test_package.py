@@ -246,10 +246,14 @@ FIRST_NAMES = [
     "optimizers",
 ]
 ADDED_NAMES = [
+    "AITM",
     "AdaTT",
     "CGC",
     "CrossStitch",
+    "DBMTL",
     "EPNet",
+    "ESCM2",
+    "ESMM",
     "Gate",
     "GateOutput",
     "HoME",
