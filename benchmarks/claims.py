@@ -369,8 +369,8 @@ OTHERS = (
         Claim(
             "package",
             "funnel",
-            f"{name}, learns P(buy | click) of all rows better than clicked rows alone do, where the model "
-            "is too small (divergence).",
+            f"{name}, learns P(buy | click) of all rows better than clicked rows alone do, where "
+            "the model is too small (divergence).",
             [
                 Paired(
                     "too small a model",
