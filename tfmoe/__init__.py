@@ -13,12 +13,15 @@ HOMES = {
     "AITM": "schema.links",
     "AUC": "objectives.metrics",
     "AdaTT": "structures.adatt",
+    "AutoInt": "features.interactions.auto_int",
     "BalancedTopKGate": "gates.balanced",
     "Binary": "schema.tasks",
+    "ByColumns": "features.interactions.base",
     "CGC": "structures.cgc",
     "Categorical": "schema.columns",
     "CometGate": "gates.comet",
     "CompactExperts": "extraction.compact",
+    "Cross": "features.interactions.cross",
     "CrossStitch": "structures.cross_stitch",
     "DBMTL": "schema.links",
     "DSelectKGate": "gates.dselect_k",
@@ -29,6 +32,8 @@ HOMES = {
     "Encoder": "features.encoder",
     "EntmaxGate": "gates.entmax",
     "Experts": "experts.mlp",
+    "FM": "features.interactions.fm",
+    "FiBiNET": "features.interactions.fibinet",
     "Gate": "gates.base",
     "GateOutput": "gates.output",
     "GateReport": "reports.callback",
@@ -37,11 +42,13 @@ HOMES = {
     "HashGate": "gates.hashed",
     "HoME": "structures.home",
     "ImportanceLoss": "gates.balance",
+    "Interactions": "features.interactions.interactions",
     "LearnedPermutation": "gates.permutation",
     "LoadLoss": "gates.balance",
     "MLPRouter": "gates.routers",
     "MMoE": "structures.mmoe",
     "MTAN": "structures.mtan",
+    "MaskNet": "features.interactions.mask_net",
     "ModSquad": "structures.mod_squad",
     "ModSquadBlock": "structures.mod_squad_block",
     "MultiCategorical": "schema.columns",
@@ -88,12 +95,15 @@ __all__ = [
     "AITM",
     "AUC",
     "AdaTT",
+    "AutoInt",
     "BalancedTopKGate",
     "Binary",
+    "ByColumns",
     "CGC",
     "Categorical",
     "CometGate",
     "CompactExperts",
+    "Cross",
     "CrossStitch",
     "DBMTL",
     "DSelectKGate",
@@ -104,6 +114,8 @@ __all__ = [
     "Encoder",
     "EntmaxGate",
     "Experts",
+    "FM",
+    "FiBiNET",
     "Gate",
     "GateOutput",
     "GateReport",
@@ -112,11 +124,13 @@ __all__ = [
     "HashGate",
     "HoME",
     "ImportanceLoss",
+    "Interactions",
     "LearnedPermutation",
     "LoadLoss",
     "MLPRouter",
     "MMoE",
     "MTAN",
+    "MaskNet",
     "ModSquad",
     "ModSquadBlock",
     "MultiCategorical",
@@ -171,6 +185,13 @@ if TYPE_CHECKING:
     from tfmoe.features.embedding import Embedding as Embedding
     from tfmoe.features.encoder import Encoder as Encoder
     from tfmoe.features.epnet import EPNet as EPNet
+    from tfmoe.features.interactions.auto_int import AutoInt as AutoInt
+    from tfmoe.features.interactions.base import ByColumns as ByColumns
+    from tfmoe.features.interactions.cross import Cross as Cross
+    from tfmoe.features.interactions.fibinet import FiBiNET as FiBiNET
+    from tfmoe.features.interactions.fm import FM as FM
+    from tfmoe.features.interactions.interactions import Interactions as Interactions
+    from tfmoe.features.interactions.mask_net import MaskNet as MaskNet
     from tfmoe.gates.balance import ImportanceLoss as ImportanceLoss
     from tfmoe.gates.balance import LoadLoss as LoadLoss
     from tfmoe.gates.balance import SwitchLoss as SwitchLoss

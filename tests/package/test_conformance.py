@@ -154,8 +154,23 @@ def _scenarios():
             tfmoe.STAR, 2, 3, auxiliary_units=(4,), **norm, layer_norm=False, inputs={**rows, **one}
         ),
         _case(tfmoe.EPNet, (4,), "tanh", UNIFORM, inputs=gated),
+        *_meetings(),
         _case(tfmoe.PPNet, ["user"], (4,), "tanh", UNIFORM, 2, (3, 6), inputs=gated),
         _case(tfmoe.ScenarioTowers, (1, 3), 3, **STACK, inputs=towers, keeps_float32=True),
+    ]
+
+
+def _meetings():
+    """Layers in which columns meet."""
+    by_column = _matrix(4, 3, 5)
+    some = [tfmoe.FM(), tfmoe.Cross(1)]
+    return [
+        _case(tfmoe.FM, vector=True, inputs=by_column),
+        _case(tfmoe.FiBiNET, 2, "each", inputs=by_column),
+        _case(tfmoe.AutoInt, 2, 3, 4, inputs=by_column),
+        _case(tfmoe.Cross, 3, 2),
+        _case(tfmoe.MaskNet, (6, 4), 5, [1, 2, 2]),
+        _case(tfmoe.Interactions, some, True, False, 3, [3, 2]),
     ]
 
 

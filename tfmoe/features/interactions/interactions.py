@@ -94,12 +94,12 @@ class Interactions(keras.layers.Layer):
                 f"{input_shape[-1]} numbers, with sizes={list(self.sizes)}."
             )
         self.parts = [self._own(recipe, i) for i, recipe in enumerate(self.recipes)]
-        self.maps: dict[int, Any] = {}
+        self.maps: dict[str, Any] = {}
         size = self.dim or max(self.sizes)
         if any(_reads_columns(part) for part in self.parts):
             for index, own in enumerate(self.sizes):
                 if own != size:
-                    self.maps[index] = self.add_weight(
+                    self.maps[str(index)] = self.add_weight(
                         name=f"map_{index}", shape=(own, size), initializer="glorot_uniform"
                     )
         shape = input_shape
@@ -152,7 +152,8 @@ class Interactions(keras.layers.Layer):
         for index, size in enumerate(self.sizes):
             own = inputs[:, start : start + size]
             start += size
-            columns.append(ops.matmul(own, self.maps[index]) if index in self.maps else own)
+            projection = self.maps.get(str(index))
+            columns.append(own if projection is None else ops.matmul(own, projection))
         return columns
 
     @property
