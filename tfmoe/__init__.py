@@ -15,6 +15,7 @@ HOMES = {
     "BalancedTopKGate": "gates.balanced",
     "Binary": "schema.tasks",
     "CGC": "structures.cgc",
+    "Calibration": "objectives.streaming",
     "Categorical": "schema.columns",
     "CometGate": "gates.comet",
     "CompactExperts": "extraction.compact",
@@ -38,12 +39,14 @@ HOMES = {
     "MLPRouter": "gates.routers",
     "MMoE": "structures.mmoe",
     "MTAN": "structures.mtan",
+    "Measures": "model.measure",
     "ModSquad": "structures.mod_squad",
     "ModSquadBlock": "structures.mod_squad_block",
     "MultiCategorical": "schema.columns",
     "MultiTaskModel": "model.model",
     "Multiclass": "schema.tasks",
     "MutualInformationLoss": "objectives.mutual_information",
+    "NormalizedEntropy": "objectives.streaming",
     "Numeric": "schema.columns",
     "OMoE": "structures.mmoe",
     "PLE": "structures.ple",
@@ -76,6 +79,7 @@ HOMES = {
     "extract": "extraction.extract",
     "gate_use": "reports.gate_use",
     "load_model": "model.load",
+    "measure": "model.measure",
     "optimizers": "optimizers",
     "write_report": "reports.pictures",
 }
@@ -86,6 +90,7 @@ __all__ = [
     "BalancedTopKGate",
     "Binary",
     "CGC",
+    "Calibration",
     "Categorical",
     "CometGate",
     "CompactExperts",
@@ -109,12 +114,14 @@ __all__ = [
     "MLPRouter",
     "MMoE",
     "MTAN",
+    "Measures",
     "ModSquad",
     "ModSquadBlock",
     "MultiCategorical",
     "MultiTaskModel",
     "Multiclass",
     "MutualInformationLoss",
+    "NormalizedEntropy",
     "Numeric",
     "OMoE",
     "PLE",
@@ -147,6 +154,7 @@ __all__ = [
     "extract",
     "gate_use",
     "load_model",
+    "measure",
     "optimizers",
     "write_report",
 ]
@@ -189,6 +197,7 @@ if TYPE_CHECKING:
     from tfmoe.heads.scenario_towers import ScenarioTowers as ScenarioTowers
     from tfmoe.heads.towers import Towers as Towers
     from tfmoe.model.load import load_model as load_model
+    from tfmoe.model.measure import measure as measure
     from tfmoe.model.model import MultiTaskModel as MultiTaskModel
     from tfmoe.objectives.metrics import AUC as AUC
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss

@@ -248,12 +248,15 @@ FIRST_NAMES = [
 ADDED_NAMES = [
     "AdaTT",
     "CGC",
+    "Calibration",
     "CrossStitch",
     "EPNet",
     "Gate",
     "GateOutput",
     "HoME",
     "MTAN",
+    "Measures",
+    "NormalizedEntropy",
     "PLE",
     "PPNet",
     "SNR",
@@ -266,6 +269,7 @@ ADDED_NAMES = [
     "draw_gates",
     "gate_use",
     "load_model",
+    "measure",
     "write_report",
 ]
 

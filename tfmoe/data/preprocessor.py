@@ -17,6 +17,7 @@ from tfmoe.data.batch.epochs import (
     check_shard,
     check_shuffle,
     counted,
+    counted_chunks,
     held_rows,
     packed_chunks,
     prefetch_map,
@@ -27,12 +28,14 @@ from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import TaskMixer
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import RowEncoder, label_columns
+from tfmoe.data.encode.values import ValueCodes
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, notices, unfitted_columns
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.read.source import Rows, open_source
+from tfmoe.data.read.tables import placed
 from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import Schema
@@ -376,6 +379,43 @@ class Preprocessor:
         batches = rebatch(chunks, batch_size, drop_remainder=False)
         # Not a generator itself, so that wrong arguments raise here and not at the first batch.
         return (_arrays(encoder, words) for words in batches)
+
+    def batches_beside(
+        self, source: Rows, columns: Mapping[str, ValueCodes], batch_size: int = 4096
+    ) -> Iterator[tuple[_WithLabels, dict[str, np.ndarray]]]:
+        """Yields what `arrays` returns, some rows at a time, and codes of raw columns beside it.
+
+        Args:
+            source: see `arrays`, as is what is raised.
+            columns: dict by raw column, inputs of the model or not, of what tells its values
+                apart.
+            batch_size: int >= 1, the most rows at a time.
+
+        Yields:
+            The triple `(features, labels, weights)`, and a dict of int32 `(b,)` by column.
+
+        Raises:
+            ValueError: if the table has no such column.
+        """
+        encoder, opened = self._encoder(True), open_source(source)
+
+        def plan(names):
+            absent = [name for name in columns if name not in names]
+            if absent:
+                raise ValueError(
+                    f"Rows are told apart by columns of the table. Received {absent}, which are "
+                    f"not there; its columns are {[str(name) for name in names]}."
+                )
+            return {**dict.fromkeys(columns, "text"), **encoder.required_columns(names)}
+
+        for chunk in counted_chunks(raw_chunks(opened, plan)):
+            with placed(chunk):
+                beside = {name: found.codes(chunk[name]) for name, found in columns.items()}
+            words = encoder.encode(chunk)
+            for start in range(0, len(words), batch_size):
+                rows = slice(start, start + batch_size)
+                own = {name: codes[rows] for name, codes in beside.items()}
+                yield _arrays(encoder, words[rows]), own
 
     def transform(self, df: Rows) -> pd.DataFrame:
         """The encoded columns of a table as a DataFrame, to inspect; list columns as lists."""

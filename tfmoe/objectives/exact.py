@@ -47,12 +47,21 @@ def exact_metrics(
     if not names and scenario is None:
         return {}
     wanted = names if scenario is None else model.schema.task_names
-    columns: dict[str, tuple[list[Any], ...]] = {name: ([], [], [], []) for name in wanted}
-    for features, labels, weights, scores in _scored(model, x, y, sample_weight, batch_size, steps):
-        for name, row in _by_task(model.schema, features, labels, weights, scores):
-            for values, value in zip(columns.get(name, ()), row, strict=False):
-                values.append(value)
-    rows = {n: tuple(map(np.concatenate, parts)) for n, parts in columns.items() if parts[0]}
+    rows = rows_of_tasks(
+        (task, row)
+        for features, labels, weights, scores in _scored(
+            model, x, y, sample_weight, batch_size, steps
+        )
+        for task, row in by_task(
+            model.schema,
+            features,
+            labels,
+            weights,
+            scores,
+            () if scenario is None else (features[scenario],),
+        )
+        if task in wanted
+    )
     found = {f"{name}_auc": exact_auc(*rows[name][:3]) for name in names if name in rows}
     if scenario is not None:
         found |= _by_scenario(model, rows)
@@ -77,7 +86,7 @@ def _by_scenario(model: Any, rows: dict[str, tuple[np.ndarray, ...]]) -> dict[st
             labels, scores, weights, _ = (
                 part[rows[task.name][3] == one] for part in rows[task.name]
             )
-            metric, value = _metric(task, labels, scores, weights)
+            metric, value = own_metric(task, labels, scores, weights)
             name = f"{task.name}_{metric}_{words[one]}"
             if name in found:
                 raise ValueError(
@@ -89,7 +98,7 @@ def _by_scenario(model: Any, rows: dict[str, tuple[np.ndarray, ...]]) -> dict[st
     return found
 
 
-def _metric(
+def own_metric(
     task: Task, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> tuple[str, float]:
     """Name and value of a task's first metric, of rows with and without its label."""
@@ -118,18 +127,24 @@ def _scored(
     return [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
 
 
-def _by_task(
-    schema: Schema, features: Any, labels: Any, weights: Any, scores: Any
+def by_task(
+    schema: Schema, features: Any, labels: Any, weights: Any, scores: Any, more: Sequence[Any] = ()
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
-    """For each task with labels: its name, and its labels, scores, weights and scenarios."""
+    """For each task with labels: its name, and its labels, scores and weights.
+
+    Args:
+        schema: `Schema`.
+        features, labels, weights: of some rows, as for `keras.Model.evaluate`.
+        scores: dict by output.
+        more: arrays `(b,)` whose rows come along, behind the weights.
+    """
     outputs = schema.output_names
     labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
-    for output in set(outputs) & set(labels):
+    for output in (name for name in outputs if name in labels):
         num = len(scores[output])
         own = weights.get(output) if isinstance(weights, dict) else weights
         own = np.ones(num) if own is None else np.asarray(own)
-        ids = np.zeros(num, "int32") if schema.scenario is None else features[schema.scenario]
-        row = tuple(np.reshape(np.asarray(one), (-1,)) for one in (labels[output], own, ids))
+        row = tuple(np.reshape(np.asarray(one), (-1,)) for one in (labels[output], own, *more))
         row = (row[0], np.asarray(scores[output]), *row[1:])
         if not schema.task_column:
             yield output, row
@@ -137,6 +152,18 @@ def _by_task(
         task = np.reshape(np.asarray(features[schema.task_column]), (-1,))
         for index, name in enumerate(schema.task_names):
             yield name, tuple(values[task == index] for values in row)
+
+
+def rows_of_tasks(
+    parts: Iterable[tuple[str, tuple[np.ndarray, ...]]],
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """What `by_task` yields of all batches, together by task."""
+    columns: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    for name, row in parts:
+        columns.setdefault(name, []).append(row)
+    return {
+        name: tuple(map(np.concatenate, zip(*rows, strict=True))) for name, rows in columns.items()
+    }
 
 
 def _scored_batches(

@@ -338,6 +338,17 @@ def counted(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     check_rows(num_rows)
 
 
+def counted_chunks(chunks: Iterable[tables.Chunk]) -> Iterator[tables.Chunk]:
+    """Raw chunks that have rows, with an error at the end if there were none."""
+    num_rows = 0
+    for chunk in chunks:
+        own = len(next(iter(chunk.values())))
+        num_rows += own
+        if own:
+            yield chunk
+    check_rows(num_rows)
+
+
 def as_dataset(
     epochs: Epochs, encoder: RowEncoder, batch_size: int, drop_remainder: bool, sharded: bool
 ) -> tf.data.Dataset:
