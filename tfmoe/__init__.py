@@ -43,6 +43,7 @@ HOMES = {
     "ModSquad": "structures.mod_squad",
     "ModSquadBlock": "structures.mod_squad_block",
     "MultiCategorical": "schema.columns",
+    "MultiTaskEarlyStopping": "model.stopping",
     "MultiTaskModel": "model.model",
     "Multiclass": "schema.tasks",
     "MutualInformationLoss": "objectives.mutual_information",
@@ -67,6 +68,7 @@ HOMES = {
     "Structure": "structures.base",
     "SwitchLoss": "gates.balance",
     "TaskAwareGate": "gates.task_aware",
+    "TaskCheckpoint": "extraction.checkpoint",
     "TaskMixer": "data.batch.task_mixer",
     "TaskRouter": "gates.task_router",
     "TopKGate": "gates.top_k",
@@ -81,6 +83,7 @@ HOMES = {
     "load_model": "model.load",
     "measure": "model.measure",
     "optimizers": "optimizers",
+    "permutation_importance": "reports.importance",
     "write_report": "reports.pictures",
 }
 
@@ -118,6 +121,7 @@ __all__ = [
     "ModSquad",
     "ModSquadBlock",
     "MultiCategorical",
+    "MultiTaskEarlyStopping",
     "MultiTaskModel",
     "Multiclass",
     "MutualInformationLoss",
@@ -142,6 +146,7 @@ __all__ = [
     "Structure",
     "SwitchLoss",
     "TaskAwareGate",
+    "TaskCheckpoint",
     "TaskMixer",
     "TaskRouter",
     "TopKGate",
@@ -156,6 +161,7 @@ __all__ = [
     "load_model",
     "measure",
     "optimizers",
+    "permutation_importance",
     "write_report",
 ]
 
@@ -166,6 +172,7 @@ if TYPE_CHECKING:
     from tfmoe.data.batch.task_mixer import TaskMixer as TaskMixer
     from tfmoe.data.preprocessor import Preprocessor as Preprocessor
     from tfmoe.experts.mlp import Experts as Experts
+    from tfmoe.extraction.checkpoint import TaskCheckpoint as TaskCheckpoint
     from tfmoe.extraction.compact import CompactExperts as CompactExperts
     from tfmoe.extraction.extract import extract as extract
     from tfmoe.features.embedding import Embedding as Embedding
@@ -199,10 +206,12 @@ if TYPE_CHECKING:
     from tfmoe.model.load import load_model as load_model
     from tfmoe.model.measure import measure as measure
     from tfmoe.model.model import MultiTaskModel as MultiTaskModel
+    from tfmoe.model.stopping import MultiTaskEarlyStopping as MultiTaskEarlyStopping
     from tfmoe.objectives.metrics import AUC as AUC
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss
     from tfmoe.reports.callback import GateReport as GateReport
     from tfmoe.reports.gate_use import gate_use as gate_use
+    from tfmoe.reports.importance import permutation_importance as permutation_importance
     from tfmoe.reports.pictures import draw_gates as draw_gates
     from tfmoe.reports.pictures import write_report as write_report
     from tfmoe.schema.columns import Categorical as Categorical

@@ -256,6 +256,7 @@ ADDED_NAMES = [
     "HoME",
     "MTAN",
     "Measures",
+    "MultiTaskEarlyStopping",
     "NormalizedEntropy",
     "PLE",
     "PPNet",
@@ -265,11 +266,13 @@ ADDED_NAMES = [
     "ScenarioTowers",
     "ScoreSpec",
     "Structure",
+    "TaskCheckpoint",
     "datasets",
     "draw_gates",
     "gate_use",
     "load_model",
     "measure",
+    "permutation_importance",
     "write_report",
 ]
 
