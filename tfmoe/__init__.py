@@ -29,6 +29,7 @@ HOMES = {
     "Gate": "gates.base",
     "GateOutput": "gates.output",
     "GateReport": "reports.callback",
+    "GradientReport": "reports.conflict",
     "GumbelGate": "gates.gumbel",
     "HardenPermutations": "gates.permutation",
     "HashGate": "gates.hashed",
@@ -76,14 +77,17 @@ HOMES = {
     "ZLoss": "gates.balance",
     "data": "data",
     "datasets": "datasets",
+    "draw_conflict": "reports.conflict",
     "draw_gates": "reports.pictures",
     "export": "serving.export",
     "extract": "extraction.extract",
     "gate_use": "reports.gate_use",
+    "gradient_conflict": "reports.conflict",
     "load_model": "model.load",
     "measure": "model.measure",
     "optimizers": "optimizers",
     "permutation_importance": "reports.importance",
+    "task_affinity": "reports.conflict",
     "write_report": "reports.pictures",
 }
 
@@ -107,6 +111,7 @@ __all__ = [
     "Gate",
     "GateOutput",
     "GateReport",
+    "GradientReport",
     "GumbelGate",
     "HardenPermutations",
     "HashGate",
@@ -154,14 +159,17 @@ __all__ = [
     "ZLoss",
     "data",
     "datasets",
+    "draw_conflict",
     "draw_gates",
     "export",
     "extract",
     "gate_use",
+    "gradient_conflict",
     "load_model",
     "measure",
     "optimizers",
     "permutation_importance",
+    "task_affinity",
     "write_report",
 ]
 
@@ -210,6 +218,10 @@ if TYPE_CHECKING:
     from tfmoe.objectives.metrics import AUC as AUC
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss
     from tfmoe.reports.callback import GateReport as GateReport
+    from tfmoe.reports.conflict import GradientReport as GradientReport
+    from tfmoe.reports.conflict import draw_conflict as draw_conflict
+    from tfmoe.reports.conflict import gradient_conflict as gradient_conflict
+    from tfmoe.reports.conflict import task_affinity as task_affinity
     from tfmoe.reports.gate_use import gate_use as gate_use
     from tfmoe.reports.importance import permutation_importance as permutation_importance
     from tfmoe.reports.pictures import draw_gates as draw_gates

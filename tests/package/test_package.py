@@ -253,6 +253,7 @@ ADDED_NAMES = [
     "EPNet",
     "Gate",
     "GateOutput",
+    "GradientReport",
     "HoME",
     "MTAN",
     "Measures",
@@ -268,11 +269,14 @@ ADDED_NAMES = [
     "Structure",
     "TaskCheckpoint",
     "datasets",
+    "draw_conflict",
     "draw_gates",
     "gate_use",
+    "gradient_conflict",
     "load_model",
     "measure",
     "permutation_importance",
+    "task_affinity",
     "write_report",
 ]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from keras import tree
 
 from tfmoe.files import PathLike, new_folder
 from tfmoe.model.inputs import frame_of
@@ -15,9 +14,9 @@ from tfmoe.model.model import MultiTaskModel
 from tfmoe.objectives.exact import by_task, own_metric, rows_of_tasks
 from tfmoe.reports.pictures import _save, _short
 from tfmoe.reports.quality import panels
+from tfmoe.reports.rows import drawn
 from tfmoe.validation import checks_arguments, integer
 
-_AT_ONCE = 65_536
 _BLUE = "#1f5fa8"
 # Columns of a picture's panel.
 _MOST_COLUMNS = 16
@@ -44,7 +43,8 @@ def permutation_importance(
 
     Args:
         model: `MultiTaskModel`.
-        rows: raw rows with labels, or the triple of `Preprocessor.arrays`.
+        rows: raw rows with labels, the triple of `Preprocessor.arrays`, or a dataset, of which the
+            first rows are taken.
         repeats: int >= 1, permutations of each column.
         seed: int >= 0, of the permutations and of the draw of rows.
         num_rows: int >= 2, so many rows at most, drawn from all; or None for all, which are held
@@ -78,7 +78,7 @@ def permutation_importance(
     num_rows = integer(owner, "num_rows", num_rows, 2, optional=True)
     generator = np.random.default_rng(integer(owner, "seed", seed, 0))
     schema = model.schema
-    features, labels, weights = _drawn(model, frame_of(schema, rows), num_rows, generator)
+    features, labels, weights = drawn(model, frame_of(schema, rows), num_rows, generator)
     task = features[schema.task_column] if schema.task_column else None
 
     def values() -> dict[str, tuple[str, float]]:
@@ -120,30 +120,6 @@ def _permutation(num: int, task: np.ndarray | None, generator: np.random.Generat
     order = np.empty(num, np.int64)
     order[np.argsort(task, kind="stable")] = np.lexsort((generator.random(num), task))
     return order
-
-
-def _drawn(
-    model: MultiTaskModel, rows: Any, num_rows: int | None, generator: np.random.Generator
-) -> tuple[dict[str, np.ndarray], Mapping[str, np.ndarray], Any]:
-    """Features, labels and weights of at most `num_rows` rows."""
-    kept: Any = None
-    keys = np.zeros(0)
-    for part in _parts(model, rows):
-        keys = np.concatenate([keys, generator.random(len(tree.flatten(part)[0]))])
-        both = [part] if kept is None else [kept, part]
-        kept = tree.map_structure(lambda *arrays: np.concatenate(arrays), *both)
-        # The rows with the smallest random keys are a uniform sample of all, in their order.
-        chosen = np.sort(np.argsort(keys, kind="stable")[:num_rows])
-        kept, keys = tree.map_structure(lambda array, own=chosen: array[own], kept), keys[chosen]
-    features, labels, weights = kept
-    return dict(features), labels, weights
-
-
-def _parts(model: MultiTaskModel, rows: Any) -> Iterator[Any]:
-    if isinstance(rows, tuple) and len(rows) == 3:
-        yield rows
-    else:
-        yield from model.preprocessor.batches(rows, _AT_ONCE)
 
 
 def draw_importance(frame: pd.DataFrame, path: PathLike) -> None:

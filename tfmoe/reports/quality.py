@@ -39,7 +39,7 @@ def draw_reliability(deciles: pd.DataFrame, path: PathLike) -> None:
     """Draws each binary task's mean label over its mean prediction, by decile of the prediction.
 
     Of right probabilities the dots lie on the diagonal. Scales are logarithmic where the
-    predictions differ by more than twenty times.
+    predictions differ by more than twenty times, and a decile without positives is then left out.
 
     Args:
         deciles: `Measures.deciles`, not empty.
