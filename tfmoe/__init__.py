@@ -212,11 +212,14 @@ if TYPE_CHECKING:
     from tfmoe.heads.scenario_towers import ScenarioTowers as ScenarioTowers
     from tfmoe.heads.towers import Towers as Towers
     from tfmoe.model.load import load_model as load_model
+    from tfmoe.model.measure import Measures as Measures
     from tfmoe.model.measure import measure as measure
     from tfmoe.model.model import MultiTaskModel as MultiTaskModel
     from tfmoe.model.stopping import MultiTaskEarlyStopping as MultiTaskEarlyStopping
     from tfmoe.objectives.metrics import AUC as AUC
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss
+    from tfmoe.objectives.streaming import Calibration as Calibration
+    from tfmoe.objectives.streaming import NormalizedEntropy as NormalizedEntropy
     from tfmoe.reports.callback import GateReport as GateReport
     from tfmoe.reports.conflict import GradientReport as GradientReport
     from tfmoe.reports.conflict import draw_conflict as draw_conflict

@@ -26,6 +26,7 @@ from tfmoe.data.batch.epochs import (
 )
 from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import TaskMixer
+from tfmoe.data.batch.whole_groups import check_keep_groups
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import RowEncoder, label_columns
 from tfmoe.data.encode.values import ValueCodes
@@ -235,6 +236,7 @@ class Preprocessor:
         shard: tuple[int, int] = (0, 1),
         drop_remainder: bool = False,
         mixer: TaskMixer | None = None,
+        keep_groups: bool = False,
     ) -> tf.data.Dataset:
         """A `tf.data.Dataset` of batches for `model.fit`.
 
@@ -259,6 +261,9 @@ class Preprocessor:
                 encoded once and held in memory (4 bytes a value); an epoch has as many
                 rows as the source (or the shard, each worker mixing its own rows), in
                 random order whatever `shuffle` says.
+            keep_groups: whether the rows of a group, see `Schema(group=...)`, all come in one
+                batch. A batch then has as many groups as fit, and a larger group is one by itself;
+                `shuffle` is one of groups. The source is held in memory, as with a `mixer`.
 
         Returns:
             Dataset of `(features, labels, weights)`, or of features if `labels=False`.
@@ -266,7 +271,10 @@ class Preprocessor:
             lists. Labels by task: float32 `(b,)` with NaN for missing. Weights by task:
             float32 `(b,)`, the row's weight. With a `task_column` the features have under
             its name the place of the row's task in `schema.tasks`, int32 `(b,)`, and
-            labels and weights the one name `score`, for the row's own task.
+            labels and weights the one name `score`, for the row's own task. With a `group`, and
+            labels, the features have under `"group codes"` the number of each row's group, int32
+            `(b,)`, -1 of none: equal for equal values all over the dataset. It is no input of
+            the model.
 
         Raises:
             ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. Errors in
@@ -278,9 +286,12 @@ class Preprocessor:
         check_shuffle(shuffle)
         check_shard(shard)
         check_mixer(mixer, self.schema)
+        if keep_groups:
+            check_keep_groups(self.schema, drop_remainder, shard, mixer)
         opened = _readable_again(source)
         encoder = self._encoder(labels)
-        epochs = Epochs(encoder, opened, batch_size, shuffle, seed, shard, drop_remainder, mixer)
+        how = (batch_size, shuffle, seed, shard, drop_remainder, mixer)
+        epochs = Epochs(encoder, opened, *how, keep_groups=keep_groups)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
 
     def split(
@@ -411,7 +422,7 @@ class Preprocessor:
         for chunk in counted_chunks(raw_chunks(opened, plan)):
             with placed(chunk):
                 beside = {name: found.codes(chunk[name]) for name, found in columns.items()}
-            words = encoder.encode(chunk)
+            words = encoder.encode(chunk, encoder.groups(chunk))
             for start in range(0, len(words), batch_size):
                 rows = slice(start, start + batch_size)
                 own = {name: codes[rows] for name, codes in beside.items()}

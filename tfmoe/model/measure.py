@@ -13,7 +13,7 @@ from tfmoe.model.inputs import frame_of
 from tfmoe.objectives.exact import MOST_SCENARIOS, by_task, rows_of_tasks
 from tfmoe.objectives.measures import deciles_of, numbers_of, segments, segments_of
 from tfmoe.schema.columns import Numeric
-from tfmoe.schema.schema import Schema
+from tfmoe.schema.schema import GROUP_CODES, Schema
 from tfmoe.validation import checks_arguments, integer
 
 if TYPE_CHECKING:
@@ -201,6 +201,8 @@ class Read:
         self._counts: dict[str, np.ndarray] = {}
         self._encoded = hasattr(rows, "element_spec") or _is_triple(rows)
         self.has_groups = group is not None
+        if self._encoded and self.has_groups and _has_codes(rows):
+            self._codes, names = {name: ValueCodes(name) for name in by}, list(by)
         if self._encoded and names:
             raise ValueError(
                 "Segments and groups are told by columns of raw rows. Received "
@@ -214,7 +216,8 @@ class Read:
                 self._count(name, own)
             more = [codes[name] for name in self._by]
             if self._group is not None:
-                more.append(codes[self._group])
+                own = features[GROUP_CODES] if self._encoded else codes[self._group]
+                more.append(own)
             yield from by_task(self._model.schema, features, labels, weights, scores, more)
 
     def _batches(self) -> Iterable[tuple[Any, dict[str, np.ndarray]]]:
@@ -245,6 +248,12 @@ class Read:
             MOST_SCENARIOS,
             True if column in amounts else None,
         )
+
+
+def _has_codes(rows: Any) -> bool:
+    """Whether encoded rows have the codes of their groups among the features."""
+    features = (rows.element_spec if hasattr(rows, "element_spec") else rows)[0]
+    return GROUP_CODES in features
 
 
 def _is_triple(rows: Any) -> bool:

@@ -37,6 +37,7 @@ from tfmoe.objectives.exact import exact_metrics
 from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.task_per_row import TaskPerRow
+from tfmoe.schema.schema import GROUP_CODES
 from tfmoe.validation import integer
 
 # With more of them, a step returns the loss alone.
@@ -84,7 +85,17 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         """A step's arguments, features by name: the data, after a state on some backends."""
         *state, data = args
         x, *rest = keras.utils.unpack_x_y_sample_weight(data)
-        return *state, (named(self.input, x), *rest)
+        groups = {name: x[name] for name in {GROUP_CODES} & {*x}} if isinstance(x, dict) else {}
+        return *state, ({**named(self.input, x), **groups}, *rest)
+
+    def predict_step(self, *args: Any) -> Any:
+        *state, data = args
+        x, *rest = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, dict) and GROUP_CODES in x:
+            # Keras would take it for an input.
+            x = {name: value for name, value in x.items() if name != GROUP_CODES}
+            data = (x, *rest)
+        return super().predict_step(*state, data)
 
     def compile(
         self,

@@ -19,6 +19,9 @@ _KINDS = {
     for kind in (Numeric, Categorical, MultiCategorical, Sequence, Binary, Regression, Multiclass)
 }
 
+#: Where the codes of the rows' groups stand among the features; no column can be called so.
+GROUP_CODES = "group codes"
+
 # The names of columns with a part of their own, in the order of Schema's arguments.
 _ROLES = ("weight_column", "task_column", "scenario", "group")
 
