@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Where each public name lives. It is imported at first use, so that `import tfmoe`, the command
 # line and all that only reads tables load no TensorFlow.
 HOMES = {
+    "AITM": "schema.links",
     "AUC": "objectives.metrics",
     "AdaTT": "structures.adatt",
     "BalancedTopKGate": "gates.balanced",
@@ -20,8 +21,11 @@ HOMES = {
     "CometGate": "gates.comet",
     "CompactExperts": "extraction.compact",
     "CrossStitch": "structures.cross_stitch",
+    "DBMTL": "schema.links",
     "DSelectKGate": "gates.dselect_k",
     "EPNet": "features.epnet",
+    "ESCM2": "schema.links",
+    "ESMM": "schema.links",
     "Embedding": "features.embedding",
     "Encoder": "features.encoder",
     "EntmaxGate": "gates.entmax",
@@ -92,6 +96,7 @@ HOMES = {
 }
 
 __all__ = [
+    "AITM",
     "AUC",
     "AdaTT",
     "BalancedTopKGate",
@@ -102,8 +107,11 @@ __all__ = [
     "CometGate",
     "CompactExperts",
     "CrossStitch",
+    "DBMTL",
     "DSelectKGate",
     "EPNet",
+    "ESCM2",
+    "ESMM",
     "Embedding",
     "Encoder",
     "EntmaxGate",
@@ -233,6 +241,10 @@ if TYPE_CHECKING:
     from tfmoe.schema.columns import MultiCategorical as MultiCategorical
     from tfmoe.schema.columns import Numeric as Numeric
     from tfmoe.schema.columns import Sequence as Sequence
+    from tfmoe.schema.links import AITM as AITM
+    from tfmoe.schema.links import DBMTL as DBMTL
+    from tfmoe.schema.links import ESCM2 as ESCM2
+    from tfmoe.schema.links import ESMM as ESMM
     from tfmoe.schema.schema import Schema as Schema
     from tfmoe.schema.tasks import Binary as Binary
     from tfmoe.schema.tasks import Multiclass as Multiclass

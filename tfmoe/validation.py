@@ -158,6 +158,12 @@ def check_choice(owner: str, name: str, value: object, choices: Collection[objec
         )
 
 
+def check_bool(owner: str, name: str, value: object) -> None:
+    """Raises ValueError unless an argument is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{owner} takes `{name}` as True or False. Received {name}={value!r}.")
+
+
 def check_known(layer: object, *names: str) -> None:
     """Raises ValueError if a count is still None when the layer is built."""
     for name in names:

@@ -2,6 +2,7 @@
 
 import decimal
 
+import keras
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -10,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 import tfmoe
 from tfmoe.data.encode.values import ValueCodes
+from tfmoe.objectives import calibration as cal
 
 
 def table(num_rows=900, seed=0):
@@ -179,3 +181,52 @@ def test_a_group_is_neither_label_nor_weight():
     schema = tfmoe.Schema(columns, tasks, group="age")  # an input may be one too
     assert tfmoe.Schema.from_json(schema.to_json()) == schema
     assert schema.add(tfmoe.Binary("buy")).select("buy").group == "age"
+
+
+def test_sampled_negatives_count_for_all_that_they_stand_for(rows):
+    """A model that is right about the whole table, measured on the sampled one."""
+    random = np.random.default_rng(0)
+    whole = pd.DataFrame({"age": random.normal(size=40_000)})
+    whole["click"] = (random.random(40_000) < 1 / (1 + np.exp(2 - whole["age"]))) * 1.0
+    whole["user"] = random.integers(0, 500, 40_000)
+    sampled = whole[(whole["click"] == 1) | (random.random(40_000) < 0.25)]
+    columns = [tfmoe.Numeric("age", transform="none")]
+    task = tfmoe.Binary("click", negatives_kept=0.25)
+    model = tfmoe.MultiTaskModel(
+        tfmoe.Schema(columns, [task]), tfmoe.SharedBottom(hidden_units=(8,)), tower_units=()
+    )
+    metrics = [tfmoe.Calibration(), tfmoe.NormalizedEntropy()]
+    model.compile(keras.optimizers.Adam(0.01), metrics={"click": metrics}, jit_compile=False)
+    model.fit(sampled, epochs=3, batch_size=256, verbose=0)
+    found = tfmoe.measure(model, sampled, group="user", threshold=0.3, by="age").numbers
+    scores = model.predict(whole, verbose=0)["click"]
+    assert found["click_calibration"] == pytest.approx(1, abs=0.1)
+    truth = cal.calibration(whole["click"], scores)
+    assert found["click_calibration"] == pytest.approx(truth, rel=0.03)
+    entropy = cal.normalized_entropy(whole["click"], scores)
+    assert found["click_normalized_entropy"] == pytest.approx(entropy, rel=0.03)
+    precision, _ = cal.precision_and_recall(whole["click"], scores, 0.3)
+    assert found["click_precision_above_0.3"] == pytest.approx(precision, rel=0.05)
+    logs = model.evaluate(sampled, verbose=0)
+    for name in ("calibration", "normalized_entropy"):
+        assert logs[f"click_{name}"] == pytest.approx(found[f"click_{name}"], rel=1e-4)
+
+
+def test_a_task_that_is_given_another_is_measured_in_both_ways(rows):
+    rows = rows.assign(buy=np.where(rows["click"] == 1, (rows["age"] > 0.5) * 1.0, np.nan))
+    tasks = [tfmoe.Binary("click"), tfmoe.Binary("buy", given="click")]
+    schema = tfmoe.Schema([tfmoe.Numeric("age", transform="none")], tasks, group="user")
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(8,)))
+    found = tfmoe.measure(model, rows, by="country")
+    scores = model.predict(rows, verbose=0)
+    clicked = rows["click"] == 1
+    area = roc_auc_score(rows["buy"][clicked], scores["buy_given_click"][clicked])
+    assert found.numbers["buy_given_click_auc"] == pytest.approx(area, rel=1e-6)
+    known = rows["click"].notna()
+    area = roc_auc_score(rows["buy"].fillna(0)[known], scores["buy"][known])
+    assert found.numbers["buy_auc"] == pytest.approx(area, rel=1e-6)
+    assert set(found.segments["task"]) == {"click", "buy", "buy_given_click"}
+    alone = tfmoe.extract(model, ["buy"])
+    again = tfmoe.measure(alone, rows).numbers
+    assert again["buy_auc"] == pytest.approx(found.numbers["buy_auc"], rel=1e-6)
+    assert "click_auc" not in again

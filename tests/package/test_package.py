@@ -246,11 +246,15 @@ FIRST_NAMES = [
     "optimizers",
 ]
 ADDED_NAMES = [
+    "AITM",
     "AdaTT",
     "CGC",
     "Calibration",
     "CrossStitch",
+    "DBMTL",
     "EPNet",
+    "ESCM2",
+    "ESMM",
     "Gate",
     "GateOutput",
     "GradientReport",

@@ -40,7 +40,8 @@ def metrics_table(
 
     values = {n: float(value) for n, value in values.items() if not _is_doubled(n, values)}
     own = {name for task in tasks for name in task.reported_names if name in values}
-    own |= {name for task in tasks for name in values if _is_measure(name, task.name)}
+    owners = [one for task in tasks for one in (task.name, *task.further_outputs)]
+    own |= {name for owner in owners for name in values if _is_measure(name, owner)}
     strange = sorted(set(values) - own)
     by_scenario = [name for name in strange if any(name.startswith(f"{one}_") for one in own)]
     others = {name: values[name] for name in strange if name not in by_scenario}
@@ -76,8 +77,8 @@ _MEASURES = re.compile(
 )
 
 
-def _is_measure(name: str, task: str) -> bool:
-    before, _, measure = name.partition(f"{task}_")
+def _is_measure(name: str, owner: str) -> bool:
+    before, _, measure = name.partition(f"{owner}_")
     return not before and _MEASURES.fullmatch(measure) is not None
 
 

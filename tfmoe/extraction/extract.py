@@ -12,6 +12,7 @@ from keras import ops
 from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.gates.base import Gate
+from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.conditions import copy_conditions
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import GateUse, batches, gate_name, gate_use
@@ -53,7 +54,8 @@ def extract(
     It has their towers, their part of the gates, and the experts that at least one of them
     uses. Each expert has the weight that the whole gate gives it: weights are not normalised
     anew over the experts that are kept. Label columns that only the other tasks needed are no
-    longer read; a `task_column` is, also for a single task. The experts and the gates read all
+    longer read; a `task_column` is, also for a single task. Tasks that one of them is `given` come
+    along, but are not among the predictions. The experts and the gates read all
     input columns, so all columns and embedding tables are kept, and so is the whole network of
     a `SharedBottom`. Of the tables of each task's own that a `STEM` has, those are kept that the
     experts and gates left still read.
@@ -145,6 +147,7 @@ def extract(
         copy_weights(model.encoder, extracted.encoder)
     copy_conditions(model, extracted, rows)
     extracted.towers.copy_from(model.towers, rows)
+    _copy_imputation(model, extracted)
     extracted.structure.copy_from(model.structure, rows, experts)
     if gates:
         _check_gate(model, extracted, rows, experts[0])
@@ -160,6 +163,16 @@ def extract(
         _kept(model.structure, experts), extracted.count_params(), model.count_params(), change
     )
     return extracted
+
+
+def _copy_imputation(model: MultiTaskModel, extracted: MultiTaskModel) -> None:
+    """Fills the imputation towers of tasks that have one."""
+    if extracted.imputation is not None and model.imputation is not None:
+        old, new = (
+            [one.schema.tasks[index].name for index in imputed_tasks(one.schema.tasks)]
+            for one in (model, extracted)
+        )
+        extracted.imputation.copy_from(model.imputation, [old.index(name) for name in new])
 
 
 def _warn_of_undecided(uses: Sequence[GateUse]) -> None:

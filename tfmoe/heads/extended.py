@@ -10,7 +10,10 @@ from keras import ops
 
 from tfmoe.compute.registered import registered
 from tfmoe.heads.scenario_towers import ScenarioTowers
+from tfmoe.heads.tower_links import Links, links_of
 from tfmoe.heads.towers import Towers
+from tfmoe.heads.values import imputed_tasks
+from tfmoe.schema.tasks import Task
 
 
 @registered
@@ -24,6 +27,7 @@ class ExtendedTowers(keras.layers.Layer):
         num_outputs: see `Towers`; those of the added tasks come last.
         num_added: int >= 1, how many tasks were added, one at a time.
         hidden_units, dropout: see `Towers`.
+        links: see `Towers`; of those trained together alone.
 
     Call arguments, returns: see `Towers`.
     """
@@ -34,6 +38,7 @@ class ExtendedTowers(keras.layers.Layer):
         num_added: int,
         hidden_units: Sequence[int] = (64,),
         dropout: float = 0.0,
+        links: Links | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -42,7 +47,14 @@ class ExtendedTowers(keras.layers.Layer):
         groups = [self.num_outputs[: self.num_base]]
         groups += [(num,) for num in self.num_outputs[self.num_base :]]
         self.groups = [
-            Towers(group, hidden_units, dropout=dropout, dtype=self.dtype_policy, name=f"group_{i}")
+            Towers(
+                group,
+                hidden_units,
+                dropout=dropout,
+                links=None if i else links,
+                dtype=self.dtype_policy,
+                name=f"group_{i}",
+            )
             for i, group in enumerate(groups)
         ]
         self.hidden_units, self.dropout = tuple(hidden_units), dropout
@@ -89,20 +101,38 @@ class ExtendedTowers(keras.layers.Layer):
             "num_added": self.num_added,
             "hidden_units": list(self.hidden_units),
             "dropout": self.dropout,
+            "links": self.groups[0].get_config()["links"],
         }
 
 
 def towers_of(
-    num_outputs: Sequence[int], num_added: int, num_scenarios: int | None = None, **options: Any
+    tasks: Sequence[Task], num_added: int, num_scenarios: int | None = None, **options: Any
 ) -> Any:
-    """`Towers`, or `ExtendedTowers` if the last `num_added` tasks came one by one.
+    """`Towers` of some tasks, or `ExtendedTowers` if the last `num_added` came one by one.
 
     With `num_scenarios` they are `ScenarioTowers`.
 
     Raises:
-        ValueError: if scenarios have towers of their own and a task was added.
+        ValueError: if scenarios have towers of their own and a task was added, or towers are
+            linked; or if an added task's tower would be.
     """
+    num_outputs, links = [task.num_logits for task in tasks], links_of(tasks)
+    linked = [*map(int, links), *imputed_tasks(tasks)]
+    if num_added and max(linked, default=0) >= len(tasks) - num_added:
+        raise ValueError(
+            "The tower of a task that add_task adds stands apart from the others. Received "
+            f'{tasks[-1]!r}, whose link reads another tower. Use link="esmm", or train the model '
+            "anew with the task among the others."
+        )
+    if links:
+        options = {**options, "links": links}
     if num_scenarios is not None:
+        if links:
+            raise ValueError(
+                "The links AITM and DBMTL are between towers that all scenarios share. Received "
+                'them with scenario_towers=True. Use link="esmm" or "escm2-dr", or leave '
+                "scenario_towers out."
+            )
         if num_added:
             raise ValueError(
                 "add_task takes models whose towers are the tasks' alone. Received one with "

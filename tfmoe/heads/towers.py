@@ -18,6 +18,7 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
+from tfmoe.heads.tower_links import Links, TowerLinks
 
 
 @registered
@@ -29,6 +30,8 @@ class Towers(keras.layers.Layer):
             or a multiclass task's number of classes.
         hidden_units: sequence of int >= 1, units of the hidden layers; `()` for none.
         activation, dropout, layer_norm, kernel_initializer: see `Experts`.
+        links: dict of what towers take from others', as `links_of` makes it of the tasks; None
+            for nothing. Not with `task`.
 
     Call arguments:
         inputs: float tensor `(b, t, u)`, one representation a task; `(b, 1, u)` with
@@ -61,6 +64,7 @@ class Towers(keras.layers.Layer):
         dropout: float = 0.0,
         layer_norm: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
+        links: Links | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -77,6 +81,9 @@ class Towers(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="hidden",
         )
+        self.links: Any = None
+        if links:
+            self.links = TowerLinks(links, dtype=self.dtype_policy, name="links")
 
     def build(self, input_shape: Any) -> None:
         num = len(self.num_outputs)
@@ -84,6 +91,8 @@ class Towers(keras.layers.Layer):
         input_shape = (input_shape[0], num, input_shape[2])
         self.hidden.build(input_shape)
         units = self.hidden.compute_output_shape(input_shape)[-1]
+        if self.links is not None:
+            self.links.build((input_shape[0], num, units))
         # Tasks with fewer outputs than the widest have columns that nobody reads.
         shape = (len(self.num_outputs), units, max(self.num_outputs))
         self.kernel = self.add_weight(
@@ -115,6 +124,8 @@ class Towers(keras.layers.Layer):
             hidden = self.hidden(inputs, training=training)
         else:
             hidden = self.hidden.gated(inputs, gates, training)
+        if self.links is not None:
+            hidden = self.links(hidden)
         logits = batched_dense(ops.cast(hidden, self._exact), *self._last())
         if task is None:
             return [values[:, :n] for values, n in zip(logits, self.num_outputs, strict=True)]
@@ -150,7 +161,17 @@ class Towers(keras.layers.Layer):
                 those that they have room for.
             tasks: for each tower its index among the others; None for all.
         """
-        copy_weights(other, self, tasks)
+        if self.links is None and other.links is None:
+            copy_weights(other, self, tasks)
+            return
+        copy_weights(other.hidden, self.hidden, tasks)
+        for name in ("kernel", "bias"):
+            values = ops.convert_to_numpy(getattr(other, name))
+            values = values if tasks is None else values[list(tasks)]
+            target = getattr(self, name)
+            target.assign(values[tuple(slice(n) for n in target.shape)])
+        if self.links is not None:
+            self.links.copy_from(other.links, tasks)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return [(input_shape[0], num) for num in self.num_outputs]
@@ -172,6 +193,7 @@ class Towers(keras.layers.Layer):
             **super().get_config(),
             "num_outputs": list(self.num_outputs),
             **{name: config[name] for name in shared},
+            "links": self.links and self.links.get_config()["links"],
         }
 
 

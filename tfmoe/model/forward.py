@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.output import GateOutput
 from tfmoe.heads.scenario_towers import ScenarioTowers
+from tfmoe.heads.values import imputed_name, imputed_tasks
 from tfmoe.model.inputs import columns_of, context_of, scenario_of, task_of
 from tfmoe.schema.schema import Schema
 from tfmoe.structures.base import Structure
@@ -41,7 +43,8 @@ class ForwardOutput(NamedTuple):
 class Stages(NamedTuple):
     """The layers of a model, in the order of its forward pass, and what conditions them.
 
-    `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None.
+    `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None, `imputation` the `Towers` of
+    the tasks that have a second one in training, or None.
     """
 
     schema: Schema
@@ -51,6 +54,7 @@ class Stages(NamedTuple):
     head: keras.layers.Layer
     input_gate: Any = None
     tower_gate: Any = None
+    imputation: Any = None
 
     def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """The structure's inputs: a vector a row, or tokens and their mask."""
@@ -69,6 +73,14 @@ class Stages(NamedTuple):
         if isinstance(self.towers, ScenarioTowers):
             found["scenario"] = features[scenario_of(self.schema, "ScenarioTowers")]
         return found
+
+    def _imputed(self, hidden: Tensor, mode: dict[str, Any]) -> dict[str, Tensor]:
+        """Logits of what imputation towers expect a loss to be."""
+        tasks = imputed_tasks(self.schema.tasks)
+        own = ops.stack([hidden[:, index] for index in tasks], axis=1)
+        logits = self.imputation(own, **mode)
+        names = [imputed_name(self.schema.tasks[index]) for index in tasks]
+        return {name: values[:, 0] for name, values in zip(names, logits, strict=True)}
 
     def forward(
         self, features: dict[str, Tensor], training: bool | None = None, return_aux: bool = True
@@ -89,6 +101,8 @@ class Stages(NamedTuple):
         hidden, records = hidden if return_aux else (hidden, [])
         conditions = self._conditions(encoded, features)
         predictions, logits = self.head(self.towers(hidden, **task, **mode, **conditions), **task)
+        if self.imputation is not None:
+            logits = {**logits, **self._imputed(hidden, mode)}
         return ForwardOutput(predictions, logits, records)
 
 

@@ -11,7 +11,13 @@ import numpy as np
 from tfmoe.data.encode.values import ValueCodes
 from tfmoe.model.inputs import frame_of
 from tfmoe.objectives.exact import MOST_SCENARIOS, by_task, rows_of_tasks
-from tfmoe.objectives.measures import deciles_of, numbers_of, segments, segments_of
+from tfmoe.objectives.measures import (
+    deciles_of,
+    measured_tasks,
+    numbers_of,
+    segments,
+    segments_of,
+)
 from tfmoe.schema.columns import Numeric
 from tfmoe.schema.schema import GROUP_CODES, Schema
 from tfmoe.validation import checks_arguments, integer
@@ -72,7 +78,11 @@ def measure(
     Of other tasks the first metric, `rmse` or `accuracy`. Row weights count, a group's by their
     mean; rows with a missing label or weight 0 count nowhere. Equal predictions have no order:
     what depends on one is its expected value for a random one. A number that rows do not have,
-    such as the AUC of one class, is NaN.
+    such as the AUC of one class, is NaN. Where a task's negative rows were sampled, as
+    `Binary(negatives_kept=...)` says, they count for all that they stand for in calibration,
+    normalised entropy, precision and recall, for predictions are of the whole table. Of a task
+    that is `given` another the conditional probability is measured too, as `buy_given_click`,
+    on the rows where that one happened.
 
     Args:
         model: `MultiTaskModel`.
@@ -117,7 +127,7 @@ def measure(
     numbers: dict[str, float] = {}
     deciles: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    for task in (task for task in schema.tasks if task.name in of_tasks):
+    for task in (one for one in measured_tasks(schema.tasks) if one.name in of_tasks):
         labels, scores, weights, *codes = of_tasks[task.name]
         groups = codes.pop() if read.has_groups else None
         own = numbers_of(task, labels, scores, weights, groups, k, threshold)

@@ -21,6 +21,8 @@ from tfmoe.files import check_new, is_remote, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
 from tfmoe.heads.ppnet import PPNet
+from tfmoe.heads.towers import Towers
+from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.add_task import check_routing, copy_extended, places
 from tfmoe.model.assets import check_goes_with, check_sizes
 from tfmoe.model.conditions import conditions_of, num_scenarios
@@ -124,7 +126,8 @@ class MultiTaskModel(Trainable):
 
     Returns:
         Dict by task: float32 `(b,)`, a probability for a binary task and a number for a
-        regression; `(b, c)` probabilities for a multiclass task. With a task column
+        regression; `(b, c)` probabilities for a multiclass task. A binary task that is `given`
+        another has `<task>_given_<other>` beside its own, which is of both. With a task column
         `{"score"}`, with as many classes as the task with most of them has.
 
     Raises:
@@ -170,7 +173,7 @@ class MultiTaskModel(Trainable):
         if scenario_towers:
             scenarios = num_scenarios(schema, blueprint.table_sizes, "scenario_towers")
         towers = towers_of(
-            [task.num_outputs for task in schema.tasks],
+            schema.tasks,
             num_added,
             num_scenarios=scenarios,
             hidden_units=tower_units,
@@ -184,17 +187,32 @@ class MultiTaskModel(Trainable):
         kind: type[Outputs | ScoreOutputs] = ScoreOutputs if schema.task_column else Outputs
         moments = moments_of(schema.tasks, blueprint.label_moments)
         head = kind(schema.tasks, moments, dtype="float32", name="tfmoe_outputs")
+        imputation = None
+        if imputed := imputed_tasks(schema.tasks):
+            ones = (1,) * len(imputed)
+            imputation = Towers(
+                ones, tower_units, dropout=tower_dropout, dtype=policy, name="tfmoe_imputation"
+            )
         stages = Stages(
-            schema, encoder, structure, towers, head, conditions.input_gate, conditions.tower_gate
+            schema,
+            encoder,
+            structure,
+            towers,
+            head,
+            conditions.input_gate,
+            conditions.tower_gate,
+            imputation,
         )
         inputs = symbols(schema, blueprint.lengths)
-        outputs = stages.forward(inputs, return_aux=False).predictions
+        made = stages.forward(inputs, return_aux=False).predictions
+        outputs = {name: made[name] for name in schema.served_names}
         structure.adopt(original)
         super().__init__(
             inputs=inputs, outputs=outputs, name=name, dtype=dtype, trainable=trainable
         )
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
+        self.imputation = imputation
         self.scenario_towers = bool(scenario_towers)
         self.schema = schema
         self.tower_units = tuple(tower_units)
@@ -210,8 +228,9 @@ class MultiTaskModel(Trainable):
         if num_added:
             encoder.trainable = False
             structure.freeze()
-            if self.input_gate is not None:
-                self.input_gate.trainable = False
+            for layer in (self.input_gate, self.imputation):
+                if layer is not None:
+                    layer.trainable = False
         elif blueprint.preprocessor is not None:
             means = blueprint.preprocessor.label_means
             start_at_means(self.towers, schema.tasks, means, moments)

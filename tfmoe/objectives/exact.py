@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfmoe.objectives.metrics import exact_auc
+from tfmoe.objectives.objective import completed, sampling_weights
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID, UNKNOWN_ID
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Task
@@ -46,7 +48,8 @@ def exact_metrics(
     scenario = model.schema.scenario
     if not names and scenario is None:
         return {}
-    wanted = names if scenario is None else model.schema.task_names
+    served = [task.name for task in model.schema.tasks if task.served]
+    wanted = names if scenario is None else [*served, *names]
     rows = rows_of_tasks(
         (task, row)
         for features, labels, weights, scores in _scored(
@@ -140,14 +143,17 @@ def by_task(
     """
     outputs = schema.output_names
     labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
-    for output in (name for name in outputs if name in labels):
+    labels = {name: ops.convert_to_numpy(own) for name, own in completed(schema, labels).items()}
+    for output in (name for name in outputs if name in labels and name in scores):
         num = len(scores[output])
         own = weights.get(output) if isinstance(weights, dict) else weights
-        own = np.ones(num) if own is None else np.asarray(own)
-        row = tuple(np.reshape(np.asarray(one), (-1,)) for one in (labels[output], own, *more))
-        row = (row[0], np.asarray(scores[output]), *row[1:])
+        own = np.ones(num) if own is None else _row(own)
+        sampled = sampling_weights(schema, labels, output)
+        own = own if sampled is None else own * ops.convert_to_numpy(sampled)
+        row = (_row(labels[output]), np.asarray(scores[output]), own, *map(_row, more))
         if not schema.task_column:
             yield output, row
+            yield from _given(schema, output, row, labels, scores)
             continue
         task = np.reshape(np.asarray(features[schema.task_column]), (-1,))
         for index, name in enumerate(schema.task_names):
@@ -164,6 +170,21 @@ def rows_of_tasks(
     return {
         name: tuple(map(np.concatenate, zip(*rows, strict=True))) for name, rows in columns.items()
     }
+
+
+def _given(
+    schema: Schema, name: str, row: tuple[np.ndarray, ...], labels: Any, scores: Any
+) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
+    """Where a task is given another: what is predicted of it where that happened."""
+    parent = schema.parent(schema.task(name))
+    if parent is not None and parent.name in labels:
+        (further,) = schema.task(name).further_outputs
+        happened = _row(labels[parent.name]) == 1
+        yield further, (np.where(happened, row[0], np.nan), np.asarray(scores[further]), *row[2:])
+
+
+def _row(values: Any) -> np.ndarray:
+    return np.reshape(np.asarray(values), (-1,))
 
 
 def _scored_batches(

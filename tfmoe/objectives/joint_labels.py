@@ -13,87 +13,11 @@ import keras
 from keras import ops
 
 from tfmoe.compute.types import Tensor
-from tfmoe.objectives.losses import (
-    MetricOfRows,
-    labels_and_weights,
-    masked_mean,
-    metric_of,
-    outputs_for_metrics,
-    own_metrics,
-    row_losses,
-    standardized,
-    update_given,
-)
-from tfmoe.objectives.metrics import AUC, WeightedMean
+from tfmoe.heads.values import imputed_name
+from tfmoe.objectives.losses import labels_and_weights
+from tfmoe.objectives.objective import ChainRows, Objective, completed, sampling_weights
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Task
-
-
-class Objective:
-    """What one task asks for: its loss, the loss's weight, its metrics.
-
-    Args:
-        task: `Task` of the schema.
-        loss: Keras loss, its name, or None for the task's own.
-        weight: float, or None for the task's own.
-        metrics: list of Keras metrics or their names, or None for the task's own.
-        moments: mean and standard deviation that the loss's labels are standardised by.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        loss: Any = None,
-        weight: float | None = None,
-        metrics: list[Any] | None = None,
-        moments: tuple[float, float] = (0.0, 1.0),
-    ) -> None:
-        self.task = task
-        self.moments = moments
-        self.weight = float(task.weight if weight is None else weight)
-        self.loss = None if loss is None else keras.losses.get(loss)
-        self.tracker = WeightedMean(lambda _, loss: loss, f"{task.name}_loss")
-        self.own_metrics = metrics is None
-        if metrics is None:
-            self.metrics = [self._metric(own) for own in own_metrics(task)]
-        else:
-            self.metrics = [metric_of(task, metric) for metric in metrics]
-
-    def _metric(self, own: MetricOfRows) -> keras.metrics.Metric:
-        name = f"{self.task.name}_{own.name}"
-        if own.function is None:
-            return AUC(from_logits=True, name=name)
-        return WeightedMean(own.function, name, own.root, own.better)
-
-    def compute(
-        self, labels: Tensor, row_weights: Tensor | None, logits: Tensor, predictions: Tensor
-    ) -> Tensor:
-        """The task's mean loss over the batch's rows with a label, a scalar.
-
-        Args:
-            labels: `(b,)`, NaN where missing.
-            row_weights: `(b,)`, or None.
-            logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
-        """
-        labels = standardized(labels, *self.moments)
-        labels, weights = labels_and_weights(labels, row_weights)
-        losses = row_losses(self.task, self.loss, labels, logits, predictions)
-        loss = masked_mean(losses, weights)
-        self.tracker.update_state(None, loss, ops.sum(weights))
-        return loss
-
-    def update_metrics(
-        self, labels: Tensor, row_weights: Tensor | None, logits: Tensor, predictions: Tensor
-    ) -> None:
-        """Updates the task's metrics with a batch; arguments as of `compute`."""
-        labels, weights = labels_and_weights(labels, row_weights)
-        if self.own_metrics:
-            outputs = outputs_for_metrics(self.task, logits, predictions)
-            for metric in self.metrics:
-                metric.update_state(labels, outputs, weights)
-            return
-        for metric in self.metrics:
-            update_given(metric, labels, logits, predictions, weights)
 
 
 class JointLabels:
@@ -117,6 +41,7 @@ class JointLabels:
         moments: dict[str, tuple[float, float]] | None = None,
     ) -> None:
         moments = moments or {}
+        self._schema = schema
         self.tasks = schema.tasks
         self._objectives = {
             task.name: Objective(
@@ -134,14 +59,15 @@ class JointLabels:
         """All metrics, the losses' means among them."""
         found: list[keras.metrics.Metric] = []
         for objective in self._objectives.values():
-            found += [objective.tracker, *objective.metrics]
+            found += objective.all_metrics
         return found
 
     @property
     def sorted_aucs(self) -> list[str]:
-        """Names of the tasks whose AUC `evaluate` takes from all scores."""
-        objectives = self._objectives.values()
-        return [o.task.name for o in objectives if o.own_metrics and isinstance(o.task, Binary)]
+        """Names of the predictions whose AUC `evaluate` takes from all scores."""
+        tasks = [o.task for o in self._objectives.values() if o.own_metrics and o.task.served]
+        binary = [task for task in tasks if isinstance(task, Binary)]
+        return [name for task in binary for name in (task.name, *task.further_outputs)]
 
     def loss(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
@@ -175,6 +101,7 @@ class JointLabels:
 
     def with_label(self, labels: dict[str, Tensor]) -> Tensor:
         """Which rows have which labels: float `(b, t)`."""
+        labels = completed(self._schema, labels)
         some = ops.reshape(next(iter(labels.values())), (-1,))
         masks = [
             labels_and_weights(labels[task.name], None)[1]
@@ -187,8 +114,34 @@ class JointLabels:
     def _rows(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """For each task with labels: objective, labels, row weights, logits, predictions."""
+        """For each task with labels: objective, labels, row weights, logits, predictions, chain."""
+        labels = completed(self._schema, labels)
         for name, objective in self._objectives.items():
-            if name in labels:
-                own = row_weights.get(name) if isinstance(row_weights, dict) else row_weights
-                yield objective, labels[name], own, forward.logits[name], forward.predictions[name]
+            if name not in labels:
+                continue
+            own = row_weights.get(name) if isinstance(row_weights, dict) else row_weights
+            sampled = sampling_weights(self._schema, labels, name)
+            if sampled is not None:
+                own = sampled if own is None else sampled * ops.reshape(own, (-1,))
+            chain = self._chain(objective.task, labels, forward)
+            yield (
+                objective,
+                labels[name],
+                own,
+                forward.logits[name],
+                forward.predictions[name],
+                chain,
+            )
+
+    def _chain(self, task: Task, labels: dict[str, Tensor], forward: Any) -> ChainRows | None:
+        parent = self._schema.parent(task)
+        if parent is None:
+            return None
+        logits = forward.logits
+        before = labels.get(parent.name)
+        if before is None:
+            before = ops.full_like(logits[parent.name], float("nan"))
+        (conditional,) = task.further_outputs
+        return ChainRows(
+            before, logits[parent.name], logits[conditional], logits.get(imputed_name(task))
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
 
@@ -10,6 +11,7 @@ import keras
 from keras import ops
 
 from tfmoe.compute.types import Tensor
+from tfmoe.heads.values import lognormal_sigma, regression_value
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 
 
@@ -45,7 +47,45 @@ def hit(labels: Tensor, logits: Tensor) -> Tensor:
     return ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(labels, "int32")), "float32")
 
 
-_REGRESSION = {"mse": squared_error, "mae": absolute_error, "huber": huber}
+def focal(labels: Tensor, logits: Tensor, gamma: float, alpha: float) -> Tensor:
+    """The focal loss of each row `(b,)`, from logits; see `tfmoe.Binary`."""
+    positive, negative = ops.softplus(-logits), ops.softplus(logits)  # -log p, -log(1 - p)
+    missed = alpha * ops.exp(-gamma * negative) * positive
+    alarm = (1 - alpha) * ops.exp(-gamma * positive) * negative
+    return labels * missed + (1 - labels) * alarm
+
+
+def pinball(labels: Tensor, predictions: Tensor, quantile: float) -> Tensor:
+    """`max(q e, (q - 1) e)` with `e = label - prediction`, of each row `(b,)`."""
+    error = labels - predictions
+    return ops.maximum(quantile * error, (quantile - 1) * error)
+
+
+def poisson(labels: Tensor, logits: Tensor) -> Tensor:
+    """`exp(z) - y z` of each row `(b,)`, from the logarithm `z` of the mean."""
+    return ops.exp(logits) - labels * logits
+
+
+def zero_inflated_lognormal(labels: Tensor, logits: Tensor) -> Tensor:
+    """The negative log likelihood of each row `(b,)`, from logits `(b, 3)`.
+
+    BCE(1[y > 0], p) + 1[y > 0] (log(y sigma sqrt(2 pi)) + (log y - mu)^2 / (2 sigma^2))
+    """
+    some = ops.cast(labels > 0, "float32")
+    sigma = lognormal_sigma(logits)
+    log = ops.log(ops.where(labels > 0, labels, ops.ones_like(labels)))
+    density = log + ops.log(sigma) + 0.5 * math.log(2 * math.pi)
+    density = density + ops.square((log - logits[:, 1]) / sigma) / 2
+    return binary_cross_entropy(some, logits[:, 0]) + some * density
+
+
+_REGRESSION: dict[str, Callable[..., Tensor]] = {
+    "mse": squared_error,
+    "mae": absolute_error,
+    "huber": huber,
+    "poisson": poisson,
+    "lognormal": zero_inflated_lognormal,
+}
 
 
 def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -109,7 +149,7 @@ def own_metrics(task: Task) -> list[MetricOfRows]:
 
 def outputs_for_metrics(task: Task, logits: Tensor, predictions: Tensor) -> Tensor:
     """What the task's own metrics take."""
-    return logits if isinstance(task, Binary | Multiclass) else predictions
+    return own_logits(task, logits) if isinstance(task, Binary | Multiclass) else predictions
 
 
 def metric_of(task: Task, metric: Any) -> keras.metrics.Metric:
@@ -130,6 +170,8 @@ def metric_of(task: Task, metric: Any) -> keras.metrics.Metric:
             f"takes {sorted(own)} and has no get_config of its own. Write one that returns them."
         )
     config = {**metric.get_config(), "name": f"{task.name}_{metric.name}"}
+    if "negatives_kept" in config and isinstance(task, Binary) and not takes_logits(metric):
+        config["negatives_kept"] *= task.negatives_kept
     return type(metric).from_config(config)
 
 
@@ -162,10 +204,11 @@ def row_losses(
         task: `Task`.
         loss: Keras loss or function, or None for the task's own.
         labels: `(b,)` without NaN; standardised of a regression.
-        logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
+        logits, predictions: `(b,)`, or `(b, n)` of a task with several.
     """
+    logits = own_logits(task, logits)
     if isinstance(task, Regression):
-        predictions = logits  # standardised as the labels are
+        predictions = regression_value(task, logits)  # standardised as the labels are
     if loss is not None:
         outputs = logits if takes_logits(loss) else predictions
         # Keras losses average over the last axis, so rows need one.
@@ -174,7 +217,40 @@ def row_losses(
         function = getattr(loss, "call", loss)
         return ops.reshape(function(labels[:, None], outputs), (-1,))
     if isinstance(task, Binary):
-        return binary_cross_entropy(labels, logits)
+        return _binary(task, labels, logits)
     if isinstance(task, Multiclass):
         return categorical_cross_entropy(labels, logits)
-    return _REGRESSION[cast(Regression, task).loss](labels, predictions)
+    regression = cast(Regression, task)
+    if regression.loss == "quantile":
+        return pinball(labels, logits, regression.quantile)
+    return _REGRESSION[regression.loss](labels, logits)
+
+
+def _binary(task: Binary, labels: Tensor, logits: Tensor) -> Tensor:
+    soft = labels
+    if task.label_smoothing:
+        soft = (1 - task.label_smoothing) * labels + task.label_smoothing / 2
+    if task.loss == "focal":
+        losses = focal(soft, logits, task.gamma, task.alpha)
+    else:
+        losses = binary_cross_entropy(soft, logits)
+    if task.positive_weight != 1:
+        losses = losses * (1 + (task.positive_weight - 1) * labels)
+    return losses
+
+
+def own_logits(task: Task, logits: Tensor) -> Tensor:
+    """A task's logits `(b,)` or `(b, n)`, also among those of tasks that have more of them."""
+    if task.num_logits == 1 and len(logits.shape) > 1:
+        return logits[:, 0]
+    return logits
+
+
+def loss_kind(task: Task) -> tuple[Any, ...]:
+    """What two tasks have alike whose losses are computed in one."""
+    if isinstance(task, Binary):
+        own = (task.loss, task.gamma, task.alpha, task.label_smoothing, task.positive_weight)
+        return (Binary, *own)
+    if isinstance(task, Regression):
+        return Regression, task.loss, task.quantile
+    return (type(task),)

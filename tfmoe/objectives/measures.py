@@ -23,6 +23,30 @@ MOST_NUMBERS = 20
 _DECILES = 10
 
 
+def measured_tasks(tasks: Sequence[Task]) -> list[Task]:
+    """What is measured: the served tasks, and what is predicted where a task's parent happened.
+
+    Of the latter a `Binary` of its name, `buy_given_click`.
+    """
+    found: list[Task] = []
+    for task in tasks:
+        if task.served:
+            found.append(task)
+        if task.served and isinstance(task, Binary) and task.given is not None:
+            found += [Binary(name) for name in task.further_outputs]
+    return found
+
+
+def of_whole_table(task: Task, labels: _Array, weights: _Array) -> _Array:
+    """Weights `(n,)` with which rows stand for the table that negatives were sampled from.
+
+    Predictions are of that table, see `Binary(negatives_kept=...)`.
+    """
+    if not isinstance(task, Binary) or task.negatives_kept == 1:
+        return weights
+    return np.where(labels == 0, weights / task.negatives_kept, weights)
+
+
 def numbers_of(
     task: Task,
     labels: _Array,
@@ -51,10 +75,11 @@ def numbers_of(
     found = {metric: value}
     if not isinstance(task, Binary):
         return found
-    found["normalized_entropy"] = normalized_entropy(labels, scores, weights)
-    found["calibration"] = calibration(labels, scores, weights)
+    whole = of_whole_table(task, labels, weights)
+    found["normalized_entropy"] = normalized_entropy(labels, scores, whole)
+    found["calibration"] = calibration(labels, scores, whole)
     if threshold is not None:
-        both = precision_and_recall(labels, scores, threshold, weights)
+        both = precision_and_recall(labels, scores, threshold, whole)
         names = (f"precision_above_{threshold:g}", f"recall_above_{threshold:g}")
         found |= dict(zip(names, both, strict=True))
     if groups is not None:
@@ -74,7 +99,7 @@ def deciles_of(task: Task, labels: _Array, scores: _Array, weights: _Array) -> l
     """
     if not isinstance(task, Binary):
         return []
-    found = reliability(labels, scores, weights)
+    found = reliability(labels, scores, of_whole_table(task, labels, weights))
     return [
         {
             "task": task.name,
@@ -116,7 +141,7 @@ def segments_of(
     found = []
     for name, start, end in zip(names.values(), bounds, ends, strict=True):
         own = order[start:end]
-        y, p, w = labels[own], scores[own], weights[own]
+        y, p, w = labels[own], scores[own], of_whole_table(task, labels[own], weights[own])
         counts = ~np.isnan(y) & (w > 0)
         if not counts.any():
             continue

@@ -19,9 +19,10 @@ class _Sums(keras.metrics.Metric):
     Counts and sums are float32, and so are right to six digits or so.
     """
 
-    def __init__(self, from_logits: bool, name: str, **kwargs: Any) -> None:
+    def __init__(self, from_logits: bool, name: str, negatives_kept: float, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
+        self.negatives_kept = negatives_kept
         # Of weights, weighted labels, predictions and log losses.
         self.sums = self.add_variable((4,), "zeros", name="sums")
 
@@ -37,6 +38,8 @@ class _Sums(keras.metrics.Metric):
         # What counts for nothing may be anything: a prediction of another task, a missing label.
         counts = weights > 0
         labels = ops.where(counts, labels, ops.zeros_like(labels))
+        if self.negatives_kept != 1:
+            weights = ops.where(labels > 0.5, weights, weights / self.negatives_kept)
         outputs = ops.where(counts, outputs, ops.full_like(outputs, 0.5))
         if self.from_logits:
             predictions = ops.sigmoid(outputs)
@@ -48,7 +51,8 @@ class _Sums(keras.metrics.Metric):
         self.sums.assign_add(ops.sum(rows * weights, axis=1))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "from_logits": self.from_logits}
+        own = {"from_logits": self.from_logits, "negatives_kept": self.negatives_kept}
+        return {**super().get_config(), **own}
 
 
 @registered
@@ -61,6 +65,9 @@ class NormalizedEntropy(_Sums):
     Args:
         from_logits: bool; if False, predictions are probabilities, as far as 1e-7 from 0 and 1.
         name: str.
+        negatives_kept: float in (0, 1]; rows with label 0 count `1 / negatives_kept` times. For
+            probabilities, which are of the whole table, `compile` sets that of the task; logits
+            are of the table as it is.
 
     Call arguments of `update_state`:
         y_true: 0 or 1, `(b,)` or `(b, 1)`.
@@ -81,9 +88,13 @@ class NormalizedEntropy(_Sums):
     """
 
     def __init__(
-        self, from_logits: bool = False, name: str = "normalized_entropy", **kwargs: Any
+        self,
+        from_logits: bool = False,
+        name: str = "normalized_entropy",
+        negatives_kept: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(from_logits, name, **kwargs)
+        super().__init__(from_logits, name, negatives_kept, **kwargs)
         keras_private.say_better(self, "down")
 
     def result(self) -> Tensor:
@@ -105,6 +116,7 @@ class Calibration(_Sums):
     Args:
         from_logits: bool; if False, predictions are probabilities.
         name: str.
+        negatives_kept: see `NormalizedEntropy`.
 
     Call arguments of `update_state`: see `NormalizedEntropy`.
 
@@ -121,8 +133,14 @@ class Calibration(_Sums):
     Source: He et al., 2014, section 3, https://doi.org/10.1145/2648584.2648589.
     """
 
-    def __init__(self, from_logits: bool = False, name: str = "calibration", **kwargs: Any) -> None:
-        super().__init__(from_logits, name, **kwargs)
+    def __init__(
+        self,
+        from_logits: bool = False,
+        name: str = "calibration",
+        negatives_kept: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(from_logits, name, negatives_kept, **kwargs)
 
     def result(self) -> Tensor:
         _, positive, prediction, _ = ops.unstack(ops.convert_to_tensor(self.sums), 4)

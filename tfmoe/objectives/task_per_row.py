@@ -12,9 +12,11 @@ from keras import ops
 from tfmoe.compute.types import Tensor
 from tfmoe.objectives.losses import (
     labels_and_weights,
+    loss_kind,
     masked_mean,
     metric_of,
     outputs_for_metrics,
+    own_logits,
     own_metrics,
     row_losses,
     standardized,
@@ -56,7 +58,7 @@ class TaskPerRow:
         for index, task in enumerate(schema.tasks):
             loss = losses.get(task.name)
             loss = None if loss is None else keras.losses.get(loss)
-            kind = (type(task), getattr(task, "loss", None)) if loss is None else index
+            kind = loss_kind(task) if loss is None else index
             groups.setdefault(kind, (task, loss, []))[2].append(index)
         self._groups = [(*group, self._members(group[2])) for group in groups.values()]
         names = [task.name for task in schema.tasks]
@@ -147,7 +149,7 @@ class TaskPerRow:
             metric.update_state(labels, outputs, weights, task)
         for metric, index in self._given:
             own = weights * ops.cast(task == index, "float32")
-            update_given(metric, labels, logits, predictions, own)
+            update_given(metric, labels, own_logits(self.tasks[index], logits), predictions, own)
 
     def with_label(self, labels: dict[str, Tensor]) -> Tensor:
         """Which rows have their label: float `(b,)`."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
-from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
+from tfmoe.schema.links import Link, link_to_plain
+from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task, in_chain_order, parent_of
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
 
 _KINDS = {
@@ -33,6 +34,8 @@ def part_to_dict(part: Column | Task) -> dict[str, Any]:
         value = getattr(part, field.name)
         if field.name != "name" and value != field.default:
             given[field.name] = list(value) if isinstance(value, tuple) else value
+        if isinstance(value, Link):
+            given[field.name] = link_to_plain(value)
     return given
 
 
@@ -180,6 +183,8 @@ class Schema:
         self._check_labels()
         self._check_tables()
         self._check_label_spaces()
+        self._check_chains()
+        self._check_served_outputs()
         self._check_task_column()
         self._check_scenario()
         self._check_group()
@@ -229,11 +234,12 @@ class Schema:
                     f"the model reads the answer. Received column {inputs[task.raw_name]!r} "
                     f"with source {task.raw_name!r}. Remove the column."
                 )
-        if self.weight_column in inputs:
-            raise ValueError(
-                f"`weight_column` is no input. Received weight_column={self.weight_column!r}, "
-                "which is also among the columns. Remove one."
-            )
+        for weights in (self.weight_column, *(task.weight_column for task in self.tasks)):
+            if weights in inputs:
+                raise ValueError(
+                    f"`weight_column` is no input. Received weight_column={weights!r}, "
+                    "which is also among the columns. Remove one."
+                )
 
     def _check_tables(self) -> None:
         owners = {c.name: c for c in self.columns if isinstance(c, Categorical) and not c.share}
@@ -263,6 +269,57 @@ class Schema:
                     f"{task.where!r} says which label is 1."
                 )
 
+    def _check_chains(self) -> None:
+        binary = {task.name: task for task in self.tasks if isinstance(task, Binary)}
+        for task in binary.values():
+            if task.given is None:
+                continue
+            if self.task_column is not None:
+                raise ValueError(
+                    "With `task_column` a row has one task's label, and none of another to be "
+                    f"given. Received task {task.name!r} given {task.given!r}. Leave one out."
+                )
+            if task.given not in binary:
+                raise ValueError(
+                    f"Task {task.name!r} is given another binary task. Received "
+                    f"given={task.given!r}; the binary tasks are {sorted(binary)}."
+                )
+            before: Task | None = self.parent(task)
+            seen = [task.name]
+            while before is not None and before.name not in seen:
+                seen.append(before.name)
+                before = self.parent(before)
+            if before is not None:
+                raise ValueError(
+                    "Tasks are given one another in a chain that begins somewhere. Received "
+                    f"{' given '.join([*seen, before.name])}. Leave out one `given`."
+                )
+            first = binary[seen[-1]]
+            if first.where is not None or first.negatives_kept < 1 or first.positive_weight != 1:
+                raise ValueError(
+                    f"Task {task.name!r} needs the probability of {first.name!r} in all rows, as "
+                    f"they are. Received {first!r} with `where`, `negatives_kept` or "
+                    "`positive_weight`. Leave these out there, or `given` here."
+                )
+
+    def _check_served_outputs(self) -> None:
+        """Raises ValueError where two predictions would have one name, or there are none."""
+        owners: dict[str, str] = {}
+        for task in self.tasks:
+            for name in (task.name, *task.further_outputs):
+                if name in owners:
+                    raise ValueError(
+                        f"Predictions are called by task, and some tasks have further ones. "
+                        f"Received task {task.name!r} with {name!r}, which is also one of task "
+                        f"{owners[name]!r}. Choose another name, and give the table's as `source`."
+                    )
+                owners[name] = task.name
+        if not any(task.served for task in self.tasks):
+            raise ValueError(
+                "At least one task is `served`. Received served=False for all of "
+                f"{[task.name for task in self.tasks]}."
+            )
+
     def _check_task_column(self) -> None:
         if self.task_column is None:
             keyed = [task.name for task in self.tasks if task.key is not None]
@@ -288,6 +345,12 @@ class Schema:
                 "`task_column` says which task a row belongs to and is nothing else. Received "
                 f"task_column={self.task_column!r}, which is {taken[self.task_column]}. An input "
                 "that reads it has another name, and it as `source`."
+            )
+        unserved = [task.name for task in self.tasks if not task.served or task.further_outputs]
+        if unserved:
+            raise ValueError(
+                "With `task_column` all tasks share the one output `score`. Received tasks "
+                f"{unserved} with served=False or parts=True. Leave that out."
             )
         keys = self.task_keys
         repeated = sorted({key for key in keys if keys.count(key) > 1})
@@ -353,6 +416,15 @@ class Schema:
         return ("score",) if self.task_column else self.task_names
 
     @property
+    def served_names(self) -> tuple[str, ...]:
+        """Names of what the model predicts: `output_names` without tasks that are not served, and
+        with their `further_outputs`."""
+        if self.task_column:
+            return self.output_names
+        served = [(t.name, *t.further_outputs) for t in self.tasks if t.served]
+        return tuple(name for names in served for name in names)
+
+    @property
     def num_outputs(self) -> int:
         """The largest `num_outputs` of the tasks."""
         return max(task.num_outputs for task in self.tasks)
@@ -360,6 +432,14 @@ class Schema:
     def column(self, name: str) -> Column:
         """The column of that name; KeyError if there is none."""
         return {column.name: column for column in self.columns}[name]
+
+    def task(self, name: str) -> Task:
+        """The task of that name; KeyError if there is none."""
+        return {task.name: task for task in self.tasks}[name]
+
+    def parent(self, task: Task) -> Binary | None:
+        """The task that a task is given, or None."""
+        return parent_of(task, self.tasks)
 
     def where_source(self, task: Task) -> str | None:
         """Raw column that limits the task's label space, or None."""
@@ -374,7 +454,8 @@ class Schema:
         """The schema of the same table with some of the tasks, in their old order.
 
         A `where` that names a task left out names that task's raw column instead: the
-        label spaces stay what they were.
+        label spaces stay what they were. Tasks that one of them is `given` stay too, but are not
+        `served`.
 
         Args:
             tasks: sequence of task names.
@@ -389,7 +470,14 @@ class Schema:
                 f"Tasks are chosen by name, at least one of {list(self.task_names)}. Received "
                 f"tasks={tasks!r}."
             )
-        kept = {task.name: task for task in self.tasks if task.name in names}
+        needed = set(names)
+        for task in reversed(in_chain_order(self.tasks)):
+            parent = self.parent(task)
+            if task.name in needed and parent is not None:
+                needed.add(parent.name)
+        kept = {task.name: task for task in self.tasks if task.name in needed}
+        for name in needed.difference(names):
+            kept[name] = dataclasses.replace(kept[name], served=False)
         return dataclasses.replace(self, tasks=[self._apart(t, kept) for t in kept.values()])
 
     def add(self, task: Task) -> Schema:

@@ -40,13 +40,17 @@ class LabelReader:
         self._schema = schema
         self._seen = seen
         self._others: dict[str, list[str]] = {}
+        # Of the tasks that others are given, whose cells are counted when it is their turn.
+        chained = any(schema.parent(task) is not None for task in schema.tasks)
+        self._parents = LabelReader(schema) if seen is not None and chained else self
 
     def labels(
         self, task: Task, chunk: Mapping[str, pa.Array], rows: np.ndarray | None = None
     ) -> np.ndarray:
         """A task's labels.
 
-        Rows outside the task's label space are missing and their raw label is not looked at.
+        Rows outside the task's label space are missing and their raw label is not looked at. The
+        missing label of a task that is given another, whose label is 0, is 0.
 
         Args:
             task: `Binary`, `Regression` or `Multiclass`.
@@ -61,7 +65,12 @@ class LabelReader:
             ValueError: if a label is none of the task's.
         """
         try:
-            return self._labels(task, chunk, rows)
+            labels = self._labels(task, chunk, rows)
+            parent = self._schema.parent(task)
+            if parent is not None and parent.raw_name in chunk:
+                before = self._parents.labels(parent, chunk, rows)
+                labels[np.isnan(labels) & (before == 0)] = 0
+            return labels
         except (TypeError, ValueError) as error:
             row = getattr(error, "row", None)
             if rows is not None and row is not None:
@@ -152,6 +161,8 @@ class LabelReader:
             _check(values, present & (values != 0) & (values != 1), task, "0 or 1 (or missing)")
         elif isinstance(task, Regression):
             _check(values, np.abs(values) > _LARGEST_FLOAT, task, "finite (or missing)")
+            if task.is_scaled:
+                _check(values, values < 0, task, f"at least 0 for loss={task.loss!r} (or missing)")
         elif not isinstance(task, Multiclass):
             raise TypeError(f"No labels are known of a {type(task).__name__}.")
         elif task.num_classes:

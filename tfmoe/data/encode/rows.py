@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfmoe.data.arrow import to_floats
+from tfmoe.data.arrow import at_row, decoded, to_floats
 from tfmoe.data.encode.columns import (
     TextCache,
     categorical_ids,
@@ -79,6 +79,9 @@ def required_columns(
     for task in schema.tasks if labels else ():
         if task.raw_name in names:
             wanted += _of_label(schema, task)
+            if weights and task.weight_column:
+                owner = f"`weight_column` of {task.name!r}"
+                wanted.append((task.weight_column, "float", owner))
     # An input that reads it too says how.
     if weights and schema.group and schema.group not in {raw for raw, *_ in wanted}:
         wanted.append((schema.group, "text", "`group`"))
@@ -194,9 +197,16 @@ class RowEncoder:
         if schema.task_column:
             self._task_column = TaskColumn(schema, self._reader)
             self._features[schema.task_column] = self._slot(None, False)
+        # Raw columns of tasks' own row weights.
+        self._weighing: dict[str, str] = {}
+        self._weights: dict[str, Slot] = {}
         if labels:
             self._labels = {name: self._slot(None, True) for name in schema.output_names}
             self._weight = self._slot(None, True)
+            if not schema.task_column:
+                columns = {task.name: task.weight_column for task in schema.tasks}
+                self._weighing = {name: raw for name, raw in columns.items() if raw}
+            self._weights = {name: self._slot(None, True) for name in self._weighing}
         self._group_codes = None
         if labels and schema.group:
             self._group_codes = ValueCodes(schema.group)
@@ -275,12 +285,32 @@ class RowEncoder:
         if self.labels:
             for name, values in self._label_values(chunk, task_indices):
                 self._labels[name].put(values, words, floats)
-            raw = self.schema.weight_column
-            weights = weight_values(chunk[raw], raw) if raw else np.array(1.0, np.float32)
+            weights = self._row_weights(chunk, task_indices)
             self._weight.put(weights, words, floats)
+            for name, own in self._weighing.items():
+                # A table without the column has no labels of the task.
+                own_weights = weight_values(chunk[own], own) if own in chunk else np.float32(1)
+                self._weights[name].put(weights * own_weights, words, floats)
         if self._group_codes is not None:
             self._group.put(groups, words, floats)
         return np.ascontiguousarray(words.T)
+
+    def _row_weights(self, chunk, task_indices):
+        """Weights of the rows `(n,)`, or one for all; of rows of one task each also that task's."""
+        raw = self.schema.weight_column
+        weights = weight_values(chunk[raw], raw) if raw else np.array(1.0, np.float32)
+        if task_indices is None or not any(task.weight_column for task in self.schema.tasks):
+            return weights
+        weights = np.broadcast_to(weights, task_indices.shape).copy()
+        for index, task in enumerate(self.schema.tasks):
+            own, rows = task.weight_column, np.flatnonzero(task_indices == index)
+            if own and own in chunk and len(rows):
+                try:
+                    weights[rows] *= weight_values(decoded(chunk[own]).take(pa.array(rows)), own)
+                except (TypeError, ValueError) as error:
+                    row = getattr(error, "row", None)
+                    raise error if row is None else at_row(error, rows[row]) from None
+        return weights
 
     def _feature(self, column, chunk):
         array = chunk[column.raw_name]
@@ -326,10 +356,11 @@ class RowEncoder:
         if not self.labels:
             return features
         labels = {name: slot.of(words, floats) for name, slot in self._labels.items()}
-        weight = self._weight.of(words, floats)
+        weights = dict.fromkeys(labels, self._weight.of(words, floats))
+        weights |= {name: slot.of(words, floats) for name, slot in self._weights.items()}
         if self._group_codes is not None:
             features[GROUP_CODES] = self._group.of(words, floats)
-        return features, labels, dict.fromkeys(labels, weight)
+        return features, labels, weights
 
 
 def categorical_columns(schema: Schema) -> list[Categorical]:

@@ -178,6 +178,15 @@ def notices(fitted: Fitted, statistics: Statistics) -> list[str]:
             f"{cells}. Where such a text is a value, or others stand for a missing one, name those "
             'that do: Numeric(..., missing=["NA"]).'
         )
+    for name, count in statistics.contradictions.items():
+        given = statistics.schema.parent(statistics.schema.task(name))
+        if count and given is not None:
+            found.append(
+                f"{count:,} rows have {name}=1 where {given.name}=0, though {name!r} is given "
+                f"{given.name!r}. They count as they are: as 1 for {name!r}, as 0 for "
+                f"{given.name!r}, and not for the probability of one given the other. Correct them "
+                "if they are mistakes."
+            )
     for column in statistics.schema.columns:
         if isinstance(column, MultiCategorical) and column.max_length is None:
             lengths, length = statistics.lengths[column.name], fitted.lengths[column.name]

@@ -39,6 +39,7 @@ class Statistics:
         markers: by raw column and what reads it; how often which text stood for a missing
             number or label.
         labels: by task; `Moments`, or int64 counts `(num_classes,)`.
+        contradictions: by task that is given another; rows in which it is 1 and that one is 0.
     """
 
     def __init__(self, schema: Schema, max_distinct: int) -> None:
@@ -64,11 +65,12 @@ class Statistics:
             elif isinstance(column, Numeric) and column.transform != "none":
                 self.moments[column.name] = Moments()
         self.labels = {task.name: no_labels(task) for task in schema.tasks}
+        self.contradictions: Counter[str] = Counter()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of older versions have the longest cells only.
         lengths = {name: Lengths() for name in state["longest"]}
-        self.__dict__ |= {"lengths": lengths, "markers": {}, **state}
+        self.__dict__ |= {"lengths": lengths, "markers": {}, "contradictions": Counter(), **state}
         self._reader = LabelReader(self.schema, self.markers)
 
     def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
@@ -106,8 +108,15 @@ class Statistics:
             self._add_labels_of(chunk)
 
     def _add_labels_of(self, chunk):
+        seen = {}
         for task, labels in self._label_values(chunk):
+            seen[task.name] = labels
             self._add_labels(task, labels.astype(np.float64))
+        for task in self.schema.tasks:
+            parent = self.schema.parent(task)
+            if parent is not None and {task.name, parent.name} <= set(seen):
+                both = (seen[task.name] == 1) & (seen[parent.name] == 0)
+                self.contradictions[task.name] += int(both.sum())
 
     def _numbers(self, column, array):
         # What the schema names is no news.

@@ -1,0 +1,136 @@
+"""Losses that a task may have in place of its kind's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import tfmoe
+from tests.oracles import funnel
+from tfmoe.objectives.joint_labels import JointLabels
+from tfmoe.objectives.losses import row_losses
+from tfmoe.objectives.objective import Objective
+
+LABELS = np.float32([1, 0, 0, 1, 1, 0])
+LOGITS = np.float32([0.5, -2, 30, -40, 3, 0])
+
+
+def losses(task, labels=LABELS, logits=LOGITS):
+    return np.asarray(row_losses(task, None, np.float32(labels), np.float32(logits), None))
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (1.5, 0.9)])
+def test_focal_loss_matches_reference(gamma, alpha):
+    task = tfmoe.Binary("click", loss="focal", gamma=gamma, alpha=alpha)
+    logits = np.float32([0.5, -2, 3, -4, 3, 0])
+    expected = [funnel.focal(y, z, gamma, alpha) for y, z in zip(LABELS, logits, strict=True)]
+    np.testing.assert_allclose(losses(task, logits=logits), expected, rtol=1e-5)
+    assert np.isfinite(losses(task)).all()
+    theirs = keras.losses.BinaryFocalCrossentropy(True, alpha, gamma, from_logits=True)
+    got = theirs.call(LABELS[:, None], logits[:, None])
+    np.testing.assert_allclose(losses(task, logits=logits), got, rtol=1e-4)
+
+
+def test_smoothed_labels_match_keras():
+    task = tfmoe.Binary("click", label_smoothing=0.1)
+    theirs = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)
+    expected = theirs.call(LABELS[:, None], LOGITS[:, None])
+    np.testing.assert_allclose(losses(task), expected, rtol=1e-5)
+
+
+def test_positive_rows_weigh_more():
+    plain, weighed = losses(tfmoe.Binary("a")), losses(tfmoe.Binary("a", positive_weight=3.0))
+    np.testing.assert_allclose(weighed, plain * np.where(LABELS == 1, 3, 1), rtol=1e-6)
+
+
+@given(st.floats(0.05, 0.95), st.integers(0, 50))
+def test_the_quantile_loss_is_least_at_the_quantile(quantile, seed):
+    labels = np.random.default_rng(seed).normal(size=41)
+    task = tfmoe.Regression("price", loss="quantile", quantile=quantile)
+    guesses = np.linspace(-3, 3, 601)
+    means = [losses(task, labels, np.full(41, guess)).mean() for guess in guesses]
+    best = guesses[np.argmin(means)]
+    assert np.mean(labels < best - 0.011) <= quantile <= np.mean(labels <= best + 0.011)
+
+
+def test_poisson_matches_keras():
+    task = tfmoe.Regression("visits", loss="poisson")
+    labels, logits = np.float32([0, 1, 5]), np.float32([-1, 0.5, 2])
+    expected = keras.losses.Poisson().call(labels[:, None], np.exp(logits)[:, None])
+    np.testing.assert_allclose(losses(task, labels, logits), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_inflated_lognormal_matches_reference_and_scipy():
+    task = tfmoe.Regression("spend", loss="lognormal")
+    labels = np.float32([0, 3, 0, 0.2, 700])
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    got = losses(task, labels, logits)
+    expected = [funnel.zero_inflated_lognormal(*row) for row in zip(labels, logits, strict=True)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    sigma = np.log1p(np.exp(logits[1, 2]))
+    density = stats.lognorm(s=sigma, scale=np.exp(logits[1, 1])).logpdf(3)
+    assert got[1] == pytest.approx(-np.log(funnel.sigmoid(logits[1, 0])) - density, rel=1e-5)
+
+
+@pytest.mark.parametrize("label", [0.0, 1e-6, 1e6])
+@pytest.mark.parametrize("scale", [0.0, -40.0, 40.0])
+def test_zero_inflated_lognormal_stays_finite(label, scale):
+    logits = tf.constant([[scale, 0.0, scale]])
+    task = tfmoe.Regression("spend", loss="lognormal")
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = row_losses(task, None, tf.constant([label]), logits, None)
+    assert np.isfinite(loss).all()
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+def test_a_keras_loss_of_a_lognormal_task_gets_its_expected_value():
+    task = tfmoe.Regression("spend", loss="lognormal")
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    labels = np.float32([0, 3, 0, 0.2, 7])
+    got = Objective(task, loss="mse").compute(labels, None, logits, None)
+    sigma = np.log1p(np.exp(logits[:, 2]))
+    value = funnel.sigmoid(logits[:, 0]) * np.exp(logits[:, 1] + sigma**2 / 2)
+    assert float(got) == pytest.approx(np.mean((value - labels) ** 2), rel=1e-4)
+
+
+def test_rows_of_a_sampled_task_count_for_the_others_as_often_as_there_were():
+    sampled = tfmoe.Binary("click", negatives_kept=0.25)
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], [sampled, tfmoe.Binary("like")])
+    objectives = JointLabels(schema, {}, {}, {})
+    labels = {"click": np.float32([1, 0, np.nan]), "like": np.float32([0, 1, 1])}
+    logits = {"click": np.float32([1, 2, 3]), "like": np.float32([0.5, -1, 2])}
+
+    class Forward:
+        predictions = {name: None for name in logits}
+
+    Forward.logits = logits
+    got = float(objectives.loss(labels, None, Forward))
+    like = [
+        funnel.log_loss(y, funnel.sigmoid(z)) for y, z in zip([0, 1, 1], [0.5, -1, 2], strict=True)
+    ]
+    click = [funnel.log_loss(y, funnel.sigmoid(z)) for y, z in zip([1, 0], [1, 2], strict=True)]
+    expected = np.mean(click) + np.average(like, weights=[1, 4, 1])
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tfmoe.Binary("a", loss="hinge"), "loss"),
+        (lambda: tfmoe.Binary("a", negatives_kept=0), "negatives_kept"),
+        (lambda: tfmoe.Binary("a", label_smoothing=1.0), "label_smoothing"),
+        (lambda: tfmoe.Regression("a", loss="quantile", quantile=1.0), "quantile"),
+        (lambda: tfmoe.Regression("a", parts=True), 'has `parts` with loss="lognormal"'),
+        (
+            lambda: tfmoe.Binary("a", given="b", negatives_kept=0.5),
+            "that of the whole chain in the table as it is",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
