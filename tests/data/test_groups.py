@@ -110,7 +110,7 @@ def test_groups_stay_whole(codes, batch_size, shuffled):
             if code >= 0:
                 assert where.setdefault(code, number) == number
         # More than its rows only if it is one group alone.
-        assert len(rows) <= batch_size or len(set(groups)) == 1
+        assert len(rows) <= batch_size or (len(set(groups)) == 1 and groups[0] >= 0)
         for code in set(groups) - {-1}:
             own = rows[codes[rows] == code]
             assert np.all(np.diff(own) > 0)
@@ -123,6 +123,31 @@ def test_groups_stay_whole(codes, batch_size, shuffled):
             code = codes[following[0]]
             own = 1 if code < 0 else int((codes == code).sum())
             assert size + own > batch_size
+
+
+def test_rows_of_no_group_are_parted_and_large_groups_are_not():
+    codes = np.array([-1] * 6 + [0] * 5 + [-1] * 3)
+    sizes = list(map(len, WholeGroups(codes, 4).batches()))
+    assert sizes == [4, 2, 5, 3]
+
+
+@pytest.mark.slow
+def test_groups_stay_out_of_what_is_saved_and_served(tmp_path):
+    import tensorflow as tf
+
+    rows = table()
+    model = tfmoe.MultiTaskModel(tfmoe.Preprocessor(SCHEMA), tfmoe.SharedBottom(hidden_units=(4,)))
+    model.save(tmp_path / "model.keras")
+    loaded = tfmoe.load_model(tmp_path / "model.keras")
+    assert loaded.schema.group == "user"
+    version = tfmoe.export(loaded, tmp_path / "served")
+    served = tf.saved_model.load(str(version)).signatures["serving_default"]
+    assert set(served.structured_input_signature[1]) == {"age", "row"}
+    expected = model.predict(rows, verbose=0)["click"]
+    given = {name: tf.constant(rows[name].to_numpy("float64")) for name in ("age", "row")}
+    np.testing.assert_allclose(served(**given)["click"], expected, rtol=1e-5)
+    alone = tfmoe.extract(model, ["click"])
+    assert "click_gauc" in tfmoe.measure(alone, rows).numbers
 
 
 @pytest.mark.parametrize("kind", ["frame", "csv"])

@@ -1,6 +1,8 @@
 """Models measured by group, by segment and by decile, on raw rows of every source."""
 
 import decimal
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -230,3 +232,31 @@ def test_a_task_that_is_given_another_is_measured_in_both_ways(rows):
     again = tfmoe.measure(alone, rows).numbers
     assert again["buy_auc"] == pytest.approx(found.numbers["buy_auc"], rel=1e-6)
     assert "click_auc" not in again
+
+
+@pytest.mark.slow
+def test_replicas_measure_the_same():
+    code = """if True:
+        import numpy as np
+        import tensorflow as tf
+        cpu, = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        import pytest, tfmoe
+        from tests.model.test_measure import SCHEMA, table
+        rows = table()
+        metrics = [tfmoe.NormalizedEntropy(), tfmoe.Calibration(), tfmoe.AUC()]
+        for given in (None, {"click": metrics}):
+            with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+                prep = tfmoe.Preprocessor(SCHEMA).fit(rows, progress=False)
+                model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(8,)))
+                model.compile(metrics=given, jit_compile=False)
+            data = prep.dataset(rows, 100)
+            model.fit(data, verbose=0)
+            found = tfmoe.measure(model, rows).numbers
+            logs = model.evaluate(data, verbose=0)
+            for name in {*found} & {*logs}:
+                assert logs[name] == pytest.approx(found[name], rel=1e-4), name
+            assert len({*found} & {*logs}) >= 2
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -5,7 +5,7 @@ import itertools
 import keras_rs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -33,7 +33,16 @@ def counted(rows):
             yield labels[own], scores[own], weights[own]
 
 
+def many(seed=0):
+    """Many rows with ties, for few examples of hypothesis have all at once."""
+    random = np.random.default_rng(seed)
+    shape = (300, 1)
+    parts = [random.integers(low, high, shape) for low, high in ((0, 3), (0, 5), (-1, 4), (0, 4))]
+    return list(map(tuple, np.hstack(parts).tolist()))
+
+
 @given(ROWS)
+@example(many())
 def test_gauc_is_the_mean_of_scikit_learns_aucs(rows):
     areas, sizes = [], []
     for labels, scores, weights in counted(rows):
@@ -125,6 +134,7 @@ def test_a_large_group_of_equal_scores_is_quick():
 
 
 @given(ROWS, st.floats(0, 1))
+@example(many(), 0.5)
 def test_probabilities_are_measured_as_scikit_learn_does(rows, threshold):
     labels, scores, _, weights = columns(rows)
     use = ~np.isnan(labels) & (weights > 0)
@@ -153,6 +163,7 @@ def test_probabilities_are_measured_as_scikit_learn_does(rows, threshold):
 
 
 @given(ROWS)
+@example(many())
 def test_deciles_part_no_equal_predictions(rows):
     labels, scores, _, weights = columns(rows)
     use = ~np.isnan(labels) & (weights > 0)

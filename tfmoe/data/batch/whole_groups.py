@@ -43,9 +43,10 @@ class WholeGroups:
         ends = np.cumsum(self._sizes[order])
         found, start = [], 0
         while start < len(rows):
-            fitting = np.searchsorted(ends, start + self._batch_size, side="right")
+            fitting = int(np.searchsorted(ends, start + self._batch_size, side="right"))
             # At least one, however large.
-            stop = int(max(ends[max(fitting - 1, 0)], ends[np.searchsorted(ends, start, "right")]))
+            first = int(np.searchsorted(ends, start, side="right"))
+            stop = int(ends[max(fitting - 1, first)])
             found.append(rows[start:stop])
             start = stop
         return found
