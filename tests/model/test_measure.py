@@ -240,7 +240,8 @@ def test_replicas_measure_the_same():
         import numpy as np
         import tensorflow as tf
         cpu, = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
         import pytest, tfmoe
         from tests.model.test_measure import SCHEMA, table
         rows = table()
