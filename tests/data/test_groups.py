@@ -97,6 +97,22 @@ def test_a_model_reads_them_over():
         prep.arrays(rows.drop(columns="user"))
 
 
+def test_a_loss_sees_them_beside_the_features():
+    seen = []
+
+    class Seeing(tfmoe.MultiTaskModel):
+        def compute_loss(self, x=None, *args, **kwargs):
+            seen.append(x[GROUP_CODES].dtype)
+            return super().compute_loss(x, *args, **kwargs)
+
+    prep = tfmoe.Preprocessor(SCHEMA)
+    model = Seeing(prep, tfmoe.SharedBottom(hidden_units=(4,)))
+    model.compile(jit_compile=False)
+    model.fit(prep.dataset(table(), 100, shuffle=True, keep_groups=True), verbose=0)
+    assert seen
+    assert {one.name for one in seen} == {"int32"}
+
+
 @given(st.lists(st.integers(-1, 6), min_size=1, max_size=40), st.integers(1, 12), st.booleans())
 def test_groups_stay_whole(codes, batch_size, shuffled):
     codes = np.array(codes, np.int32)
