@@ -81,7 +81,7 @@ def _conflict(losses: TaskLosses, batches: Sequence[Batch]) -> pd.DataFrame:
 def task_affinity(
     model: MultiTaskModel,
     rows: Any,
-    step: float = 0.01,
+    step: float = 0.001,
     num_rows: int = 4096,
     batch_size: int = 1024,
     seed: int = 0,
@@ -105,7 +105,8 @@ def task_affinity(
         model: `MultiTaskModel`, compiled. On TensorFlow or JAX.
         rows, num_rows, batch_size, seed, tables: see `gradient_conflict`.
         step: float > 0, the length of a step, as a share of the shared parameters' length. Tasks
-            of large losses do not go further than others.
+            of large losses do not go further than others. Where a task's affinity to itself, on
+            the diagonal, is not above 0, the step was too long.
 
     Returns:
         DataFrame `(t, t)`: a line for each task that takes the step, a column for each whose loss
