@@ -20,6 +20,7 @@ BENCHMARKS = {
     "demo_movielens": "benchmarks.demo_movielens",
     "embedding": "benchmarks.embedding",
     "extract": "benchmarks.extract",
+    "funnel": "benchmarks.funnel",
     "movielens": "benchmarks.movielens",
     "multimnist": "benchmarks.multimnist",
     "peers": "benchmarks.peers",

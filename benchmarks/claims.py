@@ -330,38 +330,59 @@ DEMO = (
         [Difference(NOISY, "DSelect-k", NOISY, {}, "auc", less=False, below=0.05)],
     ),
 )
-OTHERS = tuple(
-    Claim(
-        "package",
-        "structures",
-        f"Where groups of tasks conflict, {name} has less error than a shared bottom of equal "
-        "parameters.",
-        [
-            Paired(
-                "groups that conflict",
-                {"name": f"{name} has less error than shared bottom", "set": "rotated"},
-                {"name": name, "set": "rotated"},
-                {"name": "shared bottom", "set": "rotated"},
-            )
-        ],
+OTHERS = (
+    tuple(
+        Claim(
+            "package",
+            "structures",
+            f"Where groups of tasks conflict, {name} has less error than a shared bottom of equal "
+            "parameters.",
+            [
+                Paired(
+                    "groups that conflict",
+                    {"name": f"{name} has less error than shared bottom", "set": "rotated"},
+                    {"name": name, "set": "rotated"},
+                    {"name": "shared bottom", "set": "rotated"},
+                )
+            ],
+        )
+        for name in ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k")
     )
-    for name in ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k")
-) + tuple(
-    Claim(
-        "package",
-        "scenarios",
-        f"{name} has a higher AUC within scenarios than MMoE with the scenario as a column.",
-        [
-            Paired(
-                "by age",
-                {"name": f"{name} beats MMoE", "set": "age"},
-                {"name": name, "set": "age"},
-                {"name": "MMoE", "set": "age"},
-                "within_auc",
-            )
-        ],
+    + tuple(
+        Claim(
+            "package",
+            "scenarios",
+            f"{name} has a higher AUC within scenarios than MMoE with the scenario as a column.",
+            [
+                Paired(
+                    "by age",
+                    {"name": f"{name} beats MMoE", "set": "age"},
+                    {"name": name, "set": "age"},
+                    {"name": "MMoE", "set": "age"},
+                    "within_auc",
+                )
+            ],
+        )
+        for name in ("PEPNet", "STAR", "MMoE, EPNet")
     )
-    for name in ("PEPNet", "STAR", "MMoE, EPNet")
+    + tuple(
+        Claim(
+            "package",
+            "funnel",
+            f"{name}, learns P(buy | click) of all rows better than clicked rows alone do, where "
+            "the model is too small (divergence).",
+            [
+                Paired(
+                    "too small a model",
+                    {"name": f"{name}, beats naive", "set": "too small"},
+                    {"name": name, "set": "too small"},
+                    {"name": "naive", "set": "too small"},
+                    "divergence",
+                )
+            ],
+        )
+        for name in ("ESCM2, inverse propensities", "ESCM2, doubly robust")
+    )
 )
 
 ADDED, ROUTING = "task-aware, added after", "task-aware"

@@ -25,6 +25,7 @@ PARTS = {
     "correlation": ("set",),
     "defaults": ("table",),
     "scenarios": ("set",),
+    "structures": ("set",),
     "synthetic": ("tasks", "set"),
 }
 

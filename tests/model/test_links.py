@@ -5,8 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from typer.testing import CliRunner
 
 import tfmoe
+from tfmoe.cli.app import app
 from tfmoe.serving.export import tensors
 
 OUTPUTS = ["click", "buy", "buy_given_click", "refund", "refund_given_buy", "stars"]
@@ -143,3 +145,16 @@ def test_texts_may_name_the_positive_label_of_a_chain(rows):
     prep = tfmoe.Preprocessor(tfmoe.Schema(columns, tasks)).fit(words, progress=False)
     _, labels, _ = prep.arrays(words)
     np.testing.assert_array_equal(labels["buy"], rows["buy"].fillna(0))
+
+
+def test_the_command_line_predicts_and_measures_the_whole_chain(model, rows, tmp_path):
+    model.save(tmp_path / "model.keras")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    file, table_, out = (str(tmp_path / name) for name in ("model.keras", "rows.csv", "out.csv"))
+    run = CliRunner().invoke(app, ["predict", file, table_, "--out", out])
+    assert run.exit_code == 0, run.output
+    assert list(pd.read_csv(out).columns) == OUTPUTS
+    run = CliRunner().invoke(app, ["evaluate", file, table_])
+    assert run.exit_code == 0, run.output
+    for name in ("buy_auc", "buy_given_click_auc", "refund_given_buy_log_loss"):
+        assert name in run.output

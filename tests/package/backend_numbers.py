@@ -362,6 +362,41 @@ def trained_model():
     return results | {f"predict_{name}": values for name, values in predictions.items()}
 
 
+def linked_model():
+    """Fit and predictions of a chain of every link, and of losses of other kinds."""
+    import keras
+
+    import tfmoe
+
+    rows = table().drop(columns=["tags"])
+    rng = np.random.default_rng(1)
+    rows["buy"] = np.where(rows["click"] == 1, rng.integers(0, 2, len(rows)), np.nan)
+    rows["refund"] = np.where(rows["buy"] == 1, rng.integers(0, 2, len(rows)), np.nan)
+    rows["keep"] = rows["buy"] * rng.integers(0, 2, len(rows))
+    rows["visits"] = rng.poisson(2.0, len(rows)).astype(float)
+    rows["paid"] = rng.integers(0, 2, len(rows)) * np.exp(rng.normal(size=len(rows)))
+    tasks = [
+        tfmoe.Binary("click"),
+        tfmoe.Binary("buy", given="click", link="escm2-dr"),
+        tfmoe.Binary("refund", given="buy", link="aitm"),
+        tfmoe.Binary("keep", given="buy", link="dbmtl"),
+        tfmoe.Regression("visits", loss="poisson"),
+        tfmoe.Regression("paid", loss="lognormal", parts=True),
+        tfmoe.Regression("spend", loss="quantile", quantile=0.8),
+        tfmoe.Binary("seen", source="click", loss="focal", label_smoothing=0.1),
+    ]
+    schema = tfmoe.Schema([tfmoe.Categorical("user", dim=3), tfmoe.Numeric("age")], tasks)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(6,)), tower_units=(4,))
+    set_weights(model)
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=compiles())
+    arrays = prep.arrays(rows)
+    history = model.fit(arrays, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+    results = {f"linked_{name}": np.array(values) for name, values in history.items()}
+    predictions = model.predict(rows, verbose=0)
+    return results | {f"linked_predict_{name}": values for name, values in predictions.items()}
+
+
 def auc():
     import tfmoe
 
@@ -396,7 +431,7 @@ def all_numbers():
     results |= gate_steps() | sparse_steps() | squad_steps()
     results |= dropped_steps() | tiny_shares_step()
     keras.utils.set_random_seed(0)
-    return results | trained_model()
+    return results | trained_model() | linked_model()
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@ from tfmoe.datasets.ali_ccp import ali_ccp
 from tfmoe.datasets.aliexpress import aliexpress
 from tfmoe.datasets.census import census_income
 from tfmoe.datasets.correlated import correlated_tasks
+from tfmoe.datasets.funnel import Funnel, conversion_funnel
 from tfmoe.datasets.grouped import add_unrelated, grouped_tasks, selection_scores, task_rows
 from tfmoe.datasets.kuairand import kuairand
 from tfmoe.datasets.movielens import movielens
 from tfmoe.datasets.synthetic import Split, synthetic_ratings
 
 __all__ = [
+    "Funnel",
     "Split",
     "add_unrelated",
     "ali_ccp",
     "aliexpress",
     "census_income",
+    "conversion_funnel",
     "correlated_tasks",
     "grouped_tasks",
     "kuairand",

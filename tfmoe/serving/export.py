@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from tfmoe.data.encode.graph import NO_TASK, GraphEncoder, request, signature
 from tfmoe.files import PathLike, new_version
 from tfmoe.model.finite import check_weights
 from tfmoe.serving.sample_rows import sample_rows, typical_rows
+from tfmoe.serving.score import SCORE, checked_score, scored
 from tfmoe.validation import checks_arguments, plain
 
 if TYPE_CHECKING:
@@ -28,14 +30,20 @@ _TOLERANCE = 1e-5
 
 
 @checks_arguments
-def export(model: MultiTaskModel, path: PathLike) -> Path:
+def export(
+    model: MultiTaskModel,
+    path: PathLike,
+    score: Mapping[str, float] | None = None,
+    score_as: Literal["sum", "product"] = "sum",
+) -> Path:
     """Writes a model for TF Serving, its vocabularies inside.
 
     The signature `serving_default` takes the raw columns by name: float64 `(b,)` for a
     number (NaN if missing), int64 (-2**63 if missing) or string (empty if missing)
     `(b,)` for a category, `(b, l)` for a list, padded to a common length l by the value
     for missing. It returns one float32 tensor a task, by name: `(b,)`, or `(b, c)` for a
-    multiclass task. It loads where there is TensorFlow and no tfmoe.
+    multiclass task. It loads where there is TensorFlow and no tfmoe. Of a binary task whose
+    negatives were sampled (`negatives_kept`) it is the probability in the whole table.
 
     With a `task_column`, `serving_default` takes by its name also the key of each row's
     task, a string (also if keys are integers), and returns `score` alone: `(b,)`, or
@@ -51,12 +59,17 @@ def export(model: MultiTaskModel, path: PathLike) -> Path:
         model: `MultiTaskModel`.
         path: local folder of the served model. The version is the next free number;
             nothing in the folder is changed.
+        score: dict of weights by output, of which one more output, `score`, is made inside the
+            graph, for a ranking by several tasks; None for none.
+        score_as: `"sum"`, of weight times output, or `"product"`, of output to the power of its
+            weight.
 
     Returns:
         `pathlib.Path` of the version, `path/<number>`, with `sample_request.json` in it.
 
     Raises:
-        ValueError: if the backend is not TensorFlow, or the path is a remote one.
+        ValueError: if the backend is not TensorFlow, the path is a remote one, or a score cannot
+            be made of these outputs.
         FloatingPointError: if a weight of the model is not finite.
         RuntimeError: if the exported graph's predictions differ from the model's.
     """
@@ -68,25 +81,30 @@ def export(model: MultiTaskModel, path: PathLike) -> Path:
         )
 
     check_weights(model, "exported")
+    weights = None if score is None else checked_score(model.schema, score, score_as)
+
+    def serve(features, training=False):
+        found = model(features, training=training)
+        return found if weights is None else {**found, SCORE: scored(found, weights, score_as)}
 
     def write(draft: Path) -> None:
         rows = sample_rows(model.preprocessor, _NUM_CHECKED)
-        _write(model, draft)
-        _check(model, draft, rows)
+        _write(model, serve, draft)
+        _check(model, serve, draft, rows)
         _write_sample_request(model.preprocessor, draft / "sample_request.json")
 
     # TF Serving, which may be watching, ignores what is not named by a number.
     return new_version(path, write)
 
 
-def _write(model, folder):
+def _write(model, serve, folder):
     import tensorflow as tf
 
     encoder = GraphEncoder(model.preprocessor)
     module = tf.Module()
     module.tables = encoder.tables
     module.weights = [variable.value for variable in model.variables]
-    module.serve = _serving_default(model, encoder)
+    module.serve = _serving_default(model, serve, encoder)
     signatures = {"serving_default": module.serve.get_concrete_function()}
     if model.schema.task_column:
         module.serve_all = _all_tasks(model, encoder)
@@ -101,7 +119,7 @@ def _write(model, folder):
         logger.setLevel(level)
 
 
-def _serving_default(model, encoder):
+def _serving_default(model, predict, encoder):
     import tensorflow as tf
 
     name = model.schema.task_column
@@ -110,7 +128,7 @@ def _serving_default(model, encoder):
     def serve(raw):
         features = encoder(raw)
         if not name:
-            return model(features, training=False)
+            return predict(features, training=False)
         known = features[name] != NO_TASK
         features[name] = tf.where(known, features[name], 0)
         score = model(features, training=False)["score"]
@@ -144,14 +162,14 @@ def _by_task(schema, scores):
     return {t.name: one if one.ndim == 1 else one[:, : t.num_outputs] for t, one in tasks}
 
 
-def _check(model, folder, rows):
+def _check(model, serve, folder, rows):
     import tensorflow as tf
 
     preprocessor, schema = model.preprocessor, model.schema
     served = tf.saved_model.load(str(folder)).signatures
     features, num_tasks = preprocessor.arrays(rows, labels=False), len(schema.tasks)
     answers = served["serving_default"](**tensors(preprocessor, rows))
-    _compare(answers, _predictions(model, features), len(rows))
+    _compare(answers, _predictions(serve, features), len(rows))
     if not schema.task_column:
         return
     repeated = {name: np.concatenate([values] * num_tasks) for name, values in features.items()}
