@@ -118,7 +118,7 @@ def test_fit_tells_them_and_each_tasks_best_epoch_is_a_model(model, tmp_path):
     )
     callbacks = [checkpoint, stopping, predicts]
     options = {"batch_size": 100, "verbose": 0, "validation_data": rows[:150]}
-    history = model.fit(rows, epochs=4, callbacks=callbacks, **options).history
+    history = model.fit(rows, epochs=3, callbacks=callbacks, **options).history
     assert history["improvement"][0] == 0
     assert stopping.best == max(history["improvement"])
     told = json.loads((tmp_path / "best" / "best.json").read_text())
