@@ -148,6 +148,8 @@ def extract(
     copy_conditions(model, extracted, rows)
     extracted.towers.copy_from(model.towers, rows)
     _copy_imputation(model, extracted)
+    if model.interactions is not None:
+        copy_weights(model.interactions, extracted.interactions)
     extracted.structure.copy_from(model.structure, rows, experts)
     if gates:
         _check_gate(model, extracted, rows, experts[0])

@@ -162,6 +162,11 @@ class Encoder(keras.layers.Layer):
         initializer = member_initializer(self.embeddings_initializer, index, salt)
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes of the columns' vectors, in the schema's order."""
+        return [self._size(column) for column in self._columns]
+
     def _size(self, column: Any) -> int:
         """The size of a column's vector, in one copy."""
         owner = column.table if isinstance(column, Categorical) else column.name
@@ -268,7 +273,7 @@ class Encoder(keras.layers.Layer):
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
         if self.tokens is None:
-            size = sum(self._size(column) for column in columns)
+            size = sum(self.sizes)
             return (batch, size) if self.copies is None else (batch, self.copies, size)
         counts = [input_shape[c.name][1] if isinstance(c, Sequence) else 1 for c in columns]
         count = None if None in counts else sum(counts)

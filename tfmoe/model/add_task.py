@@ -47,8 +47,9 @@ def copy_extended(old: Any, new: Any, like: Sequence[int]) -> None:
     copy_weights(old.encoder, new.encoder)
     if old.input_gate is not None:
         copy_weights(old.input_gate, new.input_gate)
-    if old.imputation is not None:
-        copy_weights(old.imputation, new.imputation)
+    for name in ("imputation", "interactions"):
+        if getattr(old, name) is not None:
+            copy_weights(getattr(old, name), getattr(new, name))
     new.structure.copy_extended(old.structure, like)
     first, task = old.schema.tasks[like[0]], new.schema.tasks[-1]
     same_kind = type(first) is type(task) and first.num_logits == task.num_logits

@@ -44,7 +44,7 @@ class Stages(NamedTuple):
     """The layers of a model, in the order of its forward pass, and what conditions them.
 
     `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None, `imputation` the `Towers` of
-    the tasks that have a second one in training, or None.
+    the tasks that have a second one in training, or None; `interactions` an `Interactions` or None.
     """
 
     schema: Schema
@@ -55,14 +55,25 @@ class Stages(NamedTuple):
     input_gate: Any = None
     tower_gate: Any = None
     imputation: Any = None
+    interactions: Any = None
+
+    def inputs_of(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """What the structure reads of features."""
+        return self.inputs(self.encode(features), {})
 
     def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        """The structure's inputs: a vector a row, or tokens and their mask."""
+        """What the columns give: a vector a row, or tokens and their mask."""
         encoded = self.encoder(columns_of(self.schema, features))
         if self.input_gate is None:
             return encoded
         column = scenario_of(self.schema, "EPNet")
         return self.input_gate(encoded, self.encoder.part(encoded, [column]))
+
+    def inputs(
+        self, encoded: Tensor | tuple[Tensor, Tensor], mode: dict[str, Any]
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What the structure reads of it."""
+        return encoded if self.interactions is None else self.interactions(encoded, **mode)
 
     def _conditions(self, encoded: Tensor, features: dict[str, Tensor]) -> dict[str, Any]:
         """Call arguments of the towers beside a row's task."""
@@ -97,7 +108,8 @@ class Stages(NamedTuple):
         aux = {"return_aux": True} if return_aux else {}
         context = context_of(self.schema, self.structure, features)
         encoded: Any = self.encode(features)
-        hidden = self.structure(encoded, **task, **context, **mode, **aux)
+        inputs: Any = self.inputs(encoded, mode)
+        hidden = self.structure(inputs, **task, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])
         conditions = self._conditions(encoded, features)
         predictions, logits = self.head(self.towers(hidden, **task, **mode, **conditions), **task)

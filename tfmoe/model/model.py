@@ -17,6 +17,7 @@ from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
 from tfmoe.features.encoder import Encoder
 from tfmoe.features.epnet import EPNet
+from tfmoe.features.interactions.interactions import Interactions, interactions_of
 from tfmoe.files import check_new, is_remote, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
@@ -116,6 +117,8 @@ class MultiTaskModel(Trainable):
             inputs by the scenario, `Schema(scenario=...)`; for structures of flat inputs.
         tower_gate: `PPNet`, a recipe, or None. It weighs the units of the towers' hidden layers
             by the columns that it names. Both together are PEPNet.
+        interactions: layers between encoder and structure in which columns meet, or `Interactions`
+            of such, see there; for structures of flat inputs. None for none.
         scenario_towers: bool; whether towers have factors of every scenario's own, see
             `ScenarioTowers`.
         name, dtype, trainable: as for any Keras model.
@@ -144,6 +147,7 @@ class MultiTaskModel(Trainable):
         input_gate: EPNet | None = None,
         tower_gate: PPNet | None = None,
         scenario_towers: bool = False,
+        interactions: Interactions | Sequence[keras.layers.Layer] | None = None,
         *,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
@@ -169,6 +173,7 @@ class MultiTaskModel(Trainable):
             dtype=policy,
             name="tfmoe_encoder",
         )
+        between = interactions_of(interactions, encoder.sizes, structure, policy)
         scenarios = None
         if scenario_towers:
             scenarios = num_scenarios(schema, blueprint.table_sizes, "scenario_towers")
@@ -202,6 +207,7 @@ class MultiTaskModel(Trainable):
             conditions.input_gate,
             conditions.tower_gate,
             imputation,
+            between,
         )
         inputs = symbols(schema, blueprint.lengths)
         made = stages.forward(inputs, return_aux=False).predictions
@@ -212,7 +218,7 @@ class MultiTaskModel(Trainable):
         )
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
-        self.imputation = imputation
+        self.imputation, self.interactions = imputation, between
         self.scenario_towers = bool(scenario_towers)
         self.schema = schema
         self.tower_units = tuple(tower_units)
@@ -228,7 +234,7 @@ class MultiTaskModel(Trainable):
         if num_added:
             encoder.trainable = False
             structure.freeze()
-            for layer in (self.input_gate, self.imputation):
+            for layer in (self.input_gate, self.imputation, self.interactions):
                 if layer is not None:
                     layer.trainable = False
         elif blueprint.preprocessor is not None:
@@ -309,6 +315,7 @@ class MultiTaskModel(Trainable):
             "input_gate": conditions.input_recipe,
             "tower_gate": conditions.tower_recipe,
             "scenario_towers": self.scenario_towers,
+            "interactions": None if self.interactions is None else self.interactions.recipe,
             "dtype": self.encoder.dtype_policy,
         }
 
@@ -334,7 +341,7 @@ class MultiTaskModel(Trainable):
 
     def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """The structure's inputs, of features: a vector a row, or tokens and their mask."""
-        return self._stages.value.encode(features)
+        return self._stages.value.inputs_of(features)
 
     def call(
         self, inputs: dict[str, Tensor], training: bool | None = None, mask: Any = None
@@ -359,6 +366,7 @@ class MultiTaskModel(Trainable):
             "input_gate": self._conditions.value.input_recipe,
             "tower_gate": self._conditions.value.tower_recipe,
             "scenario_towers": self.scenario_towers,
+            "interactions": None if self.interactions is None else self.interactions.recipe,
             "num_added": self._num_added,
             "frozen": frozen_places(self),
         }

@@ -1,0 +1,1 @@
+"""Layers between the encoder and the structure, in which columns meet."""
