@@ -18,6 +18,7 @@ HOMES = {
     "Binary": "schema.tasks",
     "ByColumns": "features.interactions.base",
     "CGC": "structures.cgc",
+    "Calibration": "objectives.streaming",
     "Categorical": "schema.columns",
     "CometGate": "gates.comet",
     "CompactExperts": "extraction.compact",
@@ -37,6 +38,7 @@ HOMES = {
     "Gate": "gates.base",
     "GateOutput": "gates.output",
     "GateReport": "reports.callback",
+    "GradientReport": "reports.conflict",
     "GumbelGate": "gates.gumbel",
     "HardenPermutations": "gates.permutation",
     "HashGate": "gates.hashed",
@@ -49,12 +51,15 @@ HOMES = {
     "MMoE": "structures.mmoe",
     "MTAN": "structures.mtan",
     "MaskNet": "features.interactions.mask_net",
+    "Measures": "model.measure",
     "ModSquad": "structures.mod_squad",
     "ModSquadBlock": "structures.mod_squad_block",
     "MultiCategorical": "schema.columns",
+    "MultiTaskEarlyStopping": "model.stopping",
     "MultiTaskModel": "model.model",
     "Multiclass": "schema.tasks",
     "MutualInformationLoss": "objectives.mutual_information",
+    "NormalizedEntropy": "objectives.streaming",
     "Numeric": "schema.columns",
     "OMoE": "structures.mmoe",
     "PLE": "structures.ple",
@@ -75,6 +80,7 @@ HOMES = {
     "Structure": "structures.base",
     "SwitchLoss": "gates.balance",
     "TaskAwareGate": "gates.task_aware",
+    "TaskCheckpoint": "extraction.checkpoint",
     "TaskMixer": "data.batch.task_mixer",
     "TaskRouter": "gates.task_router",
     "TopKGate": "gates.top_k",
@@ -82,12 +88,17 @@ HOMES = {
     "ZLoss": "gates.balance",
     "data": "data",
     "datasets": "datasets",
+    "draw_conflict": "reports.conflict",
     "draw_gates": "reports.pictures",
     "export": "serving.export",
     "extract": "extraction.extract",
     "gate_use": "reports.gate_use",
+    "gradient_conflict": "reports.conflict",
     "load_model": "model.load",
+    "measure": "model.measure",
     "optimizers": "optimizers",
+    "permutation_importance": "reports.importance",
+    "task_affinity": "reports.conflict",
     "write_report": "reports.pictures",
 }
 
@@ -100,6 +111,7 @@ __all__ = [
     "Binary",
     "ByColumns",
     "CGC",
+    "Calibration",
     "Categorical",
     "CometGate",
     "CompactExperts",
@@ -119,6 +131,7 @@ __all__ = [
     "Gate",
     "GateOutput",
     "GateReport",
+    "GradientReport",
     "GumbelGate",
     "HardenPermutations",
     "HashGate",
@@ -131,12 +144,15 @@ __all__ = [
     "MMoE",
     "MTAN",
     "MaskNet",
+    "Measures",
     "ModSquad",
     "ModSquadBlock",
     "MultiCategorical",
+    "MultiTaskEarlyStopping",
     "MultiTaskModel",
     "Multiclass",
     "MutualInformationLoss",
+    "NormalizedEntropy",
     "Numeric",
     "OMoE",
     "PLE",
@@ -157,6 +173,7 @@ __all__ = [
     "Structure",
     "SwitchLoss",
     "TaskAwareGate",
+    "TaskCheckpoint",
     "TaskMixer",
     "TaskRouter",
     "TopKGate",
@@ -164,12 +181,17 @@ __all__ = [
     "ZLoss",
     "data",
     "datasets",
+    "draw_conflict",
     "draw_gates",
     "export",
     "extract",
     "gate_use",
+    "gradient_conflict",
     "load_model",
+    "measure",
     "optimizers",
+    "permutation_importance",
+    "task_affinity",
     "write_report",
 ]
 
@@ -180,6 +202,7 @@ if TYPE_CHECKING:
     from tfmoe.data.batch.task_mixer import TaskMixer as TaskMixer
     from tfmoe.data.preprocessor import Preprocessor as Preprocessor
     from tfmoe.experts.mlp import Experts as Experts
+    from tfmoe.extraction.checkpoint import TaskCheckpoint as TaskCheckpoint
     from tfmoe.extraction.compact import CompactExperts as CompactExperts
     from tfmoe.extraction.extract import extract as extract
     from tfmoe.features.embedding import Embedding as Embedding
@@ -218,11 +241,21 @@ if TYPE_CHECKING:
     from tfmoe.heads.scenario_towers import ScenarioTowers as ScenarioTowers
     from tfmoe.heads.towers import Towers as Towers
     from tfmoe.model.load import load_model as load_model
+    from tfmoe.model.measure import Measures as Measures
+    from tfmoe.model.measure import measure as measure
     from tfmoe.model.model import MultiTaskModel as MultiTaskModel
+    from tfmoe.model.stopping import MultiTaskEarlyStopping as MultiTaskEarlyStopping
     from tfmoe.objectives.metrics import AUC as AUC
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss
+    from tfmoe.objectives.streaming import Calibration as Calibration
+    from tfmoe.objectives.streaming import NormalizedEntropy as NormalizedEntropy
     from tfmoe.reports.callback import GateReport as GateReport
+    from tfmoe.reports.conflict import GradientReport as GradientReport
+    from tfmoe.reports.conflict import draw_conflict as draw_conflict
+    from tfmoe.reports.conflict import gradient_conflict as gradient_conflict
+    from tfmoe.reports.conflict import task_affinity as task_affinity
     from tfmoe.reports.gate_use import gate_use as gate_use
+    from tfmoe.reports.importance import permutation_importance as permutation_importance
     from tfmoe.reports.pictures import draw_gates as draw_gates
     from tfmoe.reports.pictures import write_report as write_report
     from tfmoe.schema.columns import Categorical as Categorical

@@ -271,7 +271,17 @@ CASES = [
     _case(tfmoe.Experts, 3, **STACK, last_activation="tanh"),
     _case(tfmoe.Experts, 20, **STACK, last_activation="tanh"),
     _case(tfmoe.Experts, 3, **STACK, last_activation="tanh", inputs=_matrix(4, 3, 5)),
-    _case(tfmoe.Towers, (1, 3), **STACK, inputs=_matrix(4, 2, 5), keeps_float32=True),
+    *(
+        _case(
+            tfmoe.Towers,
+            (1, 3),
+            **STACK,
+            links={"1": (kind, 0)},
+            inputs=_matrix(4, 2, 5),
+            keeps_float32=True,
+        )
+        for kind in ("aitm", "dbmtl")
+    ),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
     _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens", "copies"]),
     _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES, defaults=["copies"]),
@@ -301,7 +311,7 @@ def test_layer_survives_saving(case, tmp_path):
 
 
 def test_no_public_layer_escapes():
-    abstract = {tfmoe.Gate, tfmoe.Structure}
+    abstract = {tfmoe.Gate, tfmoe.Structure, tfmoe.ByColumns}
     public = {getattr(tfmoe, name) for name in tfmoe.__all__} - abstract
     layers = {
         one

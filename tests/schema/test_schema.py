@@ -53,6 +53,7 @@ FULL = Schema(
     ],
     weight_column="w",
     scenario="city",
+    group="u",
 )
 # The same of the other regime, where each row belongs to one task.
 SPLIT = Schema(

@@ -10,6 +10,7 @@ from tfmoe.cli.commands.demo import demo
 from tfmoe.cli.commands.evaluate import evaluate
 from tfmoe.cli.commands.export import export
 from tfmoe.cli.commands.extract import extract
+from tfmoe.cli.commands.importance import importance
 from tfmoe.cli.commands.predict import predict
 from tfmoe.cli.commands.report import report
 from tfmoe.cli.commands.schema import schema
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, schema, train, evaluate, predict, export, extract, report):
+for command in (demo, schema, train, evaluate, importance, predict, export, extract, report):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What an evaluation is shown as: means over tasks first and, of many tasks, the worst and best."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
     from tfmoe.schema.tasks import Task
@@ -38,6 +40,8 @@ def metrics_table(
 
     values = {n: float(value) for n, value in values.items() if not _is_doubled(n, values)}
     own = {name for task in tasks for name in task.reported_names if name in values}
+    owners = [one for task in tasks for one in (task.name, *task.further_outputs)]
+    own |= {name for owner in owners for name in values if _is_measure(name, owner)}
     strange = sorted(set(values) - own)
     by_scenario = [name for name in strange if any(name.startswith(f"{one}_") for one in own)]
     others = {name: values[name] for name in strange if name not in by_scenario}
@@ -63,6 +67,43 @@ def metrics_table(
     hidden = len(own.difference(*(rows for _, rows in sections)))
     if hidden:
         table.caption = f"and {hidden} more numbers: `tfmoe evaluate --all` shows them"
+    return table
+
+
+# What else is measured of a task; some have a number behind them.
+_MEASURES = re.compile(
+    r"(normalized_entropy|calibration|gauc|gauc_share|mrr|(ndcg|recall)@\d+|"
+    r"(precision|recall)_above_\d.*)"
+)
+
+
+def _is_measure(name: str, owner: str) -> bool:
+    before, _, measure = name.partition(f"{owner}_")
+    return not before and _MEASURES.fullmatch(measure) is not None
+
+
+def segments_table(segments: "pd.DataFrame", column: str, whole: str) -> "Table":
+    """A `rich.table.Table` of each segment's metrics; of many the first 24 lines.
+
+    Args:
+        segments: `tfmoe.Measures.segments` of one column; not empty.
+        column: str, its name.
+        whole: where all are to be found, for the line below a table of many.
+    """
+    from tfmoe.reports.tables import MOST_ROWS, plain_table
+
+    table = plain_table(f"By {column}")
+    table.min_width = len(column) + 5
+    for name in ("segment", "task"):
+        table.add_column(name, overflow="fold")
+    for name in ("rows", "mean label", "metric", "value", "calibration"):
+        table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
+    for row in segments[:MOST_ROWS].itertuples():
+        numbers = (f"{row.label:.4g}", row.metric, f"{row.value:.4f}", f"{row.calibration:.3f}")
+        shown = ["" if number == "nan" else str(number) for number in numbers]
+        table.add_row(str(row.segment), str(row.task), f"{row.rows:,}", *shown)
+    if len(segments) > MOST_ROWS:
+        table.caption = f"and {len(segments) - MOST_ROWS} more lines: {whole}"
     return table
 
 

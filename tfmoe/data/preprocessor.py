@@ -17,6 +17,7 @@ from tfmoe.data.batch.epochs import (
     check_shard,
     check_shuffle,
     counted,
+    counted_chunks,
     held_rows,
     packed_chunks,
     prefetch_map,
@@ -25,14 +26,17 @@ from tfmoe.data.batch.epochs import (
 )
 from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import TaskMixer
+from tfmoe.data.batch.whole_groups import check_keep_groups
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import RowEncoder, label_columns
+from tfmoe.data.encode.values import ValueCodes
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, notices, unfitted_columns
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.read.source import Rows, open_source
+from tfmoe.data.read.tables import placed
 from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import Schema
@@ -232,6 +236,7 @@ class Preprocessor:
         shard: tuple[int, int] = (0, 1),
         drop_remainder: bool = False,
         mixer: TaskMixer | None = None,
+        keep_groups: bool = False,
     ) -> tf.data.Dataset:
         """A `tf.data.Dataset` of batches for `model.fit`.
 
@@ -256,6 +261,9 @@ class Preprocessor:
                 encoded once and held in memory (4 bytes a value); an epoch has as many
                 rows as the source (or the shard, each worker mixing its own rows), in
                 random order whatever `shuffle` says.
+            keep_groups: whether the rows of a group, see `Schema(group=...)`, all come in one
+                batch. A batch then has as many groups as fit, and a larger group is one by itself;
+                `shuffle` is one of groups. The source is held in memory, as with a `mixer`.
 
         Returns:
             Dataset of `(features, labels, weights)`, or of features if `labels=False`.
@@ -263,7 +271,10 @@ class Preprocessor:
             lists. Labels by task: float32 `(b,)` with NaN for missing. Weights by task:
             float32 `(b,)`, the row's weight. With a `task_column` the features have under
             its name the place of the row's task in `schema.tasks`, int32 `(b,)`, and
-            labels and weights the one name `score`, for the row's own task.
+            labels and weights the one name `score`, for the row's own task. With a `group`, and
+            labels, the features have under `"group codes"` the number of each row's group, int32
+            `(b,)`, -1 of none: equal for equal values all over the dataset. It is no input of
+            the model.
 
         Raises:
             ValueError, TypeError: as `arrays`; or `drop_remainder` leaves no batch. Errors in
@@ -275,9 +286,12 @@ class Preprocessor:
         check_shuffle(shuffle)
         check_shard(shard)
         check_mixer(mixer, self.schema)
+        if keep_groups:
+            check_keep_groups(self.schema, drop_remainder, shard, mixer)
         opened = _readable_again(source)
         encoder = self._encoder(labels)
-        epochs = Epochs(encoder, opened, batch_size, shuffle, seed, shard, drop_remainder, mixer)
+        how = (batch_size, shuffle, seed, shard, drop_remainder, mixer)
+        epochs = Epochs(encoder, opened, *how, keep_groups=keep_groups)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
 
     def split(
@@ -376,6 +390,43 @@ class Preprocessor:
         batches = rebatch(chunks, batch_size, drop_remainder=False)
         # Not a generator itself, so that wrong arguments raise here and not at the first batch.
         return (_arrays(encoder, words) for words in batches)
+
+    def batches_beside(
+        self, source: Rows, columns: Mapping[str, ValueCodes], batch_size: int = 4096
+    ) -> Iterator[tuple[_WithLabels, dict[str, np.ndarray]]]:
+        """Yields what `arrays` returns, some rows at a time, and codes of raw columns beside it.
+
+        Args:
+            source: see `arrays`, as is what is raised.
+            columns: dict by raw column, inputs of the model or not, of what tells its values
+                apart.
+            batch_size: int >= 1, the most rows at a time.
+
+        Yields:
+            The triple `(features, labels, weights)`, and a dict of int32 `(b,)` by column.
+
+        Raises:
+            ValueError: if the table has no such column.
+        """
+        encoder, opened = self._encoder(True), open_source(source)
+
+        def plan(names):
+            absent = [name for name in columns if name not in names]
+            if absent:
+                raise ValueError(
+                    f"Rows are told apart by columns of the table. Received {absent}, which are "
+                    f"not there; its columns are {[str(name) for name in names]}."
+                )
+            return {**dict.fromkeys(columns, "text"), **encoder.required_columns(names)}
+
+        for chunk in counted_chunks(raw_chunks(opened, plan)):
+            with placed(chunk):
+                beside = {name: found.codes(chunk[name]) for name, found in columns.items()}
+            words = encoder.encode(chunk, encoder.groups(chunk))
+            for start in range(0, len(words), batch_size):
+                rows = slice(start, start + batch_size)
+                own = {name: codes[rows] for name, codes in beside.items()}
+                yield _arrays(encoder, words[rows]), own
 
     def transform(self, df: Rows) -> pd.DataFrame:
         """The encoded columns of a table as a DataFrame, to inspect; list columns as lists."""

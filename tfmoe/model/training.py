@@ -29,13 +29,15 @@ from tfmoe.model.inputs import (
     weights_may_come_third,
 )
 from tfmoe.model.jit import jit_pays
+from tfmoe.model.measure import measure, with_measures
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
-from tfmoe.model.watched import check_reported, check_watched, warn_of_near_ties
+from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.objectives.exact import exact_metrics
 from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.task_per_row import TaskPerRow
+from tfmoe.schema.schema import GROUP_CODES
 from tfmoe.validation import integer
 
 # With more of them, a step returns the loss alone.
@@ -83,7 +85,17 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         """A step's arguments, features by name: the data, after a state on some backends."""
         *state, data = args
         x, *rest = keras.utils.unpack_x_y_sample_weight(data)
-        return *state, (named(self.input, x), *rest)
+        groups = {name: x[name] for name in {GROUP_CODES} & {*x}} if isinstance(x, dict) else {}
+        return *state, ({**named(self.input, x), **groups}, *rest)
+
+    def predict_step(self, *args: Any) -> Any:
+        *state, data = args
+        x, *rest = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, dict) and GROUP_CODES in x:
+            # Keras would take it for an input.
+            x = {name: value for name, value in x.items() if name != GROUP_CODES}
+            data = (x, *rest)
+        return super().predict_step(*state, data)
 
     def compile(
         self,
@@ -424,6 +436,10 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         return_dict: bool = True,
         *,
         exact: bool = True,
+        by: str | Sequence[str] | None = None,
+        group: str | None = None,
+        k: int = 10,
+        threshold: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """As in Keras, returning a dict; `x` may also be raw rows, a DataFrame, files or a dict,
@@ -441,8 +457,14 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 spread). A generator, which can be read only once, gets the binned one. Where
                 the schema names a `scenario`, the same pass tells a metric of each task by
                 scenario, `watch_auc_de`, of the 100 scenarios with the most rows.
+            by, group, k, threshold: for raw rows, see `tfmoe.measure`, whose numbers come along:
+                `watch_gauc`, `watch_calibration`, and by segment `watch_auc[country=de]`. They do
+                where one of `by`, `group` and `threshold` is given, or the schema has a `group`.
         """
         x = self._rows(x)
+        is_raw = y is None and (is_frame(x) or is_path(x))
+        more = self._to_measure(is_raw, exact, sample_weight, steps, by, group, k, threshold)
+        raw = x
         if is_frame(x):
             batch_size = batch_size or _LARGE_BATCH
         if y is None:
@@ -476,7 +498,38 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
                 logs.update(exact_metrics(self, names, x, y, **shared))
+            if more:
+                found = measure(self, raw, batch_size=batch_size or _LARGE_BATCH, **more)
+                logs = with_measures(logs, found, reported(self))
         return logs if return_dict else keras_private.metrics_in_order(self, logs)
+
+    def _to_measure(
+        self,
+        is_raw: bool,
+        exact: bool,
+        sample_weight: Any,
+        steps: int | None,
+        by: Any,
+        group: Any,
+        k: Any,
+        threshold: Any,
+    ) -> dict[str, Any]:
+        """The arguments of `measure`, if something is to be measured beside the metrics.
+
+        Raises:
+            ValueError: if the rows are not raw, or others count than those of a table.
+        """
+        given = {"by": by, "group": group, "threshold": threshold}
+        given = {name: value for name, value in given.items() if value is not None}
+        wholly = is_raw and exact and sample_weight is None and steps is None
+        if given and not wholly:
+            raise ValueError(
+                "What evaluate measures by segment, group and threshold, it measures exactly, on "
+                f"all raw rows of a table, by their own weights. Received {given} with "
+                f"{'rows that are encoded' if not is_raw else 'exact, sample_weight or steps'}. "
+                "Pass a DataFrame or files, and leave these out."
+            )
+        return {**given, "k": k} if given or (wholly and self.schema.group) else {}
 
     def predict(
         self, x: Any, batch_size: int | None = None, **kwargs: Any

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfmoe import keras_private
+from tfmoe.model.watched_tasks import WatchesTasks
 from tfmoe.objectives.metrics import ByTask
 from tfmoe.validation import did_you_mean
 
@@ -63,6 +64,9 @@ def check_watched(model: Any, callbacks: Any, validates: bool) -> None:
     names = [*modes, *(f"val_{name}" for name in modes if validates)]
     may_be_more = any(map(_may_report, found))
     for callback in found:
+        if isinstance(callback, WatchesTasks):
+            callback.watch(model.schema.task_names, modes, validates)
+            continue
         name = getattr(callback, "monitor", None)
         if not isinstance(name, str):
             continue

@@ -50,12 +50,21 @@ def exact_metrics(
         return {}
     served = [task.name for task in model.schema.tasks if task.served]
     wanted = names if scenario is None else [*served, *names]
-    columns: dict[str, tuple[list[Any], ...]] = {name: ([], [], [], []) for name in wanted}
-    for features, labels, weights, scores in _scored(model, x, y, sample_weight, batch_size, steps):
-        for name, row in _by_task(model.schema, features, labels, weights, scores):
-            for values, value in zip(columns.get(name, ()), row, strict=False):
-                values.append(value)
-    rows = {n: tuple(map(np.concatenate, parts)) for n, parts in columns.items() if parts[0]}
+    rows = rows_of_tasks(
+        (task, row)
+        for features, labels, weights, scores in _scored(
+            model, x, y, sample_weight, batch_size, steps
+        )
+        for task, row in by_task(
+            model.schema,
+            features,
+            labels,
+            weights,
+            scores,
+            () if scenario is None else (features[scenario],),
+        )
+        if task in wanted
+    )
     found = {f"{name}_auc": exact_auc(*rows[name][:3]) for name in names if name in rows}
     if scenario is not None:
         found |= _by_scenario(model, rows)
@@ -80,7 +89,7 @@ def _by_scenario(model: Any, rows: dict[str, tuple[np.ndarray, ...]]) -> dict[st
             labels, scores, weights, _ = (
                 part[rows[task.name][3] == one] for part in rows[task.name]
             )
-            metric, value = _metric(task, labels, scores, weights)
+            metric, value = own_metric(task, labels, scores, weights)
             name = f"{task.name}_{metric}_{words[one]}"
             if name in found:
                 raise ValueError(
@@ -92,7 +101,7 @@ def _by_scenario(model: Any, rows: dict[str, tuple[np.ndarray, ...]]) -> dict[st
     return found
 
 
-def _metric(
+def own_metric(
     task: Task, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> tuple[str, float]:
     """Name and value of a task's first metric, of rows with and without its label."""
@@ -121,22 +130,27 @@ def _scored(
     return [(x, y, sample_weight, model.predict(x, batch_size=size, verbose=0))]
 
 
-def _by_task(
-    schema: Schema, features: Any, labels: Any, weights: Any, scores: Any
+def by_task(
+    schema: Schema, features: Any, labels: Any, weights: Any, scores: Any, more: Sequence[Any] = ()
 ) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
-    """For each task with labels: its name, and its labels, scores, weights and scenarios."""
+    """For each task with labels: its name, and its labels, scores and weights.
+
+    Args:
+        schema: `Schema`.
+        features, labels, weights: of some rows, as for `keras.Model.evaluate`.
+        scores: dict by output.
+        more: arrays `(b,)` whose rows come along, behind the weights.
+    """
     outputs = schema.output_names
     labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
     labels = {name: ops.convert_to_numpy(own) for name, own in completed(schema, labels).items()}
-    ids = None if schema.scenario is None else _row(features[schema.scenario])
-    for output in set(outputs) & set(labels) & set(scores):
+    for output in (name for name in outputs if name in labels and name in scores):
         num = len(scores[output])
         own = weights.get(output) if isinstance(weights, dict) else weights
         own = np.ones(num) if own is None else _row(own)
         sampled = sampling_weights(schema, labels, output)
         own = own if sampled is None else own * ops.convert_to_numpy(sampled)
-        places = np.zeros(num, "int32") if ids is None else ids
-        row = (_row(labels[output]), np.asarray(scores[output]), own, places)
+        row = (_row(labels[output]), np.asarray(scores[output]), own, *map(_row, more))
         if not schema.task_column:
             yield output, row
             yield from _given(schema, output, row, labels, scores)
@@ -144,6 +158,18 @@ def _by_task(
         task = np.reshape(np.asarray(features[schema.task_column]), (-1,))
         for index, name in enumerate(schema.task_names):
             yield name, tuple(values[task == index] for values in row)
+
+
+def rows_of_tasks(
+    parts: Iterable[tuple[str, tuple[np.ndarray, ...]]],
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """What `by_task` yields of all batches, together by task."""
+    columns: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    for name, row in parts:
+        columns.setdefault(name, []).append(row)
+    return {
+        name: tuple(map(np.concatenate, zip(*rows, strict=True))) for name, rows in columns.items()
+    }
 
 
 def _given(
@@ -168,4 +194,11 @@ def _scored_batches(
         if steps is not None and step >= steps:
             return
         x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        yield x, labels, weights, model.predict_on_batch(x)
+        yield x, labels, weights, scores_of(model, x)
+
+
+def scores_of(model: Any, features: Any) -> dict[str, np.ndarray]:
+    """A model's predictions of a batch, by output."""
+    num = len(keras.tree.flatten(features)[0])
+    # Several replicas predict the whole batch each.
+    return {name: values[:num] for name, values in model.predict_on_batch(features).items()}

@@ -85,6 +85,13 @@ class JointLabels:
             total = total + objective.weight * objective.compute(*row)
         return total
 
+    def losses(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Each task's own mean loss, a scalar, not weighed; arguments as of `loss`."""
+        rows = self._rows(labels, row_weights, forward)
+        return {objective.task.name: objective.compute(*row) for objective, *row in rows}
+
     def update_metrics(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> None:

@@ -170,6 +170,8 @@ def metric_of(task: Task, metric: Any) -> keras.metrics.Metric:
             f"takes {sorted(own)} and has no get_config of its own. Write one that returns them."
         )
     config = {**metric.get_config(), "name": f"{task.name}_{metric.name}"}
+    if "negatives_kept" in config and isinstance(task, Binary) and not takes_logits(metric):
+        config["negatives_kept"] *= task.negatives_kept
     return type(metric).from_config(config)
 
 

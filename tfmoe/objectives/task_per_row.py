@@ -104,6 +104,24 @@ class TaskPerRow:
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> Tensor:
         """See `JointLabels.loss`."""
+        losses, weights = self._row_losses(labels, row_weights, forward, task)
+        self.tracker.update_state(losses, None, weights, task)
+        return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
+
+    def losses(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See `JointLabels.losses`."""
+        losses, weights = self._row_losses(labels, row_weights, forward, task)
+        own = [weights * ops.cast(task == index, "float32") for index in range(len(self.tasks))]
+        return {
+            one.name: masked_mean(losses, rows) for one, rows in zip(self.tasks, own, strict=True)
+        }
+
+    def _row_losses(
+        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Each row's loss and weight, both `(b,)`."""
         mean, std = (ops.take(ops.array(one), task) for one in (self._means, self._stds))
         labels = {"score": standardized(labels["score"], mean, std)}
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
@@ -119,8 +137,7 @@ class TaskPerRow:
                 _where(mine, predictions, 0.5),
             )
             losses = ops.where(mine, own, losses)
-        self.tracker.update_state(losses, None, weights, task)
-        return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
+        return losses, weights
 
     def update_metrics(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None

@@ -20,8 +20,11 @@ _KINDS = {
     for kind in (Numeric, Categorical, MultiCategorical, Sequence, Binary, Regression, Multiclass)
 }
 
+#: Where the codes of the rows' groups stand among the features; no column can be called so.
+GROUP_CODES = "group codes"
+
 # The names of columns with a part of their own, in the order of Schema's arguments.
-_ROLES = ("weight_column", "task_column", "scenario")
+_ROLES = ("weight_column", "task_column", "scenario", "group")
 
 
 def part_to_dict(part: Column | Task) -> dict[str, Any]:
@@ -129,6 +132,11 @@ class Schema:
             the labels of all tasks; structures such as `STAR`, a model's `input_gate` and
             `tower_gate`, and its `scenario_towers` are conditioned on it, and `evaluate` tells
             metrics by it.
+        group: name of a raw column whose equal values make a group of rows (a user, a session, a
+            query), or None. It is read where labels are, and is no input, so that there may be
+            any number of groups; an input that reads it too has it as `source`, or its name.
+            Metrics by group, such as GAUC, are of these groups, and `Preprocessor.dataset` can
+            keep each of them in one batch.
 
     Raises:
         ValueError: if names repeat, also those of the tasks' metrics, a label is also an input,
@@ -150,6 +158,7 @@ class Schema:
     weight_column: str | None = None
     task_column: str | None = None
     scenario: str | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         for field, base in (("columns", Column), ("tasks", Task)):
@@ -178,6 +187,7 @@ class Schema:
         self._check_served_outputs()
         self._check_task_column()
         self._check_scenario()
+        self._check_group()
 
     def _check_served_names(self) -> None:
         inputs = [column.name for column in self.columns]
@@ -373,6 +383,21 @@ class Schema:
                 "`scenario` is the name of a Categorical column whose values are counted, not "
                 f"hashed: one of {fitting}. Received scenario={self.scenario!r}. Add such a "
                 "column, or leave `scenario` out."
+            )
+
+    def _check_group(self) -> None:
+        if self.group is None:
+            return
+        taken: dict[str | None, str] = {
+            task.raw_name: f"the label of task {task.name!r}" for task in self.tasks
+        }
+        taken |= {self.weight_column: "the `weight_column`", self.task_column: "the `task_column`"}
+        if not isinstance(self.group, str) or not self.group or self.group in taken:
+            what = f", which is {taken[self.group]}" if self.group in taken else ""
+            raise ValueError(
+                "`group` is the name of a raw column whose values group rows, and neither label, "
+                f"weight nor task. Received group={self.group!r}{what}. Name the column of the "
+                "users, sessions or queries, or leave `group` out."
             )
 
     @property

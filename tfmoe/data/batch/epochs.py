@@ -13,6 +13,7 @@ import numpy as np
 
 from tfmoe.data.batch.part import Part
 from tfmoe.data.batch.task_mixer import MixedOrder, TaskMixer
+from tfmoe.data.batch.whole_groups import WholeGroups
 from tfmoe.data.encode.rows import RowEncoder
 from tfmoe.data.read import tables
 from tfmoe.data.read.source import Source, total
@@ -115,13 +116,14 @@ def packed_chunks(
             for chunk in fragment.read(encoder.required_columns(fragment.names)):
                 num_rows = len(next(iter(chunk.values())))
                 if num_rows:
+                    groups = encoder.groups(chunk)
                     own = part.mask(number, row - number, num_rows) if part else None
-                    yield chunk, own, (index - row) % count if split_rows else None
+                    yield chunk, groups, own, (index - row) % count if split_rows else None
                     row += num_rows
 
     def encode(work):
-        chunk, own, first = work
-        packed = encoder.encode(chunk)
+        chunk, groups, own, first = work
+        packed = encoder.encode(chunk, groups)
         if first is not None:
             packed, own = packed[first::count], None if own is None else own[first::count]
         return packed if own is None else packed[own]
@@ -228,6 +230,7 @@ class Epochs:
         drop_remainder: whether to leave out a last, smaller batch.
         mixer: `TaskMixer` or None. With one, files too are encoded here and held.
         part: `Part` of the rows, or None for all.
+        keep_groups: whether the rows of a group share a batch. Files are then held, too.
     """
 
     def __init__(
@@ -241,6 +244,7 @@ class Epochs:
         drop_remainder: bool,
         mixer: TaskMixer | None,
         part: Part | None = None,
+        keep_groups: bool = False,
     ) -> None:
         self._encoder = encoder
         self._source = source
@@ -251,7 +255,11 @@ class Epochs:
         self._drop_remainder = drop_remainder
         self._part = part
         self._epoch = 0
-        self._held = held_rows(encoder, source, shard, part) if source.held or mixer else None
+        held = source.held or mixer or keep_groups
+        self._held = held_rows(encoder, source, shard, part) if held else None
+        self._whole = None
+        if keep_groups and self._held is not None:
+            self._whole = WholeGroups(encoder.group_codes(self._held), batch_size)
         self._mixed = None
         if mixer and self._held is not None:
             # Workers draw apart from each other, or all would have the same task at once.
@@ -276,6 +284,9 @@ class Epochs:
         """Batches of an epoch if known without reading, else None."""
         index, count = self._shard
         rows: int | None
+        if self._whole is not None:
+            # Where groups come in another order, other ones fit into a batch.
+            return None if self._shuffle else len(self._whole.batches())
         if self._held is not None:
             rows = len(self._held)
         else:
@@ -318,6 +329,10 @@ class Epochs:
 
     def _held_batches(self, rng):
         rows, size = self._held, self._batch_size
+        if self._whole is not None:
+            for own in self._whole.batches(rng if self._shuffle else None):
+                yield rows[own]
+            return
         order = None
         if self._mixed:
             order = self._mixed.next_epoch()
@@ -335,6 +350,17 @@ def counted(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for chunk in chunks:
         num_rows += len(chunk)
         yield chunk
+    check_rows(num_rows)
+
+
+def counted_chunks(chunks: Iterable[tables.Chunk]) -> Iterator[tables.Chunk]:
+    """Raw chunks that have rows, with an error at the end if there were none."""
+    num_rows = 0
+    for chunk in chunks:
+        own = len(next(iter(chunk.values())))
+        num_rows += own
+        if own:
+            yield chunk
     check_rows(num_rows)
 
 

@@ -1,7 +1,8 @@
 """Chunks of raw columns to packed rows, and packed rows to dicts by column name.
 
 A packed row is a record of 4-byte words: the features in the schema's order, the row's
-task if the schema has a `task_column`, then the labels, then the row's weight. One matrix
+task if the schema has a `task_column`, then the labels, the row's weight, and the code of its
+group if the schema has a `group`. One matrix
 holds ids and floats alike (floats by their bits), so shuffling and batching move whole
 rows at once.
 """
@@ -27,9 +28,10 @@ from tfmoe.data.encode.columns import (
 )
 from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.task_column import TaskColumn
+from tfmoe.data.encode.values import ValueCodes
 from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
-from tfmoe.schema.schema import Schema
+from tfmoe.schema.schema import GROUP_CODES, Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Task
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def required_columns(
         names: the table's columns.
         dtypes: dict of categorical column to `"int"`, `"string"` or None.
         labels: whether to read the labels that the table has.
-        weights: whether to read the weight column.
+        weights: whether to read the weight column, and that of groups.
 
     Returns:
         Dict of raw column to `"float"` (numbers, or true and false), `"int"`, `"string"`,
@@ -80,6 +82,9 @@ def required_columns(
             if weights and task.weight_column:
                 owner = f"`weight_column` of {task.name!r}"
                 wanted.append((task.weight_column, "float", owner))
+    # An input that reads it too says how.
+    if weights and schema.group and schema.group not in {raw for raw, *_ in wanted}:
+        wanted.append((schema.group, "text", "`group`"))
     return _kinds(wanted, names)
 
 
@@ -202,6 +207,10 @@ class RowEncoder:
                 columns = {task.name: task.weight_column for task in schema.tasks}
                 self._weighing = {name: raw for name, raw in columns.items() if raw}
             self._weights = {name: self._slot(None, True) for name in self._weighing}
+        self._group_codes = None
+        if labels and schema.group:
+            self._group_codes = ValueCodes(schema.group)
+            self._group = self._slot(None, False)
 
     def _slot(self, width, floating):
         slot = Slot(self.width, width, floating)
@@ -234,11 +243,23 @@ class RowEncoder:
                     owners.add(owner)
         return [c.name for c in categorical_columns(self.schema) if c.table in owners]
 
-    def encode(self, chunk: Mapping[str, pa.Array]) -> np.ndarray:
+    def groups(self, chunk: Mapping[str, pa.Array]) -> np.ndarray | None:
+        """The codes of the rows' groups, int32 `(n,)`, -1 of none; None if rows have no groups.
+
+        They are counted from the first chunk on: threads that encode are told them by the one that
+        reads, so that they are the same in every run.
+        """
+        if self._group_codes is None:
+            return None
+        with placed(chunk):
+            return self._group_codes.codes(chunk[self._group_codes.name])
+
+    def encode(self, chunk: Mapping[str, pa.Array], groups: np.ndarray | None = None) -> np.ndarray:
         """Packed rows of a chunk.
 
         Args:
             chunk: dict of raw column to Arrow array of n values.
+            groups: what `groups` returned of it.
 
         Returns:
             int32 `(n, width)`.
@@ -247,9 +268,9 @@ class RowEncoder:
             TypeError, ValueError: if a cell is none of its column's, with its place.
         """
         with placed(chunk):
-            return self._encode(chunk)
+            return self._encode(chunk, groups)
 
-    def _encode(self, chunk):
+    def _encode(self, chunk, groups):
         num_rows = len(next(iter(chunk.values())))
         # Columns are written one after the other and transposed once: writing each
         # into its place in every row takes three times as long.
@@ -270,6 +291,8 @@ class RowEncoder:
                 # A table without the column has no labels of the task.
                 own_weights = weight_values(chunk[own], own) if own in chunk else np.float32(1)
                 self._weights[name].put(weights * own_weights, words, floats)
+        if self._group_codes is not None:
+            self._group.put(groups, words, floats)
         return np.ascontiguousarray(words.T)
 
     def _row_weights(self, chunk, task_indices):
@@ -319,6 +342,10 @@ class RowEncoder:
         """Each packed row's task, int32 `(n,)`, of a schema with a `task_column`."""
         return self._features[self.schema.task_column or ""].of(words, None)
 
+    def group_codes(self, words: np.ndarray) -> np.ndarray:
+        """The codes of packed rows' groups, int32 `(n,)`, of a schema with a `group`."""
+        return self._group.of(words, None)
+
     def unpack(self, words: Any, floats: Any) -> Any:
         """Packed rows as dicts by name; `(features, labels, weights)`, or features only.
 
@@ -331,6 +358,8 @@ class RowEncoder:
         labels = {name: slot.of(words, floats) for name, slot in self._labels.items()}
         weights = dict.fromkeys(labels, self._weight.of(words, floats))
         weights |= {name: slot.of(words, floats) for name, slot in self._weights.items()}
+        if self._group_codes is not None:
+            features[GROUP_CODES] = self._group.of(words, floats)
         return features, labels, weights
 
 

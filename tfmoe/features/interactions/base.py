@@ -7,14 +7,19 @@ from typing import Any
 import keras
 
 from tfmoe.compute.types import Shape
+from tfmoe.validation import checks_arguments
 
 
+@checks_arguments
 class ByColumns(keras.layers.Layer):
     """A layer of columns as vectors of one size, `(b, c, d)` to `(b, g)`.
 
     `Interactions` hands columns to it, not the row's one vector; those of another size are
     projected. A layer of one's own is a subclass, registered with Keras, with `call` and
-    `compute_output_shape`.
+    `compute_output_shape`; its weights are made in `make(num_columns, size)`.
+
+    Args:
+        activity_regularizer, trainable, dtype, autocast, name: as for any Keras layer.
     """
 
     def build(self, input_shape: Shape) -> None:
