@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from tfmoe.compute.shared import current, shared_outputs
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.output import GateOutput
 from tfmoe.heads.scenario_towers import ScenarioTowers
@@ -87,6 +88,8 @@ class Stages(NamedTuple):
         encoded: Any = self.encode(features)
         hidden = self.structure(encoded, **task, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])
+        if current() is not None and self.structure.shared_point() == "outputs":
+            hidden = shared_outputs(hidden, **task)
         conditions = self._conditions(encoded, features)
         predictions, logits = self.head(self.towers(hidden, **task, **mode, **conditions), **task)
         return ForwardOutput(predictions, logits, records)

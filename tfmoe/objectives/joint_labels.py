@@ -66,7 +66,12 @@ class Objective:
         return WeightedMean(own.function, name, own.root, own.better)
 
     def compute(
-        self, labels: Tensor, row_weights: Tensor | None, logits: Tensor, predictions: Tensor
+        self,
+        labels: Tensor,
+        row_weights: Tensor | None,
+        logits: Tensor,
+        predictions: Tensor,
+        tracks: bool = True,
     ) -> Tensor:
         """The task's mean loss over the batch's rows with a label, a scalar.
 
@@ -74,12 +79,14 @@ class Objective:
             labels: `(b,)`, NaN where missing.
             row_weights: `(b,)`, or None.
             logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
+            tracks: bool; whether the loss counts for what is reported.
         """
         labels = standardized(labels, *self.moments)
         labels, weights = labels_and_weights(labels, row_weights)
         losses = row_losses(self.task, self.loss, labels, logits, predictions)
         loss = masked_mean(losses, weights)
-        self.tracker.update_state(None, loss, ops.sum(weights))
+        if tracks:
+            self.tracker.update_state(None, loss, ops.sum(weights))
         return loss
 
     def update_metrics(
@@ -158,6 +165,29 @@ class JointLabels:
         for objective, *row in self._rows(labels, row_weights, forward):
             total = total + objective.weight * objective.compute(*row)
         return total
+
+    def losses(
+        self,
+        labels: dict[str, Tensor],
+        row_weights: Any,
+        forward: Any,
+        task: Tensor | None = None,
+        tracks: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each task times its weight, and its rows' weights added up, both `(t,)`.
+
+        Args:
+            labels, row_weights, forward, task: as of `loss`.
+            tracks: bool; whether the losses count for what is reported.
+        """
+        none = ops.zeros((), "float32")
+        found = dict.fromkeys(self._objectives, (none, none))
+        for objective, *row in self._rows(labels, row_weights, forward):
+            loss = objective.weight * objective.compute(*row, tracks=tracks)
+            count = ops.sum(labels_and_weights(row[0], row[1])[1])
+            found[objective.task.name] = loss, count
+        losses, counts = zip(*found.values(), strict=True)
+        return ops.stack(losses), ops.stack(counts)
 
     def update_metrics(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None

@@ -102,6 +102,29 @@ class TaskPerRow:
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> Tensor:
         """See `JointLabels.loss`."""
+        losses, weights = self._row_losses(labels, row_weights, forward, task)
+        return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
+
+    def losses(
+        self,
+        labels: dict[str, Tensor],
+        row_weights: Any,
+        forward: Any,
+        task: Tensor | None = None,
+        tracks: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """See `JointLabels.losses`; a task's loss is the mean over its own rows."""
+        losses, weights = self._row_losses(labels, row_weights, forward, task, tracks)
+        num = len(self.tasks)
+        counts = ops.segment_sum(weights, task, num)
+        sums = ops.segment_sum(losses * weights, task, num)
+        means = sums / ops.where(counts > 0, counts, ops.ones_like(counts))
+        return means * ops.array(self._weights), counts
+
+    def _row_losses(
+        self, labels: Any, row_weights: Any, forward: Any, task: Any, tracks: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """The losses of rows, and the rows' weights, both `(b,)`."""
         mean, std = (ops.take(ops.array(one), task) for one in (self._means, self._stds))
         labels = {"score": standardized(labels["score"], mean, std)}
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
@@ -117,8 +140,9 @@ class TaskPerRow:
                 _where(mine, predictions, 0.5),
             )
             losses = ops.where(mine, own, losses)
-        self.tracker.update_state(losses, None, weights, task)
-        return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
+        if tracks:
+            self.tracker.update_state(losses, None, weights, task)
+        return losses, weights
 
     def update_metrics(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
