@@ -67,7 +67,11 @@ class Combination:
         # An underflow, after which nothing is left to be weighed.
         scale = ops.where(scale == 0, ops.ones_like(scale), scale)
         self.gram = sum_over_replicas(gram / scale / scale)
-        self.weights = ops.cast(self.weigh(self.gram, received[1:] / scale), "float32")
+        # A gradient that is not finite stays so, and no solver is asked about it.
+        fine = ops.all(ops.isfinite(self.gram))
+        gram = ops.where(fine, self.gram, ops.zeros_like(self.gram))
+        weights = ops.cast(self.weigh(gram, received[1:] / scale), "float32")
+        self.weights = ops.where(fine, weights, ops.full_like(weights, float("nan")))
         return self.weights
 
 

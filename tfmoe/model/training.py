@@ -234,8 +234,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                     f"Received weighting={learner.weighting!r}, which combines gradients. Leave "
                     "train_step as it is."
                 )
-            found = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
-            total = learner.weigh(*found, combination)
+            losses, counts = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
+            total = learner.weigh(losses, counts, combination)
         for loss in self.losses:
             total = total + ops.sum(ops.cast(loss, "float32"))
         for tracker in self._trackers.value:

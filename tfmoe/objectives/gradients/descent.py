@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tfmoe.compute.types import Tensor
-from tfmoe.objectives.gradients.quadratic import masked, minimize, present, scaled
+from tfmoe.objectives.gradients.quadratic import masked, minimize, present, scaled, solve
 
 _NEWTON_STEPS = {"float32": 25, "float64": 40}
 
@@ -88,11 +88,11 @@ def nash_mtl(gram: Tensor) -> Tensor:
         # In units of w, so that small gradients are solved for as well as large ones.
         matrix = w[:, None] * gram * w[None] + eye
         gradient = w * ops.matmul(gram, w) - 1
-        change = ops.solve(matrix, gradient[:, None])[:, 0]
+        change = solve(matrix, gradient[:, None])[:, 0]
         decrement = ops.sqrt(ops.maximum(ops.sum(gradient * change), 0))
         length = ops.where(decrement < 0.25, ops.ones_like(decrement), 1 / (1 + decrement))
         return w * (1 - length * change)
 
-    steps = _NEWTON_STEPS.get(keras.backend.standardize_dtype(gram.dtype), 25)
+    steps = _NEWTON_STEPS[keras.backend.standardize_dtype(gram.dtype)]
     w = ops.fori_loop(0, steps, step, start)
     return mask * w / ops.sqrt(unit)

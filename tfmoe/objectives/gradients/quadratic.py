@@ -12,6 +12,7 @@ from tfmoe.compute.types import Tensor
 
 # The distance to the solution shrinks tenfold in a step, to what the numbers' precision allows.
 _STEPS = {"float32": 12, "float64": 25}
+_RIDGES = {"float32": 1e-6, "float64": 1e-14}
 _CENTRING = 0.1
 _MOST = 0.99
 
@@ -32,6 +33,21 @@ def masked(gram: Tensor, mask: Tensor) -> Tensor:
     """A Gram matrix in which tasks that are absent are apart, with a square of 1."""
     # A gradient of 0 has products of 0 already.
     return gram + ops.diag(1 - mask)
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """`matrix x = right` for matrices that are positive but for rounding.
+
+    Args:
+        matrix: `(..., t, t)`.
+        right: `(..., t, k)`.
+    """
+    # By its diagonal, which may range over many powers of ten; and with a little more on it, for a
+    # matrix without an inverse would end the training.
+    units = 1 / ops.sqrt(ops.diagonal(matrix, axis1=-2, axis2=-1))[..., None]
+    scaled = matrix * units * ops.swapaxes(units, -1, -2)
+    scaled = scaled + _RIDGES[_dtype(matrix)] * ops.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return units * ops.solve(scaled, units * right)
 
 
 def minimize(
@@ -62,11 +78,12 @@ def minimize(
         aim = _CENTRING * ops.mean(x * z, axis=1, keepdims=True)
         matrix = hessian + (z / x)[:, :, None] * ops.eye(mask.shape[1], dtype=x.dtype)
         right = y * equal - gradient + aim / x
-        both = ops.solve(matrix, ops.stack([right, equal], axis=2))
+        both = solve(matrix, ops.stack([right, equal], axis=2))
         free, along = both[:, :, 0], both[:, :, 1]
         if on_simplex:
             short = 1 - ops.sum(equal * (x + free), axis=1, keepdims=True)
-            change_y = short / ops.sum(equal * along, axis=1, keepdims=True)
+            # 0 where there is no task at all.
+            change_y = short / ops.maximum(ops.sum(equal * along, axis=1, keepdims=True), 1e-30)
         else:
             change_y = ops.zeros_like(y)
         change_x = free + along * change_y
@@ -75,8 +92,11 @@ def minimize(
         return x + length * change_x, z + length * change_z, y + length * change_y
 
     state = start, ops.ones_like(start), ops.zeros_like(num)
-    steps = _STEPS.get(keras.backend.standardize_dtype(mask.dtype), 12)
-    return ops.fori_loop(0, steps, step, state)[0] * mask
+    return ops.fori_loop(0, _STEPS[_dtype(mask)], step, state)[0] * mask
+
+
+def _dtype(values: Tensor) -> str:
+    return keras.backend.standardize_dtype(values.dtype)
 
 
 def _length(values: Tensor, change: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class FAMO(Weighting):
     ) -> None:
         self.learning_rate = validation.number("FAMO", "learning_rate", learning_rate, above=0)
         self.decay = validation.number("FAMO", "decay", decay, least=0)
-        self.least = float(least)
+        self.least = validation.number("FAMO", "least", least)
 
     def start(self, num_tasks: int) -> dict[str, np.ndarray]:
         names = ("logits", "before", "present")
