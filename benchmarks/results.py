@@ -26,6 +26,7 @@ PARTS = {
     "defaults": ("table",),
     "scenarios": ("set",),
     "synthetic": ("tasks", "set"),
+    "weighting": ("set",),
 }
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.

@@ -88,6 +88,7 @@ HOMES = {
     "data": "data",
     "datasets": "datasets",
     "draw_gates": "reports.pictures",
+    "draw_weights": "reports.pictures",
     "export": "serving.export",
     "extract": "extraction.extract",
     "gate_use": "reports.gate_use",
@@ -175,6 +176,7 @@ __all__ = [
     "data",
     "datasets",
     "draw_gates",
+    "draw_weights",
     "export",
     "extract",
     "gate_use",
@@ -243,6 +245,7 @@ if TYPE_CHECKING:
     from tfmoe.reports.callback import GateReport as GateReport
     from tfmoe.reports.gate_use import gate_use as gate_use
     from tfmoe.reports.pictures import draw_gates as draw_gates
+    from tfmoe.reports.pictures import draw_weights as draw_weights
     from tfmoe.reports.pictures import write_report as write_report
     from tfmoe.schema.columns import Categorical as Categorical
     from tfmoe.schema.columns import MultiCategorical as MultiCategorical

@@ -280,6 +280,7 @@ ADDED_NAMES = [
     "Weighting",
     "datasets",
     "draw_gates",
+    "draw_weights",
     "gate_use",
     "load_model",
     "write_report",

@@ -12,6 +12,7 @@ from keras import ops
 from tfmoe.model.inputs import labels_of, task_of
 from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.learner import WeightLearner
+from tfmoe.structures.base import Structure
 
 
 def learner_of(model: Any, weighting: Weighting | None) -> WeightLearner | None:
@@ -22,27 +23,35 @@ def learner_of(model: Any, weighting: Weighting | None) -> WeightLearner | None:
     """
     if weighting is None:
         return None
-    if weighting.combines:
-        _check_combines(model, weighting)
+    check_combines(weighting, model.structure, type(model.mixture).__name__)
+    if weighting.combines and model.added_tasks:
+        raise ValueError(
+            f"{type(weighting).__name__} combines the gradients that tasks send into what they "
+            f"share. Received a model with added tasks {list(model.added_tasks)}, of which all "
+            "that is shared is frozen. Leave out `weighting`."
+        )
     return WeightLearner(weighting, model.schema.task_names)
 
 
-def _check_combines(model: Any, weighting: Weighting) -> None:
-    kind, structure = type(weighting).__name__, model.mixture
-    if model.added_tasks:
-        raise ValueError(
-            f"{kind} combines the gradients that tasks send into what they share. Received a "
-            f"model with added tasks {list(model.added_tasks)}, of which all that is shared is "
-            "frozen. Leave out `weighting`."
-        )
-    if model.structure.shared_point() == "inputs":
-        raise ValueError(
-            f"{kind} combines the tasks' gradients at the last tensor that all tasks share, behind "
-            "which nothing is computed once a task, as in MMoE, OMoE, SharedBottom and STAR. "
-            f"Received a model on {type(structure).__name__}, which shares no more than its "
-            "inputs. Use a weighting of losses such as tfmoe.Uncertainty(), or a structure of "
-            "your own with `shared_point` and `fan_out`."
-        )
+def check_combines(
+    weighting: Weighting | None, structure: Structure, owner: str | None = None
+) -> None:
+    """Raises ValueError if gradients are to be combined where a structure's tasks share nothing.
+
+    Args:
+        weighting: `Weighting`, or None for fixed weights.
+        structure: `Structure`, or its recipe.
+        owner: str, what the structure is called.
+    """
+    if weighting is None or not weighting.combines or structure.shared_point() != "inputs":
+        return
+    raise ValueError(
+        f"{type(weighting).__name__} combines the tasks' gradients at the last tensor that all "
+        "tasks share, behind which nothing is computed once a task, as in MMoE, OMoE, "
+        f"SharedBottom and STAR. Received {owner or type(structure).__name__}, which shares no "
+        "more than its inputs. Use a weighting of losses such as tfmoe.Uncertainty(), or a "
+        "structure of your own with `shared_point` and `fan_out`."
+    )
 
 
 class EpochEnds(keras.callbacks.Callback):
