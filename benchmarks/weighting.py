@@ -175,10 +175,11 @@ def one_run(quick, cell):
     if kept is not None:
         model.set_weights(kept)
     score, losses = _score(model, test, floors)
+    times = np.diff(steps.times)
     return {
         "valid": best,
         "score": score,
-        "step_ms": round(1000 * float(np.median(np.diff(steps.times))), 2),
+        "step_ms": round(1000 * float(np.median(times)), 2) if len(times) else None,
         **{f"loss_{name}": loss for name, loss in losses.items()},
     }
 
