@@ -37,6 +37,7 @@ BENCHMARKS = {
     "thresholds": "benchmarks.thresholds",
     "transfer": "benchmarks.transfer",
     "unseen": "benchmarks.unseen",
+    "weighting": "benchmarks.weighting",
 }
 
 

@@ -27,6 +27,7 @@ PARTS = {
     "scenarios": ("set",),
     "structures": ("set",),
     "synthetic": ("tasks", "set"),
+    "weighting": ("set",),
 }
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.

@@ -13,10 +13,12 @@ HOMES = {
     "AITM": "schema.links",
     "AUC": "objectives.metrics",
     "AdaTT": "structures.adatt",
+    "AlignedMTL": "objectives.weighting.combined",
     "AutoInt": "features.interactions.auto_int",
     "BalancedTopKGate": "gates.balanced",
     "Binary": "schema.tasks",
     "ByColumns": "features.interactions.base",
+    "CAGrad": "objectives.weighting.combined",
     "CGC": "structures.cgc",
     "Calibration": "objectives.streaming",
     "Categorical": "schema.columns",
@@ -26,6 +28,8 @@ HOMES = {
     "CrossStitch": "structures.cross_stitch",
     "DBMTL": "schema.links",
     "DSelectKGate": "gates.dselect_k",
+    "DWA": "objectives.weighting.by_progress",
+    "DualBalancing": "objectives.weighting.combined",
     "EPNet": "features.epnet",
     "ESCM2": "schema.links",
     "ESMM": "schema.links",
@@ -33,20 +37,25 @@ HOMES = {
     "Encoder": "features.encoder",
     "EntmaxGate": "gates.entmax",
     "Experts": "experts.mlp",
+    "FAMO": "objectives.weighting.famo",
     "FM": "features.interactions.fm",
     "FiBiNET": "features.interactions.fibinet",
+    "GLS": "objectives.weighting.geometric",
     "Gate": "gates.base",
     "GateOutput": "gates.output",
     "GateReport": "reports.callback",
+    "GradNorm": "objectives.weighting.gradnorm",
     "GradientReport": "reports.conflict",
     "GumbelGate": "gates.gumbel",
     "HardenPermutations": "gates.permutation",
     "HashGate": "gates.hashed",
     "HoME": "structures.home",
+    "IMTLG": "objectives.weighting.combined",
     "ImportanceLoss": "gates.balance",
     "Interactions": "features.interactions.interactions",
     "LearnedPermutation": "gates.permutation",
     "LoadLoss": "gates.balance",
+    "MGDA": "objectives.weighting.combined",
     "MLPRouter": "gates.routers",
     "MMoE": "structures.mmoe",
     "MTAN": "structures.mtan",
@@ -59,16 +68,20 @@ HOMES = {
     "MultiTaskModel": "model.model",
     "Multiclass": "schema.tasks",
     "MutualInformationLoss": "objectives.mutual_information",
+    "NashMTL": "objectives.weighting.combined",
     "NormalizedEntropy": "objectives.streaming",
     "Numeric": "schema.columns",
     "OMoE": "structures.mmoe",
+    "PCGrad": "objectives.weighting.combined",
     "PLE": "structures.ple",
     "PPNet": "heads.ppnet",
     "Preprocessor": "data.preprocessor",
+    "RLW": "objectives.weighting.random",
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
     "SNR": "structures.snr",
     "STAR": "structures.star",
+    "STCH": "objectives.weighting.by_progress",
     "STEM": "structures.stem",
     "ScenarioTowers": "heads.scenario_towers",
     "Schema": "schema.schema",
@@ -85,11 +98,15 @@ HOMES = {
     "TaskRouter": "gates.task_router",
     "TopKGate": "gates.top_k",
     "Towers": "heads.towers",
+    "UPGrad": "objectives.weighting.combined",
+    "Uncertainty": "objectives.weighting.uncertainty",
+    "Weighting": "objectives.weighting.base",
     "ZLoss": "gates.balance",
     "data": "data",
     "datasets": "datasets",
     "draw_conflict": "reports.conflict",
     "draw_gates": "reports.pictures",
+    "draw_weights": "reports.pictures",
     "export": "serving.export",
     "extract": "extraction.extract",
     "gate_use": "reports.gate_use",
@@ -106,10 +123,12 @@ __all__ = [
     "AITM",
     "AUC",
     "AdaTT",
+    "AlignedMTL",
     "AutoInt",
     "BalancedTopKGate",
     "Binary",
     "ByColumns",
+    "CAGrad",
     "CGC",
     "Calibration",
     "Categorical",
@@ -119,6 +138,8 @@ __all__ = [
     "CrossStitch",
     "DBMTL",
     "DSelectKGate",
+    "DWA",
+    "DualBalancing",
     "EPNet",
     "ESCM2",
     "ESMM",
@@ -126,20 +147,25 @@ __all__ = [
     "Encoder",
     "EntmaxGate",
     "Experts",
+    "FAMO",
     "FM",
     "FiBiNET",
+    "GLS",
     "Gate",
     "GateOutput",
     "GateReport",
+    "GradNorm",
     "GradientReport",
     "GumbelGate",
     "HardenPermutations",
     "HashGate",
     "HoME",
+    "IMTLG",
     "ImportanceLoss",
     "Interactions",
     "LearnedPermutation",
     "LoadLoss",
+    "MGDA",
     "MLPRouter",
     "MMoE",
     "MTAN",
@@ -152,16 +178,20 @@ __all__ = [
     "MultiTaskModel",
     "Multiclass",
     "MutualInformationLoss",
+    "NashMTL",
     "NormalizedEntropy",
     "Numeric",
     "OMoE",
+    "PCGrad",
     "PLE",
     "PPNet",
     "Preprocessor",
+    "RLW",
     "ReLUGate",
     "Regression",
     "SNR",
     "STAR",
+    "STCH",
     "STEM",
     "ScenarioTowers",
     "Schema",
@@ -178,11 +208,15 @@ __all__ = [
     "TaskRouter",
     "TopKGate",
     "Towers",
+    "UPGrad",
+    "Uncertainty",
+    "Weighting",
     "ZLoss",
     "data",
     "datasets",
     "draw_conflict",
     "draw_gates",
+    "draw_weights",
     "export",
     "extract",
     "gate_use",
@@ -249,6 +283,22 @@ if TYPE_CHECKING:
     from tfmoe.objectives.mutual_information import MutualInformationLoss as MutualInformationLoss
     from tfmoe.objectives.streaming import Calibration as Calibration
     from tfmoe.objectives.streaming import NormalizedEntropy as NormalizedEntropy
+    from tfmoe.objectives.weighting.base import Weighting as Weighting
+    from tfmoe.objectives.weighting.by_progress import DWA as DWA
+    from tfmoe.objectives.weighting.by_progress import STCH as STCH
+    from tfmoe.objectives.weighting.combined import IMTLG as IMTLG
+    from tfmoe.objectives.weighting.combined import MGDA as MGDA
+    from tfmoe.objectives.weighting.combined import AlignedMTL as AlignedMTL
+    from tfmoe.objectives.weighting.combined import CAGrad as CAGrad
+    from tfmoe.objectives.weighting.combined import DualBalancing as DualBalancing
+    from tfmoe.objectives.weighting.combined import NashMTL as NashMTL
+    from tfmoe.objectives.weighting.combined import PCGrad as PCGrad
+    from tfmoe.objectives.weighting.combined import UPGrad as UPGrad
+    from tfmoe.objectives.weighting.famo import FAMO as FAMO
+    from tfmoe.objectives.weighting.geometric import GLS as GLS
+    from tfmoe.objectives.weighting.gradnorm import GradNorm as GradNorm
+    from tfmoe.objectives.weighting.random import RLW as RLW
+    from tfmoe.objectives.weighting.uncertainty import Uncertainty as Uncertainty
     from tfmoe.reports.callback import GateReport as GateReport
     from tfmoe.reports.conflict import GradientReport as GradientReport
     from tfmoe.reports.conflict import draw_conflict as draw_conflict
@@ -257,6 +307,7 @@ if TYPE_CHECKING:
     from tfmoe.reports.gate_use import gate_use as gate_use
     from tfmoe.reports.importance import permutation_importance as permutation_importance
     from tfmoe.reports.pictures import draw_gates as draw_gates
+    from tfmoe.reports.pictures import draw_weights as draw_weights
     from tfmoe.reports.pictures import write_report as write_report
     from tfmoe.schema.columns import Categorical as Categorical
     from tfmoe.schema.columns import MultiCategorical as MultiCategorical

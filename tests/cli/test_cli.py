@@ -14,8 +14,9 @@ import tfmoe
 from tests.oracles import tables
 from tfmoe.cli import demo, markets
 from tfmoe.cli.app import app
-from tfmoe.cli.by_name import GATES, STRUCTURES, structure_by_name
+from tfmoe.cli.by_name import GATES, STRUCTURES, WEIGHTINGS, structure_by_name
 from tfmoe.datasets.markets import synthetic_markets
+from tfmoe.objectives.weighting import by_name
 
 runner = CliRunner()
 
@@ -217,6 +218,21 @@ def test_options_that_do_not_go_together_are_refused(given, message):
         structure_by_name(**given)
 
 
+def test_weightings_have_the_names_that_compile_takes():
+    assert set(WEIGHTINGS) == {"fixed", *by_name.WEIGHTINGS}
+
+
+def test_a_weighting_that_does_not_go_with_the_mixture_is_told_first(tmp_path, folder):
+    arguments = ("train", tmp_path / "none.csv", "--schema", folder / "schema.yaml")
+    done = run(
+        *arguments, "--weighting", "pcgrad", "--mixture", "ple", "--out", tmp_path / "m.keras"
+    )
+    told = " ".join(done.output.split())
+    assert (done.exit_code, "Received PLE, which shares no more" in told) == (1, True), told
+    done = run(*arguments, "--weighting", "pcgrd")
+    assert "Received --weighting pcgrd" in " ".join(done.output.split())
+
+
 @pytest.mark.slow
 def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
@@ -224,11 +240,12 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     options = ("--epochs", 1, "--batch-size", 100, "--dropout", 0.1, "--tower-units", "3,2")
     wrong = run(*arguments, "--task-weight", "watch=much")
     assert "Received --task-weight watch=much" in " ".join(wrong.output.split())
-    done = run(*arguments, *options, "--task-weight", "watch=0.5")
+    done = run(*arguments, *options, "--task-weight", "watch=0.5", "--weighting", "upgrad")
     assert done.exit_code == 0, done.output
     model = keras.saving.load_model(tmp_path / "m.keras")
     assert (model.tower_units, model.tower_dropout) == ((3, 2), 0.1)
     assert model.get_compile_config()["loss_weights"] == {"watch": 0.5}
+    assert isinstance(model.weighting_state.weighting, tfmoe.UPGrad)
 
 
 @pytest.mark.slow

@@ -397,6 +397,34 @@ def linked_model():
     return results | {f"linked_predict_{name}": values for name, values in predictions.items()}
 
 
+def weighed_steps():
+    """Losses, weights of tasks and weights of a model whose losses are weighed, or gradients."""
+    import keras
+
+    import tfmoe
+
+    columns = [tfmoe.Numeric(f"x{i}", transform="none") for i in range(3)]
+    tasks = [tfmoe.Binary("a"), tfmoe.Regression("b", standardize=False), tfmoe.Binary("c")]
+    x = {f"x{i}": matrix(64, seed=i) for i in range(3)}
+    y = {"a": (x["x0"] > 0) * 1.0, "b": x["x1"] - x["x0"], "c": (x["x1"] > 0) * 1.0}
+    y["b"][::3] = np.nan
+    y["c"][-32:] = np.nan
+    results = {}
+    for name in ("uncertainty", "dwa", "rlw", "famo", "gradnorm", "pcgrad", "upgrad"):
+        mixture = tfmoe.MMoE(num_experts=3, hidden_units=(4,))
+        model = tfmoe.MultiTaskModel(tfmoe.Schema(columns, tasks), mixture, ())
+        set_weights(model)
+        sgd = keras.optimizers.SGD(0.1)
+        metrics = {task.name: [] for task in tasks}
+        model.compile(sgd, weighting=name, metrics=metrics, jit_compile=compiles())
+        options = {"batch_size": 32, "epochs": 3, "shuffle": False, "verbose": 0}
+        history = model.fit(x, y, **options).history
+        if name == "upgrad":  # solved by steps whose rounding is each backend's own
+            history = {key: np.round(values, 3) for key, values in history.items()}
+        results |= {f"weighed_{name}_{key}": np.array(v) for key, v in history.items()}
+    return results
+
+
 def auc():
     import tfmoe
 
@@ -429,7 +457,7 @@ def all_numbers():
     results["auc"] = ops.convert_to_numpy(auc())
     results["adam_step"] = adam_step()
     results |= gate_steps() | sparse_steps() | squad_steps()
-    results |= dropped_steps() | tiny_shares_step()
+    results |= dropped_steps() | tiny_shares_step() | weighed_steps()
     keras.utils.set_random_seed(0)
     return results | trained_model() | linked_model()
 

@@ -9,7 +9,13 @@ from rich.console import Console
 import tfmoe
 from tests.oracles import tables
 from tfmoe.reports.gate_use import gate_use
-from tfmoe.reports.pictures import draw_curves, draw_gates, draw_history, write_report
+from tfmoe.reports.pictures import (
+    draw_curves,
+    draw_gates,
+    draw_history,
+    draw_weights,
+    write_report,
+)
 from tfmoe.reports.tables import use_table
 
 FEATURES, TASKS, EXPERTS = 3, 2, 4
@@ -280,3 +286,11 @@ def test_a_report_is_a_folder(tmp_path):
     with pytest.raises(ValueError, match="A report shows gates"):
         write_report(bottom, df, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_weights_of_tasks_are_drawn(tmp_path):
+    history = {"loss": [3.0, 2.0], "a_loss": [1, 1], "a_weight": [1.0, 0.7], "x_weight": [9.0, 9.0]}
+    draw_weights(history, tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"Received a history of \['loss'\], without"):
+        draw_weights({"loss": [1.0]}, tmp_path / "none.png")

@@ -83,7 +83,7 @@ def test_gates_are_found_inside_of_what_holds_them():
     [
         (tfmoe.SharedBottom(hidden_units=(4,)), "outputs"),
         (tfmoe.OMoE(hidden_units=(4,)), "outputs"),
-        (tfmoe.MMoE(hidden_units=(4,)), "inputs"),
+        (tfmoe.MMoE(hidden_units=(4,)), "inside"),
         (tfmoe.ModSquad(), "inputs"),
     ],
     ids=lambda x: type(x).__name__,

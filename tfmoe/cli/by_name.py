@@ -27,6 +27,14 @@ def _public(room: str) -> list[str]:
     return [n for n, home in homes if home.startswith(f"{room}.") and home != f"{room}.base"]
 
 
+def _weightings() -> list[str]:
+    """Public weightings, those of losses first."""
+    homes = tfmoe.HOMES.items()
+    found = [n for n, home in homes if home.startswith("objectives.weighting.")]
+    found.remove("Weighting")
+    return sorted(found, key=lambda name: (tfmoe.HOMES[name].endswith(".combined"), name.lower()))
+
+
 # From what is public, so that a new one has a name here too. A HashGate has a column to be told,
 # for which there is no option; a block is a part.
 GATES = {
@@ -35,6 +43,8 @@ GATES = {
     if name.endswith("Gate") and name != "HashGate"
 }
 STRUCTURES = {_short(name): name for name in _public("structures") if not name.endswith("Block")}
+
+WEIGHTINGS = {"fixed": ""} | {name.lower(): name for name in _weightings()}
 
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_SETS = ("synthetic", "ml-1m", "ml-latest-small")

@@ -55,6 +55,15 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def sum_over_replicas(values: Any) -> Any:
+    """The sum of a tensor over the replicas of the step in which this is called."""
+    if num_replicas() == 1:
+        return values
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 def waiting_for(data: Any) -> contextlib.AbstractContextManager:
     """On TensorFlow, whatever is computed within waits until `data` has come.
 

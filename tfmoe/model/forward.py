@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from tfmoe.compute.shared import current, shared_outputs
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.output import GateOutput
 from tfmoe.heads.scenario_towers import ScenarioTowers
@@ -111,6 +112,8 @@ class Stages(NamedTuple):
         inputs: Any = self.inputs(encoded, mode)
         hidden = self.structure(inputs, **task, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])
+        if current() is not None and self.structure.shared_point() == "outputs":
+            hidden = shared_outputs(hidden, **task)
         conditions = self._conditions(encoded, features)
         predictions, logits = self.head(self.towers(hidden, **task, **mode, **conditions), **task)
         if self.imputation is not None:

@@ -67,7 +67,7 @@ class TaskLosses:
             forward = model.forward_pass(x, training=False)
             labels = labels_of(model.schema, y)
             task = task_of(model.schema, x)
-            losses = model._objectives.value.losses(labels, weights, forward, **task)
+            losses = model._objectives.value.own_losses(labels, weights, forward, **task)
             zero = ops.zeros((), "float32")
             return ops.stack([ops.cast(losses.get(n, zero), "float32") for n in self.names])
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from tfmoe import keras_private
 from tfmoe.compute.device import num_replicas, waiting_for
+from tfmoe.compute.shared import combining, current
 from tfmoe.compute.types import Tensor
 from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.finite import FiniteLoss, warn_of_predictions
@@ -33,10 +34,14 @@ from tfmoe.model.measure import measure, with_measures
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
+from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
 from tfmoe.objectives.joint_labels import JointLabels
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.task_per_row import TaskPerRow
+from tfmoe.objectives.weighting.base import Weighting
+from tfmoe.objectives.weighting.by_name import weighting_of
+from tfmoe.objectives.weighting.learner import WeightLearner, silent
 from tfmoe.schema.schema import GROUP_CODES
 from tfmoe.validation import integer
 
@@ -68,17 +73,23 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     forward_pass: Any
     _objectives: Untracked
     _guard: Untracked
+    #: What weighs the tasks' losses, and what it has learned; None where weights are fixed.
+    weighting_state: WeightLearner | None = None
     #: What `fit` has chosen by itself, in words.
     plan: str = ""
     #: The epoch, from 0, whose weights `fit` has kept by itself; None where it chose none.
     best_epoch: int | None = None
 
     def train_step(self, *args: Any) -> Any:
-        with in_step(self), waiting_for(args[-1]):
+        learner = self.weighting_state
+        combination = None if learner is None else learner.combination()
+        with in_step(self), waiting_for(args[-1]), combining(combination):
+            if learner is not None and learner.weighting.looks_again:
+                return looked_again(self, super().train_step, self._named(*args))
             return super().train_step(*self._named(*args))
 
     def test_step(self, *args: Any) -> Any:
-        with in_step(self), waiting_for(args[-1]):
+        with in_step(self), waiting_for(args[-1]), silent():
             return super().test_step(*self._named(*args))
 
     def _named(self, *args: Any) -> tuple[Any, ...]:
@@ -105,6 +116,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         metrics: Mapping[str, Sequence[Any]] | None = None,
         jit_compile: bool | Literal["auto"] = "auto",
         aux_losses: MutualInformationLoss | Sequence[MutualInformationLoss] | None = None,
+        weighting: Weighting | str | None = None,
         **kwargs: Any,
     ) -> None:
         """As in Keras, but losses, weights and metrics follow from the tasks.
@@ -122,18 +134,26 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 slower wherever it was measured (see `Thresholds.most_looked_up`, which can say
                 otherwise); elsewhere as Keras decides.
             aux_losses: `MutualInformationLoss`, or a list with one, or None.
+            weighting: how the tasks' losses are weighed, or their gradients combined: a
+                `Weighting` such as `tfmoe.Uncertainty()` or `tfmoe.PCGrad()`, its name in lower
+                case, or None or `"fixed"` for fixed weights. `Task.weight` and `loss_weights`
+                multiply a task's loss before. `loss` is reported as the plain sum all the same,
+                and the weights as `<task>_weight`; losses of gates and `aux_losses` keep their
+                own. What it learns is saved with the model.
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: if a dict names an unknown task, or is no dict; if two metrics have one
                 name; if `weighted_metrics` are given; if an auxiliary loss is of another kind, or
-                no gate tells tasks apart.
+                no gate tells tasks apart; if `weighting` is unknown, or combines gradients of a
+                structure whose tasks share no tensor but its inputs.
         """
         if kwargs.get("weighted_metrics"):
             raise ValueError(
                 "Row weights count for all metrics. Received weighted_metrics="
                 f"{kwargs['weighted_metrics']!r}. Give them by task as `metrics`."
             )
+        weighting = weighting_of(weighting)
         given: dict[str, Any] = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         for name, value in given.items():
             self._check_by_task(name, value)
@@ -148,6 +168,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 **given,
                 "jit_compile": jit_compile,
                 "aux_losses": extra,
+                "weighting": weighting,
                 **kwargs,
             }
         )
@@ -156,6 +177,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             self.schema, loss or {}, loss_weights or {}, metrics or {}, self.head.moments
         )
         self._trackers = Untracked([tracker_of(one, self.structure) for one in extra])
+        # Past Keras's own lists, in which a metric stays for ever; its file has it all the same.
+        self.__dict__["weighting_state"] = learner_of(self, weighting)
         # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
         from tfmoe.optimizers import Adam, updates_rows
 
@@ -212,7 +235,19 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             )
         labels = labels_of(self.schema, y)
         task = task_of(self.schema, x)
-        total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)
+        learner = self.weighting_state
+        if learner is None or not training:
+            total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)
+        else:
+            combination = current()
+            if learner.weighting.combines and combination is None:
+                raise ValueError(
+                    "A train_step of your own trains with fixed weights, or a weighting of losses. "
+                    f"Received weighting={learner.weighting!r}, which combines gradients. Leave "
+                    "train_step as it is."
+                )
+            losses, counts = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
+            total = learner.weigh(losses, counts, combination)
         for loss in self.losses:
             total = total + ops.sum(ops.cast(loss, "float32"))
         for tracker in self._trackers.value:
@@ -227,6 +262,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
+        combination = current()
+        if combination is not None and self.weighting_state is not None:
+            self.weighting_state.after_backward(combination)
         task = task_of(self.schema, x)
         self._objectives.value.update_metrics(
             labels_of(self.schema, y), sample_weight, y_pred, **task
@@ -249,7 +287,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         if not self.compiled:
             return super().metrics
-        return [*super().metrics, *self._objectives.value.metrics, *self._trackers.value]
+        learners = [] if self.weighting_state is None else [self.weighting_state]
+        ours = [*self._objectives.value.metrics, *self._trackers.value, *learners]
+        return [*super().metrics, *ours]
 
     def _rows(self, x: Any) -> Any:
         """Raw rows of all kinds but files as a DataFrame; anything else as it is, but checked."""
@@ -361,6 +401,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         self._told = Untracked(set())
         if verbose not in (0, "0"):
             callbacks.insert(0, Progress())
+        if self.weighting_state is not None:
+            callbacks.insert(0, EpochEnds(self.weighting_state))
         with quiet_end(x, validation_data), self._finite(check_finite, callbacks):
             history = super().fit(
                 x,
@@ -481,7 +523,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             warn_of_near_ties(self, self._told.value)
         elif verbose not in (0, "0"):
             callbacks = [Progress(), *_listed(callbacks)]
-        with quiet_end(x):
+        with quiet_end(x), silent():
             logs = super().evaluate(
                 x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
             )

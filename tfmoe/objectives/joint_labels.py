@@ -86,6 +86,29 @@ class JointLabels:
         return total
 
     def losses(
+        self,
+        labels: dict[str, Tensor],
+        row_weights: Any,
+        forward: Any,
+        task: Tensor | None = None,
+        tracks: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each task times its weight, and its rows' weights added up, both `(t,)`.
+
+        Args:
+            labels, row_weights, forward, task: as of `loss`.
+            tracks: bool; whether the losses count for what is reported.
+        """
+        none = ops.zeros((), "float32")
+        found = dict.fromkeys(self._objectives, (none, none))
+        for objective, *row in self._rows(labels, row_weights, forward):
+            loss = objective.weight * objective.compute(*row, tracks=tracks)
+            count = ops.sum(labels_and_weights(row[0], row[1])[1])
+            found[objective.task.name] = loss, count
+        losses, counts = zip(*found.values(), strict=True)
+        return ops.stack(losses), ops.stack(counts)
+
+    def own_losses(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Each task's own mean loss, a scalar, not weighed; arguments as of `loss`."""

@@ -87,6 +87,7 @@ class Objective:
         logits: Tensor,
         predictions: Tensor,
         chain: ChainRows | None = None,
+        tracks: bool = True,
     ) -> Tensor:
         """The task's mean loss over the batch's rows with a label, a scalar.
 
@@ -95,6 +96,7 @@ class Objective:
             row_weights: `(b,)`, or None.
             logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
             chain: of a task that is given another.
+            tracks: bool; whether the loss counts for what is reported.
         """
         labels = standardized(labels, *self.moments)
         known, weights = labels_and_weights(labels, row_weights)
@@ -102,7 +104,8 @@ class Objective:
         loss = masked_mean(losses, weights)
         if chain is not None:
             loss = self._along(loss, known, weights, row_weights, logits, chain)
-        self.tracker.update_state(None, loss, ops.sum(weights))
+        if tracks:
+            self.tracker.update_state(None, loss, ops.sum(weights))
         return loss
 
     def _along(

@@ -105,13 +105,28 @@ class TaskPerRow:
     ) -> Tensor:
         """See `JointLabels.loss`."""
         losses, weights = self._row_losses(labels, row_weights, forward, task)
-        self.tracker.update_state(losses, None, weights, task)
         return masked_mean(losses * ops.take(ops.array(self._weights), task), weights)
 
     def losses(
+        self,
+        labels: dict[str, Tensor],
+        row_weights: Any,
+        forward: Any,
+        task: Tensor | None = None,
+        tracks: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """See `JointLabels.losses`; a task's loss is the mean over its own rows."""
+        losses, weights = self._row_losses(labels, row_weights, forward, task, tracks)
+        num = len(self.tasks)
+        counts = ops.segment_sum(weights, task, num)
+        sums = ops.segment_sum(losses * weights, task, num)
+        means = sums / ops.where(counts > 0, counts, ops.ones_like(counts))
+        return means * ops.array(self._weights), counts
+
+    def own_losses(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """See `JointLabels.losses`."""
+        """See `JointLabels.own_losses`."""
         losses, weights = self._row_losses(labels, row_weights, forward, task)
         own = [weights * ops.cast(task == index, "float32") for index in range(len(self.tasks))]
         return {
@@ -119,9 +134,9 @@ class TaskPerRow:
         }
 
     def _row_losses(
-        self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None
+        self, labels: Any, row_weights: Any, forward: Any, task: Any, tracks: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Each row's loss and weight, both `(b,)`."""
+        """The losses of rows, and the rows' weights, both `(b,)`."""
         mean, std = (ops.take(ops.array(one), task) for one in (self._means, self._stds))
         labels = {"score": standardized(labels["score"], mean, std)}
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
@@ -137,6 +152,8 @@ class TaskPerRow:
                 _where(mine, predictions, 0.5),
             )
             losses = ops.where(mine, own, losses)
+        if tracks:
+            self.tracker.update_state(losses, None, weights, task)
         return losses, weights
 
     def update_metrics(

@@ -133,6 +133,44 @@ def draw_history(frame: pd.DataFrame, path: PathLike) -> None:
 
 
 @checks_arguments
+def draw_weights(history: Any, path: PathLike) -> None:
+    """Draws each task's weight over the epochs of a training with `compile(weighting=...)`.
+
+    Args:
+        history: what `fit` returned, or its dict `history`.
+        path: see `draw_gates`.
+
+    Raises:
+        ValueError: if no weights are in it, for they were fixed.
+        ImportError, FileExistsError: see `draw_gates`.
+    """
+    epochs = getattr(history, "history", history)
+    # A task's loss is reported under its name too, a metric that is called so is not.
+    found = {
+        name.removesuffix("_weight"): values
+        for name, values in epochs.items()
+        if name.endswith("_weight") and name.removesuffix("_weight") + "_loss" in epochs
+    }
+    if not found:
+        raise ValueError(
+            "draw_weights draws what a weighting has chosen. Received a history of "
+            f"{sorted(epochs)}, without `<task>_weight`. Compile the model with weighting=..."
+        )
+    figure = _figure(6.4, 4.2)
+    axis: Any = figure.subplots()
+    some = len(found) <= MOST_COLORS
+    for task, values in found.items():
+        style = {"label": task} if some else {"color": "tab:gray", "linewidth": 0.6}
+        axis.plot(range(1, len(values) + 1), values, marker="o", markersize=3, **style)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("mean weight of the task")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    if some:
+        axis.legend(frameon=False)
+    _save(figure, path)
+
+
+@checks_arguments
 def write_report(
     model: keras.Model, source: Any, folder: PathLike, history: pd.DataFrame | None = None
 ) -> list[GateUse]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfmoe.compute import nested
+from tfmoe.compute.shared import fan_out
 from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights, paired, taken
 from tfmoe.gates.base import Gate
@@ -73,12 +74,29 @@ class Structure(keras.layers.Layer):
         """Where the gradients of tasks may be combined: the last tensor that all tasks share.
 
         Returns:
-            `"outputs"` if all tasks get the same representation, else `"inputs"`.
+            `"outputs"` if all tasks get the same representation; `"inside"` if `call` passes that
+            tensor through `fan_out`, once; else `"inputs"`, where they are not combined, for all
+            that reads them would be computed once a task.
 
         Raises:
             ValueError: if the tasks share nothing.
         """
         return "inputs"
+
+    def fan_out(self, shared: Tensor, task: Tensor | None = None) -> Tensor:
+        """A slice for each task of the last tensor that all tasks share, to be read by that task.
+
+        In a step that combines the tasks' gradients (`tfmoe.PCGrad` and others) they are combined
+        here on their way back; in all others it only repeats. See `shared_point`.
+
+        Args:
+            shared: `(b, ...)`.
+            task: int `(b,)`, the task of each row, or None where a row has them all.
+
+        Returns:
+            `(b, t, ...)`, or `(b, 1, ...)` with `task`.
+        """
+        return fan_out(shared, self.num_tasks, task)
 
     def computes_sparsely(self, one_task: bool = False) -> bool:
         """Whether training may compute only selected experts.

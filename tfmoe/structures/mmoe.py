@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,9 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute import nested
+from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
+from tfmoe.compute.shared import current, mix_shared
 from tfmoe.compute.types import Activation, Dispatch, Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
@@ -179,6 +182,10 @@ class MMoE(Structure):
         if isinstance(original.experts, GivenExperts):
             self.experts.adopt(original.experts)
 
+    def shared_point(self) -> str:
+        # The experts' outputs, which tasks read by weights of their own.
+        return "inside" if self._tells_tasks_apart else "outputs"
+
     def expert_outputs(self, inputs: Tensor) -> Tensor:
         return self.experts(inputs)
 
@@ -263,7 +270,7 @@ class MMoE(Structure):
         # Tasks added later are mixed apart, lest rounding move those there were before.
         parts = self.gate.task_groups if task is None else [slice(None)]
         outputs = [
-            self._mixed(inputs, weights[:, part], record.weights[:, part], training)
+            self._mixed(inputs, weights[:, part], record.weights[:, part], training, task)
             for part in parts
         ]
         outputs = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
@@ -298,12 +305,26 @@ class MMoE(Structure):
         )
         return (outputs, [record]) if return_aux else outputs
 
-    def _mixed(self, inputs: Tensor, weights: Tensor, exact: Tensor, training: bool) -> Tensor:
+    def _mixed(
+        self,
+        inputs: Tensor,
+        weights: Tensor,
+        exact: Tensor,
+        training: bool,
+        task: Tensor | None,
+    ) -> Tensor:
         """`(b, t, u)`; `weights` and `exact` as in `mix_selected`."""
         most = self._most_chosen(weights.shape[1], training)
         draws = bool(self._perceptrons_config["dropout"])
         certain = self.gate.always_sparse
-        return mix_selected(self.experts, inputs, weights, exact, most, certain, training, draws)
+        mixing = mix
+        if self.shared_point() == "inside" and current() is not None:
+            mixing = functools.partial(mix_shared, task=task)
+            # A branch that is taken by the data would hide its gradients.
+            most = most if certain else None
+        return mix_selected(
+            self.experts, inputs, weights, exact, most, certain, training, draws, mixing
+        )
 
     def _most_chosen(self, num_tasks: int, training: bool) -> int | None:
         """How many experts of a row sparse compute takes; None where all are computed.
@@ -354,6 +375,3 @@ class OMoE(MMoE):
     @property
     def num_gates(self) -> int:
         return 1
-
-    def shared_point(self) -> str:
-        return "outputs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,6 +29,7 @@ def mix_selected(
     certain: bool,
     training: bool,
     draws: bool = False,
+    mixing: Callable[[Tensor, Tensor], Tensor] = mix,
 ) -> Tensor:
     """`sum_e weights[b, t, e] * experts(inputs)[b, e]`.
 
@@ -40,13 +42,14 @@ def mix_selected(
         certain: bool; False if a row may weigh more, and each batch is to be looked at first.
         training: bool.
         draws: bool; whether the experts draw random numbers in training.
+        mixing: what weighs outputs `(b, e, u)` by weights `(b, t, e)`.
 
     Returns:
         `(b, t, u)`.
     """
 
     def dense() -> Tensor:
-        return mix(experts(inputs, training=training), weights)
+        return mixing(experts(inputs, training=training), weights)
 
     if most is None:
         return dense()
@@ -61,7 +64,7 @@ def mix_selected(
             absent = ops.where(marks > 0, chosen, experts.num_experts)
             outputs = experts(inputs, chosen=absent, training=training)
         taken = ops.take_along_axis(weights, chosen[:, None], axis=-1)
-        return mix(outputs, taken * ops.cast(marks[:, None], taken.dtype))
+        return mixing(outputs, taken * ops.cast(marks[:, None], taken.dtype))
 
     if certain:
         return sparse()

@@ -80,6 +80,14 @@ def train(
         list[str] | None,
         typer.Option(help="A task's weight in the loss, task=number; several times."),
     ] = None,
+    weighting: Annotated[
+        str,
+        typer.Option(
+            help="How tasks' losses are weighed or gradients combined: "
+            f"{one_of(by_name.WEIGHTINGS)}.",
+            autocompletion=completion(by_name.WEIGHTINGS),
+        ),
+    ] = "fixed",
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="By default until validation stops improving."),
@@ -111,6 +119,7 @@ def train(
         if history is not None:
             must_be_new(history, ".csv")
         by_name.check_known("--dtype", dtype, by_name.DTYPES)
+        by_name.check_known("--weighting", weighting, by_name.WEIGHTINGS)
         by_name.check_structure(mixture, gate, hidden_units)
 
         from tfmoe.cli.quiet import start_tensorflow
@@ -126,6 +135,8 @@ def train(
         from tfmoe.cli.progress import ProgressLine
         from tfmoe.model.inputs import scenario_of
         from tfmoe.model.plan import batch_size_for
+        from tfmoe.model.weighing import check_combines
+        from tfmoe.objectives.weighting.by_name import weighting_of
         from tfmoe.reports.callback import GateReport
         from tfmoe.schema.columns import SCENARIO
 
@@ -139,7 +150,9 @@ def train(
                 )
 
             # What does not go together is told first.
-            asks = SCENARIO in structure(entropy_reg).context_columns.values()
+            asked = structure(entropy_reg)
+            check_combines(weighting_of(weighting), asked)
+            asks = SCENARIO in asked.context_columns.values()
             needs = {f"--mixture {mixture}": asks, "--pepnet": pepnet is not None}
             for option, given in {**needs, "--scenario-towers": scenario_towers}.items():
                 if given:
@@ -161,7 +174,11 @@ def train(
             )
         finally:
             keras.config.set_dtype_policy(before)
-        model.compile(tfmoe.optimizers.Adam(learning_rate), loss_weights=weights or None)
+        model.compile(
+            tfmoe.optimizers.Adam(learning_rate),
+            loss_weights=weights or None,
+            weighting=weighting,
+        )
         for _ in prep.dataset(valid) if valid else ():
             pass  # A bad cell is told before an epoch is spent, not after it.
         line = ProgressLine("training", console())

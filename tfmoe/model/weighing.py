@@ -1,0 +1,128 @@
+"""How a model's steps weigh the losses of tasks and combine their gradients."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfmoe.model.inputs import labels_of, task_of
+from tfmoe.objectives.weighting.base import Weighting
+from tfmoe.objectives.weighting.learner import WeightLearner
+from tfmoe.structures.base import Structure
+
+
+def learner_of(model: Any, weighting: Weighting | None) -> WeightLearner | None:
+    """What weighs the losses of a model; None for fixed weights.
+
+    Raises:
+        ValueError: if gradients are to be combined that do not meet.
+    """
+    if weighting is None:
+        return None
+    check_combines(weighting, model.structure, type(model.mixture).__name__)
+    if weighting.combines and model.added_tasks:
+        raise ValueError(
+            f"{type(weighting).__name__} combines the gradients that tasks send into what they "
+            f"share. Received a model with added tasks {list(model.added_tasks)}, of which all "
+            "that is shared is frozen. Leave out `weighting`."
+        )
+    return WeightLearner(weighting, model.schema.task_names)
+
+
+def check_combines(
+    weighting: Weighting | None, structure: Structure, owner: str | None = None
+) -> None:
+    """Raises ValueError if gradients are to be combined where a structure's tasks share nothing.
+
+    Args:
+        weighting: `Weighting`, or None for fixed weights.
+        structure: `Structure`, or its recipe.
+        owner: str, what the structure is called.
+    """
+    if weighting is None or not weighting.combines or structure.shared_point() != "inputs":
+        return
+    raise ValueError(
+        f"{type(weighting).__name__} combines the tasks' gradients at the last tensor that all "
+        "tasks share, behind which nothing is computed once a task, as in MMoE, OMoE, "
+        f"SharedBottom and STAR. Received {owner or type(structure).__name__}, which shares no "
+        "more than its inputs. Use a weighting of losses such as tfmoe.Uncertainty(), or a "
+        "structure of your own with `shared_point` and `fan_out`."
+    )
+
+
+class EpochEnds(keras.callbacks.Callback):
+    """Lets a weighting learn from an epoch that has ended."""
+
+    def __init__(self, learner: WeightLearner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.learner.end_epoch()
+
+
+def looked_again(model: Any, step: Any, args: tuple[Any, ...]) -> Any:
+    """A training step, after which the batch's losses are computed once more.
+
+    The second pass draws what the first one drew, and leaves nothing behind but what the weighting
+    learns: counters and random numbers go on from the first.
+
+    Args:
+        model: compiled `MultiTaskModel`.
+        step: the step.
+        args: its arguments, see `Trainable.train_step`.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(args[-1])
+    if keras.backend.backend() == "jax":
+        _, other, _, _ = args[0]
+        logs, (trainable, left, optimizer, metrics) = step(*args)
+        forward, _ = model.stateless_call(trainable, other, x, training=True)
+        mapping = list(zip(model.metrics_variables, metrics, strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            _learn(model, x, y, sample_weight, forward)
+        metrics = [_current(scope, variable, value) for variable, value in mapping]
+        return logs, (trainable, left, optimizer, metrics)
+    variables = list(model.non_trainable_variables)
+    before = [ops.copy(variable) for variable in variables]
+    logs = step(*args)
+    with _no_gradients():
+        left = [ops.copy(variable) for variable in variables]
+        _assign(variables, before)
+        forward = model(x, training=True)
+        _learn(model, x, y, sample_weight, forward)
+        _assign(variables, left)
+    return logs
+
+
+def _learn(model: Any, x: Any, y: Any, sample_weight: Any, forward: Any) -> None:
+    objectives, learner = model._objectives.value, model.weighting_state
+    labels = labels_of(model.schema, y)
+    losses, counts = objectives.losses(
+        labels, sample_weight, forward, **task_of(model.schema, x), tracks=False
+    )
+    learner.look_again(losses, counts)
+
+
+def _current(scope: Any, variable: Any, value: Any) -> Any:
+    found = scope.get_current_value(variable)
+    return value if found is None else found
+
+
+def _assign(variables: list[Any], values: list[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+@contextlib.contextmanager
+def _no_gradients() -> Iterator[None]:
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    with torch.no_grad():
+        yield
