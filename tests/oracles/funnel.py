@@ -54,3 +54,14 @@ def zero_inflated_lognormal(label, logits):
         return -np.log(1 - p)
     density = np.log(label * sigma * np.sqrt(2 * np.pi))
     return -np.log(p) + density + (np.log(label) - mu) ** 2 / (2 * sigma**2)
+
+
+def pairwise(labels, logits, weights, groups):
+    total = weight = 0.0
+    for i in range(len(labels)):
+        for j in range(len(labels)):
+            if groups[i] == groups[j] and groups[i] >= 0 and labels[i] > labels[j]:
+                own = weights[i] * weights[j]
+                total += own * np.log1p(np.exp(float(logits[j]) - float(logits[i])))
+                weight += own
+    return total / weight

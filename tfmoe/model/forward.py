@@ -16,7 +16,7 @@ from tfmoe.gates.output import GateOutput
 from tfmoe.heads.scenario_towers import ScenarioTowers
 from tfmoe.heads.values import imputed_name, imputed_tasks
 from tfmoe.model.inputs import columns_of, context_of, scenario_of, task_of
-from tfmoe.schema.schema import Schema
+from tfmoe.schema.schema import GROUP_CODES, Schema
 from tfmoe.structures.base import Structure
 
 # Set while a training or test step runs: the model then returns all of `ForwardOutput`, for
@@ -34,11 +34,18 @@ class ForwardOutput(NamedTuple):
         logits: the same before the last activation.
         aux: list with a `GateOutput` for each of the structure's gates; empty where it was not
             asked for.
+        groups: int `(b,)`, codes of the rows' groups in a step, or None.
     """
 
     predictions: dict[str, Tensor]
     logits: dict[str, Tensor]
     aux: list[GateOutput]
+    groups: Tensor | None = None
+
+    def of(self, features: Any) -> ForwardOutput:
+        """The same, with the groups that are among a step's features."""
+        codes = features.get(GROUP_CODES) if isinstance(features, dict) else None
+        return self._replace(groups=codes)
 
 
 class Stages(NamedTuple):

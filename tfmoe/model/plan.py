@@ -73,6 +73,12 @@ def planned(
         ValueError: if weights are given beside files.
     """
     preprocessor = model.preprocessor
+    if model.schema.ranks_pairs:
+        raise ValueError(
+            "A pairwise loss compares rows of one group, which must be in one batch. Received raw "
+            "rows, whose groups `fit` would part. Fit "
+            "`model.preprocessor.dataset(rows, batch_size, shuffle=True, keep_groups=True)`."
+        )
     streams = is_path(x) and keras.backend.backend() == "tensorflow"
     num_rows = len(x) if is_frame(x) else open_source(x).num_rows or preprocessor.num_rows
     size = batch_size or batch_size_for(num_rows)

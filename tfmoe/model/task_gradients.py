@@ -59,12 +59,12 @@ class TaskLosses:
 
     def __call__(self, values: Sequence[Tensor], batch: Batch) -> Tensor:
         """The losses `(t,)`, where the variables have other values; 0 of a task without rows."""
-        x, y, weights = batch
+        given, y, weights = batch
         model = self.model
-        x = named(model.input, x)
+        x = named(model.input, given)
         # What is assigned inside, such as the metrics of losses, is forgotten with the scope.
         with keras.StatelessScope(list(zip(self.variables, values, strict=True))):
-            forward = model.forward_pass(x, training=False)
+            forward = model.forward_pass(x, training=False).of(given)
             labels = labels_of(model.schema, y)
             task = task_of(model.schema, x)
             losses = model._objectives.value.own_losses(labels, weights, forward, **task)

@@ -235,6 +235,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             )
         labels = labels_of(self.schema, y)
         task = task_of(self.schema, x)
+        y_pred = y_pred.of(x)
         learner = self.weighting_state
         if learner is None or not training:
             total = self._objectives.value.loss(labels, sample_weight, y_pred, **task)

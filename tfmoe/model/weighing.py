@@ -102,7 +102,7 @@ def _learn(model: Any, x: Any, y: Any, sample_weight: Any, forward: Any) -> None
     objectives, learner = model._objectives.value, model.weighting_state
     labels = labels_of(model.schema, y)
     losses, counts = objectives.losses(
-        labels, sample_weight, forward, **task_of(model.schema, x), tracks=False
+        labels, sample_weight, forward.of(x), **task_of(model.schema, x), tracks=False
     )
     learner.look_again(losses, counts)
 

@@ -137,7 +137,7 @@ class JointLabels:
     def _rows(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """For each task with labels: objective, labels, row weights, logits, predictions, chain."""
+        """For each task with labels: objective, and the arguments of its `compute`."""
         labels = completed(self._schema, labels)
         for name, objective in self._objectives.items():
             if name not in labels:
@@ -147,6 +147,7 @@ class JointLabels:
             if sampled is not None:
                 own = sampled if own is None else sampled * ops.reshape(own, (-1,))
             chain = self._chain(objective.task, labels, forward)
+            pairwise = objective.loss is None and getattr(objective.task, "loss", "") == "pairwise"
             yield (
                 objective,
                 labels[name],
@@ -154,6 +155,7 @@ class JointLabels:
                 forward.logits[name],
                 forward.predictions[name],
                 chain,
+                forward.groups if pairwise else None,
             )
 
     def _chain(self, task: Task, labels: dict[str, Tensor], forward: Any) -> ChainRows | None:

@@ -66,6 +66,24 @@ def poisson(labels: Tensor, logits: Tensor) -> Tensor:
     return ops.exp(logits) - labels * logits
 
 
+def pairwise_logistic(
+    labels: Tensor, logits: Tensor, weights: Tensor, groups: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mean of `log(1 + exp(z_j - z_i))` over pairs of one group, `i` positive and `j` not.
+
+    Args:
+        labels, logits, weights: `(b,)`; a pair counts by the product of its rows' weights.
+        groups: int `(b,)`, negative for rows of none.
+
+    Returns:
+        The mean, 0 without pairs, and the sum of the pairs' weights; scalars.
+    """
+    together = ops.equal(groups[:, None], groups[None]) & (groups >= 0)[:, None]
+    better = together & (labels[:, None] > labels[None])
+    pairs = ops.cast(better, "float32") * weights[:, None] * weights[None]
+    return masked_mean(ops.softplus(logits[None] - logits[:, None]), pairs), ops.sum(pairs)
+
+
 def zero_inflated_lognormal(labels: Tensor, logits: Tensor) -> Tensor:
     """The negative log likelihood of each row `(b,)`, from logits `(b, 3)`.
 
@@ -230,6 +248,12 @@ def _binary(task: Binary, labels: Tensor, logits: Tensor) -> Tensor:
     soft = labels
     if task.label_smoothing:
         soft = (1 - task.label_smoothing) * labels + task.label_smoothing / 2
+    if task.loss == "pairwise":
+        raise ValueError(
+            "A pairwise loss compares rows of one group. Received a batch without the groups' "
+            "codes. Name their column, Schema(group=...), and fit "
+            "`preprocessor.dataset(rows, keep_groups=True)`."
+        )
     if task.loss == "focal":
         losses = focal(soft, logits, task.gamma, task.alpha)
     else:

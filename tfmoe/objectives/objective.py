@@ -16,6 +16,7 @@ from tfmoe.objectives.losses import (
     metric_of,
     outputs_for_metrics,
     own_metrics,
+    pairwise_logistic,
     row_losses,
     standardized,
     update_given,
@@ -87,6 +88,7 @@ class Objective:
         logits: Tensor,
         predictions: Tensor,
         chain: ChainRows | None = None,
+        groups: Tensor | None = None,
         tracks: bool = True,
     ) -> Tensor:
         """The task's mean loss over the batch's rows with a label, a scalar.
@@ -96,16 +98,21 @@ class Objective:
             row_weights: `(b,)`, or None.
             logits, predictions: `(b,)`, or `(b, c)` of a multiclass task.
             chain: of a task that is given another.
+            groups: int `(b,)`, the rows' groups, of a pairwise loss.
             tracks: bool; whether the loss counts for what is reported.
         """
         labels = standardized(labels, *self.moments)
         known, weights = labels_and_weights(labels, row_weights)
-        losses = row_losses(self.task, self.loss, known, logits, predictions)
-        loss = masked_mean(losses, weights)
+        count = ops.sum(weights)
+        if groups is not None:
+            loss, count = pairwise_logistic(known, logits, weights, groups)
+        else:
+            losses = row_losses(self.task, self.loss, known, logits, predictions)
+            loss = masked_mean(losses, weights)
         if chain is not None:
             loss = self._along(loss, known, weights, row_weights, logits, chain)
         if tracks:
-            self.tracker.update_state(None, loss, ops.sum(weights))
+            self.tracker.update_state(None, loss, count)
         return loss
 
     def _along(
@@ -137,6 +144,7 @@ class Objective:
         logits: Tensor,
         predictions: Tensor,
         chain: ChainRows | None = None,
+        groups: Tensor | None = None,
     ) -> None:
         """Updates the task's metrics with a batch; arguments as of `compute`."""
         labels, weights = labels_and_weights(labels, row_weights)

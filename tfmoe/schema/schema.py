@@ -385,7 +385,18 @@ class Schema:
                 "column, or leave `scenario` out."
             )
 
+    @property
+    def ranks_pairs(self) -> bool:
+        """Whether a task's loss is of pairs of rows of one group."""
+        return any(isinstance(t, Binary) and t.loss == "pairwise" for t in self.tasks)
+
     def _check_group(self) -> None:
+        if self.ranks_pairs and (self.group is None or self.task_column is not None):
+            raise ValueError(
+                'The loss "pairwise" is of pairs of rows of one group, all of which have the label. '
+                f"Received group={self.group!r}, task_column={self.task_column!r}. Name the "
+                "column of the users, sessions or queries, and leave `task_column` out."
+            )
         if self.group is None:
             return
         taken: dict[str | None, str] = {

@@ -137,9 +137,12 @@ class Binary(Task):
             one's is missing, it counts as 0. Excludes `where` and a `task_column`.
         link: `ESMM`, `ESCM2`, `AITM` or `DBMTL`, or `"esmm"` (the default), `"escm2-ips"`,
             `"escm2-dr"`, `"aitm"`, `"dbmtl"`: how the task hangs on `given`. See there.
-        loss: `"log_loss"`, binary cross-entropy, or `"focal"`,
+        loss: `"log_loss"`, binary cross-entropy; `"focal"`,
             `-alpha (1 - p)^gamma log p` where the label is 1 and
-            `-(1 - alpha) p^gamma log(1 - p)` where it is 0, whose `p` is not calibrated.
+            `-(1 - alpha) p^gamma log(1 - p)` where it is 0, whose `p` is not calibrated; or
+            `"pairwise"`, `log(1 + exp(z_j - z_i))` of pairs of rows of one group, see
+            `Schema(group=...)`, and one batch, of which row `i` has label 1 and row `j` 0, with `z`
+            the logits: it ranks within groups, and its `p` says nothing alone.
         gamma, alpha: float >= 0, and in [0, 1], of the focal loss.
         label_smoothing: float in [0, 1): in the loss a label `y` counts as
             `(1 - label_smoothing) y + label_smoothing / 2`.
@@ -230,12 +233,17 @@ class Binary(Task):
 
     def _check_loss(self) -> None:
         owner = f"Binary({self.name!r})"
-        check_choice(owner, "loss", self.loss, ("log_loss", "focal"))
+        check_choice(owner, "loss", self.loss, ("log_loss", "focal", "pairwise"))
         number(owner, "gamma", self.gamma, least=0)
         number(owner, "alpha", self.alpha, least=0, most=1)
         number(owner, "label_smoothing", self.label_smoothing, least=0, most=0.999)
         number(owner, "positive_weight", self.positive_weight, above=0)
         number(owner, "negatives_kept", self.negatives_kept, above=0, most=1)
+        if self.loss == "pairwise" and self.given is not None:
+            raise ValueError(
+                f"{owner} is given {self.given!r}, and so its probability is that of the whole chain. "
+                'Received loss="pairwise", which makes none. Leave one of them out.'
+            )
         if self.given is not None and (self.negatives_kept < 1 or self.positive_weight != 1):
             raise ValueError(
                 f"{owner} is given {self.given!r}, and so its probability is that of the whole "
