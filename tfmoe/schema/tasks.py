@@ -241,7 +241,7 @@ class Binary(Task):
         number(owner, "negatives_kept", self.negatives_kept, above=0, most=1)
         if self.loss == "pairwise" and self.given is not None:
             raise ValueError(
-                f"{owner} is given {self.given!r}, and so its probability is that of the whole chain. "
+                f"{owner} is given {self.given!r}: its probability is that of the whole chain. "
                 'Received loss="pairwise", which makes none. Leave one of them out.'
             )
         if self.given is not None and (self.negatives_kept < 1 or self.positive_weight != 1):
