@@ -151,7 +151,7 @@ def draw(rows, path):
             fmt="o",
             capsize=3,
         )
-        axis.set(title=f"a model that is {size}", xlim=(0, None))
+        axis.set(title=f"a model that is {size}", xscale="log")
         axis.set_xlabel("divergence from the true P(buy | click), all rows")
         axis.grid(alpha=0.3)
     studies.save(figure, path)

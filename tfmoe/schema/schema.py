@@ -393,9 +393,9 @@ class Schema:
     def _check_group(self) -> None:
         if self.ranks_pairs and (self.group is None or self.task_column is not None):
             raise ValueError(
-                'The loss "pairwise" is of pairs of rows of one group, all with the label. Received '
-                f"group={self.group!r}, task_column={self.task_column!r}. Name the column of the "
-                "users, sessions or queries, and leave `task_column` out."
+                'The loss "pairwise" is of pairs of rows of one group, all with its label. '
+                f"Received group={self.group!r}, task_column={self.task_column!r}. Name the column "
+                "of the users, sessions or queries, and leave `task_column` out."
             )
         if self.group is None:
             return
