@@ -152,6 +152,10 @@ def draw(rows, path):
             capsize=3,
         )
         axis.set(title=f"a model that is {size}", xscale="log")
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if low <= tick <= high]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
         axis.set_xlabel("divergence from the true P(buy | click), all rows")
         axis.grid(alpha=0.3)
     studies.save(figure, path)
