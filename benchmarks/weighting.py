@@ -41,7 +41,7 @@ METHODS = (FIXED, *WEIGHTINGS)
 OPTIONS = {"sets": (str, ",".join(SETS), "what is learned, names with commas between them")}
 ROWS, QUICK_ROWS = (20_000, 5_000, 10_000), (200, 60, 60)
 # Some hundred steps for all.
-SIZES = dict.fromkeys(SETS, {"epochs": 6, "batch_size": 256})
+SIZES = {name: {"epochs": 6, "batch_size": 256} for name in SETS}
 SIZES["grouped"] = {"epochs": 30, "batch_size": 128}
 BUDGET = search.Budget(trials=4, finalists=1, again=1, seeds=10)
 SPACE = {"learning_rate": search.log_uniform(1e-3, 1e-2)}
