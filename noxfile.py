@@ -58,7 +58,7 @@ def try_tests(session, *arguments):
 
 @nox.session(name="lowest", python=interpreter(LOWEST))
 def lowest(session):
-    """The lowest versions that setup.py promises, all together."""
+    """The lowest versions that setup.py promises, all together; long cases once, with others."""
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text(floors())
     session.install(
@@ -69,7 +69,8 @@ def lowest(session):
         *("hypothesis", "nbmake", "ipykernel", "pytest", "pytest-xdist"),
     )
     # Libraries of that age warn of what they use of newer ones.
-    try_tests(session, "--override-ini", "filterwarnings=default", *(session.posargs or LEANING))
+    quick = ("-m", "not slow", "--override-ini", "filterwarnings=default")
+    try_tests(session, *quick, *(session.posargs or LEANING))
 
 
 @nox.session(name="newest", python=interpreter(NEWEST))

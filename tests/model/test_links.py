@@ -53,7 +53,14 @@ def fitted(schema, rows, **options):
     return model
 
 
-@pytest.fixture(scope="module", params=[("escm2-dr", "aitm"), ("dbmtl", "escm2-ips")], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("escm2-dr", "aitm"),
+        pytest.param(("dbmtl", "escm2-ips"), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def model(request, rows):
     return fitted(schema_of(*request.param), rows)
 
