@@ -38,7 +38,10 @@ from tfmoe.structures.mmoe import MMoE
 FIXED = "fixed"
 SETS = (*census.MAINS, "ml-1m", "grouped")
 METHODS = (FIXED, *WEIGHTINGS)
-OPTIONS = {"sets": (str, ",".join(SETS), "what is learned, names with commas between them")}
+OPTIONS = {
+    "sets": (str, ",".join(SETS), "what is learned, names with commas between them"),
+    "methods": (str, ",".join(METHODS), "which of them, fixed first"),
+}
 ROWS, QUICK_ROWS = (20_000, 5_000, 10_000), (200, 60, 60)
 # Some hundred steps for all.
 SIZES = {name: {"epochs": 6, "batch_size": 256} for name in SETS}
@@ -57,13 +60,13 @@ OWN = {
 GROUPED_TASKS = 6
 
 
-def run(quick, sets=OPTIONS["sets"][1]):
+def run(quick, sets=OPTIONS["sets"][1], methods=OPTIONS["methods"][1]):
     """A row for each set and method; a row for each claim."""
     grid = studies.Grid("weighting", functools.partial(one_run, quick), quick)
     rows = []
     for name in ["grouped"] if quick else sets.split(","):
         found = {}
-        for method in (FIXED, "upgrad") if quick else METHODS:
+        for method in (FIXED, "upgrad") if quick else methods.split(","):
             base = {"set": name, "model": method} | SIZES[name]
             budget = search.QUICK if quick else BUDGET
             found[method], settings = search.winner(grid, base, space_of(name, method), budget)

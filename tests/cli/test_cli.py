@@ -238,6 +238,9 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
     options = ("--epochs", 1, "--batch-size", 100, "--dropout", 0.1, "--tower-units", "3,2")
+    options += ("--interactions", "cross,fm")
+    wrong = run(*arguments, "--interactions", "cross,fn")
+    assert "Received --interactions fn" in " ".join(wrong.output.split())
     wrong = run(*arguments, "--task-weight", "watch=much")
     assert "Received --task-weight watch=much" in " ".join(wrong.output.split())
     done = run(*arguments, *options, "--task-weight", "watch=0.5", "--weighting", "upgrad")
@@ -246,6 +249,7 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     assert (model.tower_units, model.tower_dropout) == ((3, 2), 0.1)
     assert model.get_compile_config()["loss_weights"] == {"watch": 0.5}
     assert isinstance(model.weighting_state.weighting, tfmoe.UPGrad)
+    assert [type(layer) for layer in model.interactions.parts] == [tfmoe.Cross, tfmoe.FM]
 
 
 @pytest.mark.slow

@@ -46,6 +46,13 @@ STRUCTURES = {_short(name): name for name in _public("structures") if not name.e
 
 WEIGHTINGS = {"fixed": ""} | {name.lower(): name for name in _weightings()}
 
+# Layers between the encoder and the structure; `Interactions` holds them.
+INTERACTIONS = {
+    name.lower(): name
+    for name in _public("features.interactions")
+    if name not in ("ByColumns", "Interactions")
+}
+
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_SETS = ("synthetic", "ml-1m", "ml-latest-small")
 USES = ("weight", "usage")
@@ -190,6 +197,20 @@ def conditions(pepnet: str | None) -> dict[str, Any]:
         return {}
     columns = [name.strip() for name in pepnet.split(",") if name.strip()]
     return {"input_gate": tfmoe.EPNet(), "tower_gate": tfmoe.PPNet(columns)}
+
+
+def interactions(given: str | None) -> list[Any] | None:
+    """The layers of names with commas between them, or None for none.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        check_known("--interactions", name, INTERACTIONS)
+    return [getattr(tfmoe, INTERACTIONS[name])() for name in names]
 
 
 def check_taken(owner: str, given: Mapping[str, object], takes: Iterable[str]) -> None:

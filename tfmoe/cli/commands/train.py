@@ -66,6 +66,14 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
     ] = None,
+    interactions: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers in which columns meet, before the mixture, with commas between them: "
+            f"{one_of(by_name.INTERACTIONS)}.",
+            autocompletion=completion(by_name.INTERACTIONS),
+        ),
+    ] = None,
     pepnet: Annotated[
         str | None,
         typer.Option(
@@ -121,6 +129,8 @@ def train(
         by_name.check_known("--dtype", dtype, by_name.DTYPES)
         by_name.check_known("--weighting", weighting, by_name.WEIGHTINGS)
         by_name.check_structure(mixture, gate, hidden_units)
+        for name in interactions.split(",") if interactions is not None else ():
+            by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
 
         from tfmoe.cli.quiet import start_tensorflow
         from tfmoe.schema.schema import Schema
@@ -171,6 +181,7 @@ def train(
                 dropout or 0.0,
                 **by_name.conditions(pepnet),
                 scenario_towers=scenario_towers,
+                interactions=by_name.interactions(interactions),
             )
         finally:
             keras.config.set_dtype_policy(before)
