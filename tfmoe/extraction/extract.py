@@ -150,6 +150,8 @@ def extract(
     _copy_imputation(model, extracted)
     if model.interactions is not None:
         copy_weights(model.interactions, extracted.interactions)
+    if model.wide is not None and extracted.wide is not None:
+        extracted.wide.copy_from(model.wide, rows)
     extracted.structure.copy_from(model.structure, rows, experts)
     if gates:
         _check_gate(model, extracted, rows, experts[0])

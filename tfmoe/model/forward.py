@@ -52,7 +52,8 @@ class Stages(NamedTuple):
     """The layers of a model, in the order of its forward pass, and what conditions them.
 
     `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None, `imputation` the `Towers` of
-    the tasks that have a second one in training, or None; `interactions` an `Interactions` or None.
+    the tasks that have a second one in training, or None; `interactions` an `Interactions` or None,
+    `wide` a `Wide` or None.
     """
 
     schema: Schema
@@ -64,6 +65,7 @@ class Stages(NamedTuple):
     tower_gate: Any = None
     imputation: Any = None
     interactions: Any = None
+    wide: Any = None
 
     def inputs_of(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of features."""
@@ -122,7 +124,10 @@ class Stages(NamedTuple):
         if current() is not None and self.structure.shared_point() == "outputs":
             hidden = shared_outputs(hidden, **task)
         conditions = self._conditions(encoded, features)
-        predictions, logits = self.head(self.towers(hidden, **task, **mode, **conditions), **task)
+        made = self.towers(hidden, **task, **mode, **conditions)
+        if self.wide is not None:
+            made = self.wide.added(made, columns_of(self.schema, features), task.get("task"))
+        predictions, logits = self.head(made, **task)
         if self.imputation is not None:
             logits = {**logits, **self._imputed(hidden, mode)}
         return ForwardOutput(predictions, logits, records)

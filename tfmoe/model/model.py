@@ -18,6 +18,7 @@ from tfmoe.data.read.source import Rows
 from tfmoe.features.encoder import Encoder
 from tfmoe.features.epnet import EPNet
 from tfmoe.features.interactions.interactions import Interactions, interactions_of
+from tfmoe.features.wide import Wide
 from tfmoe.files import check_new, is_remote, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
@@ -37,6 +38,7 @@ from tfmoe.model.training import Trainable, Untracked
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
 from tfmoe.structures.base import Structure, structure_of
+from tfmoe.validation import check_bool
 
 
 class _Blueprint(NamedTuple):
@@ -119,6 +121,8 @@ class MultiTaskModel(Trainable):
             by the columns that it names. Both together are PEPNet.
         interactions: layers between encoder and structure in which columns meet, or `Interactions`
             of such, see there; for structures of flat inputs. None for none.
+        wide: bool; whether every value of every column has a weight of each task's beside the
+            network, the first-order term of wide-and-deep models and DeepFM. All start at 0.
         scenario_towers: bool; whether towers have factors of every scenario's own, see
             `ScenarioTowers`.
         name, dtype, trainable: as for any Keras model.
@@ -148,6 +152,7 @@ class MultiTaskModel(Trainable):
         tower_gate: PPNet | None = None,
         scenario_towers: bool = False,
         interactions: Interactions | Sequence[keras.layers.Layer] | None = None,
+        wide: bool = False,
         *,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
@@ -174,6 +179,16 @@ class MultiTaskModel(Trainable):
             name="tfmoe_encoder",
         )
         between = interactions_of(interactions, encoder.sizes, structure, policy)
+        first_order = None
+        check_bool("MultiTaskModel", "wide", wide)
+        if wide and num_added:
+            raise ValueError(
+                "add_task takes models whose logits are their towers' alone. Received one with "
+                "wide=True. Train it anew with the task among the others."
+            )
+        if wide:
+            widths = [task.num_logits for task in schema.tasks]
+            first_order = Wide(schema, encoder.table_sizes, widths, dtype=policy, name="tfmoe_wide")
         scenarios = None
         if scenario_towers:
             scenarios = num_scenarios(schema, blueprint.table_sizes, "scenario_towers")
@@ -208,6 +223,7 @@ class MultiTaskModel(Trainable):
             conditions.tower_gate,
             imputation,
             between,
+            first_order,
         )
         inputs = symbols(schema, blueprint.lengths)
         made = stages.forward(inputs, return_aux=False).predictions
@@ -218,7 +234,7 @@ class MultiTaskModel(Trainable):
         )
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
-        self.imputation, self.interactions = imputation, between
+        self.imputation, self.interactions, self.wide = imputation, between, first_order
         self.scenario_towers = bool(scenario_towers)
         self.schema = schema
         self.tower_units = tuple(tower_units)
@@ -316,6 +332,7 @@ class MultiTaskModel(Trainable):
             "tower_gate": conditions.tower_recipe,
             "scenario_towers": self.scenario_towers,
             "interactions": None if self.interactions is None else self.interactions.recipe,
+            "wide": self.wide is not None,
             "dtype": self.encoder.dtype_policy,
         }
 
@@ -367,6 +384,7 @@ class MultiTaskModel(Trainable):
             "tower_gate": self._conditions.value.tower_recipe,
             "scenario_towers": self.scenario_towers,
             "interactions": None if self.interactions is None else self.interactions.recipe,
+            "wide": self.wide is not None,
             "num_added": self._num_added,
             "frozen": frozen_places(self),
         }

@@ -71,6 +71,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     structure: Any
     head: Any
     forward_pass: Any
+    wide: Any
     _objectives: Untracked
     _guard: Untracked
     #: What weighs the tasks' losses, and what it has learned; None where weights are fixed.
@@ -188,7 +189,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         sparse = updates_rows(self.optimizer) or num_replicas() > 1
-        for table in self.encoder.tables.values():
+        first_order = {} if self.wide is None else self.wide.tables
+        for table in (*self.encoder.tables.values(), *first_order.values()):
             table.may_be_compiled, table.may_be_sparse = bool(self.jit_compile), sparse
         self._compiled_with.value["optimizer"] = self.optimizer
         check_reported(self)

@@ -74,6 +74,9 @@ def train(
             autocompletion=completion(by_name.INTERACTIONS),
         ),
     ] = None,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="A weight of every value beside the network.")
+    ] = False,
     pepnet: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +185,7 @@ def train(
                 **by_name.conditions(pepnet),
                 scenario_towers=scenario_towers,
                 interactions=by_name.interactions(interactions),
+                wide=wide,
             )
         finally:
             keras.config.set_dtype_policy(before)

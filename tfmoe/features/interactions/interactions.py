@@ -50,7 +50,7 @@ class Interactions(keras.layers.Layer):
 
     Example:
 
-    >>> both = Interactions([FM(), keras.layers.Dense(3)], sizes=[2, 2])
+    >>> both = Interactions([tfmoe.FM(), keras.layers.Dense(3)], sizes=[2, 2])
     >>> both(np.ones((5, 4))).shape
     TensorShape([5, 8])
     """

@@ -1,0 +1,101 @@
+"""The first-order term beside the network."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import tfmoe
+from tfmoe.features.wide import Wide
+
+COLUMNS = [
+    tfmoe.Numeric("age"),
+    tfmoe.Categorical("city", dim=3),
+    tfmoe.MultiCategorical("tags", separator="|", share="city"),
+]
+TASKS = [tfmoe.Binary("click"), tfmoe.Multiclass("kind", num_classes=3), tfmoe.Regression("stars")]
+
+
+def rows(num=150, seed=0):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"age": rng.normal(size=num), "city": rng.choice(list("abc"), num)})
+    table["tags"] = rng.choice(["a|b", "c", "", "b|b|a"], num)
+    table["click"], table["kind"] = rng.integers(0, 2, num), rng.integers(0, 3, num)
+    return table.assign(stars=3 * table["age"] + 5 * (table["city"] == "a"))
+
+
+def drawn(wide):
+    for index, weight in enumerate(wide.weights):
+        weight.assign(np.random.default_rng(index).normal(size=weight.shape))
+
+
+def test_it_matches_reference():
+    sizes = {"city": 6}
+    wide = Wide(tfmoe.Schema(COLUMNS, TASKS), sizes, [1, 3, 1])
+    ids, tags = np.int32([3, 1, 4]), np.int32([[3, 4, 0], [0, 0, 0], [4, 4, 3]])
+    features = {"age": np.float32([1, -2, 0.5]), "city": ids, "tags": tags}
+    assert not np.asarray(wide(features)).any()
+    drawn(wide)
+    tables = {name: np.asarray(table.embeddings) for name, table in wide.tables.items()}
+    for row, found in enumerate(np.asarray(wide(features))):
+        expected = features["age"][row] * np.asarray(wide.kernel)[0] + tables["city"][ids[row]]
+        present = [one for one in tags[row] if one != 0]
+        if present:
+            expected = expected + np.mean([tables["tags"][one] for one in present], axis=0)
+        np.testing.assert_allclose(found.ravel(), expected, rtol=1e-5, atol=1e-6)
+
+
+def made(schema, table, **options):
+    prep = tfmoe.Preprocessor(schema).fit(table, progress=False)
+    mixture = tfmoe.SharedBottom(hidden_units=(4,))
+    model = tfmoe.MultiTaskModel(prep, mixture, tower_units=(), wide=True, **options)
+    drawn(model.wide)
+    return model
+
+
+def test_a_model_keeps_it(tmp_path):
+    model = made(tfmoe.Schema(COLUMNS, TASKS), rows())
+    model.compile(tfmoe.optimizers.LazyAdam(0.01), jit_compile=False)
+    model.fit(*model.preprocessor.arrays(rows()), batch_size=50, verbose=0)
+    found = model.predict(rows(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").predict(rows(), verbose=0)
+    for name, values in found.items():
+        np.testing.assert_array_equal(again[name], values)
+    for tasks in (["stars", "click"], ["kind"]):
+        alone = tfmoe.extract(model, tasks).predict(rows(), verbose=0)
+        for name in tasks:
+            np.testing.assert_allclose(alone[name], found[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"with wide=True\. Train it anew"):
+        model.add_task(tfmoe.Binary("like"))
+    with pytest.raises(ValueError, match="`wide` as True or False"):
+        tfmoe.MultiTaskModel(model.preprocessor, tfmoe.SharedBottom(hidden_units=(4,)), wide=1)
+
+
+def test_a_row_of_one_task_gets_its_own():
+    table = rows().assign(market=np.random.default_rng(1).choice(["de", "fr"], 150))
+    tasks = [tfmoe.Binary("de", source="click"), tfmoe.Regression("fr", source="stars")]
+    model = made(tfmoe.Schema(COLUMNS, tasks, task_column="market"), table)
+    features = model.preprocessor.arrays(table, labels=False)
+    term = np.asarray(model.wide({c.name: features[c.name] for c in COLUMNS}))
+    own = term[np.arange(len(table)), features["market"], 0]
+    before = np.asarray(model.forward_pass(features).logits["score"])
+    for weight in model.wide.weights:
+        weight.assign(0 * weight)
+    after = np.asarray(model.forward_pass(features).logits["score"])
+    np.testing.assert_allclose(before - after, own, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_linear_is_learnt_at_once():
+    table = rows(400)
+    schema = tfmoe.Schema(COLUMNS, [tfmoe.Regression("stars")])
+    prep = tfmoe.Preprocessor(schema).fit(table, progress=False)
+    errors = {}
+    for wide in (False, True):
+        keras.utils.set_random_seed(0)
+        mixture = tfmoe.SharedBottom(hidden_units=(2,))
+        model = tfmoe.MultiTaskModel(prep, mixture, tower_units=(), wide=wide)
+        model.compile(keras.optimizers.Adam(0.03), jit_compile=False)
+        history = model.fit(*prep.arrays(table), batch_size=50, epochs=12, verbose=0).history
+        errors[wide] = history["stars_rmse"][-1]
+    assert errors[True] < 0.5 * errors[False]
