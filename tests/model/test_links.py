@@ -144,6 +144,47 @@ def test_labels_that_contradict_the_chain_are_told_with_their_number(rows):
     assert not np.isnan(labels["buy"]).any()
 
 
+def test_a_table_without_the_label_teaches_nothing_of_it(rows):
+    model = fitted(schema_of("esmm", "esmm"), rows)
+    before = [np.asarray(weight) for weight in model.towers.weights]
+    for table_ in (rows.drop(columns=["buy", "refund"]), rows.assign(buy=np.nan, refund=np.nan)):
+        _, labels, _ = model.preprocessor.arrays(table_)
+        # A column of nothing but gaps says where nothing was bought; no column says nothing.
+        assert np.isnan(labels["buy"]).all() == ("buy" not in table_)
+    arrays = model.preprocessor.arrays(rows.drop(columns=["buy", "refund"]))
+    model.compile("sgd", jit_compile=False)  # without momentum
+    model.fit(*arrays, batch_size=100, verbose=0)
+    moved = [
+        not np.array_equal(old[1:3], np.asarray(new)[1:3])
+        for old, new in zip(before, model.towers.weights, strict=True)
+    ]
+    assert not any(moved)
+
+
+def test_labels_of_ones_own_are_completed(rows):
+    model = fitted(schema_of("esmm", "esmm"), rows)
+    x, y, _ = model.preprocessor.arrays(rows)
+    own = {name: np.where(rows[name].isna(), np.nan, rows[name]) for name in y}
+    assert np.isnan(own["buy"]).any()
+    found = model.evaluate(x, own, verbose=0, return_dict=True)
+    assert found == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True), nan_ok=True)
+
+
+def test_what_is_asked_for_is_served(rows):
+    model = fitted(schema_of("esmm", "esmm"), rows)
+    buys = tfmoe.extract(model, ["buy"])
+    assert list(predictions(tfmoe.extract(buys, ["click"]), rows)) == ["click"]
+    both = predictions(tfmoe.extract(buys, ["click", "buy"]), rows)
+    assert list(both) == ["click", "buy", "buy_given_click"]
+
+
+def test_gradients_of_a_chain_are_not_combined(rows):
+    model = fitted(schema_of("esmm", "esmm"), rows)
+    with pytest.raises(ValueError, match="which are given others"):
+        model.compile(weighting="pcgrad")
+    model.compile(weighting="uncertainty")
+
+
 def test_texts_may_name_the_positive_label_of_a_chain(rows):
     words = rows.copy()
     words["click"] = np.where(rows["click"] == 1, "yes", "no")

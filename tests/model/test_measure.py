@@ -112,6 +112,13 @@ def test_evaluate_tells_them_beside_its_own(model, rows):
     assert other["click_gauc"] != pytest.approx(logs["click_gauc"], abs=1e-4)
 
 
+def test_rows_that_are_encoded_have_the_groups_of_the_schema_alone(model, rows):
+    arrays = model.preprocessor.arrays(rows)
+    assert tfmoe.measure(model, arrays, group="user").numbers["click_gauc"] > 0
+    with pytest.raises(ValueError, match="told by columns of raw rows"):
+        tfmoe.measure(model, arrays, group="country")
+
+
 def test_rows_that_are_encoded_have_no_columns(model, rows):
     arrays = model.preprocessor.arrays(rows)
     with pytest.raises(ValueError, match="on all raw rows of a table"):

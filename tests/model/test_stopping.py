@@ -11,6 +11,8 @@ import tfmoe
 
 NAN = float("nan")
 
+SCHEMA_OF_TWO = tfmoe.Schema([tfmoe.Numeric("x")], [tfmoe.Binary("a"), tfmoe.Binary("b")])
+
 
 class Weights:
     """Stands for a model: its weights are the number of the epoch."""
@@ -26,7 +28,7 @@ class Weights:
 
 def trained(callback, modes, epochs):
     """The callback after scripted epochs, the model, and what the logs got."""
-    callback.watch(("a", "b"), modes, validates=True)
+    callback.watch(SCHEMA_OF_TWO, modes, validates=True)
     model, gains = Weights(), []
     callback.set_model(model)
     callback.on_train_begin()
@@ -78,7 +80,7 @@ def test_a_task_without_rows_does_not_count():
 def test_what_is_not_reported_is_told_before_the_first_step(kind, monitor, message, tmp_path):
     given = () if kind is tfmoe.MultiTaskEarlyStopping else (tmp_path / "best",)
     with pytest.raises(ValueError, match=message):
-        kind(*given, monitor=monitor).watch(("a", "b"), MODES, validates=False)
+        kind(*given, monitor=monitor).watch(SCHEMA_OF_TWO, MODES, validates=False)
 
 
 def test_unknown_weights_are_told():

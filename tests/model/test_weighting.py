@@ -366,6 +366,44 @@ def test_what_cannot_be_had_is_told_at_compile(make, message):
         make()
 
 
+@pytest.mark.parametrize("loss", ["poisson", "lognormal"])
+def test_losses_that_may_be_below_0_are_not_compared(loss):
+    schema = tfmoe.Schema(COLUMNS, [tfmoe.Binary("a"), tfmoe.Regression("b", loss=loss)])
+    told = [name for name, kind in WEIGHTINGS.items() if kind().compares]
+    assert sorted(told) == sorted(
+        ["uncertainty", "dwa", "gls", "stch", "famo", "gradnorm", "dualbalancing"]
+    )
+    with pytest.warns(UserWarning, match="not standardised"):
+        model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(4,)))
+    for name in told:
+        with pytest.raises(ValueError, match="all must be above 0"):
+            model.compile(weighting=name)
+    model.compile(weighting="rlw")
+    model.compile(weighting="gls", loss={"b": "mse"})  # of its own
+
+
+@pytest.mark.parametrize("name", ["gls", "famo"])
+def test_a_task_of_weight_0_does_not_count(name):
+    with_c = SCHEMA.select(["a", "c"])
+    x, y, weights = rows()
+    y = {"a": y["a"], "c": (y["a"] + 1) % 2}
+    model = tfmoe.MultiTaskModel(with_c, tfmoe.SharedBottom(hidden_units=(4,)))
+    model.compile("sgd", weighting=name, loss_weights={"c": 0.0}, metrics={"a": [], "c": []})
+    history = model.fit(x, y, sample_weight=weights, batch_size=32, epochs=2, verbose=0).history
+    np.testing.assert_allclose(history["a_weight"], 1, rtol=1e-4)
+
+
+def test_what_is_reported_is_what_evaluation_reports_where_rows_have_one_task():
+    x, y, weights = rows()
+    x["kind"] = (np.arange(64) % 4 == 0).astype("int32")
+    label = np.where(x["kind"] == 0, y["a"], 1.0).astype("float32")
+    model = build("rlw", schema=ONE_TASK, optimizer=keras.optimizers.SGD(0.0))
+    data = (x, {"score": label}, weights)
+    history = fit(model, data=data)
+    logs = model.evaluate(*data[:2], sample_weight=weights, batch_size=32, verbose=0)
+    assert history["loss"][0] == pytest.approx(logs["loss"], rel=1e-4)
+
+
 def test_losses_are_weighed_on_any_structure():
     history = fit(build("uncertainty", tfmoe.PLE(num_levels=1, hidden_units=(4,))))
     assert np.isfinite(history["b_weight"]).all()

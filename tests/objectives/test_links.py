@@ -46,7 +46,7 @@ def losses(schema, labels, weights=None):
         with tf.GradientTape() as tape:
             tape.watch([click, buy, imputed])
             one = forward(schema, (click, buy), imputed)
-            loss = objectives.loss(labels, weights, one)
+            loss = objectives.loss(completed(schema, labels), weights, one)
         gradients = tape.gradient(loss, [click, buy, imputed], unconnected_gradients="zero")
         found.append((float(loss), [gradient.numpy() for gradient in gradients]))
     return found
@@ -67,9 +67,17 @@ def test_labels_are_completed_along_a_whole_chain():
         tfmoe.Binary("buy", given="click"),
     ]
     schema = tfmoe.Schema([tfmoe.Numeric("x")], tasks)
+    clicks, buys = np.float32([0, 1, 1]), np.float32([NAN, NAN, 1])
+    refunds = np.float32([NAN, NAN, 0])
+    found = completed(schema, {"click": clicks, "buy": buys, "refund": refunds})
+    np.testing.assert_array_equal(found["buy"], [0, NAN, 1])
+    np.testing.assert_array_equal(found["refund"], [0, NAN, 0])
+
+
+def test_a_task_without_any_label_stays_so():
     nothing = np.float32([NAN, NAN])
-    found = completed(schema, {"click": np.float32([0, 1]), "buy": nothing, "refund": nothing})
-    np.testing.assert_array_equal(found["refund"], [0, NAN])
+    found = completed(schema_of("esmm"), {"click": np.float32([0, 1]), "buy": nothing})
+    np.testing.assert_array_equal(found["buy"], nothing)
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -144,9 +152,8 @@ def test_metrics_of_the_conditional_probability_are_of_rows_where_that_happened(
     schema = schema_of("esmm")
     objectives = JointLabels(schema, {}, {}, {})
     click, buy, _ = logits_of()
-    objectives.update_metrics(
-        {"click": CLICKS, "buy": BUYS}, None, forward(schema, (click, buy), None)
-    )
+    labels = completed(schema, {"click": CLICKS, "buy": BUYS})
+    objectives.update_metrics(labels, None, forward(schema, (click, buy), None))
     values = {metric.name: float(metric.result()) for metric in objectives.metrics}
     expected = [funnel.log_loss(y, funnel.sigmoid(z)) for y, z in zip((1, 0), buy[:2], strict=True)]
     assert values["buy_given_click_log_loss"] == pytest.approx(np.mean(expected), rel=1e-5)

@@ -99,6 +99,26 @@ def test_a_keras_loss_of_a_lognormal_task_gets_its_expected_value():
     assert float(got) == pytest.approx(np.mean((value - labels) ** 2), rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["binary_crossentropy", keras.losses.BinaryCrossentropy(True)])
+def test_a_keras_loss_is_of_the_rows_as_they_are_sampled(loss):
+    task = tfmoe.Binary("click", negatives_kept=0.1)
+    logits = np.float32([0.5, -2, 3, -4, 3, 0])
+    got = Objective(task, loss=loss).compute(LABELS, None, logits, None)
+    expected = [funnel.log_loss(y, funnel.sigmoid(z)) for y, z in zip(LABELS, logits, strict=True)]
+    assert float(got) == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_the_first_prediction_is_the_mean_in_the_whole_table():
+    rows = pd.DataFrame({"x": np.zeros(8), "click": [1, 1, 1, 1, 0, 0, 0, 0]})
+    task = tfmoe.Binary("click", positive_weight=5.0, negatives_kept=0.25)
+    schema = tfmoe.Schema([tfmoe.Numeric("x", transform="none")], [task])
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(2,)), tower_units=())
+    model.towers.kernel.assign(0 * model.towers.kernel)
+    found = model.predict(rows, verbose=0)["click"]
+    np.testing.assert_allclose(found, 4 / (4 + 4 / 0.25), rtol=1e-5)
+
+
 def test_rows_of_a_sampled_task_count_for_the_others_as_often_as_there_were():
     sampled = tfmoe.Binary("click", negatives_kept=0.25)
     schema = tfmoe.Schema([tfmoe.Numeric("x")], [sampled, tfmoe.Binary("like")])
@@ -176,7 +196,12 @@ def test_a_pairwise_loss_ranks_within_groups():
     with pytest.raises(ValueError, match="which must be in one batch"):
         model.fit(rows, verbose=0)
     x, y, _ = prep.arrays(rows)
-    with pytest.raises(ValueError, match="without the groups' codes"):
+    with pytest.warns(UserWarning, match="may be parted"):
+        model.fit(x, y, verbose=0)
+    with (
+        pytest.warns(UserWarning, match="may be parted"),
+        pytest.raises(ValueError, match="without the groups' codes"),
+    ):
         model.fit({"x": x["x"], "level": x["level"]}, y, verbose=0)
 
 
@@ -187,6 +212,9 @@ def test_a_pairwise_loss_ranks_within_groups():
         (lambda: tfmoe.Binary("a", negatives_kept=0), "negatives_kept"),
         (lambda: tfmoe.Binary("a", label_smoothing=1.0), "label_smoothing"),
         (lambda: tfmoe.Regression("a", loss="quantile", quantile=1.0), "quantile"),
+        (lambda: tfmoe.Regression("a", quantile=0.9), "knows no `quantile`"),
+        (lambda: tfmoe.Binary("a", gamma=1.0), "knows no 'gamma'"),
+        (lambda: tfmoe.Binary("a", loss="pairwise", positive_weight=2.0), "knows no 'positive_w"),
         (lambda: tfmoe.Regression("a", parts=True), 'has `parts` with loss="lognormal"'),
         (
             lambda: tfmoe.Schema([tfmoe.Numeric("x")], [tfmoe.Binary("a", loss="pairwise")]),

@@ -68,6 +68,14 @@ def test_esmm_is_the_default():
             ),
             "needs the probability of 'click' in all rows",
         ),
+        (
+            lambda: tfmoe.Schema(
+                COLUMNS,
+                [tfmoe.Binary("click", loss="pairwise"), tfmoe.Binary("buy", given="click")],
+                group="user",
+            ),
+            "which makes none. Take another loss",
+        ),
         (lambda: tfmoe.Schema(COLUMNS, [tfmoe.Binary("a", served=False)]), "At least one task is"),
     ],
 )

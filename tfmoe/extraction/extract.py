@@ -16,6 +16,7 @@ from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.conditions import copy_conditions
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import GateUse, batches, gate_name, gate_use
+from tfmoe.schema.tasks import Binary
 from tfmoe.structures.base import Structure
 from tfmoe.validation import checks_arguments
 
@@ -123,6 +124,7 @@ def extract(
     _check(model, threshold, tolerance, by)
     preprocessor = model.preprocessor.select(tasks)
     names = preprocessor.schema.task_names
+    _warn_of_sampled(model, names)
     rows = [model.schema.task_names.index(name) for name in names]
     gates = model.structure.gates
     places = [model.structure.gate_rows(rows, gate) for gate in gates]
@@ -167,6 +169,19 @@ def extract(
         _kept(model.structure, experts), extracted.count_params(), model.count_params(), change
     )
     return extracted
+
+
+def _warn_of_sampled(model: MultiTaskModel, names: Sequence[str]) -> None:
+    """Says which rows stand for more in the whole model, whose sampled task does not come along."""
+    tasks = [task for task in model.schema.tasks if isinstance(task, Binary)]
+    lost = [task.name for task in tasks if task.negatives_kept < 1 and task.name not in names]
+    if lost:
+        warnings.warn(
+            f"Negative rows of {lost} were sampled, and count for the other tasks as often as "
+            "there were. The extracted model lacks these tasks, and so these weights: before it is "
+            "measured or trained on such rows, give them as weights of their own.",
+            stacklevel=3,
+        )
 
 
 def _copy_imputation(model: MultiTaskModel, extracted: MultiTaskModel) -> None:

@@ -186,7 +186,8 @@ def start_at_means(
                 before = float(label_means.get(parent.name, np.nan))
                 mean = mean / before if before > 0 else mean
             mean = np.clip(mean, 1e-4, 1 - 1e-4)
-            bias[t, 0] = np.log(mean / (1 - mean))
+            # What is predicted is corrected for the weight of positive rows.
+            bias[t, 0] = np.log(mean / (1 - mean)) + np.log(task.positive_weight)
         else:
             shift, std = moments.get(task.name, (0.0, 1.0))
             bias[t, : task.num_logits] = _first_logits(task, (float(mean) - shift) / std)

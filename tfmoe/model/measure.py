@@ -211,7 +211,8 @@ class Read:
         self._counts: dict[str, np.ndarray] = {}
         self._encoded = hasattr(rows, "element_spec") or _is_triple(rows)
         self.has_groups = group is not None
-        if self._encoded and self.has_groups and _has_codes(rows):
+        own = group == model.schema.group
+        if self._encoded and self.has_groups and own and _has_codes(rows):
             self._codes, names = {name: ValueCodes(name) for name in by}, list(by)
         if self._encoded and names:
             raise ValueError(

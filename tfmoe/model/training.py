@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ from tfmoe.model.watched import check_reported, check_watched, reported, warn_of
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
 from tfmoe.objectives.joint_labels import JointLabels
+from tfmoe.objectives.losses import masked_mean
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
+from tfmoe.objectives.objective import completed
 from tfmoe.objectives.task_per_row import TaskPerRow
 from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.by_name import weighting_of
@@ -126,7 +129,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`.
             loss: dict by task of Keras losses or their names that replace the task's own. They
                 get the model's predictions, or the logits if they have `from_logits=True`; of a
-                regression, labels and predictions as they are standardised.
+                regression, labels and predictions as they are standardised; of a binary task the
+                probability in the rows as they are, without the correction for `negatives_kept`.
             loss_weights: dict by task of floats that replace `Task.weight`.
             metrics: dict by task of lists of Keras metrics or their names that replace the
                 task's own. They get what losses get, but of a regression in its label's units;
@@ -179,7 +183,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         )
         self._trackers = Untracked([tracker_of(one, self.structure) for one in extra])
         # Past Keras's own lists, in which a metric stays for ever; its file has it all the same.
-        self.__dict__["weighting_state"] = learner_of(self, weighting)
+        self.__dict__["weighting_state"] = learner_of(self, weighting, loss or {})
         # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
         from tfmoe.optimizers import Adam, updates_rows
 
@@ -250,7 +254,12 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                     "train_step as it is."
                 )
             losses, counts = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
-            total = learner.weigh(losses, counts, combination)
+            trained = counts * self._objectives.value.trained
+            total = learner.weigh(losses, trained, combination)
+            if self.schema.task_column:
+                # What is reported is what evaluation reports, a mean over rows.
+                plain = masked_mean(losses, counts)
+                total = total + ops.stop_gradient(plain - total)
         for loss in self.losses:
             total = total + ops.sum(ops.cast(loss, "float32"))
         for tracker in self._trackers.value:
@@ -299,6 +308,10 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         x = frame_of(self.schema, x)
         check_ids(self.schema, self.encoder.table_sizes, x)
         return x
+
+    def _completed(self, y: Any) -> Any:
+        """Arrays of labels as the Preprocessor has those of a chain; anything else as it is."""
+        return completed(self.schema, y) if isinstance(y, dict) else y
 
     def _encoded(self, x: Any, labels: bool, batch_size: int | None = None) -> Any:
         """Raw rows, of a DataFrame or of files, encoded; anything else as it is, for Keras."""
@@ -390,10 +403,22 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         else:
             stopping, self.plan = [], ""
             x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
+            y = self._completed(y)
         x, sample_weight = weighed_by_class(
             self.schema, class_weight, x, y, sample_weight, validation_split
         )
         validation_data = self._encoded(validation_data, labels=True, batch_size=batch_size)
+        if isinstance(validation_data, tuple) and len(validation_data) > 1:
+            features, labels, *rest = validation_data
+            validation_data = (features, self._completed(labels), *rest)
+        whole = getattr(getattr(x, "epochs", None), "keeps_groups", False)
+        if self.schema.ranks_pairs and not whole:
+            warnings.warn(
+                "A pairwise loss makes its pairs of the rows of one batch. Received rows whose "
+                "groups may be parted, so that most pairs are lost. Fit "
+                "`model.preprocessor.dataset(rows, batch_size, shuffle=True, keep_groups=True)`.",
+                stacklevel=3,
+            )
         validates = validation_data is not None or validation_split > 0
         if self.compiled:
             check_watched(self, callbacks, validates)
@@ -515,6 +540,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         if y is None:
             x = self._encoded(x, labels=True, batch_size=batch_size)
         x, y, sample_weight = unpacked(x, y, sample_weight)
+        y = self._completed(y)
         shared: dict[str, Any] = {
             "batch_size": batch_size,
             "sample_weight": sample_weight,

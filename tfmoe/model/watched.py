@@ -65,7 +65,7 @@ def check_watched(model: Any, callbacks: Any, validates: bool) -> None:
     may_be_more = any(map(_may_report, found))
     for callback in found:
         if isinstance(callback, WatchesTasks):
-            callback.watch(model.schema.task_names, modes, validates)
+            callback.watch(model.schema, modes, validates)
             continue
         name = getattr(callback, "monitor", None)
         if not isinstance(name, str):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfmoe.schema.schema import Schema
 from tfmoe.validation import did_you_mean, number
 
 
@@ -32,31 +33,29 @@ class WatchesTasks:
     """A part of callbacks that watch a number of each task, told by `fit` before its first step.
 
     Attributes:
-        monitor: str, what is watched of every task, as `"loss"` or `"auc"`, or a dict of that by
-            task; tasks left out are not watched.
+        monitor: str, what is watched of every served task, as `"loss"` or `"auc"`, or a dict of
+            that by task; tasks left out are not watched.
         watched: list of `Watched`.
     """
 
     monitor: Any
     watched: list[Watched]
 
-    def watch(
-        self, tasks: tuple[str, ...], modes: Mapping[str, str | None], validates: bool
-    ) -> None:
+    def watch(self, schema: Schema, modes: Mapping[str, str | None], validates: bool) -> None:
         """Finds what is watched: of the validation rows where there are some.
 
         Args:
-            tasks: the names of the model's tasks.
+            schema: of the model.
             modes: see `tfmoe.model.watched.reported`.
             validates: whether there is validation data.
 
         Raises:
             ValueError: if a task is unknown, or has no such number, or nobody knows its better way.
         """
-        owner = type(self).__name__
+        owner, tasks = type(self).__name__, schema.task_names
         given = self.monitor
         if isinstance(given, str):
-            given = dict.fromkeys(tasks, given)
+            given = {task.name: given for task in schema.tasks if task.served}
         if not isinstance(given, dict) or not given or not set(given) <= set(tasks):
             raise ValueError(
                 f"{owner} watches a metric of each task, as `monitor`, or a dict of such by task, "

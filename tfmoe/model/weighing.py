@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import keras
@@ -12,18 +12,29 @@ from keras import ops
 from tfmoe.model.inputs import labels_of, task_of
 from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.learner import WeightLearner
+from tfmoe.schema.schema import Schema
+from tfmoe.schema.tasks import Regression
 from tfmoe.structures.base import Structure
 
 
-def learner_of(model: Any, weighting: Weighting | None) -> WeightLearner | None:
+def learner_of(
+    model: Any, weighting: Weighting | None, own_losses: Container[str] = ()
+) -> WeightLearner | None:
     """What weighs the losses of a model; None for fixed weights.
 
+    Args:
+        model: `MultiTaskModel`.
+        weighting: `Weighting`, or None.
+        own_losses: names of the tasks whose loss is another than their own.
+
     Raises:
-        ValueError: if gradients are to be combined that do not meet.
+        ValueError: if gradients are to be combined that do not meet, or losses to be compared that
+            may be below 0.
     """
     if weighting is None:
         return None
     check_combines(weighting, model.structure, type(model.mixture).__name__)
+    check_tasks(weighting, model.schema, own_losses)
     if weighting.combines and model.added_tasks:
         raise ValueError(
             f"{type(weighting).__name__} combines the gradients that tasks send into what they "
@@ -31,6 +42,32 @@ def learner_of(model: Any, weighting: Weighting | None) -> WeightLearner | None:
             "that is shared is frozen. Leave out `weighting`."
         )
     return WeightLearner(weighting, model.schema.task_names)
+
+
+def check_tasks(weighting: Weighting, schema: Schema, own_losses: Container[str] = ()) -> None:
+    """Raises ValueError if a weighting does not go with the tasks of a schema.
+
+    Args:
+        weighting: `Weighting`.
+        schema: `Schema`.
+        own_losses: names of the tasks whose loss is another than their own.
+    """
+    owner = type(weighting).__name__
+    tasks = [task for task in schema.tasks if task.name not in own_losses]
+    below = [task.name for task in tasks if isinstance(task, Regression) and task.is_scaled]
+    if weighting.compares and below:
+        raise ValueError(
+            f"{owner} compares losses by their logarithms or ratios, so that all must be above 0. "
+            f'Received the tasks {below}, whose loss is "poisson" or "lognormal" and may be below. '
+            "Use fixed weights, RLW, or a combination of gradients such as tfmoe.UPGrad()."
+        )
+    chained = [task.name for task in schema.tasks if schema.parent(task) is not None]
+    if weighting.combines and chained:
+        raise ValueError(
+            f"{owner} combines the gradient of each task's own loss. Received the tasks {chained}, "
+            "which are given others: their losses reach those tasks' towers too. Use a weighting "
+            "of losses such as tfmoe.Uncertainty()."
+        )
 
 
 def check_combines(
@@ -104,7 +141,7 @@ def _learn(model: Any, x: Any, y: Any, sample_weight: Any, forward: Any) -> None
     losses, counts = objectives.losses(
         labels, sample_weight, forward.of(x), **task_of(model.schema, x), tracks=False
     )
-    learner.look_again(losses, counts)
+    learner.look_again(losses, counts * objectives.trained)
 
 
 def _current(scope: Any, variable: Any, value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfmoe.objectives.metrics import exact_auc
-from tfmoe.objectives.objective import completed, sampling_weights
+from tfmoe.objectives.objective import sampling_weights
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID, UNKNOWN_ID
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Task
@@ -143,7 +143,7 @@ def by_task(
     """
     outputs = schema.output_names
     labels = labels if isinstance(labels, dict) else {outputs[0]: labels}
-    labels = {name: ops.convert_to_numpy(own) for name, own in completed(schema, labels).items()}
+    labels = {name: ops.convert_to_numpy(own) for name, own in labels.items()}
     for output in (name for name in outputs if name in labels and name in scores):
         num = len(scores[output])
         own = weights.get(output) if isinstance(weights, dict) else weights

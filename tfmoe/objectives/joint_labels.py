@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe.compute.types import Tensor
 from tfmoe.heads.values import imputed_name
 from tfmoe.objectives.losses import labels_and_weights
-from tfmoe.objectives.objective import ChainRows, Objective, completed, sampling_weights
+from tfmoe.objectives.objective import ChainRows, Objective, sampling_weights
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Task
 
@@ -102,11 +103,16 @@ class JointLabels:
         none = ops.zeros((), "float32")
         found = dict.fromkeys(self._objectives, (none, none))
         for objective, *row in self._rows(labels, row_weights, forward):
-            loss = objective.weight * objective.compute(*row, tracks=tracks)
-            count = ops.sum(labels_and_weights(row[0], row[1])[1])
-            found[objective.task.name] = loss, count
+            loss, count = objective.measured(*row, tracks=tracks)
+            found[objective.task.name] = objective.weight * loss, count
         losses, counts = zip(*found.values(), strict=True)
         return ops.stack(losses), ops.stack(counts)
+
+    @property
+    def trained(self) -> np.ndarray:
+        """1 for tasks that have a weight in the loss, else 0, `(t,)`: those that count where losses
+        are compared."""
+        return np.array([o.weight > 0 for o in self._objectives.values()], "float32")
 
     def own_losses(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
@@ -124,7 +130,6 @@ class JointLabels:
 
     def with_label(self, labels: dict[str, Tensor]) -> Tensor:
         """Which rows have which labels: float `(b, t)`."""
-        labels = completed(self._schema, labels)
         some = ops.reshape(next(iter(labels.values())), (-1,))
         masks = [
             labels_and_weights(labels[task.name], None)[1]
@@ -138,7 +143,6 @@ class JointLabels:
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any
     ) -> Iterator[tuple[Any, ...]]:
         """For each task with labels: objective, and the arguments of its `compute`."""
-        labels = completed(self._schema, labels)
         for name, objective in self._objectives.items():
             if name not in labels:
                 continue

@@ -227,6 +227,8 @@ def row_losses(
     logits = own_logits(task, logits)
     if isinstance(task, Regression):
         predictions = regression_value(task, logits)  # standardised as the labels are
+    elif isinstance(task, Binary):
+        predictions = ops.sigmoid(logits)  # of the rows as they are, sampled or not
     if loss is not None:
         outputs = logits if takes_logits(loss) else predictions
         # Keras losses average over the last axis, so rows need one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe.compute.types import Tensor
@@ -91,7 +92,20 @@ class Objective:
         groups: Tensor | None = None,
         tracks: bool = True,
     ) -> Tensor:
-        """The task's mean loss over the batch's rows with a label, a scalar.
+        """The task's mean loss over the batch's rows with a label, a scalar; see `measured`."""
+        return self.measured(labels, row_weights, logits, predictions, chain, groups, tracks)[0]
+
+    def measured(
+        self,
+        labels: Tensor,
+        row_weights: Tensor | None,
+        logits: Tensor,
+        predictions: Tensor,
+        chain: ChainRows | None = None,
+        groups: Tensor | None = None,
+        tracks: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The task's mean loss over the batch's rows with a label, and what these weigh; scalars.
 
         Args:
             labels: `(b,)`, NaN where missing.
@@ -113,7 +127,7 @@ class Objective:
             loss = self._along(loss, known, weights, row_weights, logits, chain)
         if tracks:
             self.tracker.update_state(None, loss, count)
-        return loss
+        return loss, count
 
     def _along(
         self,
@@ -197,17 +211,20 @@ def debiased_loss(
 def completed(schema: Schema, labels: dict[str, Any]) -> dict[str, Any]:
     """Labels by task in which what did not happen for want of what came before is 0.
 
+    A task without any label stays so: what was never looked for is no evidence.
+
     Args:
         schema: `Schema`.
-        labels: dict by task of `(b,)`, NaN where missing.
+        labels: dict by task of arrays `(n,)`, NaN where missing.
     """
     found = dict(labels)
     for task in in_chain_order(schema.tasks):
         parent = parent_of(task, schema.tasks)
         if parent is not None and {task.name, parent.name} <= set(found):
-            own, before = (_row(found[name]) for name in (task.name, parent.name))
-            absent = ops.logical_and(ops.isnan(own), before == 0)
-            found[task.name] = ops.where(absent, ops.zeros_like(own), own)
+            own, before = (np.asarray(found[name]) for name in (task.name, parent.name))
+            missing = np.isnan(own.astype("float32"))
+            if not missing.all():
+                found[task.name] = np.where(missing & (before == 0), 0, own)
     return found
 
 

@@ -123,6 +123,11 @@ class TaskPerRow:
         means = sums / ops.where(counts > 0, counts, ops.ones_like(counts))
         return means * ops.array(self._weights), counts
 
+    @property
+    def trained(self) -> np.ndarray:
+        """See `JointLabels.trained`."""
+        return (self._weights > 0).astype("float32")
+
     def own_losses(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> dict[str, Tensor]:

@@ -295,6 +295,12 @@ class Schema:
                     f"{' given '.join([*seen, before.name])}. Leave out one `given`."
                 )
             first = binary[seen[-1]]
+            if first.loss == "pairwise":
+                raise ValueError(
+                    f"Task {task.name!r} needs the probability of {first.name!r}. Received "
+                    f'loss="pairwise" of {first.name!r}, which makes none. Take another loss '
+                    "there, or leave out `given` here."
+                )
             if first.where is not None or first.negatives_kept < 1 or first.positive_weight != 1:
                 raise ValueError(
                     f"Task {task.name!r} needs the probability of {first.name!r} in all rows, as "
@@ -466,7 +472,7 @@ class Schema:
 
         A `where` that names a task left out names that task's raw column instead: the
         label spaces stay what they were. Tasks that one of them is `given` stay too, but are not
-        `served`.
+        `served`; those that are asked for are.
 
         Args:
             tasks: sequence of task names.
@@ -487,8 +493,9 @@ class Schema:
             if task.name in needed and parent is not None:
                 needed.add(parent.name)
         kept = {task.name: task for task in self.tasks if task.name in needed}
-        for name in needed.difference(names):
-            kept[name] = dataclasses.replace(kept[name], served=False)
+        kept = {
+            name: dataclasses.replace(task, served=name in names) for name, task in kept.items()
+        }
         return dataclasses.replace(self, tasks=[self._apart(t, kept) for t in kept.values()])
 
     def add(self, task: Task) -> Schema:

@@ -132,8 +132,9 @@ class Binary(Task):
         negative: the label that counts as 0, or a sequence of several. Needed where there are
             several, or where the one is a usual sign of a missing value such as `-`.
         given: name of the binary task that comes before this one, as a click before a purchase, or
-            None. `name` is then the probability of both, over all rows, and `<name>_given_<given>`
-            is predicted beside it, the conditional one. Where the label of `given` is 0 and this
+            None; its probability must be one, which a focal loss does not make. `name` is then the
+            probability of both, over all rows, and `<name>_given_<given>` is predicted beside it,
+            the conditional one. Where the label of `given` is 0 and this
             one's is missing, it counts as 0. Excludes `where` and a `task_column`.
         link: `ESMM`, `ESCM2`, `AITM` or `DBMTL`, or `"esmm"` (the default), `"escm2-ips"`,
             `"escm2-dr"`, `"aitm"`, `"dbmtl"`: how the task hangs on `given`. See there.
@@ -239,6 +240,17 @@ class Binary(Task):
         number(owner, "label_smoothing", self.label_smoothing, least=0, most=0.999)
         number(owner, "positive_weight", self.positive_weight, above=0)
         number(owner, "negatives_kept", self.negatives_kept, above=0, most=1)
+        ignored: dict[str, float] = {}
+        if self.loss != "focal":
+            ignored |= {"gamma": 2.0, "alpha": 0.25}
+        if self.loss == "pairwise":
+            ignored |= {"label_smoothing": 0.0, "positive_weight": 1.0, "negatives_kept": 1.0}
+        given = [name for name, default in ignored.items() if getattr(self, name) != default]
+        if given:
+            raise ValueError(
+                f"{owner} has loss={self.loss!r}, which knows no {given[0]!r}. Received "
+                f"{given[0]}={getattr(self, given[0])}. Leave it out, or choose another loss."
+            )
         if self.loss == "pairwise" and self.given is not None:
             raise ValueError(
                 f"{owner} is given {self.given!r}: its probability is that of the whole chain. "
@@ -302,6 +314,11 @@ class Regression(Task):
         check_bool(owner, "standardize", self.standardize)
         check_bool(owner, "parts", self.parts)
         number(owner, "quantile", self.quantile, above=0, most=0.999999)
+        if self.quantile != 0.5 and self.loss != "quantile":
+            raise ValueError(
+                f"{owner} has loss={self.loss!r}, which knows no `quantile`. Received "
+                f'quantile={self.quantile}. Leave it out, or choose loss="quantile".'
+            )
         if self.parts and self.loss != "lognormal":
             raise ValueError(
                 f'{owner} has `parts` with loss="lognormal". Received loss={self.loss!r}. Leave '

@@ -30,6 +30,12 @@ def export(
 
         version = write(loaded, path, weights, score_as)  # type: ignore[arg-type]
         say(f"Wrote {version}, which predicts what the model predicts.")
+        sampled = [t.name for t in loaded.schema.tasks if getattr(t, "negatives_kept", 1) < 1]
+        if sampled:
+            say(
+                f"Negative rows of {', '.join(sampled)} were sampled: what is served is corrected, "
+                "a probability in the whole table."
+            )
 
 
 def _score(given: str) -> dict[str, float] | None:

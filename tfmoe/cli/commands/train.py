@@ -148,7 +148,7 @@ def train(
         from tfmoe.cli.progress import ProgressLine
         from tfmoe.model.inputs import scenario_of
         from tfmoe.model.plan import batch_size_for
-        from tfmoe.model.weighing import check_combines
+        from tfmoe.model.weighing import check_combines, check_tasks
         from tfmoe.objectives.weighting.by_name import weighting_of
         from tfmoe.reports.callback import GateReport
         from tfmoe.schema.columns import SCENARIO
@@ -164,7 +164,10 @@ def train(
 
             # What does not go together is told first.
             asked = structure(entropy_reg)
-            check_combines(weighting_of(weighting), asked)
+            chosen = weighting_of(weighting)
+            check_combines(chosen, asked)
+            if chosen is not None:
+                check_tasks(chosen, read)
             asks = SCENARIO in asked.context_columns.values()
             needs = {f"--mixture {mixture}": asks, "--pepnet": pepnet is not None}
             for option, given in {**needs, "--scenario-towers": scenario_towers}.items():

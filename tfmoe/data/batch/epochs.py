@@ -258,6 +258,8 @@ class Epochs:
         held = source.held or mixer or keep_groups
         self._held = held_rows(encoder, source, shard, part) if held else None
         self._whole = None
+        #: Whether the rows of a group share a batch.
+        self.keeps_groups = keep_groups
         if keep_groups and self._held is not None:
             self._whole = WholeGroups(encoder.group_codes(self._held), batch_size)
         self._mixed = None

@@ -30,6 +30,8 @@ class Weighting:
     combines: bool = False
     #: Whether it must see the losses of a batch again after the step.
     looks_again: bool = False
+    #: Whether it compares losses by their logarithms or ratios, so that none may be below 0.
+    compares: bool = False
     #: How many numbers `send` returns for each task.
     num_sent: int = 0
 

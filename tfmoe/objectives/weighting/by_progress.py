@@ -54,6 +54,8 @@ class DWA(_ByEpoch):
     Source: Liu et al., 2019, https://arxiv.org/abs/1803.10704.
     """
 
+    compares = True
+
     def __init__(self, temperature: float = 2.0) -> None:
         self.temperature = validation.number("DWA", "temperature", temperature, above=0)
 
@@ -97,6 +99,8 @@ class STCH(_ByEpoch):
     Source: Lin et al., 2024, https://arxiv.org/abs/2402.19078, with the warm-up of its authors'
     code.
     """
+
+    compares = True
 
     def __init__(self, mu: float = 1.0, warm_up: int = 4) -> None:
         self.mu = validation.number("STCH", "mu", mu, above=0)

@@ -176,6 +176,8 @@ class DualBalancing(Combined):
     running means; at the shared tensor every batch has rows of its own, so their lengths do.
     """
 
+    compares = True
+
     num_sent = 2
 
     def __init__(self, decay: float = 0.9) -> None:

@@ -34,6 +34,7 @@ class FAMO(Weighting):
     Source: Liu et al., 2023, https://arxiv.org/abs/2306.03792, algorithm 1 and its code.
     """
 
+    compares = True
     looks_again = True
 
     def __init__(

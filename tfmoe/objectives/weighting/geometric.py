@@ -22,6 +22,8 @@ class GLS(Weighting):
     Source: Chennupati et al., 2019, https://arxiv.org/abs/1904.08492.
     """
 
+    compares = True
+
     def weigh(self, losses: Tensor, present: Tensor, state: State) -> tuple[Tensor, State]:
         losses = ops.maximum(losses, _LEAST)
         mean = ops.exp(mean_of(ops.log(losses), present))

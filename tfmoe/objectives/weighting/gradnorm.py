@@ -35,6 +35,7 @@ class GradNorm(Weighting):
     last shared layer's weights. Weights are at least 0.001 here.
     """
 
+    compares = True
     combines = True
 
     def __init__(self, alpha: float = 1.5, learning_rate: float = 0.025) -> None:

@@ -31,6 +31,8 @@ class Uncertainty(Weighting):
     every kind. The limit, and an Adam apart from the model's optimizer, are ours.
     """
 
+    compares = True
+
     def __init__(self, learning_rate: float = 0.01, limit: float = 3.0) -> None:
         self.learning_rate = validation.number(
             "Uncertainty", "learning_rate", learning_rate, above=0
