@@ -5,11 +5,11 @@ STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # In parts, each with workers of its own: TensorFlow keeps something of every graph, and one
-# worker for all tests would grow by gigabytes. The last part is all that no other has.
+# worker for all tests would grow by gigabytes. The last part is all that no other has, notebooks too.
 PART_1 := tests/gates tests/objectives
 PART_2 := tests/model tests/structures
 PART_3 := tests/extraction tests/reports tests/serving
-PART_4 := tests/benchmarks tests/golden tests/package notebooks
+PART_4 := tests/benchmarks tests/golden tests/package
 PART_5 := tests/cli tests/compute tests/heads
 OTHERS := $(addprefix --ignore=,$(PART_1) $(PART_2) $(PART_3) $(PART_4) $(PART_5))
 
