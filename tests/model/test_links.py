@@ -78,6 +78,7 @@ def test_all_of_the_chain_is_predicted(model, rows):
     assert {"buy_auc", "buy_given_click_auc", "refund_given_buy_log_loss"} <= set(numbers)
 
 
+@pytest.mark.slow
 def test_a_file_has_the_whole_of_it(model, rows, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -101,6 +102,7 @@ def test_an_extracted_task_brings_what_it_is_given_along_but_serves_itself(model
     assert "click_auc" in alone.evaluate(rows, verbose=0, return_dict=True)
 
 
+@pytest.mark.slow
 def test_the_served_graph_has_the_same_names(model, rows, tmp_path):
     folder = tfmoe.export(model, tmp_path / "served")
     served = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -110,6 +112,7 @@ def test_the_served_graph_has_the_same_names(model, rows, tmp_path):
         np.testing.assert_allclose(answers[name], values, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_task_may_be_added_to_the_end_of_a_chain(rows):
     model = fitted(schema_of("esmm", "esmm").select(["click", "buy"]), rows)
     more = model.add_task(tfmoe.Binary("refund", given="buy"))
@@ -161,6 +164,7 @@ def test_a_table_without_the_label_teaches_nothing_of_it(rows):
     assert not any(moved)
 
 
+@pytest.mark.slow
 def test_labels_of_ones_own_are_completed(rows):
     model = fitted(schema_of("esmm", "esmm"), rows)
     x, y, _ = model.preprocessor.arrays(rows)
@@ -170,6 +174,7 @@ def test_labels_of_ones_own_are_completed(rows):
     assert found == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True), nan_ok=True)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_served(rows):
     model = fitted(schema_of("esmm", "esmm"), rows)
     buys = tfmoe.extract(model, ["buy"])
@@ -195,6 +200,7 @@ def test_texts_may_name_the_positive_label_of_a_chain(rows):
     np.testing.assert_array_equal(labels["buy"], rows["buy"].fillna(0))
 
 
+@pytest.mark.slow
 def test_the_command_line_predicts_and_measures_the_whole_chain(model, rows, tmp_path):
     model.save(tmp_path / "model.keras")
     rows.to_csv(tmp_path / "rows.csv", index=False)

@@ -109,6 +109,7 @@ def model():
     return model
 
 
+@pytest.mark.slow
 def test_fit_tells_them_and_each_tasks_best_epoch_is_a_model(model, tmp_path):
     rows = table()
     monitor = {"click": "auc", "stars": "rmse"}

@@ -85,6 +85,7 @@ def weights_of(model):
     return [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
 
 
+@pytest.mark.quick(6)
 @each_weighting
 def test_every_weighting_trains_with_missing_labels(name):
     model = build(name, optimizer=keras.optimizers.Adam(0.02))
@@ -203,7 +204,7 @@ def test_weights_are_means_over_the_batches_with_a_label():
     np.testing.assert_allclose(found, sums / counts, rtol=1e-4)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "name", ["uncertainty", "dwa", "rlw", "stch", "famo", "gradnorm", "pcgrad", "dualbalancing"]
 )
@@ -242,6 +243,7 @@ def test_what_is_learned_is_no_part_of_the_model(tmp_path):
     assert tfmoe.load_model(tmp_path / "plain.keras").weighting_state is None
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["upgrad", "pcgrad"])
 def test_sparse_compute_gives_what_dense_gives(name):
     def trained(dispatch):
@@ -262,6 +264,7 @@ def test_a_gate_that_has_not_decided_is_computed_densely():
     assert np.all(np.isfinite(fit(build("mgda", mixture))["a_weight"]))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["nashmtl", "dualbalancing", "gradnorm", "uncertainty"])
 def test_a_loss_scale_changes_nothing(name):
     def trained(scale):
@@ -278,6 +281,7 @@ def test_a_loss_scale_changes_nothing(name):
         np.testing.assert_allclose(weight, again, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["upgrad", "dualbalancing"])
 def test_half_precision_combines_in_single(name):
     mixture = tfmoe.MMoE(num_experts=3, hidden_units=(8,), dtype="mixed_float16")
@@ -308,7 +312,7 @@ ONE_TASK = tfmoe.Schema(
 )
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @each_weighting
 def test_rows_of_one_task_each_are_weighed_too(name):
     x, y, weights = rows()
@@ -382,6 +386,7 @@ def test_losses_that_may_be_below_0_are_not_compared(loss):
     model.compile(weighting="gls", loss={"b": "mse"})  # of its own
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gls", "famo"])
 def test_a_task_of_weight_0_does_not_count(name):
     with_c = SCHEMA.select(["a", "c"])

@@ -71,6 +71,7 @@ def test_combination_matches_a_loop_over_the_jacobian(name, seed):
     np.testing.assert_allclose(combined(name, jacobian), expected, rtol=1e-4, atol=atol)
 
 
+@pytest.mark.quick(3)
 @each_method
 @given(seed=seeds)
 def test_single_precision_is_enough(name, seed):
@@ -80,6 +81,7 @@ def test_single_precision_is_enough(name, seed):
     np.testing.assert_allclose(combined(name, jacobian, "float32"), exact, rtol=5e-3, atol=atol)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pcgrad"])
 @given(seed=seeds)
 def test_the_order_of_tasks_does_not_matter(name, seed):
@@ -143,6 +145,7 @@ def test_others_may_make_a_task_worse():
         assert worst < 0, name
 
 
+@pytest.mark.quick(3)
 @each_method
 @given(seed=seeds)
 def test_an_absent_task_changes_nothing(name, seed):
@@ -160,6 +163,7 @@ def test_no_task_at_all_gives_numbers(name):
     np.testing.assert_array_equal(weights, np.zeros(3))
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "nash_mtl"])
 @given(seed=seeds, power=st.sampled_from([-12, 15]))
 def test_the_unit_of_losses_only_scales(name, seed, power):
