@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 import tfmoe
 from tests.oracles import funnel
 from tfmoe.heads import values
-from tfmoe.heads.outputs import Outputs, moments_of
+from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of
+from tfmoe.model.forward import ForwardOutput
+from tfmoe.objectives.task_per_row import TaskPerRow
 
 logits = st.floats(-12, 12)
 
@@ -83,3 +85,53 @@ def test_labels_that_cannot_be_shifted_are_divided_by_their_mean():
     once = moments_of(tasks, known)
     assert once == {"visits": (0.0, 4.0), "rating": (3.0, 1.0)}
     assert moments_of(tasks, once) == once
+
+
+MARKETS = [
+    tfmoe.Binary("de", source="click", negatives_kept=0.25),
+    tfmoe.Regression("fr", source="visits", loss="poisson"),
+    tfmoe.Regression("us", source="spend", loss="lognormal"),
+    tfmoe.Regression("uk", source="minutes", loss="quantile", quantile=0.8),
+]
+UNITS = {"fr": (0.0, 3.0), "us": (0.0, 50.0), "uk": (4.0, 2.0)}
+
+
+def test_a_row_of_one_task_is_predicted_in_its_form():
+    rng = np.random.default_rng(0)
+    logits, task = rng.normal(size=(8, 3)).astype("float32"), np.int32([0, 1, 2, 3] * 2)
+    found, _ = ScoreOutputs(MARKETS, UNITS)(logits, task)
+    exact = logits.astype("float64")
+    odds = 0.25 * np.exp(exact[:, 0])
+    sigma = np.log1p(np.exp(exact[:, 2]))
+    expected = [
+        odds / (1 + odds),
+        3 * np.exp(exact[:, 0]),
+        50 * funnel.sigmoid(exact[:, 0]) * np.exp(exact[:, 1] + sigma**2 / 2),
+        4 + 2 * exact[:, 0],
+    ]
+    np.testing.assert_allclose(found["score"], np.choose(task, expected), rtol=2e-5)
+
+
+def test_a_row_of_one_task_has_its_own_loss():
+    rng = np.random.default_rng(1)
+    logits, task = rng.normal(size=(8, 3)).astype("float32"), np.int32([0, 1, 2, 3] * 2)
+    labels = np.float32([1, 4, 0, 3, 0, 0, 70, 9])
+    predictions, named = ScoreOutputs(MARKETS, UNITS)(logits, task)
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], MARKETS, task_column="market")
+    forward = ForwardOutput(predictions, named, [])
+    found = TaskPerRow(schema, {}, {}, {}, UNITS).loss({"score": labels}, None, forward, task)
+    rows_ = zip(logits.astype("float64"), labels, task, strict=True)
+    expected = [_loss_of(one, float(label), row) for row, label, one in rows_]
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def _loss_of(task, label, row):
+    mean, std = UNITS.get(MARKETS[task].name, (0.0, 1.0))
+    scaled = (label - mean) / std
+    if task == 0:
+        return funnel.log_loss(label, funnel.sigmoid(row[0]))
+    if task == 1:
+        return np.exp(row[0]) - scaled * row[0]
+    if task == 2:
+        return funnel.zero_inflated_lognormal(scaled, row)
+    return max(0.8 * (scaled - row[0]), -0.2 * (scaled - row[0]))
