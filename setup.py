@@ -45,7 +45,7 @@ setup(
         "scipy>=1.13",
         "datasketches>=5.0.1",
         "rich>=13.7",
-        "typer>=0.12",
+        "typer>=0.13.1",
         "pyyaml>=6.0",
     ],
     extras_require={"docs": docs, "plot": plot, "rs": rs, "tfrs": tfrs, "test": test},
