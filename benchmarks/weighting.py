@@ -3,17 +3,17 @@
 Census-Income with either main task, MovieLens-1M, and the `grouped` world, where every row has the
 labels of six regressions. One MMoE with four experts of 32 units and towers of one layer of 16 for
 all. Each contestant gets the same number of random trials: of the learning rate, and of fixed
-weights those of the tasks too; of the others what they have to choose. The best on validation rows
-is run with fresh seeds, which draw the grouped world, the rows of the tables, the weights and the
-order; of each run the best epoch on validation rows.
+weights those of the tasks too; of the others what they have to choose; `equal` has weights of 1.
+The best on validation rows is run with fresh seeds, which draw the grouped world, the rows of the
+tables, the weights and the order; of each run the best epoch on validation rows.
 
 `score` is the mean over the tasks of the loss on test rows divided by that of a constant (the
 entropy of the base rate, or the variance): 1 knows nothing, less is better, and no weight is in it.
 Beside it the loss of each task, and `step_ms`, the median time of a step in the last run, on a
 machine that may do other things: it is no measurement of speed.
 
-Claims: uncertainty, DWA, FAMO, PCGrad, UPGrad and DB-MTL have less error than tuned fixed weights.
-Kurin 2022 and Xin 2022 say: no.
+Claims: uncertainty, DWA, FAMO, PCGrad, UPGrad and DB-MTL have less error than tuned fixed weights,
+and than equal ones. Kurin 2022 and Xin 2022 say: no.
 """
 
 import functools
@@ -35,9 +35,9 @@ from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Regression
 from tfmoe.structures.mmoe import MMoE
 
-FIXED = "fixed"
+FIXED, EQUAL = "fixed", "equal"
 SETS = (*census.MAINS, "ml-1m", "grouped")
-METHODS = (FIXED, *WEIGHTINGS)
+METHODS = (FIXED, EQUAL, *WEIGHTINGS)
 OPTIONS = {
     "sets": (str, ",".join(SETS), "what is learned, names with commas between them"),
     "methods": (str, ",".join(METHODS), "which of them, fixed first"),
@@ -71,11 +71,13 @@ def run(quick, sets=OPTIONS["sets"][1], methods=OPTIONS["methods"][1]):
             budget = search.QUICK if quick else BUDGET
             found[method], settings = search.winner(grid, base, space_of(name, method), budget)
             rows.append(_row(found[method], settings))
-        fixed = studies.by_seed(found[FIXED], "score")
-        for method in (method for method in found if method != FIXED):
+        for method in (method for method in found if method not in (FIXED, EQUAL)):
             ours = studies.by_seed(found[method], "score")
-            text = f"{method} has less error than tuned fixed weights"
-            rows.append(studies.claim(text, ours, fixed, "loss", set=name))
+            for rival, words in ((FIXED, "tuned fixed weights"), (EQUAL, "equal weights")):
+                if rival in found:
+                    theirs = studies.by_seed(found[rival], "score")
+                    text = f"{method} has less error than {words}"
+                    rows.append(studies.claim(text, ours, theirs, "loss", set=name))
     return rows
 
 
@@ -132,7 +134,7 @@ def _grouped(sizes, seed):
 
 def weighting_of(cell):
     """What `compile` takes; None for fixed weights."""
-    if cell["model"] == FIXED:
+    if cell["model"] in (FIXED, EQUAL):
         return None
     given = {name: cell[name] for name in OWN.get(cell["model"], {})}
     if "rate" in given:
