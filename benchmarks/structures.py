@@ -205,7 +205,8 @@ def headline(rows):
         chosen = min(own, key=lambda name: own[name]["valid"])
         score, shared = own[chosen]["score"], own[SHARED]["score"]
         chosen, where = (re.sub(r"\W+", "_", text) for text in (chosen, where))
-        parts.append(f"{where}: chosen={chosen} error={score:.4f} shared_bottom={shared:.4f}")
+        parts += [f"{where}_chosen={chosen}", f"{where}_error={score:.4f}"]
+        parts.append(f"{where}_shared_bottom={shared:.4f}")
     return " ".join(parts)
 
 
