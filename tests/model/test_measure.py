@@ -193,6 +193,7 @@ def test_a_group_is_neither_label_nor_weight():
     assert schema.add(tfmoe.Binary("buy")).select("buy").group == "age"
 
 
+@pytest.mark.slow
 def test_sampled_negatives_count_for_all_that_they_stand_for(rows):
     """A model that is right about the whole table, measured on the sampled one."""
     random = np.random.default_rng(0)
@@ -222,6 +223,7 @@ def test_sampled_negatives_count_for_all_that_they_stand_for(rows):
         assert logs[f"click_{name}"] == pytest.approx(found[f"click_{name}"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_given_another_is_measured_in_both_ways(rows):
     rows = rows.assign(buy=np.where(rows["click"] == 1, (rows["age"] > 0.5) * 1.0, np.nan))
     tasks = [tfmoe.Binary("click"), tfmoe.Binary("buy", given="click")]

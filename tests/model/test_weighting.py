@@ -85,7 +85,7 @@ def weights_of(model):
     return [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(3)
 @each_weighting
 def test_every_weighting_trains_with_missing_labels(name):
     model = build(name, optimizer=keras.optimizers.Adam(0.02))
@@ -154,6 +154,7 @@ def steps(model, x, y, weights):
     return {w.path: d for w, d in zip(model.trainable_weights, change, strict=True)}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_what_is_shared_learns_from_the_combination_and_the_rest_as_ever(structure):
     x, y, weights = rows(64)
@@ -224,6 +225,7 @@ def test_a_training_goes_on_from_a_file(name, tmp_path):
         np.testing.assert_allclose(weight, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_learned_is_no_part_of_the_model(tmp_path):
     model, plain = build("gradnorm"), build()
     fit(model)
@@ -312,7 +314,7 @@ ONE_TASK = tfmoe.Schema(
 )
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each_weighting
 def test_rows_of_one_task_each_are_weighed_too(name):
     x, y, weights = rows()
@@ -337,6 +339,7 @@ def test_a_task_that_rows_have_alone_has_the_mean_over_its_own():
     np.testing.assert_allclose(counts, [weights[:12].sum(), weights[12:].sum()], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_famo_looks_again_with_the_same_dropout_and_leaves_no_trace():
     mixture = tfmoe.MMoE(
         num_experts=3, hidden_units=(8,), gate=tfmoe.DSelectKGate(entropy_reg=0.1), dropout=0.5
@@ -398,6 +401,7 @@ def test_a_task_of_weight_0_does_not_count(name):
     np.testing.assert_allclose(history["a_weight"], 1, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_what_evaluation_reports_where_rows_have_one_task():
     x, y, weights = rows()
     x["kind"] = (np.arange(64) % 4 == 0).astype("int32")
