@@ -142,7 +142,7 @@ class JointLabels:
     def _rows(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """For each task with labels: objective, and the arguments of its `compute`."""
+        """For each task with labels: objective, and the arguments of its `measured`."""
         for name, objective in self._objectives.items():
             if name not in labels:
                 continue

@@ -82,18 +82,9 @@ class Objective:
         """Its metrics, its loss's mean first."""
         return [self.tracker, *self.metrics, *self.given_metrics]
 
-    def compute(
-        self,
-        labels: Tensor,
-        row_weights: Tensor | None,
-        logits: Tensor,
-        predictions: Tensor,
-        chain: ChainRows | None = None,
-        groups: Tensor | None = None,
-        tracks: bool = True,
-    ) -> Tensor:
-        """The task's mean loss over the batch's rows with a label, a scalar; see `measured`."""
-        return self.measured(labels, row_weights, logits, predictions, chain, groups, tracks)[0]
+    def compute(self, *row: Any, **options: Any) -> Tensor:
+        """The task's mean loss, a scalar; arguments as of `measured`."""
+        return self.measured(*row, **options)[0]
 
     def measured(
         self,
@@ -160,7 +151,7 @@ class Objective:
         chain: ChainRows | None = None,
         groups: Tensor | None = None,
     ) -> None:
-        """Updates the task's metrics with a batch; arguments as of `compute`."""
+        """Updates the task's metrics with a batch; arguments as of `measured`."""
         labels, weights = labels_and_weights(labels, row_weights)
         if self.own_metrics:
             outputs = outputs_for_metrics(self.task, logits, predictions)
