@@ -144,18 +144,11 @@ def draw(rows, path):
     axes = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
     for axis, size in zip(axes, sizes, strict=True):
         shown = [row for row in own if row["set"] == size][::-1]
-        axis.errorbar(
-            [row["divergence"] for row in shown],
-            [row["name"] for row in shown],
-            xerr=[row["divergence_error"] for row in shown],
-            fmt="o",
-            capsize=3,
-        )
+        studies.points(axis, shown, "divergence", "divergence_error")
         axis.set(title=f"a model that is {size}", xscale="log")
         low, high = axis.get_xlim()
         ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if low <= tick <= high]
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
         axis.set_xlabel("divergence from the true P(buy | click), all rows")
-        axis.grid(alpha=0.3)
     studies.save(figure, path)

@@ -219,14 +219,7 @@ def draw(rows, path):
         figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
     ):
         shown = [row for row in own if row["set"] == column]
-        axis.errorbar(
-            [row["within_auc"] for row in shown],
-            [row["name"] for row in shown],
-            xerr=[row["within_auc_error"] for row in shown],
-            fmt="o",
-            capsize=3,
-        )
+        studies.points(axis, shown, "within_auc", "within_auc_error")
         axis.invert_yaxis()
         axis.set(xlabel="AUC of watching within scenarios, on test rows", title=f"by {column}")
-        axis.grid(alpha=0.3)
     studies.save(figure, path)

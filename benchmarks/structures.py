@@ -219,17 +219,10 @@ def draw(rows, path):
     figure = Figure(figsize=(6 * len(sets), 3.8), layout="constrained")
     for axis, where in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
         shown = [row for row in own if row["set"] == where]
-        axis.errorbar(
-            [row["score"] for row in shown],
-            [row["name"] for row in shown],
-            xerr=[row["standard_error"] for row in shown],
-            fmt="o",
-            capsize=3,
-        )
+        studies.points(axis, shown, "score", "standard_error")
         axis.invert_yaxis()
         words = "squared error on test rows, of labels of deviation 1"
         if where != "rotated":
             words = "loss on test rows, as a share of the mean label's"
         axis.set(xlabel=words, title=where)
-        axis.grid(alpha=0.3)
     studies.save(figure, path)

@@ -218,6 +218,19 @@ def draw_lines(rows, x, path, x_label, y_labels, log=True):
     save(figure, path)
 
 
+def points(axis, rows, key, error):
+    """A point for each row, by name, with its standard error.
+
+    Args:
+        axis: Matplotlib's.
+        rows: list of dicts.
+        key, error: what of a row is the value, and its standard error.
+    """
+    values, names = [row[key] for row in rows], [row["name"] for row in rows]
+    axis.errorbar(values, names, xerr=[row[error] for row in rows], fmt="o", capsize=3)
+    axis.grid(alpha=0.3)
+
+
 def save(figure, path):
     """Writes a picture, without the date and version that would differ from run to run."""
     Path(path).parent.mkdir(exist_ok=True)

@@ -222,16 +222,9 @@ def draw(rows, path):
     axes = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
     for axis, name in zip(axes, sets, strict=True):
         shown = [row for row in own if row["set"] == name]
-        axis.errorbar(
-            [row["score"] for row in shown],
-            [row["name"] for row in shown],
-            xerr=[row["standard_error"] for row in shown],
-            fmt="o",
-            capsize=3,
-        )
+        studies.points(axis, shown, "score", "standard_error")
         fixed = next(row["score"] for row in shown if row["name"] == FIXED)
         axis.axvline(fixed, color="black", linewidth=0.8, linestyle=":")
         axis.set(xlabel="share of a constant's loss", title=name)
-        axis.grid(alpha=0.3)
     axes[0].invert_yaxis()
     studies.save(figure, path)
