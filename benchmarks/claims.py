@@ -330,78 +330,65 @@ DEMO = (
         [Difference(NOISY, "DSelect-k", NOISY, {}, "auc", less=False, below=0.05)],
     ),
 )
+
+
+def _each(study, names, sentence, cases):
+    """A claim of the package for each name, which the sentence begins with."""
+    # "A, doubly robust, learns"
+    subjects = {name: f"{name}," if "," in name else name for name in names}
+    return tuple(
+        Claim("package", study, f"{subject} {sentence}", cases(name))
+        for name, subject in subjects.items()
+    )
+
+
+def _beats(name, rival, where, case, key="score", words=None):
+    """That one is better than its rival in a set; `words` is what the row of the test is called."""
+    test = words or f"{name} has less error than {rival}"
+    parts = [{"name": part, "set": where} for part in (test, name, rival)]
+    return Paired(case, *parts, key)
+
+
 # Named before the first run was recorded; the study has more.
 WEIGHTINGS = ("uncertainty", "dwa", "famo", "pcgrad", "upgrad", "dualbalancing")
+TWO_GROUPS = "six regressions in two groups"
 OTHERS = (
-    tuple(
-        Claim(
-            "package",
-            "structures",
-            f"Where groups of tasks conflict, {name} has less error than a shared bottom of equal "
-            "parameters.",
-            [
-                Paired(
-                    "groups that conflict",
-                    {"name": f"{name} has less error than shared bottom", "set": "rotated"},
-                    {"name": name, "set": "rotated"},
-                    {"name": "shared bottom", "set": "rotated"},
-                )
-            ],
-        )
-        for name in ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k")
-    )
-    + tuple(
-        Claim(
-            "package",
-            "scenarios",
-            f"{name} has a higher AUC within scenarios than MMoE with the scenario as a column.",
-            [
-                Paired(
-                    "by age",
-                    {"name": f"{name} beats MMoE", "set": "age"},
-                    {"name": name, "set": "age"},
-                    {"name": "MMoE", "set": "age"},
-                    "within_auc",
-                )
-            ],
-        )
-        for name in ("PEPNet", "STAR", "MMoE, EPNet")
-    )
-    + tuple(
-        Claim(
-            "package",
-            "funnel",
-            f"{name}, learns P(buy | click) of all rows better than clicked rows alone do, where "
-            "the model is too small (divergence).",
-            [
-                Paired(
-                    "too small a model",
-                    {"name": f"{name}, beats naive", "set": "too small"},
-                    {"name": name, "set": "too small"},
-                    {"name": "naive", "set": "too small"},
-                    "divergence",
-                )
-            ],
-        )
-        for name in ("ESCM2, inverse propensities", "ESCM2, doubly robust")
-    )
-    + tuple(
-        Claim(
-            "package",
-            "weighting",
-            f"{name} has less error than fixed weights of the tasks, tuned or all equal.",
-            [
-                Paired(
-                    f"{words}, six regressions in two groups",
-                    {"name": f"{name} has less error than {words}", "set": "grouped"},
-                    {"name": name, "set": "grouped"},
-                    {"name": rival, "set": "grouped"},
-                )
-                for rival, words in (("fixed", "tuned fixed weights"), ("equal", "equal weights"))
-            ],
-        )
-        for name in WEIGHTINGS
-    )
+    *_each(
+        "structures",
+        ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k"),
+        "has less error than a shared bottom of equal parameters, where groups of tasks conflict.",
+        lambda name: [_beats(name, "shared bottom", "rotated", "groups that conflict")],
+    ),
+    *_each(
+        "scenarios",
+        ("PEPNet", "STAR", "MMoE, EPNet"),
+        "has a higher AUC within scenarios than MMoE with the scenario as a column.",
+        lambda name: [_beats(name, "MMoE", "age", "by age", "within_auc", f"{name} beats MMoE")],
+    ),
+    *_each(
+        "funnel",
+        ("ESCM2, inverse propensities", "ESCM2, doubly robust"),
+        "learns P(buy | click) of all rows better than clicked rows alone do, where the model is "
+        "too small (divergence).",
+        lambda name: [
+            _beats(
+                *(name, "naive", "too small", "too small a model", "divergence"),
+                words=f"{name}, beats naive",
+            )
+        ],
+    ),
+    *_each(
+        "weighting",
+        WEIGHTINGS,
+        "has less error than fixed weights of the tasks, tuned or all equal.",
+        lambda name: [
+            _beats(
+                *(name, rival, "grouped", f"{words}, {TWO_GROUPS}"),
+                words=f"{name} has less error than {words}",
+            )
+            for rival, words in (("fixed", "tuned fixed weights"), ("equal", "equal weights"))
+        ],
+    ),
 )
 
 ADDED, ROUTING = "task-aware, added after", "task-aware"
