@@ -143,6 +143,7 @@ def test_averages_over_steps_are_compacted_too():
     assert np.isfinite(history["mutual_information"]).all()
 
 
+@pytest.mark.slow
 def test_rows_tell_whether_a_routed_gate_has_decided():
     gate = tfmoe.DSelectKGate(num_nonzeros=1)
     built, (x, y) = model(gate), data()
@@ -177,6 +178,7 @@ def test_rows_tell_whether_a_routed_gate_has_decided():
     np.testing.assert_allclose(built.predict(x, verbose=0)["rating"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_undecided_gate_is_left_alone():
     built, (x, y) = model(), data()
     built.mixture.gate.head.scores.assign(np.zeros(built.mixture.gate.head.scores.shape))

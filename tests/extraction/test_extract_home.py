@@ -69,6 +69,7 @@ def test_gates_are_told_apart_and_have_the_streams_that_they_weigh_for():
     assert uses[0].tasks == ("stream 0", "stream 1", "stream 2")
 
 
+@pytest.mark.slow
 def test_usage_is_that_of_a_tasks_group():
     model, x = model_of(home("top_k"), ALL), features(ALL)
     train(model, x)

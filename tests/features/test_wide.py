@@ -86,6 +86,7 @@ def test_a_row_of_one_task_gets_its_own():
     np.testing.assert_allclose(before - after, own, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_linear_is_learnt_at_once():
     table = rows(400)
     schema = tfmoe.Schema(COLUMNS, [tfmoe.Regression("stars")])

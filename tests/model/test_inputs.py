@@ -38,6 +38,7 @@ def test_dicts_by_column_predict_as_a_frame(model, df):
         np.testing.assert_allclose(values, expected[task][5:7], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dicts_by_column_are_evaluated_and_fitted_as_a_frame(model, df):
     logs = model.evaluate(_lists(df), verbose=0)
     assert logs == pytest.approx(model.evaluate(df, verbose=0))

@@ -7,6 +7,7 @@ import pytest
 import tfmoe
 
 
+@pytest.mark.slow
 def test_a_loaded_model_predicts_from_raw_rows_and_trains_on(tmp_path):
     split = tfmoe.data.synthetic_ratings(num_rows=400)
     prep = tfmoe.Preprocessor(split.schema).fit(split.train, progress=False)

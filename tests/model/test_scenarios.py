@@ -67,6 +67,7 @@ def check_alike(found, expected, names=("click", "stars", "size")):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_conditioned_model_goes_all_the_way(prep, rows, name, tmp_path):
@@ -96,6 +97,7 @@ def test_a_conditioned_model_goes_all_the_way(prep, rows, name, tmp_path):
         assert own.count_params() < model.count_params()
 
 
+@pytest.mark.slow
 def test_an_unknown_scenario_gets_what_all_share(prep, rows):
     model = fitted(prep, rows, mixture=tfmoe.STAR(hidden_units=(8,)), scenario_towers=True)
     place = tfmoe.schema.columns.UNKNOWN_ID

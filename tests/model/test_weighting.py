@@ -283,7 +283,7 @@ def test_a_loss_scale_changes_nothing(name):
         np.testing.assert_allclose(weight, again, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["upgrad", "dualbalancing"])
 def test_half_precision_combines_in_single(name):
     mixture = tfmoe.MMoE(num_experts=3, hidden_units=(8,), dtype="mixed_float16")

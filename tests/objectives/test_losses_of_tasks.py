@@ -173,6 +173,7 @@ def test_no_pair_is_made_of_two_groups_or_of_a_missing_label():
     assert float(ranked(logits, groups=np.arange(8, dtype="int32"))) == 0
 
 
+@pytest.mark.slow
 def test_a_pairwise_loss_ranks_within_groups():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"x": rng.normal(size=400), "user": np.repeat(np.arange(40), 10)})

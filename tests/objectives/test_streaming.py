@@ -63,6 +63,7 @@ def metrics(logits=False):
     ]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("per_row", [False, True])
 def test_they_are_compiled_in_both_ways_of_labels(per_row, tmp_path):
     rows, age = table(), [tfmoe.Numeric("age", transform="none")]

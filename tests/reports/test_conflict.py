@@ -152,6 +152,7 @@ def test_affinity_is_that_of_a_step_that_is_taken():
         assert affinity.loc["stars", name] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_callback_keeps_the_cosines_of_every_epoch(tmp_path):
     model, rows = made(), table()
     out = io.StringIO()
