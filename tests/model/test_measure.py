@@ -252,8 +252,9 @@ def test_replicas_measure_the_same():
         cpu, = tf.config.list_physical_devices("CPU")
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, two)
-        import pytest, tfmoe
+        import keras, pytest, tfmoe
         from tests.model.test_measure import SCHEMA, table
+        keras.utils.set_random_seed(0)
         rows = table()
         metrics = [tfmoe.NormalizedEntropy(), tfmoe.Calibration(), tfmoe.AUC()]
         for given in (None, {"click": metrics}):
@@ -266,7 +267,9 @@ def test_replicas_measure_the_same():
             found = tfmoe.measure(model, rows).numbers
             logs = model.evaluate(data, verbose=0)
             for name in {*found} & {*logs}:
-                assert logs[name] == pytest.approx(found[name], rel=1e-4), name
+                # Bins of an AUC are fixed where replicas must agree on them, so coarser.
+                error = 2e-3 if name.endswith("auc") else 1e-5 * abs(found[name])
+                assert logs[name] == pytest.approx(found[name], abs=error), name
             assert len({*found} & {*logs}) >= 2
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
