@@ -15,6 +15,7 @@ HOMES = {
     "AdaTT": "structures.adatt",
     "AlignedMTL": "objectives.weighting.combined",
     "AutoInt": "features.interactions.auto_int",
+    "BST": "schema.poolings",
     "BalancedTopKGate": "gates.balanced",
     "Binary": "schema.tasks",
     "ByColumns": "features.interactions.base",
@@ -53,6 +54,8 @@ HOMES = {
     "IMTLG": "objectives.weighting.combined",
     "ImportanceLoss": "gates.balance",
     "Interactions": "features.interactions.interactions",
+    "InterestAttention": "features.interest.attention",
+    "InterestTransformer": "features.interest.transformer",
     "LearnedPermutation": "gates.permutation",
     "LoadLoss": "gates.balance",
     "MGDA": "objectives.weighting.combined",
@@ -92,6 +95,7 @@ HOMES = {
     "SparsemaxGate": "gates.sparsemax",
     "Structure": "structures.base",
     "SwitchLoss": "gates.balance",
+    "TargetAttention": "schema.poolings",
     "TaskAwareGate": "gates.task_aware",
     "TaskCheckpoint": "extraction.checkpoint",
     "TaskMixer": "data.batch.task_mixer",
@@ -125,6 +129,7 @@ __all__ = [
     "AdaTT",
     "AlignedMTL",
     "AutoInt",
+    "BST",
     "BalancedTopKGate",
     "Binary",
     "ByColumns",
@@ -163,6 +168,8 @@ __all__ = [
     "IMTLG",
     "ImportanceLoss",
     "Interactions",
+    "InterestAttention",
+    "InterestTransformer",
     "LearnedPermutation",
     "LoadLoss",
     "MGDA",
@@ -202,6 +209,7 @@ __all__ = [
     "SparsemaxGate",
     "Structure",
     "SwitchLoss",
+    "TargetAttention",
     "TaskAwareGate",
     "TaskCheckpoint",
     "TaskMixer",
@@ -249,6 +257,8 @@ if TYPE_CHECKING:
     from tfmoe.features.interactions.fm import FM as FM
     from tfmoe.features.interactions.interactions import Interactions as Interactions
     from tfmoe.features.interactions.mask_net import MaskNet as MaskNet
+    from tfmoe.features.interest.attention import InterestAttention as InterestAttention
+    from tfmoe.features.interest.transformer import InterestTransformer as InterestTransformer
     from tfmoe.gates.balance import ImportanceLoss as ImportanceLoss
     from tfmoe.gates.balance import LoadLoss as LoadLoss
     from tfmoe.gates.balance import SwitchLoss as SwitchLoss
@@ -317,6 +327,8 @@ if TYPE_CHECKING:
     from tfmoe.schema.links import DBMTL as DBMTL
     from tfmoe.schema.links import ESCM2 as ESCM2
     from tfmoe.schema.links import ESMM as ESMM
+    from tfmoe.schema.poolings import BST as BST
+    from tfmoe.schema.poolings import TargetAttention as TargetAttention
     from tfmoe.schema.schema import Schema as Schema
     from tfmoe.schema.tasks import Binary as Binary
     from tfmoe.schema.tasks import Multiclass as Multiclass

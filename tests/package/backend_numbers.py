@@ -66,9 +66,34 @@ def layers():
         "embedding": (tfmoe.Embedding(5, 3), IDS),
         "encoder": (tfmoe.Encoder(schema, {"city": 5}), features),
         "encoder_copies": (tfmoe.Encoder(schema, {"city": 5}, copies=3), features),
+        **_between(schema, features, x),
         "encoder_tokens": (tfmoe.Encoder(schema, {"city": 5}, tokens=4), features),
         "mod_squad": (tfmoe.ModSquad(2, 5, 1, 4, pooling="last"), token_rows(4, 5)),
     }
+
+
+def _between(schema, features, x):
+    """What stands between columns and structure: interactions, histories, the first order."""
+    import tfmoe
+
+    read = tfmoe.Schema(
+        [
+            *(schema.column("age"), schema.column("city")),
+            tfmoe.Sequence("visits", share="city", pooling=tfmoe.TargetAttention("city")),
+            tfmoe.Sequence("cities", share="city", pooling=tfmoe.BST("city", 1)),
+            tfmoe.Sequence("others", share="city", aligned_with="visits"),
+        ],
+        schema.tasks,
+    )
+    features = {**features, "others": IDS[:, ::-1].copy()}
+    flat = [tfmoe.MaskNet((4,), 3, sizes=[2, 3]), tfmoe.Cross(2)]
+    by_column = [tfmoe.FM(), tfmoe.FiBiNET(2), tfmoe.AutoInt(2)]
+    found = {type(layer).__name__: (layer, x) for layer in flat}
+    found |= {type(layer).__name__: (layer, matrix(4, 3, 5)) for layer in by_column}
+    together = tfmoe.Interactions([tfmoe.FM(True), tfmoe.Cross()], sizes=[2, 3])
+    histories = tfmoe.Encoder(read, {"city": 5}), features
+    copies = tfmoe.Encoder(read, {"city": 5}, copies=2), features
+    return found | {"interactions": (together, x), "histories": histories, "copies": copies}
 
 
 def token_rows(rows, size):

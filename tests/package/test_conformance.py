@@ -32,6 +32,15 @@ SCHEMA = tfmoe.Schema(
     tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend", standardize=False)],
 )
 SIZES = {"city": 9, "tags": 6, "income": 7}
+HISTORIES = tfmoe.Schema(
+    [
+        *(SCHEMA.column("age"), SCHEMA.column("city"), tfmoe.Categorical("tag", share="tags")),
+        tfmoe.Sequence("visits", share="city", pooling=tfmoe.TargetAttention("city")),
+        tfmoe.Sequence("kinds", dim=2, aligned_with="visits", hash_buckets=6),
+        tfmoe.Sequence("tags", dim=2, pooling=tfmoe.BST("tag", 1, hidden_units=3)),
+    ],
+    [tfmoe.Binary("click")],
+)
 
 
 class Case(NamedTuple):
@@ -61,6 +70,12 @@ FEATURES = {
     "visits": _ids(9, 4, 5),
     "tags": _ids(6, 4, 2),
     "income": _ids(7, 4),
+}
+READ = {**FEATURES, "tag": _ids(6, 4), "kinds": _ids(9, 4, 5)}
+HISTORY = {
+    "history": _matrix(4, 5, 4),
+    "candidate": _matrix(4, 2),
+    "present": np.arange(5) < np.array([5, 3, 1, 2])[:, None],
 }
 
 
@@ -281,6 +296,16 @@ CASES = [
             keeps_float32=True,
         )
         for kind in ("aitm", "dbmtl")
+    ),
+    _case(tfmoe.InterestAttention, (6, 3), "tanh", True, inputs=HISTORY),
+    _case(tfmoe.InterestTransformer, 4, 2, 6, 0.25, inputs=HISTORY),
+    _case(
+        tfmoe.Encoder,
+        HISTORIES,
+        {**SIZES, "kinds": 9},
+        UNIFORM,
+        inputs=READ,
+        defaults=["tokens", "copies"],
     ),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
     _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens", "copies"]),

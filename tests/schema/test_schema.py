@@ -20,6 +20,7 @@ from tfmoe import (
     Sequence,
 )
 from tfmoe.objectives.losses import own_metrics
+from tfmoe.schema.poolings import BST, TargetAttention
 
 # No field at its default, so that one lost on the way to a file is seen.
 FULL = Schema(
@@ -37,7 +38,9 @@ FULL = Schema(
         Categorical("city", source="c", dim=4, dtype="string", min_count=2, max_size=9),
         Categorical("device", hash_buckets=7, missing=["?", -1]),
         MultiCategorical("genres", separator="|", strip=True, pooling="max", max_length=3),
-        Sequence("history", share="city", max_length=5, pooling="sum"),
+        Sequence("history", share="city", max_length=5, pooling=TargetAttention("city", (9,))),
+        Sequence("visits", share="device", aligned_with="history"),
+        Sequence("shops", share="city", pooling=BST("city", num_heads=1, dropout_rate=0.5)),
     ],
     tasks=[
         Binary("click", source="clicked", weight=2.0, where="shown", where_value="yes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,10 @@ from tfmoe import validation
 from tfmoe.compute.initializers import PerCopy, member_initializer
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
+from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
+from tfmoe.features.interest.base import last_place
+from tfmoe.features.interest.history import History, histories_of
 from tfmoe.schema.columns import PADDING_ID, Categorical, Column, MultiCategorical, Sequence
 from tfmoe.schema.schema import Schema
 
@@ -23,9 +27,12 @@ class Encoder(keras.layers.Layer):
     r"""Embeds ids, pools lists, and concatenates all columns.
 
     The output has the columns in the schema's order: a number as it is, an id as its
-    embedding, a list as the mean, sum or maximum of its values' embeddings (id 0 is
-    padding and does not count; a list without values gives zeros). Columns that share
-    a table make one look-up.
+    embedding, a list as the mean, sum, maximum or last of its values' embeddings (id 0 is
+    padding and does not count; a list without values gives zeros). A sequence whose pooling
+    has a candidate is weighed by it, or read together with it, see `tfmoe.TargetAttention` and
+    `tfmoe.BST`, and with it those that are aligned with it: what they give together is parted
+    among them, so that each column gives a vector of its own size. Columns that share a table make
+    one look-up.
 
     With `tokens=d` the output is a set of tokens, for structures with attention: first the
     columns that are no `Sequence`, in the schema's order, one token each,
@@ -123,9 +130,20 @@ class Encoder(keras.layers.Layer):
             for index, owner in enumerate(self.groups)
         }
 
+        # Tokens are not pooled: attention is the structure's.
+        self.histories = [] if tokens else histories_of(self._columns)
+        self.interests = {
+            history.name: history.layer(self.dtype_policy) for history in self.histories
+        }
+
     def build(self, input_shape: dict[str, Shape]) -> None:
         for table in self.tables.values():
             table.build((None,))
+        for history in self.histories:
+            size, compared = map(self._size_of, (history.names, history.candidates))
+            length = input_shape[history.name][1]
+            shapes = (None, length, size), (None, compared), (None, length)
+            self.interests[history.name].build(*shapes)
         if self.tokens is None:
             return
         self.maps: dict[str, Any] = {}
@@ -167,24 +185,37 @@ class Encoder(keras.layers.Layer):
         """The sizes of the columns' vectors, in the schema's order."""
         return [self._size(column) for column in self._columns]
 
+    def _size_of(self, names: Iterable[str]) -> int:
+        """The sizes of some columns' vectors, added up."""
+        return sum(self._size(self.schema.column(name)) for name in names)
+
     def _size(self, column: Any) -> int:
         """The size of a column's vector, in one copy."""
         owner = column.table if isinstance(column, Categorical) else column.name
         return self.tables[owner].dim // (self.copies or 1) if column.embeds else 1
 
-    def call(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def call(
+        self, features: dict[str, Tensor], training: bool | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         missing = [c.name for c in self.schema.columns if c.name not in features]
         if missing:
             raise ValueError(
                 f"Encoder reads every column of its schema. Received features={sorted(features)}, "
                 f"without {missing}. `Preprocessor.arrays` and `dataset` make them all."
             )
-        encoded = {}
+        vectors = {}
         for owner, columns in self.groups.items():
-            encoded.update(self._embed(self.tables[owner], columns, features))
+            vectors.update(_looked_up(self.tables[owner], columns, features))
+        of_history = {name for history in self.histories for name in history.names}
+        encoded = {}
         for column in self._columns:
+            name = column.name
             if not column.embeds:
-                encoded[column.name] = ops.cast(features[column.name], self.compute_dtype)[:, None]
+                encoded[name] = ops.cast(features[name], self.compute_dtype)[:, None]
+            elif name not in of_history:
+                encoded[name] = self._pool(column, features[name], vectors[name])
+        for history in self.histories:
+            encoded.update(self._interest(history, features, vectors, encoded, training))
         if self.tokens is not None:
             return self._as_tokens(encoded, features)
         if self.copies is not None:
@@ -215,7 +246,7 @@ class Encoder(keras.layers.Layer):
         return ops.repeat(vector[:, None], self.copies, axis=1)
 
     def copy_from(self, other: Encoder, copies: Iterable[int]) -> None:
-        """Takes over the tables of an encoder with more copies.
+        """Takes over the weights of an encoder with more copies.
 
         Args:
             other: built `Encoder` of the same columns.
@@ -225,6 +256,8 @@ class Encoder(keras.layers.Layer):
             values = ops.convert_to_numpy(other.tables[name].embeddings)
             apart = values.reshape(len(values), other.copies, -1)[:, list(copies)]
             table.embeddings.assign(np.ascontiguousarray(apart).reshape(len(values), -1))
+        for name, layer in self.interests.items():
+            copy_weights(other.interests[name], layer)
 
     def _as_tokens(
         self, encoded: dict[str, Tensor], features: dict[str, Tensor]
@@ -248,27 +281,54 @@ class Encoder(keras.layers.Layer):
         is_history = self.tokens is not None and isinstance(column, Sequence)
         if is_history or not isinstance(column, MultiCategorical):
             return vectors
-        return _pooled(vectors, ids, column.pooling)
+        return _pooled(vectors, ids, str(column.pooling))
 
-    def _embed(
-        self, table: Embedding, columns: list[Any], features: dict[str, Tensor]
+    def _interest(
+        self,
+        history: History,
+        features: dict[str, Tensor],
+        vectors: dict[str, Tensor],
+        encoded: dict[str, Tensor],
+        training: bool | None,
     ) -> dict[str, Tensor]:
-        """One look-up for all columns of a table; dict by column name of `(b, dim)`.
+        """What a history and those that are aligned with it give; dict of `(b, dim)`."""
+        present = [features[name] != PADDING_ID for name in history.names]
+        mask = functools.reduce(ops.logical_or, present)
+        parts = [
+            vectors[name] * ops.cast(own, self.compute_dtype)[..., None]
+            for name, own in zip(history.names, present, strict=True)
+        ]
+        candidates = [encoded[name] for name in history.candidates]
+        if self.copies is None:
+            pooled = self._pool_by(history, parts, candidates, mask, training)
+            return dict(zip(history.names, pooled, strict=True))
+        # Copies are rows to the layer, which has no tables and is one for all of them.
+        copies, length = self.copies, ops.shape(mask)[1]
+        parts = [
+            ops.reshape(part, (-1, length, copies, part.shape[-1] // copies)) for part in parts
+        ]
+        parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
+        parts = [ops.reshape(part, (-1, length, part.shape[-1])) for part in parts]
+        candidates = [ops.reshape(one, (-1, one.shape[-1] // copies)) for one in candidates]
+        mask = ops.repeat(mask, copies, axis=0)
+        pooled = self._pool_by(history, parts, candidates, mask, training)
+        wide = [ops.reshape(part, (-1, copies * part.shape[-1])) for part in pooled]
+        return dict(zip(history.names, wide, strict=True))
 
-        A sequence that becomes tokens keeps its positions, `(b, length, dim)`.
-        """
-        ids = [features[column.name] for column in columns]
-        if len(columns) == 1:
-            return {columns[0].name: self._pool(columns[0], ids[0], table(ids[0]))}
-        wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
-        vectors = table(ops.concatenate(wide, axis=1))
-        pooled, start = {}, 0
-        for column, own, two_axes in zip(columns, ids, wide, strict=True):
-            stop = start + ops.shape(two_axes)[1]
-            part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
-            pooled[column.name] = self._pool(column, own, part)
-            start = stop
-        return pooled
+    def _pool_by(
+        self,
+        history: History,
+        parts: list[Tensor],
+        candidates: list[Tensor],
+        mask: Tensor,
+        training: bool | None,
+    ) -> list[Tensor]:
+        layer = self.interests[history.name]
+        pooled = layer(_beside(parts), _beside(candidates), mask, training=training)
+        if len(parts) == 1:
+            return [pooled]
+        ends = np.cumsum([part.shape[-1] for part in parts])[:-1].tolist()
+        return ops.split(pooled, ends, axis=-1)
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
@@ -279,7 +339,9 @@ class Encoder(keras.layers.Layer):
         count = None if None in counts else sum(counts)
         return (batch, count, self.tokens), (batch, count)
 
-    def compute_output_spec(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def compute_output_spec(
+        self, features: dict[str, Tensor], training: bool | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         shapes = self.compute_output_shape({name: x.shape for name, x in features.items()})
         if self.tokens is None:
             return keras.KerasTensor(shapes, dtype=self.compute_dtype)
@@ -300,9 +362,36 @@ class Encoder(keras.layers.Layer):
         }
 
 
+def _looked_up(
+    table: Embedding, columns: list[Any], features: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """One look-up for all columns of a table; dict by column name of `(b, dim)`, or of lists
+    `(b, length, dim)`."""
+    ids = [features[column.name] for column in columns]
+    if len(columns) == 1:
+        return {columns[0].name: table(ids[0])}
+    wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
+    vectors = table(ops.concatenate(wide, axis=1))
+    found, start = {}, 0
+    for column, own, two_axes in zip(columns, ids, wide, strict=True):
+        stop = start + ops.shape(two_axes)[1]
+        part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
+        found[column.name] = part
+        start = stop
+    return found
+
+
+def _beside(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+
 def _pooled(vectors: Tensor, ids: Tensor, pooling: str) -> Tensor:
     """Lists' vectors `(b, length, d)` and ids `(b, length)` to `(b, d)`."""
     present = ops.expand_dims(ids != PADDING_ID, -1)
+    if pooling == "last":
+        places = ops.arange(ops.shape(ids)[1], dtype="int32")
+        last = ops.cast(places == last_place(ids != PADDING_ID), vectors.dtype)
+        return ops.einsum("bl,bld->bd", last, vectors)
     if pooling == "max":
         lowest = ops.full_like(vectors, -6e4)  # finite in half precision too
         highest = ops.max(ops.where(present, vectors, lowest), axis=1)

@@ -69,11 +69,13 @@ class Stages(NamedTuple):
 
     def inputs_of(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of features."""
-        return self.inputs(self.encode(features), {})
+        return self.inputs(self.encode(features, {}), {})
 
-    def encode(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def encode(
+        self, features: dict[str, Tensor], mode: dict[str, Any]
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """What the columns give: a vector a row, or tokens and their mask."""
-        encoded = self.encoder(columns_of(self.schema, features))
+        encoded = self.encoder(columns_of(self.schema, features), **mode)
         if self.input_gate is None:
             return encoded
         column = scenario_of(self.schema, "EPNet")
@@ -117,7 +119,7 @@ class Stages(NamedTuple):
         task = task_of(self.schema, features)
         aux = {"return_aux": True} if return_aux else {}
         context = context_of(self.schema, self.structure, features)
-        encoded: Any = self.encode(features)
+        encoded: Any = self.encode(features, mode)
         inputs: Any = self.inputs(encoded, mode)
         hidden = self.structure(inputs, **task, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])

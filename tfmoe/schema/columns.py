@@ -5,9 +5,11 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from tfmoe.schema.missing import check_missing
+from tfmoe.schema.poolings import Pooling, pooling_of
 from tfmoe.validation import (
     check_choice,
     check_input,
+    check_name,
     checks_arguments,
     integer,
     make_plain,
@@ -26,6 +28,8 @@ MISSING_STRING = ""
 
 _POOLINGS = ("mean", "sum", "max")
 _TRANSFORMS = ("standardize", "log", "buckets", "none")
+#: Positions of a `Sequence` of which nothing else is said.
+LONGEST_HISTORY = 50
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class MultiCategorical(Categorical):
     _: KW_ONLY
     separator: str | None = None
     strip: bool = False
-    pooling: str = "mean"
+    pooling: str | Pooling = "mean"
     max_length: int | None = None
 
     keeps_last: ClassVar[bool] = False
@@ -226,7 +230,7 @@ class MultiCategorical(Categorical):
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"{type(self).__name__}({self.name!r})"
-        check_choice(owner, "pooling", self.pooling, _POOLINGS)
+        self._check_pooling(owner)
         integer(owner, "max_length", self.max_length, 1, optional=True)
         if self.separator == "" or not isinstance(self.separator, str | None):
             raise ValueError(
@@ -240,6 +244,9 @@ class MultiCategorical(Categorical):
                 "the separator, or leave `strip` out if cells are lists."
             )
 
+    def _check_pooling(self, owner: str) -> None:
+        check_choice(owner, "pooling", self.pooling, _POOLINGS)
+
 
 @checks_arguments
 @dataclass(frozen=True)
@@ -248,16 +255,48 @@ class Sequence(MultiCategorical):
 
     Like `MultiCategorical`, but of a long cell the LAST `max_length` values are kept
     (missing values at its end do not count). A model whose mixture takes tokens, such as
-    `ModSquad`, sees every value at its place; for other mixtures the values are pooled and
-    their order does not count.
+    `ModSquad`, sees every value at its place. For other mixtures the values are pooled: by
+    a mean and its like, in which their order does not count, by the last one, or with regard to a
+    candidate, the item that the row is about.
 
     Args:
         name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing,
-            separator, strip, pooling: see `MultiCategorical`.
+            separator, strip: see `MultiCategorical`.
         max_length: int >= 1, or None for what `MultiCategorical` takes.
+        pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings; `"last"`, the last
+            value's; or `TargetAttention(candidate)` or `BST(candidate)`.
+        aligned_with: name of another `Sequence` whose positions this one's values belong to, as
+            the films' genres to the films; or None. Cells of a row are then equally long, but one
+            that is missing as a whole; both are cut alike, at the other's `max_length`, which need
+            not be repeated, and a position counts where one of them has a value. A pooling by a
+            candidate of the other one weighs its position by all of them, and pools this one by
+            the same weights; without one, each is pooled by its own word.
     """
 
     _: KW_ONLY
-    max_length: int | None = 50
+    max_length: int | None = LONGEST_HISTORY
+    aligned_with: str | None = None
 
     keeps_last: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = f"Sequence({self.name!r})"
+        if self.aligned_with is None:
+            return
+        check_name(f"{owner} `aligned_with`", self.aligned_with)
+        if self.aligned_with == self.name:
+            raise ValueError(
+                f"{owner} can be aligned with another sequence. Received aligned_with="
+                f"{self.aligned_with!r}. Name the one whose positions it shares."
+            )
+        if isinstance(self.pooling, Pooling):
+            raise ValueError(
+                f"{owner} is pooled by the candidate of {self.aligned_with!r}. Received pooling="
+                f"{self.pooling!r}. Set it on {self.aligned_with!r}, with the candidates of all "
+                "the tables."
+            )
+
+    def _check_pooling(self, owner: str) -> None:
+        words = (*_POOLINGS, "last")
+        object.__setattr__(self, "pooling", pooling_of(owner, self.pooling, words))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfmoe.schema.nested import of_kind, to_plain
 from tfmoe.validation import check_choice, checks_arguments, make_plain, number
 
 
@@ -132,22 +131,15 @@ def link_of(owner: str, given: Any) -> Link:
     """
     if isinstance(given, str) and given in _SHORT:
         return _SHORT[given]
-    if isinstance(given, Mapping) and given.get("kind") in _KINDS:
-        kind = _KINDS[given["kind"]]
-        fields = {name: value for name, value in given.items() if name != "kind"}
-        known = [field.name for field in dataclasses.fields(kind)]
-        if set(fields) <= set(known):
-            return kind(**fields)
-        raise ValueError(
-            f"{owner}: the link {kind.__name__} has the fields {known}. Received "
-            f"{sorted(set(fields) - set(known))}. Remove them."
-        )
     if isinstance(given, Link) and type(given) is not Link:
         return given
-    raise ValueError(
-        f"{owner} takes as `link` one of {sorted(_SHORT)}, or an object of {list(_KINDS)}. "
-        f"Received link={given!r}."
-    )
+    found = of_kind(owner, "link", _KINDS, given)
+    if found is None:
+        raise ValueError(
+            f"{owner} takes as `link` one of {sorted(_SHORT)}, or an object of {list(_KINDS)}. "
+            f"Received link={given!r}."
+        )
+    return found
 
 
 def link_to_plain(link: Link) -> str | dict[str, Any]:
@@ -155,4 +147,4 @@ def link_to_plain(link: Link) -> str | dict[str, Any]:
     for name, one in _SHORT.items():
         if one == link:
             return name
-    return {"kind": type(link).__name__, **dataclasses.asdict(link)}
+    return to_plain(link)

@@ -11,7 +11,10 @@ from typing import Any
 
 from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
+from tfmoe.schema.histories import cut_alike
 from tfmoe.schema.links import Link, link_to_plain
+from tfmoe.schema.nested import to_plain
+from tfmoe.schema.poolings import Pooling
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task, in_chain_order, parent_of
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
 
@@ -36,6 +39,8 @@ def part_to_dict(part: Column | Task) -> dict[str, Any]:
             given[field.name] = list(value) if isinstance(value, tuple) else value
         if isinstance(value, Link):
             given[field.name] = link_to_plain(value)
+        if isinstance(value, Pooling):
+            given[field.name] = to_plain(value)
     return given
 
 
@@ -182,6 +187,7 @@ class Schema:
         self._check_reported_names()
         self._check_labels()
         self._check_tables()
+        object.__setattr__(self, "columns", cut_alike(self.columns))
         self._check_label_spaces()
         self._check_chains()
         self._check_served_outputs()

@@ -10,6 +10,7 @@ import pyarrow as pa
 from tfmoe.data import arrow
 from tfmoe.data.encode.graph import is_text
 from tfmoe.schema.columns import MISSING_INT, Column, Numeric
+from tfmoe.schema.histories import list_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ def sample_rows(preprocessor: Preprocessor, num_rows: int, seed: int = 0) -> pd.
         raw: _sample_cells(preprocessor, readers, num_rows, generator)
         for raw, readers in _readers(preprocessor.schema).items()
     }
+    _align(preprocessor.schema, columns)
     name = preprocessor.schema.task_column
     if name:
         keys = generator.choice(np.array(preprocessor.schema.task_keys, object), num_rows)
@@ -54,11 +56,42 @@ def typical_rows(preprocessor: Preprocessor, num_rows: int) -> pd.DataFrame:
         raw: [_typical_cell(preprocessor, readers, row) for row in range(num_rows)]
         for raw, readers in _readers(preprocessor.schema).items()
     }
+    _align(preprocessor.schema, columns)
     name = preprocessor.schema.task_column
     if name:
         keys = preprocessor.schema.task_keys
         columns[name] = _task_cells(preprocessor, [keys[i % len(keys)] for i in range(num_rows)])
     return pd.DataFrame({raw: pd.Series(cells, dtype=object) for raw, cells in columns.items()})
+
+
+def _align(schema, columns):
+    """Cuts and fills the cells of sequences that share positions to one length in a row."""
+    for group in list_groups(schema.columns):
+        if len(group) > 1:
+            cells = zip(*(columns[column.raw_name] for column in group), strict=True)
+            rows = [_of_one_length(group, row) for row in cells]
+            for column, aligned in zip(group, zip(*rows, strict=True), strict=True):
+                columns[column.raw_name] = list(aligned)
+
+
+def _of_one_length(group, cells):
+    pairs = [*zip(group, cells, strict=True)]
+    lengths = [len(_elements(*pair)) for pair in pairs if pair[1] is not None]
+    return [_of_length(*pair, lengths[0]) if lengths else None for pair in pairs]
+
+
+def _elements(column, cell):
+    if cell is None:
+        return []
+    return cell if column.separator is None else cell.split(column.separator)
+
+
+def _of_length(column, cell, length):
+    if cell is None:
+        return None
+    gap = None if column.separator is None else ""
+    elements = (_elements(column, cell) + [gap] * length)[:length]
+    return elements if column.separator is None else column.separator.join(elements)
 
 
 def _readers(schema):

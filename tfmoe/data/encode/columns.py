@@ -21,10 +21,13 @@ The rules, which the exported graph repeats:
   cut like `str.split(separator)`, with `strip` each element loses the ASCII spaces around it;
   elements are compared as text, with the decimal form of the vocabulary if that holds integers,
   and only the empty element is missing.
+- Lists that are aligned: cells end with the last element that is not missing in one of them, and
+  the same positions of all are kept. `MISSING_ID` stands first where none has an element left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -225,7 +228,7 @@ def list_ids(
 
     def look_up(dictionary):
         cells = pa.concat_arrays([dictionary, pa.nulls(1, dictionary.type)])
-        return _padded_ids(cells, column, table, False, length, TextCache())
+        return _padded_ids(cells, column, table, is_int, length, TextCache())
 
     ids = cache.ids(text.dictionary, look_up)
     places = text.indices.fill_null(len(ids) - 1).to_numpy(zero_copy_only=False)
@@ -233,21 +236,94 @@ def list_ids(
 
 
 def _padded_ids(array, column, table, is_int, length, cache, declared=True):
+    cells = cells_of(array, column, table, is_int, cache, declared)
+    return padded_cells([cells], column.keeps_last, length)[0]
+
+
+class Cells(NamedTuple):
+    """The ids of a list column's cells, before they are cut.
+
+    Attributes:
+        ids: int32, the elements of all cells, one cell after the other; `PADDING_ID` for missing
+            ones.
+        starts: int64 `(n,)`, where each cell begins among them.
+        lengths: int64 `(n,)`, the elements of each cell.
+        ends: int64 `(n,)`, the same without missing elements at its end.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    ends: np.ndarray
+
+
+def cells_of(
+    array: pa.Array,
+    column: MultiCategorical,
+    table: Vocabulary | HashTable,
+    is_int: bool,
+    cache: TextCache,
+    declared: bool = True,
+) -> Cells:
+    """The ids of a list column's elements; see `list_ids`."""
     elements, lengths = arrow.split_lists(array, column)
-    ids = categorical_ids(elements, column.raw_name, table, is_int, cache, declared)
+    separated = column.separator is not None and not arrow.is_list(array.type)
+    ids = categorical_ids(
+        elements, column.raw_name, table, is_int and not separated, cache, declared
+    )
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
     starts = np.cumsum(lengths) - lengths
-    lengths = _up_to_last_present(ids, starts, lengths)
-    if column.keeps_last:
-        starts = starts + np.maximum(lengths - length, 0)
-    kept = np.minimum(lengths, length)
+    return Cells(ids, starts, lengths, _up_to_last_present(ids, starts, lengths))
+
+
+def check_aligned(names: Sequence[str], columns: Sequence[Cells]) -> None:
+    """Raises ValueError, with its row, where cells of aligned columns are not equally long.
+
+    Those without a present element may have any length.
+    """
+    longest = np.max([np.where(cells.ends > 0, cells.lengths, 0) for cells in columns], axis=0)
+    for name, cells in zip(names, columns, strict=True):
+        odd = np.flatnonzero((cells.ends > 0) & (cells.lengths != longest))
+        if len(odd):
+            row = odd[0]
+            other = next(
+                other
+                for other, longer in zip(names, columns, strict=True)
+                if longer.ends[row] > 0 and longer.lengths[row] == longest[row]
+            )
+            raise arrow.at_row(
+                ValueError(
+                    "Sequences that are aligned have equally long cells in a row. Received "
+                    f"{longest[row]} values of {other!r} and {cells.lengths[row]} of {name!r}. "
+                    "Write missing values as null, or leave out `aligned_with`."
+                ),
+                row,
+            )
+
+
+def padded_cells(columns: Sequence[Cells], keeps_last: bool, length: int) -> list[np.ndarray]:
+    """Ids `(n, length)` of each of some columns whose cells share their positions.
+
+    Args:
+        columns: sequence of `Cells`.
+        keeps_last: whether of a long cell the last positions are kept.
+        length: int >= 1, the number of positions kept.
+    """
+    ends = np.max([cells.ends for cells in columns], axis=0)
+    first = np.maximum(ends - length, 0) if keeps_last else np.zeros_like(ends)
+    kept = np.minimum(ends, length)
     places = np.arange(length)
-    inside = places < kept[:, None]
-    padded = np.full((len(lengths), length), PADDING_ID, np.int32)
-    padded[inside] = ids[(starts[:, None] + places)[inside]]
-    padded[(padded == PADDING_ID).all(axis=1), 0] = MISSING_ID
-    return padded
+    parts = []
+    for cells in columns:
+        inside = places < np.minimum(kept, cells.lengths - first)[:, None]
+        padded = np.full((len(ends), length), PADDING_ID, np.int32)
+        padded[inside] = cells.ids[((cells.starts + first)[:, None] + places)[inside]]
+        parts.append(padded)
+    empty = np.all([(padded == PADDING_ID).all(axis=1) for padded in parts], axis=0)
+    for padded in parts:
+        padded[empty, 0] = MISSING_ID
+    return parts
 
 
 def _up_to_last_present(ids, starts, lengths):

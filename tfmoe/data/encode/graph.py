@@ -30,6 +30,7 @@ from tfmoe.schema.columns import (
     MultiCategorical,
     Numeric,
 )
+from tfmoe.schema.histories import list_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,12 +165,17 @@ class GraphEncoder:
 
         The task is left out where `raw` lacks it, and `NO_TASK` where its key is unknown.
         """
+        columns = self.preprocessor.schema.columns
         features = {
             column.name: self._numeric(column, raw[column.name])
             if isinstance(column, Numeric)
             else self._ids(column, raw[column.name])
-            for column in self.preprocessor.schema.columns
+            for column in columns
         }
+        for group in list_groups(columns):
+            names = [column.name for column in group]
+            cut = self._lists(group, [features[name] for name in names])
+            features |= dict(zip(names, cut, strict=True))
         name = self.preprocessor.schema.task_column
         if name in raw:
             features[name] = self.tables["_task"].lookup(raw[name])
@@ -258,24 +264,28 @@ class GraphEncoder:
         else:
             ids = self._table(column).lookup(raw)
         ids = tf.cast(ids, tf.int32)
-        if isinstance(column, MultiCategorical):
-            return self._list(column, tf.where(missing, PADDING_ID, ids))
-        return tf.where(missing, MISSING_ID, ids)
+        return tf.where(
+            missing, PADDING_ID if isinstance(column, MultiCategorical) else MISSING_ID, ids
+        )
 
-    def _list(self, column, ids):
-        """Ids `(b, l)` to the fixed length; a cell without elements has the missing id first."""
+    def _lists(self, group, ids):
+        """Ids `(b, l)` of columns that share positions to the fixed length.
+
+        Where no cell of a row has elements, each has the missing id first.
+        """
         import tensorflow as tf
 
-        length = self.preprocessor.lengths[column.name]
-        places = tf.range(tf.shape(ids)[1])
-        present = ids != PADDING_ID
+        length = self.preprocessor.lengths[group[0].name]
+        width = tf.reduce_max([tf.shape(own)[1] for own in ids])
+        ids = [tf.pad(own, [[0, 0], [0, width - tf.shape(own)[1]]]) for own in ids]
+        present = tf.reduce_any([own != PADDING_ID for own in ids], axis=0)
         # One place more, so that a request of width 0 has a maximum.
-        ends = tf.pad(tf.where(present, places + 1, 0), [[0, 0], [0, 1]])
+        ends = tf.pad(tf.where(present, tf.range(width) + 1, 0), [[0, 0], [0, 1]])
         start = tf.zeros_like(ends[:, 0])
-        if column.keeps_last:
+        if group[0].keeps_last:
             start = tf.maximum(tf.reduce_max(ends, axis=1) - length, 0)
         kept = start[:, None] + tf.range(length)
-        kept = tf.gather(tf.pad(ids, [[0, 0], [0, length]]), kept, batch_dims=1)
-        empty = tf.reduce_all(kept == PADDING_ID, axis=1, keepdims=True)
+        cut = [tf.gather(tf.pad(own, [[0, 0], [0, length]]), kept, batch_dims=1) for own in ids]
+        empty = tf.reduce_all([own == PADDING_ID for own in cut], axis=[0, 2])[:, None]
         first = tf.one_hot(0, length, MISSING_ID, PADDING_ID, dtype=tf.int32)[None]
-        return tf.where(empty, first, kept)
+        return [tf.where(empty, first, own) for own in cut]

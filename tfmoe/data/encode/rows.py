@@ -22,8 +22,11 @@ from tfmoe.data.arrow import at_row, decoded, to_floats
 from tfmoe.data.encode.columns import (
     TextCache,
     categorical_ids,
+    cells_of,
+    check_aligned,
     list_ids,
     numeric_feature,
+    padded_cells,
     weight_values,
 )
 from tfmoe.data.encode.labels import LabelReader
@@ -31,6 +34,7 @@ from tfmoe.data.encode.task_column import TaskColumn
 from tfmoe.data.encode.values import ValueCodes
 from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
+from tfmoe.schema.histories import list_groups
 from tfmoe.schema.schema import GROUP_CODES, Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Task
 
@@ -186,6 +190,8 @@ class RowEncoder:
         self.labels = labels
         self._declared = {name: owner.dtype for name, owner in table_owners(schema).items()}
         self._caches = {column.name: TextCache() for column in schema.columns}
+        self._groups = [group for group in list_groups(schema.columns) if len(group) > 1]
+        self._aligned = {column.name for group in self._groups for column in group}
         self._features: dict[str, Slot] = {}
         self._labels: dict[str, Slot] = {}
         self.width = 0
@@ -277,7 +283,11 @@ class RowEncoder:
         words = np.empty((self.width, num_rows), np.int32)
         floats = words.view(np.float32)
         for column in self.schema.columns:
-            self._features[column.name].put(self._feature(column, chunk), words, floats)
+            if column.name not in self._aligned:
+                self._features[column.name].put(self._feature(column, chunk), words, floats)
+        for group in self._groups:
+            for column, ids in zip(group, self._aligned_ids(group, chunk), strict=True):
+                self._features[column.name].put(ids, words, floats)
         task_indices = None
         if self.schema.task_column and self._task_column:
             task_indices = self._task_column.task_indices(chunk)
@@ -326,6 +336,22 @@ class RowEncoder:
             length = self.fitted.lengths[column.name]
             return list_ids(array, column, table, is_int, length, cache, declared)
         return categorical_ids(array, column.raw_name, table, is_int, cache, declared)
+
+    def _aligned_ids(self, group, chunk):
+        """Ids `(n, length)` of each of the sequences that share positions."""
+        cells = [
+            cells_of(
+                chunk[column.raw_name],
+                column,
+                self.fitted.tables[column.table],
+                self.fitted.dtypes[column.name] == "int",
+                self._caches[column.name],
+                self._declared[column.table] is not None,
+            )
+            for column in group
+        ]
+        check_aligned([column.raw_name for column in group], cells)
+        return padded_cells(cells, group[0].keeps_last, self.fitted.lengths[group[0].name])
 
     def _label_values(self, chunk, task_indices):
         """Yields the name of each output and its labels."""

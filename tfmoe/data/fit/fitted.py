@@ -17,6 +17,7 @@ from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments
 from tfmoe.data.fit.statistics import Statistics, no_labels
 from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeric
+from tfmoe.schema.histories import list_groups
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
 
@@ -115,6 +116,8 @@ class Fitted:
             for c in schema.columns
             if isinstance(c, MultiCategorical)
         }
+        for leader, *others in list_groups(schema.columns):
+            widths |= {column.name: widths[leader.name] for column in others}
         tables: dict[str, Vocabulary | HashTable] = {
             owner: HashTable(column.hash_buckets, column.missing, one_spelling)
             if column.hash_buckets

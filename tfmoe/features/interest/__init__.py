@@ -1,0 +1,1 @@
+"""Layers that read a history with regard to a candidate."""

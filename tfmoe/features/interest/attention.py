@@ -1,0 +1,110 @@
+"""A history weighed by what each of its values has to do with the candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
+from tfmoe.features.interest.base import Interest
+
+
+@registered
+class InterestAttention(Interest):
+    r"""The history's vectors, weighed by a network that sees each beside the candidate.
+
+        a_j = MLP([h_j, t, h_j - t, h_j * t])
+        output = sum over j of a_j h_j
+
+    Differences and products are of the first `c` units of `h_j`, those of the candidate's space.
+    In a `MultiTaskModel` it is `tfmoe.TargetAttention`, the pooling of a `Sequence`.
+
+    Args:
+        hidden_units: sequence of int >= 1, the MLP's hidden layers; a linear unit follows.
+        activation: Keras activation of the hidden layers.
+        softmax: bool; whether the `a_j` are turned into shares of 1.
+
+    Call arguments:
+        history: float tensor `(b, l, d)`.
+        candidate: float tensor `(b, c)`, `c <= d`.
+        present: bool tensor `(b, l)`, False at padding, which has no part in anything.
+
+    Returns:
+        Float tensor `(b, d)`; zeros where it is False throughout.
+
+    Raises:
+        ValueError: if a number is too small, or a candidate larger than the history's vectors.
+
+    Source: Zhou et al., 2018, https://arxiv.org/abs/1706.06978.
+
+    Example:
+
+    >>> history, candidate = np.ones((2, 5, 4)), np.ones((2, 4))
+    >>> InterestAttention()(history, candidate, np.ones((2, 5), bool)).shape
+    TensorShape([2, 4])
+    """
+
+    def __init__(
+        self,
+        hidden_units: Sequence[int] = (32,),
+        activation: Any = "relu",
+        softmax: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_units = validation.sizes("InterestAttention", "hidden_units", hidden_units)
+        validation.check_bool("InterestAttention", "softmax", softmax)
+        self.activation = keras.activations.get(activation)
+        self.softmax = softmax
+
+    def make(self, length: int | None, size: int, compared: int) -> None:
+        units = (*self.hidden_units, 1)
+        fans = (size + 3 * compared, *self.hidden_units)
+        self.kernels = [
+            self.add_weight(name=f"kernel_{i}", shape=shape, initializer="glorot_uniform")
+            for i, shape in enumerate(zip(fans, units, strict=True))
+        ]
+        self.biases = [
+            self.add_weight(name=f"bias_{i}", shape=(num,), initializer="zeros")
+            for i, num in enumerate(units)
+        ]
+
+    def call(
+        self, history: Tensor, candidate: Tensor, present: Tensor, training: bool | None = None
+    ) -> Tensor:
+        hidden = self._first(history, candidate)
+        for kernel, bias in zip(self.kernels[1:], self.biases[1:], strict=True):
+            hidden = ops.matmul(self.activation(hidden), kernel) + bias
+        weights = hidden[..., 0]
+        if self.softmax:
+            # Shares of many positions are small: float16 would lose them.
+            scores = ops.where(present, ops.cast(weights, "float32"), -1e9)
+            weights = ops.cast(ops.softmax(scores, axis=-1), history.dtype)
+        weights = weights * ops.cast(present, history.dtype)
+        return ops.einsum("bl,bld->bd", weights, history)
+
+    def _first(self, history: Tensor, candidate: Tensor) -> Tensor:
+        """`[h, t, h - t, h * t] @ kernel + bias`, of which no `(b, l, d + 3 c)` is made."""
+        size, compared = history.shape[-1], candidate.shape[-1]
+        kernel = ops.convert_to_tensor(self.kernels[0])
+        ends = [size, size + compared, size + 2 * compared]
+        own, other, difference, product = ops.split(kernel, ends, axis=0)
+        # h W1 + t W2 + (h - t) W3 = h (W1 + W3) + t (W2 - W3)
+        own = own + ops.pad(difference, [[0, size - compared], [0, 0]])
+        of_candidate = ops.matmul(candidate, other - difference) + self.biases[0]
+        products = history[..., :compared] * candidate[:, None]
+        of_history = ops.matmul(history, own) + ops.matmul(products, product)
+        return of_history + of_candidate[:, None]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hidden_units": list(self.hidden_units),
+            "activation": keras.activations.serialize(self.activation),
+            "softmax": self.softmax,
+        }
