@@ -25,6 +25,7 @@ BENCHMARKS = {
     "multimnist": "benchmarks.multimnist",
     "peers": "benchmarks.peers",
     "pipeline": "benchmarks.pipeline",
+    "ranking": "benchmarks.ranking",
     "robust": "benchmarks.robust",
     "scenarios": "benchmarks.scenarios",
     "selectors": "benchmarks.selectors",

@@ -2,7 +2,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import importlib
 import os
 import threading
 import zipfile
@@ -12,11 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfmoe.datasets.movielens import floors, movielens
+from tfmoe.datasets import movielens_files as module
+from tfmoe.datasets.movielens import _offsets, draw_negatives, floors, movielens
 from tfmoe.datasets.synthetic import Split
-
-# By its name, because `tfmoe.datasets.movielens` is the function as well.
-module = importlib.import_module("tfmoe.datasets.movielens")
 
 USERS = ["1::F::1::10::48067", "2::M::56::16::70072", "7::M::25::15::55117"]
 MOVIES = [
@@ -68,7 +65,7 @@ def server(monkeypatch, tmp_path):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=home)
     handler.log_message = lambda *args: None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        monkeypatch.setattr(module, "_HOME", f"http://127.0.0.1:{running.server_port}/")
+        monkeypatch.setattr(module, "HOME", f"http://127.0.0.1:{running.server_port}/")
         thread = threading.Thread(target=running.serve_forever, args=[0.01])
         thread.start()
         yield home
@@ -82,7 +79,7 @@ def put_archive(home, monkeypatch, files, checksum=None):
         for name, content in files.items():
             packed.writestr(name, content)
     checksum = checksum or hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(module._CHECKSUMS, "ml-1m", checksum)
+    monkeypatch.setitem(module.CHECKSUMS, "ml-1m", checksum)
 
 
 def tiny_archive(tmp_path):
@@ -138,9 +135,9 @@ def test_negatives_depend_on_the_seed_alone(tmp_path):
         {"user_id": rng.integers(50, size=800), "movie_id": rng.integers(200, size=800)}
     ).drop_duplicates()
     shuffled = ratings.sample(frac=1, random_state=0)
-    first = module._negatives(ratings, "uniform", 0)
-    assert first.equals(module._negatives(shuffled, "uniform", 0))
-    assert not first.equals(module._negatives(ratings, "uniform", 1))
+    first = draw_negatives(ratings, "uniform", 0)
+    assert first.equals(draw_negatives(shuffled, "uniform", 0))
+    assert not first.equals(draw_negatives(ratings, "uniform", 1))
 
 
 def test_popular_negatives_follow_the_number_of_ratings():
@@ -152,7 +149,7 @@ def test_popular_negatives_follow_the_number_of_ratings():
             "movie_id": [0] * 400 + [1] * 40 + [2] * 10,
         }
     )
-    drawn = module._negatives(ratings, "popularity", 0)
+    drawn = draw_negatives(ratings, "popularity", 0)
     drawn = drawn.loc[drawn["user_id"] < 400, "movie_id"]
     assert (drawn == 1).mean() == pytest.approx(0.8, abs=0.06)  # three standard errors
 
@@ -180,17 +177,17 @@ def test_offsets_are_the_ridge_solution():
     residual = pd.Series(rng.normal(size=60))
     design = pd.get_dummies(train.astype(str)).to_numpy(float)
     exact = np.linalg.solve(design.T @ design + 2 * np.eye(7), design.T @ residual)
-    of_user, of_movie = module._offsets(train, residual, shrinkage=2.0, rounds=100)
+    of_user, of_movie = _offsets(train, residual, shrinkage=2.0, rounds=100)
     np.testing.assert_allclose([*of_user, *of_movie], exact, atol=1e-10)
 
 
 def test_named_data_is_looked_for_in_tfmoe_data_and_then_the_cache(no_data, monkeypatch, tmp_path):
     write_ml_1m(no_data / "ml-1m")
-    assert module._folder("ml-1m") == no_data / "ml-1m"
+    assert module.folder_of("ml-1m") == no_data / "ml-1m"
     monkeypatch.setenv("TFMOE_DATA", str(tmp_path / "mine"))
-    assert module._folder("ml-1m") == no_data / "ml-1m"
+    assert module.folder_of("ml-1m") == no_data / "ml-1m"
     write_ml_1m(tmp_path / "mine" / "ml-1m")
-    assert module._folder("ml-1m") == tmp_path / "mine" / "ml-1m"
+    assert module.folder_of("ml-1m") == tmp_path / "mine" / "ml-1m"
 
 
 def test_download_is_checked_unpacked_and_kept(no_data, server, monkeypatch, tmp_path):
@@ -225,7 +222,7 @@ def test_wrong_archive_leaves_nothing_behind(no_data, server, monkeypatch, name,
 def test_no_network_says_what_to_do(no_data, server):
     with pytest.raises(ConnectionError, match="TFMOE_DATA to the folder that holds") as caught:
         movielens("ml-1m")  # the server has no such file
-    assert f"{module._HOME}ml-1m.zip" in str(caught.value)
+    assert f"{module.HOME}ml-1m.zip" in str(caught.value)
     assert str(no_data) in str(caught.value)
     assert not no_data.exists()
 

@@ -8,6 +8,7 @@ from tfmoe.datasets.funnel import Funnel, conversion_funnel
 from tfmoe.datasets.grouped import add_unrelated, grouped_tasks, selection_scores, task_rows
 from tfmoe.datasets.kuairand import kuairand
 from tfmoe.datasets.movielens import movielens
+from tfmoe.datasets.movielens_histories import movielens_histories
 from tfmoe.datasets.synthetic import Split, synthetic_ratings
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "grouped_tasks",
     "kuairand",
     "movielens",
+    "movielens_histories",
     "selection_scores",
     "synthetic_ratings",
     "task_rows",
