@@ -77,7 +77,8 @@ def _tensors(columns, rows):
 
 
 def _auc(trainer, model, columns, labels):
-    batches = [_tensors(columns, slice(i, i + 8192)) for i in range(0, len(labels), 8192)]
+    parts = [slice(i, i + 8192) for i in range(0, len(labels), 8192)]
+    batches = [(_tensors(columns, rows), torch.from_numpy(labels[rows])) for rows in parts]
     return float(roc_auc_score(labels, np.ravel(trainer.predict(model, batches))))
 
 
