@@ -1,6 +1,6 @@
 """Bodies of ranking models in front of two structures, against torch-rechub's single-task models.
 
-MovieLens-1M by time (`tfmoe.datasets.movielens_histories`), every sixteenth user: a user's last tenth
+MovieLens-1M by time (`tfmoe.datasets.movielens_histories`), one user of 16: a user's last tenth
 of ratings is the test part, the tenth before that the validation part; a history holds the last 30
 movies that were rated before. User, movie, gender, age and occupation are ids into embeddings of
 16, the history shares the movies' table. Bodies: `DeepFM` (`FM` and a first-order term), `DCN-v2`
