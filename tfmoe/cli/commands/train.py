@@ -109,7 +109,17 @@ def train(
     patience: Annotated[
         int, typer.Option(min=0, help="Epochs without a better validation loss before the end.")
     ] = 3,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of optimizers that name none of their own.")
+    ] = 1e-3,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help=f"{one_of(by_name.OPTIMIZERS)}, or one for each part of the model, with rates: "
+            "embeddings=lazy_adam:0.01,gates=adam:0.0001,rest=adam.",
+            autocompletion=completion(by_name.OPTIMIZERS),
+        ),
+    ] = "adam",
     dtype: Annotated[
         str,
         typer.Option(
@@ -131,6 +141,7 @@ def train(
             must_be_new(history, ".csv")
         by_name.check_known("--dtype", dtype, by_name.DTYPES)
         by_name.check_known("--weighting", weighting, by_name.WEIGHTINGS)
+        by_name.optimizer_parts(optimizer)  # or its error
         by_name.check_structure(mixture, gate, hidden_units)
         for name in interactions.split(",") if interactions is not None else ():
             by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
@@ -193,7 +204,7 @@ def train(
         finally:
             keras.config.set_dtype_policy(before)
         model.compile(
-            tfmoe.optimizers.Adam(learning_rate),
+            by_name.optimizer(optimizer, learning_rate),
             loss_weights=weights or None,
             weighting=weighting,
         )
