@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tests.oracles import tables
+from tfmoe.cli import by_name as words
 from tfmoe.cli import demo, markets
 from tfmoe.cli.app import app
-from tfmoe.cli import by_name as names
 from tfmoe.cli.by_name import GATES, STRUCTURES, WEIGHTINGS, structure_by_name
 from tfmoe.datasets.markets import synthetic_markets
 from tfmoe.objectives.weighting import by_name
@@ -224,22 +224,22 @@ def test_weightings_have_the_names_that_compile_takes():
 
 
 def test_optimizers_are_named_by_part():
-    parts = names.optimizer_parts("embeddings/user_id=lazy_adam:0.01, rest=sgd")
+    parts = words.optimizer_parts("embeddings/user_id=lazy_adam:0.01, rest=sgd")
     assert parts == {"embeddings/user_id": ("lazy_adam", 0.01), "rest": ("sgd", None)}
-    made = names.optimizer("gates=ftrl:0.5,rest=adam", 0.25)
+    made = words.optimizer("gates=ftrl:0.5,rest=adam", 0.25)
     assert {part: float(one.learning_rate) for part, one in made.parts.items()} == {
         "gates": 0.5,
         "rest": 0.25,
     }
     assert type(made.parts["rest"]) is tfmoe.optimizers.Adam
-    assert type(names.optimizer("sgd:0.1", 1.0)) is keras.optimizers.SGD
+    assert type(words.optimizer("sgd:0.1", 1.0)) is keras.optimizers.SGD
     for wrong in ("sgd:fast", "gates=sgd,adam", "gates=adam,gates=sgd"):
         with pytest.raises(ValueError, match=f"Received --optimizer {wrong}"):
-            names.optimizer_parts(wrong)
+            words.optimizer_parts(wrong)
     with pytest.raises(ValueError, match="Received --optimizer adamm"):
-        names.optimizer_parts("adamm")
-    for name in names.OPTIMIZERS:
-        assert float(names.optimizer(name, 0.5).learning_rate) == 0.5
+        words.optimizer_parts("adamm")
+    for name in words.OPTIMIZERS:
+        assert float(words.optimizer(name, 0.5).learning_rate) == 0.5
 
 
 def test_a_weighting_that_does_not_go_with_the_mixture_is_told_first(tmp_path, folder):
