@@ -49,6 +49,10 @@ class Encoder(keras.layers.Layer):
             and positions. The matrices `W` start at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
         copies: int >= 1, `n`, or None for one vector a row. Each copy's tables are drawn alone.
+        embeddings_regularizer: float >= 0, the factor of an L2 loss of the tables, or None for
+            none; a column's own `regularizer` comes before. It is of those rows that a batch looks
+            up, each counted once, however often it comes: `factor * sum_ids ||table[id]||^2` over
+            the distinct ids of the batch but padding.
 
     Call arguments:
         features: dict of tensors by column name: float `(b,)` for a number, int `(b,)`
@@ -84,9 +88,13 @@ class Encoder(keras.layers.Layer):
         embeddings_initializer: Initializer = "uniform",
         tokens: int | None = None,
         copies: int | None = None,
+        embeddings_regularizer: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.embeddings_regularizer = validation.number(
+            "Encoder", "embeddings_regularizer", embeddings_regularizer, 0, optional=True
+        )
         self.tokens = validation.integer("Encoder", "tokens", tokens, 1, optional=True)
         self.copies = validation.integer("Encoder", "copies", copies, 1, optional=True)
         if tokens is not None and copies is not None:
@@ -110,6 +118,12 @@ class Encoder(keras.layers.Layer):
                 "Preprocessor has them as `table_sizes`."
             )
         self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
+        self._factors = {
+            f"table_{owner}": self.embeddings_regularizer or 0.0
+            if table.regularizer is None
+            else table.regularizer
+            for owner, table in tables.items()
+        }
         self.tables = {
             owner: Embedding(
                 self.table_sizes[owner],
@@ -250,6 +264,14 @@ class Encoder(keras.layers.Layer):
             return vectors
         return _pooled(vectors, ids, column.pooling)
 
+    def _look_up(self, table: Embedding, ids: Tensor) -> Tensor:
+        """Vectors of ids, and their table's loss where it has one and is trained."""
+        vectors = table(ids)
+        factor = self._factors[table.name]
+        if factor and table.trainable:
+            self.add_loss(factor * _square_norm(ids, vectors))
+        return vectors
+
     def _embed(
         self, table: Embedding, columns: list[Any], features: dict[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -259,9 +281,9 @@ class Encoder(keras.layers.Layer):
         """
         ids = [features[column.name] for column in columns]
         if len(columns) == 1:
-            return {columns[0].name: self._pool(columns[0], ids[0], table(ids[0]))}
+            return {columns[0].name: self._pool(columns[0], ids[0], self._look_up(table, ids[0]))}
         wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
-        vectors = table(ops.concatenate(wide, axis=1))
+        vectors = self._look_up(table, ops.concatenate(wide, axis=1))
         pooled, start = {}, 0
         for column, own, two_axes in zip(columns, ids, wide, strict=True):
             stop = start + ops.shape(two_axes)[1]
@@ -297,7 +319,23 @@ class Encoder(keras.layers.Layer):
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "tokens": self.tokens,
             "copies": self.copies,
+            "embeddings_regularizer": self.embeddings_regularizer,
         }
+
+
+def _square_norm(ids: Tensor, vectors: Tensor) -> Tensor:
+    """`sum ||vector||^2` over distinct ids but padding, of ids and their vectors `(..., d)`.
+
+    Sorted, the first of equal ids is seen without a tensor as long as the table, and in shapes
+    that XLA knows. The gradient goes through the look-up that there is, so that it stays one.
+    """
+    flat = ops.reshape(ids, (-1,))
+    squares = ops.reshape(ops.sum(ops.square(ops.cast(vectors, "float32")), axis=-1), (-1,))
+    order = ops.argsort(flat)
+    ordered = ops.take(flat, order)
+    before = ops.concatenate([ops.full_like(ordered[:1], PADDING_ID), ordered[:-1]])
+    # Padding, the smallest id, is never another than the one before it.
+    return ops.sum(ops.where(ordered != before, ops.take(squares, order), 0.0))
 
 
 def _pooled(vectors: Tensor, ids: Tensor, pooling: str) -> Tensor:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
+
+import keras
+
+from tfmoe.validation import number
 
 
 def parts_of(model: Any) -> dict[str, list[Any]]:
@@ -26,3 +31,27 @@ def parts_of(model: Any) -> dict[str, list[Any]]:
         "towers": list(model.towers.weights),
         "wide": [] if model.wide is None else list(model.wide.weights),
     }
+
+
+def regularize(model: Any, regularizer: Any) -> None:
+    """Gives the kernels of a model's experts and towers a loss, but for those that have one.
+
+    Args:
+        model: `MultiTaskModel`.
+        regularizer: Keras regularizer, or None.
+    """
+    parts = parts_of(model)
+    for weight in (*parts["experts"], *parts["towers"]):
+        if "kernel" in weight.name and weight.regularizer is None:
+            weight.regularizer = regularizer
+
+
+def regularizer_of(given: Any) -> keras.regularizers.Regularizer | None:
+    """The argument `kernel_regularizer` of a model; a number is the factor of an L2 loss.
+
+    Raises:
+        ValueError: if the number is below 0 or not finite.
+    """
+    if isinstance(given, numbers.Real):
+        return keras.regularizers.L2(number("MultiTaskModel", "kernel_regularizer", given, 0))
+    return keras.regularizers.get(given)

@@ -66,6 +66,15 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
     ] = None,
+    embeddings_regularizer: Annotated[
+        float | None, typer.Option(min=0, help="L2 of the embeddings that a batch looks up.")
+    ] = None,
+    kernel_regularizer: Annotated[
+        float | None, typer.Option(min=0, help="L2 of the kernels of experts and towers.")
+    ] = None,
+    column_dropout: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Of whole columns of a row.")
+    ] = 0.0,
     interactions: Annotated[
         str | None,
         typer.Option(
@@ -200,6 +209,9 @@ def train(
                 scenario_towers=scenario_towers,
                 interactions=by_name.interactions(interactions),
                 wide=wide,
+                embeddings_regularizer=embeddings_regularizer,
+                kernel_regularizer=kernel_regularizer,
+                column_dropout=column_dropout,
             )
         finally:
             keras.config.set_dtype_policy(before)
