@@ -187,8 +187,22 @@ class ClipsGradients:
     def clip(self, gradients: list, usual: Callable[[list], list]) -> list:
         return usual(gradients)
 
+    def clipped(self, gradients: list) -> list:
+        """The gradients of a step as it clips them."""
+        return self._clip_gradients(gradients)
+
     def _clip_gradients(self, grads: list) -> list:
         return self.clip(grads, _private(super(), "_clip_gradients"))
+
+
+def multiply_learning_rate(optimizer: Any, factor: Callable[[], Any]) -> None:
+    """Lets an optimizer take all its steps at its learning rate times `factor()`.
+
+    What it is set to and saves stays its own rate.
+    """
+    # The class's, so that a second factor takes the place of the first.
+    usual = _private(type(optimizer), "_get_current_learning_rate")
+    optimizer._get_current_learning_rate = lambda: usual(optimizer) * factor()
 
 
 def is_compiled_by_xla() -> bool:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tests.oracles import tables
+from tfmoe.cli import by_name as words
 from tfmoe.cli import demo, markets
 from tfmoe.cli.app import app
 from tfmoe.cli.by_name import GATES, STRUCTURES, WEIGHTINGS, structure_by_name
@@ -222,6 +223,25 @@ def test_weightings_have_the_names_that_compile_takes():
     assert set(WEIGHTINGS) == {"fixed", *by_name.WEIGHTINGS}
 
 
+def test_optimizers_are_named_by_part():
+    parts = words.optimizer_parts("embeddings/user_id=lazy_adam:0.01, rest=sgd")
+    assert parts == {"embeddings/user_id": ("lazy_adam", 0.01), "rest": ("sgd", None)}
+    made = words.optimizer("gates=ftrl:0.5,rest=adam", 0.25)
+    assert {part: float(one.learning_rate) for part, one in made.parts.items()} == {
+        "gates": 0.5,
+        "rest": 0.25,
+    }
+    assert type(made.parts["rest"]) is tfmoe.optimizers.Adam
+    assert type(words.optimizer("sgd:0.1", 1.0)) is keras.optimizers.SGD
+    for wrong in ("sgd:fast", "gates=sgd,adam", "gates=adam,gates=sgd"):
+        with pytest.raises(ValueError, match=f"Received --optimizer {wrong}"):
+            words.optimizer_parts(wrong)
+    with pytest.raises(ValueError, match="Received --optimizer adamm"):
+        words.optimizer_parts("adamm")
+    for name in words.OPTIMIZERS:
+        assert float(words.optimizer(name, 0.5).learning_rate) == 0.5
+
+
 def test_a_weighting_that_does_not_go_with_the_mixture_is_told_first(tmp_path, folder):
     arguments = ("train", tmp_path / "none.csv", "--schema", folder / "schema.yaml")
     done = run(
@@ -238,7 +258,9 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
     options = ("--epochs", 1, "--batch-size", 100, "--dropout", 0.1, "--tower-units", "3,2")
-    options += ("--interactions", "cross,fm")
+    options += ("--interactions", "cross,fm", "--optimizer", "gates=sgd:0.5,rest=adam")
+    options += ("--embeddings-regularizer", 1e-4, "--kernel-regularizer", 1e-5)
+    options += ("--column-dropout", 0.2)
     wrong = run(*arguments, "--interactions", "cross,fn")
     assert "Received --interactions fn" in " ".join(wrong.output.split())
     wrong = run(*arguments, "--task-weight", "watch=much")
@@ -249,6 +271,9 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     assert (model.tower_units, model.tower_dropout) == ((3, 2), 0.1)
     assert model.get_compile_config()["loss_weights"] == {"watch": 0.5}
     assert isinstance(model.weighting_state.weighting, tfmoe.UPGrad)
+    assert [*model.optimizer.parts] == ["gates", "rest"]
+    assert model.encoder.embeddings_regularizer == 1e-4
+    assert (model.kernel_regularizer.l2, model.column_dropout.rate) == (1e-5, 0.2)
     assert [type(layer) for layer in model.interactions.parts] == [tfmoe.Cross, tfmoe.FM]
 
 

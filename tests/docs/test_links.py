@@ -55,7 +55,7 @@ def test_every_page_has_its_place():
 PUBLIC = {
     *(f"tfmoe.{one}" for one in tfmoe.__all__),
     *(f"tfmoe.datasets.{one}" for one in tfmoe.datasets.__all__),
-    *(f"tfmoe.optimizers.{one}" for one in ("Adam", "LazyAdam", "Adagrad")),
+    *(f"tfmoe.optimizers.{one}" for one in ("Adam", "LazyAdam", "Adagrad", "ByPart")),
     "tfmoe.tfrs.KerasLayer",
 } - {"tfmoe.data", "tfmoe.datasets", "tfmoe.optimizers"}
 

@@ -96,6 +96,12 @@ OPTIMIZERS = {
     "scaled": lambda: keras.optimizers.LossScaleOptimizer(
         keras.optimizers.RMSprop(0.01, gradient_accumulation_steps=2)
     ),
+    "by_part": lambda: tfmoe.optimizers.ByPart(
+        {
+            "experts": keras.optimizers.SGD(0.001, momentum=0.9),
+            "rest": tfmoe.optimizers.Adam(0.01),
+        }
+    ),
 }
 
 
@@ -108,6 +114,7 @@ OPTIMIZERS = {
         pytest.param(
             "scaled", {"jit_compile": False, "dispatch": "sparse"}, marks=pytest.mark.slow
         ),
+        pytest.param("by_part", {"jit_compile": False}, marks=pytest.mark.slow),
     ],
 )
 def test_training_goes_on_as_without_compaction(name, arguments, tmp_path):

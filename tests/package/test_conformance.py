@@ -308,9 +308,23 @@ CASES = [
         defaults=["tokens", "copies"],
     ),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens", "copies"]),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES, defaults=["copies"]),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, None, 3, inputs=FEATURES, defaults=["tokens"]),
+    _case(
+        tfmoe.Encoder,
+        SCHEMA,
+        SIZES,
+        UNIFORM,
+        None,
+        None,
+        0.1,
+        inputs=FEATURES,
+        defaults=["tokens", "copies"],
+    ),
+    _case(
+        tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, None, 0.1, inputs=FEATURES, defaults=["copies"]
+    ),
+    _case(
+        tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, None, 3, 0.1, inputs=FEATURES, defaults=["tokens"]
+    ),
 ]
 
 

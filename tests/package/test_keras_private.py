@@ -186,6 +186,18 @@ def test_clip_decides_how_gradients_are_clipped():
     optimizer, (variable,) = built(Halved(1.0, clipvalue=1.0))
     optimizer.apply([4 * tf.ones((2, 3))])
     np.testing.assert_allclose(variable, np.full((2, 3), 0.5))
+    assert [float(one) for one in optimizer.clipped([tf.constant(3.0)])] == [0.5]
+
+
+def test_the_steps_of_an_optimizer_are_multiplied():
+    optimizer, (variable,) = built(keras.optimizers.SGD(0.5, weight_decay=0.5))
+    for factor in (3.0, 0.5):  # the last one counts
+        keras_private.multiply_learning_rate(optimizer, lambda factor=factor: factor)
+    optimizer.apply([tf.ones((2, 3))])
+    np.testing.assert_allclose(variable, np.full((2, 3), 1 - 0.25 * 0.5 - 0.25))
+    optimizer.learning_rate = 2.0
+    assert float(optimizer.learning_rate) == 1.0
+    assert optimizer.get_config()["learning_rate"] == 2.0
 
 
 def test_xla_is_seen_from_inside():
@@ -248,6 +260,7 @@ def test_validates_in_fit_tells_it_by_the_argument():
         ("resize", [Gone(_shape=(1,)), np.ones(2)], "_initialize"),
         ("track_again", [Gone()], "_track_variables"),
         ("optimizer_key", [Gone(), None], "_var_key"),
+        ("multiply_learning_rate", [Gone(), float], "_get_current_learning_rate"),
         ("rename_key", [Gone(), None, None], "_trainable_variables_indices"),
         ("slot", [Gone(), "momentums", None], "_get_variable_index"),
         ("slot", [Gone(_get_variable_index=id), "momentums", None], "_momentums"),

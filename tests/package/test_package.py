@@ -175,7 +175,7 @@ PUBLIC = {
     for room, names in (
         (tfmoe, tfmoe.__all__),
         (tfmoe.datasets, tfmoe.datasets.__all__),
-        (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad"]),
+        (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad", "ByPart"]),
     )
     for name in names
     if callable(getattr(room, name))

@@ -31,11 +31,14 @@ FULL = Schema(
             transform="buckets",
             num_buckets=4,
             dim=3,
+            regularizer=0.5,
             fill=1.5,
             missing=["unknown", -1, 0.5],
             element=2,
         ),
-        Categorical("city", source="c", dim=4, dtype="string", min_count=2, max_size=9),
+        Categorical(
+            *("city",), source="c", dim=4, regularizer=1e-5, dtype="string", min_count=2, max_size=9
+        ),
         Categorical("device", hash_buckets=7, missing=["?", -1]),
         MultiCategorical("genres", separator="|", strip=True, pooling="max", max_length=3),
         Sequence("history", share="city", max_length=5, pooling=TargetAttention("city", (9,))),

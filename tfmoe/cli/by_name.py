@@ -53,6 +53,18 @@ INTERACTIONS = {
     if name not in ("ByColumns", "Interactions")
 }
 
+# Keras's and ours; of two with one name ours.
+OPTIMIZERS = {
+    "adam": "Adam",
+    "lazy_adam": "LazyAdam",
+    "adagrad": "Adagrad",
+    "adamw": "AdamW",
+    "ftrl": "Ftrl",
+    "lion": "Lion",
+    "rmsprop": "RMSprop",
+    "sgd": "SGD",
+}
+
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")
 DATA_SETS = ("synthetic", "ml-1m", "ml-latest-small")
 USES = ("weight", "usage")
@@ -211,6 +223,46 @@ def interactions(given: str | None) -> list[Any] | None:
     for name in names:
         check_known("--interactions", name, INTERACTIONS)
     return [getattr(tfmoe, INTERACTIONS[name])() for name in names]
+
+
+def optimizer_parts(given: str) -> dict[str, tuple[str, float | None]]:
+    """`{"gates": ("adam", 0.001), "rest": ("sgd", None)}` of `"gates=adam:0.001,rest=sgd"`.
+
+    One optimizer for all, `"sgd:0.1"`, is that of `"rest"`.
+
+    Raises:
+        ValueError: if it is written in another way, or a name is unknown.
+    """
+    parts: dict[str, tuple[str, float | None]] = {}
+    for text in given.split(","):
+        part, found, optimizer = text.strip().rpartition("=")
+        name, _, rate = optimizer.partition(":")
+        part = part if found else "rest"
+        check_known("--optimizer", name, OPTIMIZERS)
+        valid = part not in parts and (bool(found) or "," not in given)
+        try:
+            parts[part] = name, float(rate) if rate else None
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(
+                "--optimizer takes one optimizer, adam or adam:0.001, or one for each part, such "
+                f"as embeddings=lazy_adam:0.01,rest=adam. Received --optimizer {given}."
+            )
+    return parts
+
+
+def optimizer(given: str, learning_rate: float) -> Any:
+    """The optimizer that `--optimizer` asks for; its rates by default `--learning-rate`'s."""
+    import keras
+
+    def made(name: str, rate: float | None) -> Any:
+        kind = OPTIMIZERS[name]
+        own = getattr(tfmoe.optimizers, kind, None) or getattr(keras.optimizers, kind)
+        return own(learning_rate if rate is None else rate)
+
+    parts = {part: made(*one) for part, one in optimizer_parts(given).items()}
+    return parts["rest"] if [*parts] == ["rest"] else tfmoe.optimizers.ByPart(parts)
 
 
 def check_taken(owner: str, given: Mapping[str, object], takes: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from tfmoe.keras_private import (
     track_again,
 )
 from tfmoe.model.model import MultiTaskModel
+from tfmoe.optimizers.by_part import nested
 from tfmoe.reports.gate_use import GateUse, gate_use
 from tfmoe.validation import checks_arguments
 
@@ -142,19 +143,13 @@ def _compact(model: MultiTaskModel, experts: Sequence[int]) -> None:
     recompile(model)
 
 
-def _optimizers(optimizer: Any) -> list[Any]:
-    """The optimizer and, under mixed precision, the one that it scales the loss for."""
-    inner = getattr(optimizer, "inner_optimizer", None)
-    return [optimizer] if inner is None else [optimizer, inner]
-
-
 def _keys(optimizer: Any, variable: Any) -> list[Any]:
-    return [optimizer_key(one, variable) for one in _optimizers(optimizer)]
+    return [optimizer_key(one, variable) for one in nested(optimizer)]
 
 
 def _rename(optimizer: Any, before: Sequence[Any], after: Sequence[Any]) -> None:
     """Tells an optimizer that a variable has another key, on TensorFlow that of its value."""
-    for one, old, new in zip(_optimizers(optimizer), before, after, strict=True):
+    for one, old, new in zip(nested(optimizer), before, after, strict=True):
         rename_key(one, old, new)
 
 

@@ -56,6 +56,10 @@ class Encoder(keras.layers.Layer):
             and positions. The matrices `W` start at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
         copies: int >= 1, `n`, or None for one vector a row. Each copy's tables are drawn alone.
+        embeddings_regularizer: float >= 0, the factor of an L2 loss of the tables, or None for
+            none; a column's own `regularizer` comes before. It is of those rows that a batch looks
+            up, each counted once, however often it comes: `factor * sum_ids ||table[id]||^2` over
+            the distinct ids of the batch but padding.
 
     Call arguments:
         features: dict of tensors by column name: float `(b,)` for a number, int `(b,)`
@@ -91,9 +95,13 @@ class Encoder(keras.layers.Layer):
         embeddings_initializer: Initializer = "uniform",
         tokens: int | None = None,
         copies: int | None = None,
+        embeddings_regularizer: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.embeddings_regularizer = validation.number(
+            "Encoder", "embeddings_regularizer", embeddings_regularizer, 0, optional=True
+        )
         self.tokens = validation.integer("Encoder", "tokens", tokens, 1, optional=True)
         self.copies = validation.integer("Encoder", "copies", copies, 1, optional=True)
         if tokens is not None and copies is not None:
@@ -117,6 +125,12 @@ class Encoder(keras.layers.Layer):
                 "Preprocessor has them as `table_sizes`."
             )
         self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
+        self._factors = {
+            f"table_{owner}": self.embeddings_regularizer or 0.0
+            if table.regularizer is None
+            else table.regularizer
+            for owner, table in tables.items()
+        }
         self.tables = {
             owner: Embedding(
                 self.table_sizes[owner],
@@ -205,7 +219,7 @@ class Encoder(keras.layers.Layer):
             )
         vectors = {}
         for owner, columns in self.groups.items():
-            vectors.update(_looked_up(self.tables[owner], columns, features))
+            vectors.update(self._vectors_of(self.tables[owner], columns, features))
         of_history = {name for history in self.histories for name in history.names}
         encoded = {}
         for column in self._columns:
@@ -283,6 +297,32 @@ class Encoder(keras.layers.Layer):
             return vectors
         return _pooled(vectors, ids, str(column.pooling))
 
+    def _look_up(self, table: Embedding, ids: Tensor) -> Tensor:
+        """Vectors of ids, and their table's loss where it has one and is trained."""
+        vectors = table(ids)
+        factor = self._factors[table.name]
+        if factor and table.trainable:
+            self.add_loss(factor * _square_norm(ids, vectors))
+        return vectors
+
+    def _vectors_of(
+        self, table: Embedding, columns: list[Any], features: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """One look-up for all columns of a table; dict by column name of `(b, dim)`, or of lists
+        `(b, length, dim)`."""
+        ids = [features[column.name] for column in columns]
+        if len(columns) == 1:
+            return {columns[0].name: self._look_up(table, ids[0])}
+        wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
+        vectors = self._look_up(table, ops.concatenate(wide, axis=1))
+        found, start = {}, 0
+        for column, own, two_axes in zip(columns, ids, wide, strict=True):
+            stop = start + ops.shape(two_axes)[1]
+            part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
+            found[column.name] = part
+            start = stop
+        return found
+
     def _interest(
         self,
         history: History,
@@ -359,30 +399,27 @@ class Encoder(keras.layers.Layer):
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "tokens": self.tokens,
             "copies": self.copies,
+            "embeddings_regularizer": self.embeddings_regularizer,
         }
-
-
-def _looked_up(
-    table: Embedding, columns: list[Any], features: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """One look-up for all columns of a table; dict by column name of `(b, dim)`, or of lists
-    `(b, length, dim)`."""
-    ids = [features[column.name] for column in columns]
-    if len(columns) == 1:
-        return {columns[0].name: table(ids[0])}
-    wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
-    vectors = table(ops.concatenate(wide, axis=1))
-    found, start = {}, 0
-    for column, own, two_axes in zip(columns, ids, wide, strict=True):
-        stop = start + ops.shape(two_axes)[1]
-        part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
-        found[column.name] = part
-        start = stop
-    return found
 
 
 def _beside(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+
+def _square_norm(ids: Tensor, vectors: Tensor) -> Tensor:
+    """`sum ||vector||^2` over distinct ids but padding, of ids and their vectors `(..., d)`.
+
+    Sorted, the first of equal ids is seen without a tensor as long as the table, and in shapes
+    that XLA knows. The gradient goes through the look-up that there is, so that it stays one.
+    """
+    flat = ops.reshape(ids, (-1,))
+    squares = ops.reshape(ops.sum(ops.square(ops.cast(vectors, "float32")), axis=-1), (-1,))
+    order = ops.argsort(flat)
+    ordered = ops.take(flat, order)
+    before = ops.concatenate([ops.full_like(ordered[:1], PADDING_ID), ordered[:-1]])
+    # Padding, the smallest id, is never another than the one before it.
+    return ops.sum(ops.where(ordered != before, ops.take(squares, order), 0.0))
 
 
 def _pooled(vectors: Tensor, ids: Tensor, pooling: str) -> Tensor:

@@ -53,7 +53,7 @@ class Stages(NamedTuple):
 
     `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None, `imputation` the `Towers` of
     the tasks that have a second one in training, or None; `interactions` an `Interactions` or None,
-    `wide` a `Wide` or None.
+    `wide` a `Wide` or None, `column_dropout` a `ColumnDropout` or None.
     """
 
     schema: Schema
@@ -66,6 +66,7 @@ class Stages(NamedTuple):
     imputation: Any = None
     interactions: Any = None
     wide: Any = None
+    column_dropout: Any = None
 
     def inputs_of(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of features."""
@@ -85,6 +86,8 @@ class Stages(NamedTuple):
         self, encoded: Tensor | tuple[Tensor, Tensor], mode: dict[str, Any]
     ) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of it."""
+        if self.column_dropout is not None:
+            encoded = self.column_dropout(encoded, **mode)
         return encoded if self.interactions is None else self.interactions(encoded, **mode)
 
     def _conditions(self, encoded: Tensor, features: dict[str, Tensor]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
+from tfmoe.features.column_dropout import column_dropout_of
 from tfmoe.features.encoder import Encoder
 from tfmoe.features.epnet import EPNet
 from tfmoe.features.interactions.interactions import Interactions, interactions_of
@@ -34,6 +35,7 @@ from tfmoe.model.frozen import freeze_places, frozen_places
 from tfmoe.model.inputs import (
     symbols,
 )
+from tfmoe.model.parts import regularize, regularizer_of
 from tfmoe.model.training import Trainable, Untracked
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
@@ -125,6 +127,14 @@ class MultiTaskModel(Trainable):
             network, the first-order term of wide-and-deep models and DeepFM. All start at 0.
         scenario_towers: bool; whether towers have factors of every scenario's own, see
             `ScenarioTowers`.
+        embeddings_regularizer: float >= 0, or None; the factor of an L2 loss of the embeddings
+            that a batch looks up, see `Encoder`. A column's own `regularizer` comes before.
+        kernel_regularizer: Keras regularizer, its name, a float for the factor of an L2 loss, or
+            None; of what is called a kernel in the structure's experts and in the towers, unless
+            it has a regularizer. Gates and interactions have none of it.
+        column_dropout: float in [0, 1), the rate at which what a column gives of a row is 0 in
+            training, the rest being scaled by `1 / (1 - rate)`; in front of `interactions` and
+            structure, for structures that read no tokens.
         name, dtype, trainable: as for any Keras model.
 
     Call arguments:
@@ -154,6 +164,9 @@ class MultiTaskModel(Trainable):
         interactions: Interactions | Sequence[keras.layers.Layer] | None = None,
         wide: bool = False,
         *,
+        embeddings_regularizer: float | None = None,
+        kernel_regularizer: str | float | keras.regularizers.Regularizer | None = None,
+        column_dropout: float = 0.0,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
         trainable: bool = True,
@@ -175,9 +188,11 @@ class MultiTaskModel(Trainable):
             blueprint.table_sizes,
             tokens=structure.token_dim if structure.input_kind == "tokens" else None,
             copies=len(structure.encodings) if structure.input_kind == "copies" else None,
+            embeddings_regularizer=embeddings_regularizer,
             dtype=policy,
             name="tfmoe_encoder",
         )
+        dropout = column_dropout_of(column_dropout, encoder.sizes, structure, policy)
         between = interactions_of(interactions, encoder.sizes, structure, policy)
         first_order = None
         check_bool("MultiTaskModel", "wide", wide)
@@ -224,6 +239,7 @@ class MultiTaskModel(Trainable):
             imputation,
             between,
             first_order,
+            dropout,
         )
         inputs = symbols(schema, blueprint.lengths)
         made = stages.forward(inputs, return_aux=False).predictions
@@ -235,6 +251,7 @@ class MultiTaskModel(Trainable):
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
         self.imputation, self.interactions, self.wide = imputation, between, first_order
+        self.column_dropout = dropout
         self.scenario_towers = bool(scenario_towers)
         self.schema = schema
         self.tower_units = tuple(tower_units)
@@ -247,6 +264,8 @@ class MultiTaskModel(Trainable):
         self._fitted = Untracked(blueprint.preprocessor)
         self._objectives = Untracked(None)
         self._guard = Untracked(None)
+        self.kernel_regularizer = regularizer_of(kernel_regularizer)
+        regularize(self, self.kernel_regularizer)
         if num_added:
             encoder.trainable = False
             structure.freeze()
@@ -333,7 +352,19 @@ class MultiTaskModel(Trainable):
             "scenario_towers": self.scenario_towers,
             "interactions": None if self.interactions is None else self.interactions.recipe,
             "wide": self.wide is not None,
+            **self._regularized,
             "dtype": self.encoder.dtype_policy,
+        }
+
+    @property
+    def _regularized(self) -> dict[str, Any]:
+        """The arguments of its constructor that keep it from overfitting, as plain data."""
+        return {
+            "embeddings_regularizer": self.encoder.embeddings_regularizer,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer)
+            if self.kernel_regularizer
+            else None,
+            "column_dropout": self.column_dropout.rate if self.column_dropout else 0.0,
         }
 
     @property
@@ -385,6 +416,7 @@ class MultiTaskModel(Trainable):
             "scenario_towers": self.scenario_towers,
             "interactions": None if self.interactions is None else self.interactions.recipe,
             "wide": self.wide is not None,
+            **self._regularized,
             "num_added": self._num_added,
             "frozen": frozen_places(self),
         }

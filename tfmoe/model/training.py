@@ -32,6 +32,7 @@ from tfmoe.model.inputs import (
 )
 from tfmoe.model.jit import jit_pays
 from tfmoe.model.measure import measure, with_measures
+from tfmoe.model.parts import parts_of
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
@@ -45,6 +46,8 @@ from tfmoe.objectives.task_per_row import TaskPerRow
 from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.by_name import weighting_of
 from tfmoe.objectives.weighting.learner import WeightLearner, silent
+from tfmoe.optimizers.by_part import made, routed
+from tfmoe.optimizers.fused import updates_rows
 from tfmoe.schema.schema import GROUP_CODES
 from tfmoe.validation import integer
 
@@ -114,7 +117,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
 
     def compile(
         self,
-        optimizer: str | keras.optimizers.Optimizer = "adam",
+        optimizer: str | keras.optimizers.Optimizer | Mapping[str, Any] = "adam",
         loss: Mapping[str, Any] | None = None,
         loss_weights: Mapping[str, float] | None = None,
         metrics: Mapping[str, Sequence[Any]] | None = None,
@@ -126,7 +129,10 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         """As in Keras, but losses, weights and metrics follow from the tasks.
 
         Args:
-            optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`.
+            optimizer: Keras optimizer or its name; `"adam"` is `tfmoe.optimizers.Adam`. Or a dict
+                of such by part of the model, `{"embeddings": tfmoe.optimizers.LazyAdam(0.01),
+                "gates": keras.optimizers.Adam(1e-4), "rest": "adam"}`, of which it makes
+                `tfmoe.optimizers.ByPart`; its docstring names the parts.
             loss: dict by task of Keras losses or their names that replace the task's own. They
                 get the model's predictions, or the logits if they have `from_logits=True`; of a
                 regression, labels and predictions as they are standardised; of a binary task the
@@ -184,18 +190,21 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         self._trackers = Untracked([tracker_of(one, self.structure) for one in extra])
         # Past Keras's own lists, in which a metric stays for ever; its file has it all the same.
         self.__dict__["weighting_state"] = learner_of(self, weighting, loss or {})
-        # Late, for Keras may be loaded in the middle of a user's `import tfmoe.optimizers`.
-        from tfmoe.optimizers import Adam, updates_rows
-
-        if optimizer == "adam":
-            optimizer = Adam()
+        optimizer = made(optimizer)
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        sparse = updates_rows(self.optimizer) or num_replicas() > 1
+        by_part = routed(self.optimizer)
+        if by_part is not None:
+            by_part.route(parts_of(self))
+            by_part.grouped(self.trainable_variables)  # or its error
         first_order = {} if self.wide is None else self.wide.tables
         for table in (*self.encoder.tables.values(), *first_order.values()):
-            table.may_be_compiled, table.may_be_sparse = bool(self.jit_compile), sparse
+            own = self.optimizer
+            if by_part is not None and table.trainable:
+                own = by_part.optimizer_of(table.embeddings)
+            table.may_be_compiled = bool(self.jit_compile)
+            table.may_be_sparse = updates_rows(own) or num_replicas() > 1
         self._compiled_with.value["optimizer"] = self.optimizer
         check_reported(self)
 

@@ -67,6 +67,12 @@ class Column:
         return self.raw_name
 
 
+def _check_regularizer(owner: str, column: "Numeric | Categorical") -> None:
+    factor = number(owner, "regularizer", column.regularizer, 0, optional=True)
+    # An integer too becomes a float, so that equal schemas are written alike.
+    object.__setattr__(column, "regularizer", factor)
+
+
 @checks_arguments
 @dataclass(frozen=True)
 class Numeric(Column):
@@ -85,6 +91,7 @@ class Numeric(Column):
             100 standard deviations, so that no single outlier dominates a step.
         num_buckets: int >= 2, for `"buckets"`.
         dim: int >= 1, size of a bucket's embedding.
+        regularizer: see `Categorical`, of a bucket's embedding.
         fill: what a missing cell counts as, in raw units; with `"buckets"` it has the
             bucket of that number. None means the fitted mean, with `"log"` the mean of the
             logarithms, with `"none"` 0; with `"buckets"` missing cells then have an id of
@@ -102,6 +109,7 @@ class Numeric(Column):
     transform: str = "standardize"
     num_buckets: int = 32
     dim: int = 16
+    regularizer: float | None = None
     fill: float | None = None
     missing: tuple[str | int | float, ...] | None = None
     element: int | None = None
@@ -112,6 +120,7 @@ class Numeric(Column):
         check_choice(owner, "transform", self.transform, _TRANSFORMS)
         integer(owner, "num_buckets", self.num_buckets, 2)
         integer(owner, "dim", self.dim, 1)
+        _check_regularizer(owner, self)
         # An integer too becomes a float, so that equal schemas are written alike.
         object.__setattr__(self, "fill", number(owner, "fill", self.fill, optional=True))
         integer(owner, "element", self.element, 0, optional=True)
@@ -135,6 +144,8 @@ class Categorical(Column):
     Args:
         name, source: see `Column`.
         dim: int >= 1, size of the embedding.
+        regularizer: float >= 0, the factor of an L2 loss of the embeddings that a batch looks up,
+            see `Encoder`; 0 for none, None for `MultiTaskModel`'s `embeddings_regularizer`.
         dtype: `"int"`, `"string"`, or None to take what the fitted data has: integers
             where all values are, of 64 bits and, in a text file, written without leading
             zeros or a plus; text otherwise. Integers in a string column count as their
@@ -146,9 +157,9 @@ class Categorical(Column):
         hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the
             SipHash of its text modulo this number.
         share: name of another column whose vocabulary and embedding table this one
-            uses. Both are fitted together. `dim`, `dtype`, `min_count`, `max_size`,
-            `hash_buckets` and `missing` are then the other column's and must be left alone
-            here.
+            uses. Both are fitted together. `dim`, `regularizer`, `dtype`, `min_count`,
+            `max_size`, `hash_buckets` and `missing` are then the other column's and must be
+            left alone here.
         missing: sequence of the texts and integers that stand for a missing value, such as
             `["NA", "?"]` or `[-1]`, beside the empty cell. Nothing does by default: `NA` may
             be Namibia. Of lists they are missing elements.
@@ -156,6 +167,7 @@ class Categorical(Column):
 
     _: KW_ONLY
     dim: int = 16
+    regularizer: float | None = None
     dtype: str | None = None
     min_count: int = 1
     max_size: int | None = None
@@ -170,6 +182,7 @@ class Categorical(Column):
         owner = f"{type(self).__name__}({self.name!r})"
         check_choice(owner, "dtype", self.dtype, ("int", "string", None))
         integer(owner, "dim", self.dim, 1)
+        _check_regularizer(owner, self)
         integer(owner, "min_count", self.min_count, 1)
         integer(owner, "max_size", self.max_size, 1, optional=True)
         integer(owner, "hash_buckets", self.hash_buckets, 1, optional=True)
@@ -182,7 +195,10 @@ class Categorical(Column):
             )
         if self.share:
             own = {f.name: f.default for f in dataclasses.fields(Categorical)}
-            for field in ("dim", "dtype", "min_count", "max_size", "hash_buckets", "missing"):
+            for field in (
+                *("dim", "regularizer", "dtype", "min_count", "max_size", "hash_buckets"),
+                "missing",
+            ):
                 if getattr(self, field) != own[field]:
                     raise ValueError(
                         f"{owner} uses the table of {self.share!r}, which decides its "
@@ -207,8 +223,8 @@ class MultiCategorical(Categorical):
     (missing).
 
     Args:
-        name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing: see
-            `Categorical`.
+        name, source, dim, regularizer, dtype, min_count, max_size, hash_buckets, share, missing:
+            see `Categorical`.
         separator: string between a cell's values, or None if cells are lists.
         strip: bool, whether spaces (and tabs and line ends) around the values of separated text
             are left out, in training and served: `"a, b"` at `","` is then `"a"` and `"b"`, and
@@ -260,7 +276,7 @@ class Sequence(MultiCategorical):
     candidate, the item that the row is about.
 
     Args:
-        name, source, dim, dtype, min_count, max_size, hash_buckets, share, missing,
+        name, source, dim, regularizer, dtype, min_count, max_size, hash_buckets, share, missing,
             separator, strip: see `MultiCategorical`.
         max_length: int >= 1, or None for what `MultiCategorical` takes.
         pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings; `"last"`, the last

@@ -66,6 +66,15 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
     ] = None,
+    embeddings_regularizer: Annotated[
+        float | None, typer.Option(min=0, help="L2 of the embeddings that a batch looks up.")
+    ] = None,
+    kernel_regularizer: Annotated[
+        float | None, typer.Option(min=0, help="L2 of the kernels of experts and towers.")
+    ] = None,
+    column_dropout: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Of whole columns of a row.")
+    ] = 0.0,
     interactions: Annotated[
         str | None,
         typer.Option(
@@ -109,7 +118,17 @@ def train(
     patience: Annotated[
         int, typer.Option(min=0, help="Epochs without a better validation loss before the end.")
     ] = 3,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of optimizers that name none of their own.")
+    ] = 1e-3,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help=f"{one_of(by_name.OPTIMIZERS)}, or one for each part of the model, with rates: "
+            "embeddings=lazy_adam:0.01,gates=adam:0.0001,rest=adam.",
+            autocompletion=completion(by_name.OPTIMIZERS),
+        ),
+    ] = "adam",
     dtype: Annotated[
         str,
         typer.Option(
@@ -131,6 +150,7 @@ def train(
             must_be_new(history, ".csv")
         by_name.check_known("--dtype", dtype, by_name.DTYPES)
         by_name.check_known("--weighting", weighting, by_name.WEIGHTINGS)
+        by_name.optimizer_parts(optimizer)  # or its error
         by_name.check_structure(mixture, gate, hidden_units)
         for name in interactions.split(",") if interactions is not None else ():
             by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
@@ -189,11 +209,14 @@ def train(
                 scenario_towers=scenario_towers,
                 interactions=by_name.interactions(interactions),
                 wide=wide,
+                embeddings_regularizer=embeddings_regularizer,
+                kernel_regularizer=kernel_regularizer,
+                column_dropout=column_dropout,
             )
         finally:
             keras.config.set_dtype_policy(before)
         model.compile(
-            tfmoe.optimizers.Adam(learning_rate),
+            by_name.optimizer(optimizer, learning_rate),
             loss_weights=weights or None,
             weighting=weighting,
         )

@@ -13,7 +13,7 @@ from tfmoe.compute.types import Tensor
 from tfmoe.keras_private import ClipsGradients, slot
 
 
-class _SumsRows(ClipsGradients):
+class SumsRows(ClipsGradients):
     """Adds up what a sparse gradient has of one row, before anything is done with it.
 
     Two look-ups in one table give such gradients. Clipped part by part, or squared, they would be
@@ -37,7 +37,7 @@ class _SumsRows(ClipsGradients):
 
 
 @registered
-class Adam(_SumsRows, keras.optimizers.Adam):
+class Adam(SumsRows, keras.optimizers.Adam):
     r"""Keras's Adam, with TensorFlow's fused kernel for the update of a variable.
 
     The same steps: with `m` and `v` the decayed means of the gradient and its square,
@@ -140,7 +140,7 @@ class LazyAdam(Adam):
 
 
 @registered
-class Adagrad(_SumsRows, keras.optimizers.Adagrad):
+class Adagrad(SumsRows, keras.optimizers.Adagrad):
     r"""Keras's Adagrad, whose step reads and writes only those rows that a batch looks up.
 
     The same steps, sparse gradient or not: with `a` the sum of squared gradients
