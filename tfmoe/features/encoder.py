@@ -14,7 +14,9 @@ from tfmoe.compute.initializers import PerCopy, member_initializer
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.schema.columns import PADDING_ID, Categorical, Column, MultiCategorical, Sequence
+from tfmoe.features.pooling import pooled
+from tfmoe.features.unknown import UnknownIds
+from tfmoe.schema.columns import PADDING_ID, Sequence
 from tfmoe.schema.schema import Schema
 
 
@@ -24,8 +26,8 @@ class Encoder(keras.layers.Layer):
 
     The output has the columns in the schema's order: a number as it is, an id as its
     embedding, a list as the mean, sum or maximum of its values' embeddings (id 0 is
-    padding and does not count; a list without values gives zeros). Columns that share
-    a table make one look-up.
+    padding and does not count; a list without values gives zeros), perhaps weighted, a vector as
+    it is, a time as its parts side by side. Columns that share a table make one look-up.
 
     With `tokens=d` the output is a set of tokens, for structures with attention: first the
     columns that are no `Sequence`, in the schema's order, one token each,
@@ -49,10 +51,13 @@ class Encoder(keras.layers.Layer):
             and positions. The matrices `W` start at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
         copies: int >= 1, `n`, or None for one vector a row. Each copy's tables are drawn alone.
+        lengths: dict by column of the size of each `Vector` whose schema has none, and perhaps of
+            others; `Preprocessor.lengths`.
 
     Call arguments:
-        features: dict of tensors by column name: float `(b,)` for a number, int `(b,)`
-            for an id, int `(b, length)` for a list. As tokens, a sequence may be shorter than
+        features: dict of tensors by column name: float `(b,)` for a number, float `(b, size)` for
+            a vector, int `(b,)` for an id, int `(b, length)` for a list, and float `(b, length)`
+            for its weights. As tokens, a sequence may be shorter than
             its `max_length`, not longer.
 
     Returns:
@@ -84,6 +89,7 @@ class Encoder(keras.layers.Layer):
         embeddings_initializer: Initializer = "uniform",
         tokens: int | None = None,
         copies: int | None = None,
+        lengths: Mapping[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,12 +101,21 @@ class Encoder(keras.layers.Layer):
                 f"tokens={tokens} and copies={copies}. Leave out one."
             )
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        known = {c.name for c in self._columns if c.is_wide and not c.embeds and c.width is None}
+        given = dict(lengths or {})
+        self.lengths = {name: int(given[name]) for name in known & {*given}}
+        unsized = sorted(known - set(self.lengths))
+        if unsized:
+            raise ValueError(
+                "Encoder needs the size of every vector. Received lengths="
+                f"{given}, without {unsized}. A fitted Preprocessor has them "
+                "as `lengths`; or give Vector its `size`."
+            )
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.groups: dict[str, list[Any]] = {}
         for column in self._columns:
             if column.embeds:
-                owner = column.table if isinstance(column, Categorical) else column.name
-                self.groups.setdefault(owner, []).append(column)
+                self.groups.setdefault(column.table, []).append(column)
         tables: dict[str, Any] = {owner: self.schema.column(owner) for owner in self.groups}
         unsized = sorted(set(self.groups) - set(table_sizes))
         if unsized:
@@ -109,6 +124,10 @@ class Encoder(keras.layers.Layer):
                 f"table_sizes={dict(table_sizes)}, without {unsized}. A fitted "
                 "Preprocessor has them as `table_sizes`."
             )
+        rates = {c.name: getattr(c, "unknown_rate", 0.0) for c in self._columns}
+        self.unknown = {
+            name: UnknownIds(rate, name=f"unknown_{name}") for name, rate in rates.items() if rate
+        }
         self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
         self.tables = {
             owner: Embedding(
@@ -169,22 +188,28 @@ class Encoder(keras.layers.Layer):
 
     def _size(self, column: Any) -> int:
         """The size of a column's vector, in one copy."""
-        owner = column.table if isinstance(column, Categorical) else column.name
-        return self.tables[owner].dim // (self.copies or 1) if column.embeds else 1
+        several = column.is_wide and not column.is_list
+        count = self.lengths.get(column.name) or column.width or 0 if several else 1
+        if not column.embeds:
+            return count
+        return count * (self.tables[column.table].dim // (self.copies or 1))
 
     def call(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-        missing = [c.name for c in self.schema.columns if c.name not in features]
+        missing = [name for name in self.schema.feature_names if name not in features]
         if missing:
             raise ValueError(
                 f"Encoder reads every column of its schema. Received features={sorted(features)}, "
                 f"without {missing}. `Preprocessor.arrays` and `dataset` make them all."
             )
+        drawn = {name: layer(features[name]) for name, layer in self.unknown.items()}
+        features = {**features, **drawn}
         encoded = {}
         for owner, columns in self.groups.items():
             encoded.update(self._embed(self.tables[owner], columns, features))
         for column in self._columns:
             if not column.embeds:
-                encoded[column.name] = ops.cast(features[column.name], self.compute_dtype)[:, None]
+                numbers = ops.cast(features[column.name], self.compute_dtype)
+                encoded[column.name] = numbers if column.is_wide else numbers[:, None]
         if self.tokens is not None:
             return self._as_tokens(encoded, features)
         if self.copies is not None:
@@ -243,12 +268,23 @@ class Encoder(keras.layers.Layer):
             masks.append(present)
         return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
 
-    def _pool(self, column: Column, ids: Tensor, vectors: Tensor) -> Tensor:
-        """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are."""
+    def _pool(self, column: Any, vectors: Tensor, features: dict[str, Tensor]) -> Tensor:
+        """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are, in one row."""
         is_history = self.tokens is not None and isinstance(column, Sequence)
-        if is_history or not isinstance(column, MultiCategorical):
+        if is_history or not column.is_wide:
             return vectors
-        return _pooled(vectors, ids, column.pooling)
+        if not column.is_list:
+            return self._side_by_side(vectors)
+        weights = features[column.feature_names[1]] if len(column.feature_names) > 1 else None
+        return pooled(vectors, features[column.name], column.pooling, weights)
+
+    def _side_by_side(self, vectors: Tensor) -> Tensor:
+        """Several ids' vectors `(b, k, n * dim)` to `(b, n * k * dim)`, copy by copy."""
+        count, size = vectors.shape[1], vectors.shape[2]
+        if self.copies is not None:
+            apart = ops.reshape(vectors, (-1, count, self.copies, size // self.copies))
+            vectors = ops.transpose(apart, (0, 2, 1, 3))
+        return ops.reshape(vectors, (-1, count * size))
 
     def _embed(
         self, table: Embedding, columns: list[Any], features: dict[str, Tensor]
@@ -259,16 +295,16 @@ class Encoder(keras.layers.Layer):
         """
         ids = [features[column.name] for column in columns]
         if len(columns) == 1:
-            return {columns[0].name: self._pool(columns[0], ids[0], table(ids[0]))}
+            return {columns[0].name: self._pool(columns[0], table(ids[0]), features)}
         wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
         vectors = table(ops.concatenate(wide, axis=1))
-        pooled, start = {}, 0
+        found, start = {}, 0
         for column, own, two_axes in zip(columns, ids, wide, strict=True):
             stop = start + ops.shape(two_axes)[1]
             part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
-            pooled[column.name] = self._pool(column, own, part)
+            found[column.name] = self._pool(column, part, features)
             start = stop
-        return pooled
+        return found
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
@@ -297,18 +333,5 @@ class Encoder(keras.layers.Layer):
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "tokens": self.tokens,
             "copies": self.copies,
+            **({"lengths": self.lengths} if self.lengths else {}),
         }
-
-
-def _pooled(vectors: Tensor, ids: Tensor, pooling: str) -> Tensor:
-    """Lists' vectors `(b, length, d)` and ids `(b, length)` to `(b, d)`."""
-    present = ops.expand_dims(ids != PADDING_ID, -1)
-    if pooling == "max":
-        lowest = ops.full_like(vectors, -6e4)  # finite in half precision too
-        highest = ops.max(ops.where(present, vectors, lowest), axis=1)
-        return ops.where(ops.any(present, axis=1), highest, ops.zeros_like(highest))
-    mask = ops.cast(present, vectors.dtype)
-    total = ops.sum(vectors * mask, axis=1)
-    if pooling == "sum":
-        return total
-    return total / ops.maximum(ops.sum(mask, axis=1), 1)

@@ -175,6 +175,7 @@ class MultiTaskModel(Trainable):
             blueprint.table_sizes,
             tokens=structure.token_dim if structure.input_kind == "tokens" else None,
             copies=len(structure.encodings) if structure.input_kind == "copies" else None,
+            lengths=blueprint.lengths,
             dtype=policy,
             name="tfmoe_encoder",
         )

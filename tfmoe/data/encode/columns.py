@@ -20,7 +20,10 @@ The rules, which the exported graph repeats:
   has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
   cut like `str.split(separator)`, with `strip` each element loses the ASCII spaces around it;
   elements are compared as text, with the decimal form of the vocabulary if that holds integers,
-  and only the empty element is missing.
+  and only the empty element is missing. Weights lie where their values do, 0 at padding, 1 where
+  one is missing or infinite, and 1 for the missing id of a cell without elements.
+
+The codecs of `Vector`, `Timestamp`, `Crossed` and `Text` hold both twins, and say their rules.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfmoe.data import arrow
-from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
+from tfmoe.data.encode.vocabulary import HashTable, Vocabulary, one_spelling
 from tfmoe.data.numerals import canonical_integers
 from tfmoe.schema.columns import (
     FIRST_ID,
@@ -45,8 +48,8 @@ from tfmoe.schema.columns import (
 SMALLEST = float(np.finfo("float64").tiny)
 SMALLEST_FEATURE = float(np.finfo("float32").tiny)
 
-_LARGEST_FEATURE = 100.0
-_LARGEST_FLOAT = 3e38
+LARGEST_FEATURE = 100.0
+LARGEST_FLOAT = 3e38
 
 
 @dataclass(frozen=True)
@@ -102,23 +105,34 @@ def numeric_feature(values: np.ndarray, column: Numeric, fit: NumericFit) -> np.
     if gaps:
         values = np.where(missing, 0.0 if fit.fill is None else fit.fill, values)
     values = without_subnormals(values)
+    empty: float = 0.0
     if column.embeds:
         feature = (FIRST_ID + np.searchsorted(fit.boundaries, values, side="right")).astype("int32")
-        empty: float = MISSING_ID
+        empty = MISSING_ID
     elif column.transform == "none":
-        feature = np.clip(values, -_LARGEST_FLOAT, _LARGEST_FLOAT).astype("float32")
-        empty = 0.0
+        feature = plain_feature(values)
     else:
         scaled = log_transform(values) if column.transform == "log" else values
-        with np.errstate(over="ignore"):
-            scaled = without_subnormals(scaled - fit.mean) * fit.scale
-        feature = np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype("float32")
-        empty = 0.0
-    if not column.embeds:
-        feature = without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
+        feature = scaled_feature(scaled, fit.mean, fit.scale)
     if gaps and fit.fill is None:
         feature[missing] = empty
     return feature
+
+
+def scaled_feature(
+    values: np.ndarray, mean: float | np.ndarray, scale: float | np.ndarray
+) -> np.ndarray:
+    """`clip((values - mean) * scale, -100, 100)` of float64, as float32."""
+    with np.errstate(over="ignore"):
+        scaled = without_subnormals(values - mean) * scale
+    feature = np.clip(scaled, -LARGEST_FEATURE, LARGEST_FEATURE).astype("float32")
+    return without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
+
+
+def plain_feature(values: np.ndarray) -> np.ndarray:
+    """float64 as float32, clipped to +-3e38."""
+    feature = np.clip(values, -LARGEST_FLOAT, LARGEST_FLOAT).astype("float32")
+    return without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
 
 
 class TextCache:
@@ -171,6 +185,24 @@ def categorical_ids(
         if integers is not None:
             return table.int_ids(integers)
     return _text_ids(text, table, cache)
+
+
+def categorical_texts(
+    array: pa.Array, name: str, table: Vocabulary | HashTable, is_int: bool, declared: bool = True
+) -> tuple[pa.Array, np.ndarray]:
+    """Single values as the texts that are hashed, and which are missing.
+
+    Args: see `categorical_ids`.
+
+    Returns:
+        Arrow large_string `(n,)` without nulls, and bool `(n,)`.
+    """
+    if is_int and (declared or _may_be_int(array.type)):
+        values = arrow.to_ints(array, name, table.missing.texts)
+        return arrow.decimals(values).cast(pa.large_string()), table.missing.in_integers(values)
+    text = arrow.decoded(arrow.to_text(array, name)).cast(pa.large_string())
+    text = text.fill_null(MISSING_STRING)
+    return one_spelling(text), table.missing.in_text(text)
 
 
 def _may_be_int(kind):
@@ -233,19 +265,53 @@ def list_ids(
 
 
 def _padded_ids(array, column, table, is_int, length, cache, declared=True):
+    ids, lengths = element_ids(array, column, table, is_int, cache, declared)
+    return padded_ids(ids, kept_places(ids, lengths, length, column.keeps_last))
+
+
+def element_ids(
+    array: pa.Array,
+    column: MultiCategorical,
+    table: Vocabulary | HashTable,
+    is_int: bool,
+    cache: TextCache,
+    declared: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the elements of a list column's cells, one cell after the other, and the lengths.
+
+    Missing elements, which are to be skipped, have `PADDING_ID`.
+
+    Args: see `list_ids`.
+
+    Returns:
+        int32 `(m,)` and int64 `(n,)`.
+    """
     elements, lengths = arrow.split_lists(array, column)
     ids = categorical_ids(elements, column.raw_name, table, is_int, cache, declared)
-    # No value has the missing id, so it marks the elements to skip.
-    ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
+    return np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids), lengths
+
+
+def kept_places(ids: np.ndarray, lengths: np.ndarray, length: int, keeps_last: bool) -> np.ndarray:
+    """Which of the elements each cell keeps: int64 `(n, length)`, -1 behind a cell's end.
+
+    Args:
+        ids, lengths: see `element_ids`.
+        length: int >= 1.
+        keeps_last: whether of a long cell the last ones are kept.
+    """
     starts = np.cumsum(lengths) - lengths
     lengths = _up_to_last_present(ids, starts, lengths)
-    if column.keeps_last:
+    if keeps_last:
         starts = starts + np.maximum(lengths - length, 0)
-    kept = np.minimum(lengths, length)
     places = np.arange(length)
-    inside = places < kept[:, None]
-    padded = np.full((len(lengths), length), PADDING_ID, np.int32)
-    padded[inside] = ids[(starts[:, None] + places)[inside]]
+    inside = places < np.minimum(lengths, length)[:, None]
+    return np.where(inside, starts[:, None] + places, -1)
+
+
+def padded_ids(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The ids that cells keep, int32 `(n, length)`; an empty one has the missing id first."""
+    # The last place is for what is behind the end.
+    padded = np.append(ids, np.int32(PADDING_ID))[places]
     padded[(padded == PADDING_ID).all(axis=1), 0] = MISSING_ID
     return padded
 

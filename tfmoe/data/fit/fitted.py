@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import categorical_columns, table_owners
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments
 from tfmoe.data.fit.statistics import Statistics, no_labels
-from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeric
+from tfmoe.schema.columns import FIRST_ID, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
 
@@ -33,13 +34,14 @@ class Fitted:
         dtypes: `"int"` or `"string"` of each `Categorical` kind.
         vocabularies: Arrow array in id order, of each column that owns a vocabulary.
         numeric: `NumericFit` of each `Numeric`.
-        lengths: padded width of each list column.
+        lengths: numbers or ids of a row of each wide column, such as the positions of a list.
         label_means: mean label, or float64 `(num_classes,)` of class frequencies; NaN for
             a task without labels.
         label_moments: mean and standard deviation of each regression's labels; tasks without
             labels are not there, nor those that an earlier version has fitted.
         tables: `Vocabulary` or `HashTable` of each owner.
         one_spelling: whether hashing takes `true` and `True` for one value.
+        fits: what the codecs of the other kinds of column have fitted.
     """
 
     num_rows: int
@@ -51,10 +53,11 @@ class Fitted:
     label_moments: dict[str, tuple[float, float]]
     tables: dict[str, Vocabulary | HashTable]
     one_spelling: bool = False  # as pickles of older versions have it
+    fits: dict[str, Any] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Pickles of older versions know no moments of labels.
-        self.__dict__.update({"label_moments": {}, **state})
+        # Pickles of older versions know no moments of labels, and four kinds of column.
+        self.__dict__.update({"label_moments": {}, "fits": {}, **state})
 
     @classmethod
     def of(cls, statistics: Statistics) -> Fitted:
@@ -77,6 +80,10 @@ class Fitted:
             {name: _length(name, statistics) for name in statistics.longest},
             {name: _mean_label(seen) for name, seen in statistics.labels.items()},
             label_moments(statistics),
+            {
+                name: codec.fit(statistics.seen.get(name))
+                for name, codec in codecs_of(schema).items()
+            },
         )
 
     def under(self, schema: Schema) -> Fitted:
@@ -107,13 +114,16 @@ class Fitted:
         lengths: Mapping[str, int],
         label_means: dict[str, Any],
         label_moments: dict[str, tuple[float, float]],
+        fits: Mapping[str, Any],
         one_spelling: bool = True,
     ) -> Fitted:
         """From its parts; `dtypes` by owner (None becomes `"string"`), `lengths` as fitted."""
+        fits = {name: fit for name, fit in fits.items() if fit is not None}
+        codecs = codecs_of(schema)
         widths = {
-            c.name: c.max_length or max(lengths[c.name], 1)
+            c.name: codecs[c.name].width(fits.get(c.name)) or max(lengths[c.name], 1)
             for c in schema.columns
-            if isinstance(c, MultiCategorical)
+            if c.is_wide
         }
         tables: dict[str, Vocabulary | HashTable] = {
             owner: HashTable(column.hash_buckets, column.missing, one_spelling)
@@ -132,6 +142,7 @@ class Fitted:
             label_moments,
             tables,
             one_spelling,
+            fits,
         )
 
     def table_sizes(self, schema: Schema) -> dict[str, int]:
@@ -140,8 +151,8 @@ class Fitted:
         for column in schema.columns:
             if column.name in self.tables:
                 sizes[column.name] = self.tables[column.name].size
-            elif isinstance(column, Numeric) and column.embeds:
-                sizes[column.name] = FIRST_ID + column.num_buckets
+            elif column.embeds and column.table == column.name:
+                sizes[column.name] = column.table_rows or FIRST_ID
         return sizes
 
 
@@ -223,16 +234,4 @@ def label_moments(statistics: Statistics) -> dict[str, tuple[float, float]]:
 
 def unfitted_columns(schema: Schema) -> list[str]:
     """Names of the columns that cannot be encoded without fitting."""
-    owners = table_owners(schema)
-    names = []
-    for column in schema.columns:
-        needs = False
-        if isinstance(column, Numeric):
-            needs = column.transform != "none"
-        elif isinstance(column, Categorical):
-            needs = owners[column.table].hash_buckets is None
-            if isinstance(column, MultiCategorical):
-                needs = needs or column.max_length is None
-        if needs:
-            names.append(column.name)
-    return names
+    return [name for name, codec in codecs_of(schema).items() if codec.needs_fit]
