@@ -77,6 +77,7 @@ HOMES = {
     "PLE": "structures.ple",
     "PPNet": "heads.ppnet",
     "Preprocessor": "data.preprocessor",
+    "Pretrained": "schema.pretrained",
     "RLW": "objectives.weighting.random",
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
@@ -191,6 +192,7 @@ __all__ = [
     "PLE",
     "PPNet",
     "Preprocessor",
+    "Pretrained",
     "RLW",
     "ReLUGate",
     "Regression",
@@ -326,6 +328,7 @@ if TYPE_CHECKING:
     from tfmoe.schema.links import DBMTL as DBMTL
     from tfmoe.schema.links import ESCM2 as ESCM2
     from tfmoe.schema.links import ESMM as ESMM
+    from tfmoe.schema.pretrained import Pretrained as Pretrained
     from tfmoe.schema.schema import Schema as Schema
     from tfmoe.schema.tasks import Binary as Binary
     from tfmoe.schema.tasks import Multiclass as Multiclass

@@ -6,6 +6,7 @@ import pandas as pd
 import tfmoe
 from tests.oracles import tables
 
+VECTORS = {f"m{i}": [float(i), 0.5, -0.1 * i] for i in range(9)}
 COLUMNS = [
     *tables.SCHEMA.columns,
     tfmoe.Vector("emb"),
@@ -18,6 +19,8 @@ COLUMNS = [
     tfmoe.Sequence(
         "path", weights="path_scores", separator=" ", dim=2, max_length=2, pooling="sum"
     ),
+    tfmoe.Pretrained("film", source="movie_id", vectors=VECTORS),
+    tfmoe.Pretrained("film_2", source="movie_id", vectors=VECTORS, projection=2, trainable=True),
     tfmoe.Text("title", ngrams=2, hash_buckets=30, dim=3, max_length=4),
 ]
 SCHEMA = tfmoe.Schema(COLUMNS, tables.SCHEMA.tasks)
@@ -27,6 +30,7 @@ def rows(num_rows=200, seed=0):
     """Rows of `tables`, with cells of the other kinds beside them."""
     generator = np.random.default_rng(seed)
     df = tables.rows(num_rows, seed)
+    df.loc[::11, "movie_id"] = None
     emb = generator.normal(2.0, 3.0, (num_rows, 3))
     emb[generator.random((num_rows, 3)) < 0.1] = np.nan
     words = [

@@ -284,6 +284,7 @@ ADDED_NAMES = [
     "PCGrad",
     "PLE",
     "PPNet",
+    "Pretrained",
     "RLW",
     "SNR",
     "STAR",

@@ -482,7 +482,7 @@ def test_vectors_and_times(tmp_path):
     assert schema.columns == expected
     assert "vectors: ['emb']" in said
     assert "in UTC: ['at', 'day']" in said
-    assert "uneven: Declare Vector('uneven') if" in said
+    assert "uneven: Declare Vector('vector', source='uneven'), if" in said
     found = Preprocessor(schema).fit(frame).arrays(frame)[0]
     assert {name: values.shape[1] for name, values in found.items()} == {
         "emb": 3,

@@ -16,6 +16,7 @@ from tfmoe import (
     Multiclass,
     Numeric,
     Preprocessor,
+    Pretrained,
     Regression,
     Schema,
     Sequence,
@@ -48,6 +49,7 @@ FULL = Schema(
         ),
         Timestamp("old", source="at", parts=["age"], since="2020-01-01"),
         Crossed("where", columns=["city", "device"], hash_buckets=9, dim=2),
+        Pretrained("item", vectors="v.npz", trainable=True, projection=2, dtype="int"),
         Text("title", ngrams=2, hash_buckets=9, dim=2, lower=False, max_length=4),
     ],
     tasks=[

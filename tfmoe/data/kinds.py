@@ -220,8 +220,8 @@ def _remedy_of_lists(inner, column, name):
     numbers = pa.types.is_floating(inner) or pa.types.is_decimal(inner)
     if numbers:
         return (
-            f"Declare Vector({name!r}) if the cells are vectors, with as many numbers each; one "
-            f"number of them is Numeric('x', source={name!r}, element=0). Whole numbers that name "
+            f"Declare Vector('vector', source={name!r}), if each cell has as many numbers; one of "
+            f"them is Numeric('number', source={name!r}, element=0). Whole numbers that name "
             "things are integers, for MultiCategorical."
         )
     if is_text(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner):
@@ -246,6 +246,6 @@ def _remedy_of_times(kind, column, name):
     if pa.types.is_interval(kind):
         return f"Make text of it, for Categorical: in pandas {column}.astype(str)."
     return (
-        f"Declare Timestamp({name!r}), for its hour and weekday, or Timestamp({name!r}, "
-        "parts=['age']) for the days since a date."
+        f"Declare Timestamp('time', source={name!r}), for its hour and weekday, or "
+        f"Timestamp('age', source={name!r}, parts=['age']) for the days since a date."
     )

@@ -489,7 +489,8 @@ class Preprocessor:
     @property
     def lengths(self) -> dict[str, int]:
         """Numbers or ids of a row, of each column that has several: positions of a list
-        (`max_length`, or as many as the cells seen have), numbers of a vector."""
+        (`max_length`, or as many as the cells seen have), numbers of a vector, also of those of a
+        `Pretrained`."""
         return dict(self._ready().lengths)
 
     @property
@@ -520,7 +521,7 @@ class Preprocessor:
 
     @property
     def fits(self) -> dict[str, Any]:
-        """What was fitted of each `Vector` and `Timestamp`."""
+        """What was fitted of each `Vector`, `Timestamp` and `Pretrained`."""
         return dict(self._ready().fits)
 
     @property

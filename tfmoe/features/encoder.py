@@ -13,10 +13,13 @@ from tfmoe import validation
 from tfmoe.compute.initializers import PerCopy, member_initializer
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
+from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
 from tfmoe.features.pooling import pooled
+from tfmoe.features.pretrained import PretrainedEmbedding
 from tfmoe.features.unknown import UnknownIds
 from tfmoe.schema.columns import PADDING_ID, Sequence
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 
 
@@ -39,9 +42,9 @@ class Encoder(keras.layers.Layer):
     one token a position, oldest first, with a learned embedding of the position added.
 
     With `copies=n` the output is `n` such vectors, each from tables of its own; numbers are the
-    same in all. The `n` tables of a column lie side by side in one of `(rows, n * dim)`, so that
-    there is still one look-up a table, of a row `n` times as wide. Tables, their gradients and the
-    optimizer's averages of them take `n` times the memory.
+    same in all, and so are vectors of `Pretrained`. The `n` tables of a column lie side by side in
+    one of `(rows, n * dim)`, so that there is still one look-up a table, of a row `n` times as
+    wide. Tables, their gradients and the optimizer's averages of them take `n` times the memory.
 
     Args:
         schema: `Schema`, or what its `to_dict` returns.
@@ -51,8 +54,8 @@ class Encoder(keras.layers.Layer):
             and positions. The matrices `W` start at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
         copies: int >= 1, `n`, or None for one vector a row. Each copy's tables are drawn alone.
-        lengths: dict by column of the size of each `Vector` whose schema has none, and perhaps of
-            others; `Preprocessor.lengths`.
+        lengths: dict by column of the size of each `Vector` whose schema has none, of the vectors
+            of each `Pretrained`, and perhaps of others; `Preprocessor.lengths`.
 
     Call arguments:
         features: dict of tensors by column name: float `(b,)` for a number, float `(b, size)` for
@@ -101,7 +104,7 @@ class Encoder(keras.layers.Layer):
                 f"tokens={tokens} and copies={copies}. Leave out one."
             )
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
-        known = {c.name for c in self._columns if c.is_wide and not c.embeds and c.width is None}
+        known = {c.name for c in self._columns if c.is_sized and c.width is None and not c.is_list}
         given = dict(lengths or {})
         self.lengths = {name: int(given[name]) for name in known & {*given}}
         unsized = sorted(known - set(self.lengths))
@@ -130,17 +133,31 @@ class Encoder(keras.layers.Layer):
         }
         self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
         self.tables = {
-            owner: Embedding(
-                self.table_sizes[owner],
-                tables[owner].dim * (self.copies or 1),
-                # One initializer draws the same numbers at each call: tables would
-                # start alike.
-                self._initializer(index),
-                dtype=self.dtype_policy,
-                name=f"table_{owner}",
-            )
-            for index, owner in enumerate(self.groups)
+            owner: self._table(tables[owner], index) for index, owner in enumerate(self.groups)
         }
+
+    def _table(self, column: Any, index: int) -> Any:
+        # One initializer draws the same numbers at each call: tables would start alike.
+        name, rows = f"table_{column.name}", self.table_sizes[column.name]
+        if isinstance(column, Pretrained):
+            return PretrainedEmbedding(
+                rows,
+                self.lengths[column.name],
+                column.trainable,
+                column.projection,
+                member_initializer(self.embeddings_initializer, index),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+        dim = column.dim * (self.copies or 1)
+        own = self._initializer(index)
+        return Embedding(rows, dim, own, dtype=self.dtype_policy, name=name)
+
+    def start_at(self, fits: Mapping[str, Any]) -> None:
+        """Takes over the vectors of `Pretrained` columns; `Preprocessor.fits`."""
+        for name, table in self.tables.items():
+            if isinstance(table, PretrainedEmbedding):
+                table.start_at(fits[name].vectors)
 
     def build(self, input_shape: dict[str, Shape]) -> None:
         for table in self.tables.values():
@@ -192,7 +209,9 @@ class Encoder(keras.layers.Layer):
         count = self.lengths.get(column.name) or column.width or 0 if several else 1
         if not column.embeds:
             return count
-        return count * (self.tables[column.table].dim // (self.copies or 1))
+        table = self.tables[column.table]
+        copied = self.copies is not None and not isinstance(table, PretrainedEmbedding)
+        return count * (table.dim // self.copies if copied else table.dim)
 
     def call(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         missing = [name for name in self.schema.feature_names if name not in features]
@@ -235,7 +254,7 @@ class Encoder(keras.layers.Layer):
 
     def _in_copies(self, column: Any, vector: Tensor) -> Tensor:
         """A column's vectors `(b, n * dim)` as `(b, n, dim)`; a number `(b, 1)` `n` times."""
-        if column.embeds:
+        if column.embeds and not isinstance(column, Pretrained):
             return ops.reshape(vector, (-1, self.copies, self._size(column)))
         return ops.repeat(vector[:, None], self.copies, axis=1)
 
@@ -247,6 +266,9 @@ class Encoder(keras.layers.Layer):
             copies: for each of this one's copies its place in the other one.
         """
         for name, table in self.tables.items():
+            if isinstance(table, PretrainedEmbedding):
+                copy_weights(other.tables[name], table)
+                continue
             values = ops.convert_to_numpy(other.tables[name].embeddings)
             apart = values.reshape(len(values), other.copies, -1)[:, list(copies)]
             table.embeddings.assign(np.ascontiguousarray(apart).reshape(len(values), -1))

@@ -22,7 +22,7 @@ def check_sizes(schema: Schema, table_sizes: Any, lengths: Any) -> None:
     """
     owners = [c for c in schema.columns if c.embeds and c.table == c.name]
     tables = {column.name: _sizes_of_table(column) for column in owners}
-    lists = {c.name: _lengths_of(c) for c in schema.columns if c.is_wide}
+    lists = {c.name: _lengths_of(c) for c in schema.columns if c.is_sized}
     for name, sizes, expected in (
         ("table_sizes", table_sizes, tables),
         ("lengths", lengths, lists),

@@ -257,6 +257,7 @@ class MultiTaskModel(Trainable):
         elif blueprint.preprocessor is not None:
             means = blueprint.preprocessor.label_means
             start_at_means(self.towers, schema.tasks, means, moments)
+            encoder.start_at(blueprint.preprocessor.fits)
 
     @property
     def structure(self) -> Structure:

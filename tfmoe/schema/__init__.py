@@ -2,6 +2,7 @@
 
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.crossed import Crossed
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Regression
 from tfmoe.schema.text import Text
@@ -15,6 +16,7 @@ __all__ = [
     "MultiCategorical",
     "Multiclass",
     "Numeric",
+    "Pretrained",
     "Regression",
     "Schema",
     "Sequence",

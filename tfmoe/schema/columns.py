@@ -96,8 +96,13 @@ class Column:
         return self.is_list
 
     @property
+    def is_sized(self) -> bool:
+        """Whether `Preprocessor.lengths` has it: as it `is_wide`, or with its vectors' size."""
+        return self.is_wide
+
+    @property
     def width(self) -> int | None:
-        """How many numbers or ids a row has, if it `is_wide` and the schema alone says so."""
+        """That length, if the schema alone says so."""
         return None
 
     @property

@@ -13,13 +13,17 @@ from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.crossed import Crossed
 from tfmoe.schema.links import Link, link_to_plain
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task, in_chain_order, parent_of
 from tfmoe.schema.text import Text
 from tfmoe.schema.timestamp import Timestamp
 from tfmoe.schema.vector import Vector
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
 
-_COLUMNS = (Numeric, Categorical, MultiCategorical, Sequence, Vector, Timestamp, Crossed, Text)
+_COLUMNS = (
+    *(Numeric, Categorical, MultiCategorical, Sequence),
+    *(Vector, Timestamp, Crossed, Text, Pretrained),
+)
 _KINDS = {kind.__name__: kind for kind in (*_COLUMNS, Binary, Regression, Multiclass)}
 
 #: Where the codes of the rows' groups stand among the features; no column can be called so.
@@ -34,6 +38,8 @@ def part_to_dict(part: Column | Task) -> dict[str, Any]:
     given: dict[str, Any] = {"kind": type(part).__name__, "name": part.name}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
+        if not field.compare and not isinstance(value, str):
+            continue  # a table, of which a schema's file has but the path
         if field.name != "name" and value != field.default:
             given[field.name] = list(value) if isinstance(value, tuple) else value
         if isinstance(value, Link):
@@ -124,7 +130,7 @@ class Schema:
 
     Args:
         columns: sequence of `Numeric`, `Categorical`, `MultiCategorical`, `Sequence`, `Vector`,
-            `Timestamp`, `Crossed`, `Text`.
+            `Timestamp`, `Crossed`, `Text`, `Pretrained`.
         tasks: sequence of `Binary`, `Regression`, `Multiclass`.
         weight_column: name of a raw column of row weights >= 0, or None. It weighs
             losses and metrics and is no input.

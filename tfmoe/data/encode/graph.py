@@ -91,8 +91,7 @@ class GraphEncoder:
         self.tables: dict[str, Any] = {}
         self._codecs = codecs_of(preprocessor.schema)
         for codec in self._codecs.values():
-            if isinstance(codec, CategoricalCodec):
-                codec.table(self)
+            codec.hold(self)
         if preprocessor.schema.task_column:
             self.tables["_task"] = self._task_table()
 

@@ -176,7 +176,7 @@ class RowEncoder:
         self._labels: dict[str, Slot] = {}
         self.width = 0
         for column in schema.columns:
-            width = fitted.lengths.get(column.name)
+            width = fitted.lengths[column.name] if column.is_wide else None
             first, *weights = column.feature_names
             self._features[first] = self._slot(width, not column.embeds)
             self._features |= {name: self._slot(width, True) for name in weights}

@@ -17,7 +17,7 @@ from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments
 from tfmoe.data.fit.statistics import Statistics, no_labels
-from tfmoe.schema.columns import FIRST_ID, MultiCategorical, Numeric
+from tfmoe.schema.columns import MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
 
@@ -82,7 +82,7 @@ class Fitted:
             label_moments(statistics),
             {
                 name: codec.fit(statistics.seen.get(name))
-                for name, codec in codecs_of(schema).items()
+                for name, codec in statistics.codecs.items()
             },
         )
 
@@ -123,7 +123,7 @@ class Fitted:
         widths = {
             c.name: codecs[c.name].width(fits.get(c.name)) or max(lengths[c.name], 1)
             for c in schema.columns
-            if c.is_wide
+            if c.is_sized
         }
         tables: dict[str, Vocabulary | HashTable] = {
             owner: HashTable(column.hash_buckets, column.missing, one_spelling)
@@ -148,11 +148,11 @@ class Fitted:
     def table_sizes(self, schema: Schema) -> dict[str, int]:
         """Rows of the embedding table of each owner, in the schema's order."""
         sizes = {}
-        for column in schema.columns:
-            if column.name in self.tables:
-                sizes[column.name] = self.tables[column.name].size
-            elif column.embeds and column.table == column.name:
-                sizes[column.name] = column.table_rows or FIRST_ID
+        for name, codec in codecs_of(schema).items():
+            if name in self.tables:
+                sizes[name] = self.tables[name].size
+            elif codec.column.embeds and codec.column.table == name:
+                sizes[name] = codec.table_rows(self.fits.get(name))
         return sizes
 
 
@@ -177,7 +177,8 @@ def _length(name, statistics):
 
 def notices(fitted: Fitted, statistics: Statistics) -> list[str]:
     """What a user should know of what was fitted: what counts as missing, what is cut."""
-    found = []
+    told = [codec.notice(statistics.seen.get(n)) for n, codec in statistics.codecs.items()]
+    found = [notice for notice in told if notice is not None]
     markers = statistics.markers_by_column()
     if markers:
         cells = ", ".join(

@@ -42,6 +42,7 @@ class Statistics:
         labels: by task; `Moments`, or int64 counts `(num_classes,)`.
         contradictions: by task that is given another; rows in which it is 1 and that one is 0.
         seen: what the codecs of the other kinds of column have counted.
+        codecs: those of all columns.
     """
 
     def __init__(self, schema: Schema, max_distinct: int) -> None:
@@ -68,8 +69,8 @@ class Statistics:
                 self.moments[column.name] = Moments()
         self.labels = {task.name: no_labels(task) for task in schema.tasks}
         self.contradictions: Counter[str] = Counter()
-        self._codecs = codecs_of(schema)
-        begun = {name: codec.nothing() for name, codec in self._codecs.items()}
+        self.codecs = codecs_of(schema)
+        begun = {name: codec.nothing() for name, codec in self.codecs.items()}
         self.seen: dict[str, Any] = {n: one for n, one in begun.items() if one is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ class Statistics:
         lengths = {name: Lengths() for name in state["longest"]}
         others: dict[str, Any] = {"markers": {}, "contradictions": Counter(), "seen": {}}
         self.__dict__ |= {"lengths": lengths, **others, **state}
-        self._codecs = codecs_of(self.schema)
+        self.codecs = codecs_of(self.schema)
         self._reader = LabelReader(self.schema, self.markers)
 
     def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
@@ -106,7 +107,7 @@ class Statistics:
             if isinstance(column, Numeric):
                 self._add_numbers(column, self._numbers(column, chunk[column.raw_name]))
         for name, seen in self.seen.items():
-            self.seen[name] = self._codecs[name].count(chunk, seen)
+            self.seen[name] = self.codecs[name].count(chunk, seen)
         self._add_labels_of(chunk)
         self.num_rows += num_rows
         return num_rows
@@ -235,7 +236,6 @@ class Statistics:
         """The same statistics under a schema with other tasks; shares what both hold."""
         other = copy.copy(self)
         other.schema = schema
-        other._codecs = codecs_of(schema)
         other._reader = LabelReader(schema, other.markers)
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
         return other
@@ -246,6 +246,7 @@ class Statistics:
         A column that holds integers in one part and text in the other holds text.
         """
         merged = Statistics(self.schema, max(self.max_distinct, other.max_distinct))
+        merged.codecs = self.codecs
         merged.num_rows = self.num_rows + other.num_rows
         for owner, dtype in self.dtypes.items():
             either = {dtype, other.dtypes[owner]} - {None}

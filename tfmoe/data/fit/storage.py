@@ -203,7 +203,10 @@ def _read(path):
     given = document.get("statistics")
     if given is None:
         return schema, fitted, None
-    return schema, fitted, _get_statistics(schema, document["num_rows"], given, arrays)
+    statistics = _get_statistics(schema, document["num_rows"], given, arrays)
+    for name, fit in fitted.fits.items():
+        statistics.codecs[name].adopt(fit)
+    return schema, fitted, statistics
 
 
 def _read_arrays(path):
@@ -233,7 +236,7 @@ def _check_contents(path, schema, document, values):
             raise _damaged(path, f"the vocabulary of {name!r} has not {size} values")
         if pc.count_distinct(known).as_py() != size:
             raise _damaged(path, f"the vocabulary of {name!r} has a value twice")
-    needed = {c.name for c in schema.columns if c.is_wide}
+    needed = {c.name for c in schema.columns if c.is_sized}
     lengths = document["lengths"]
     bad = {
         name: length
@@ -261,9 +264,8 @@ def _get_fits(path, schema, given, arrays):
     """What the codecs have fitted. Raises ValueError where they cannot use it."""
     fits = {}
     for name, codec in codecs_of(schema).items():
-        made = codec.fit(codec.nothing())
-        if made is not None:
-            fits[name] = _get_plain(arrays, f"fit/{name}", type(made), given[name])
+        if codec.fit_kind is not None:
+            fits[name] = _get_plain(arrays, f"fit/{name}", codec.fit_kind, given[name])
             if not codec.check(fits[name]):
                 raise _damaged(path, f"what was fitted of {name!r} is nothing to encode with")
     return fits

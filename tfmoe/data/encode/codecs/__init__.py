@@ -7,11 +7,13 @@ from tfmoe.data.encode.codecs.categorical import CategoricalCodec
 from tfmoe.data.encode.codecs.crossed import CrossedCodec
 from tfmoe.data.encode.codecs.lists import ListCodec
 from tfmoe.data.encode.codecs.numeric import NumericCodec
+from tfmoe.data.encode.codecs.pretrained import PretrainedCodec
 from tfmoe.data.encode.codecs.text import TextCodec
 from tfmoe.data.encode.codecs.timestamp import TimestampCodec
 from tfmoe.data.encode.codecs.vector import VectorCodec
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.schema.crossed import Crossed
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.text import Text
 from tfmoe.schema.timestamp import Timestamp
@@ -26,6 +28,7 @@ _CODECS: dict[type, type[Codec]] = {
     Timestamp: TimestampCodec,
     Crossed: CrossedCodec,
     Text: TextCodec,
+    Pretrained: PretrainedCodec,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,9 @@ class Codec:
         schema: the `Schema` that it is of.
     """
 
+    #: The class of what `fit` returns, None if that is nothing.
+    fit_kind: ClassVar[Any] = None
+
     def __init__(self, column: Any, schema: Schema) -> None:
         self.column = column
         self.schema = schema
@@ -56,9 +59,20 @@ class Codec:
         """What was seen as what encoding needs: a frozen dataclass of plain data, or None."""
         return None
 
+    def adopt(self, fit: Any) -> None:
+        """Takes over an earlier fit, for what a saved schema does not tell."""
+
+    def notice(self, seen: Any) -> str | None:
+        """What a user should know of what was seen."""
+        return None
+
     def width(self, fit: Any) -> int | None:
-        """Numbers or ids of a row, if the column is wide."""
+        """Its length, if the column `is_sized`."""
         return self.column.width
+
+    def table_rows(self, fit: Any) -> int:
+        """Rows of its embedding table, if it has one of its own."""
+        return self.column.table_rows
 
     def check(self, fit: Any) -> bool:
         """Whether a fit, which may come from a stranger's file, is one that encoding can use."""
@@ -79,6 +93,9 @@ class Codec:
     def request(self, df: pd.DataFrame, fitted: Any) -> dict[str, np.ndarray]:
         """Raw cells of a DataFrame as a request has them."""
         raise NotImplementedError
+
+    def hold(self, encoder: Any) -> None:
+        """Puts the tables that its graph looks up into those of the `GraphEncoder`."""
 
     def graph(self, raw: Mapping[str, Any], encoder: Any) -> dict[str, Any]:
         """A request's tensors to features by name; `encoder` is the `GraphEncoder`."""

@@ -50,6 +50,9 @@ class CategoricalCodec(Codec):
         cells = df[self.column.raw_name].tolist()
         return {self.column.name: single_values(cells, self.is_text(fitted))}
 
+    def hold(self, encoder):
+        self.table(encoder)
+
     def graph(self, raw, encoder):
         import tensorflow as tf
 

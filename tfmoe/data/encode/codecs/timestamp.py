@@ -52,6 +52,8 @@ class TimestampFit:
 class TimestampCodec(Codec):
     """See `Codec`."""
 
+    fit_kind = TimestampFit
+
     @property
     def needs_fit(self):
         return "age" in self.column.parts

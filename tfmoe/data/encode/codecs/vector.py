@@ -32,6 +32,8 @@ class VectorFit:
 class VectorCodec(Codec):
     """See `Codec`."""
 
+    fit_kind = VectorFit
+
     @property
     def needs_fit(self):
         return self.column.standardize or self.column.size is None
