@@ -27,6 +27,7 @@ HOMES = {
     "CompactExperts": "extraction.compact",
     "Cross": "features.interactions.cross",
     "CrossStitch": "structures.cross_stitch",
+    "Crossed": "schema.crossed",
     "DBMTL": "schema.links",
     "DSelectKGate": "gates.dselect_k",
     "DWA": "objectives.weighting.by_progress",
@@ -79,6 +80,7 @@ HOMES = {
     "PLE": "structures.ple",
     "PPNet": "heads.ppnet",
     "Preprocessor": "data.preprocessor",
+    "Pretrained": "schema.pretrained",
     "RLW": "objectives.weighting.random",
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
@@ -100,10 +102,13 @@ HOMES = {
     "TaskCheckpoint": "extraction.checkpoint",
     "TaskMixer": "data.batch.task_mixer",
     "TaskRouter": "gates.task_router",
+    "Text": "schema.text",
+    "Timestamp": "schema.timestamp",
     "TopKGate": "gates.top_k",
     "Towers": "heads.towers",
     "UPGrad": "objectives.weighting.combined",
     "Uncertainty": "objectives.weighting.uncertainty",
+    "Vector": "schema.vector",
     "Weighting": "objectives.weighting.base",
     "ZLoss": "gates.balance",
     "data": "data",
@@ -141,6 +146,7 @@ __all__ = [
     "CompactExperts",
     "Cross",
     "CrossStitch",
+    "Crossed",
     "DBMTL",
     "DSelectKGate",
     "DWA",
@@ -193,6 +199,7 @@ __all__ = [
     "PLE",
     "PPNet",
     "Preprocessor",
+    "Pretrained",
     "RLW",
     "ReLUGate",
     "Regression",
@@ -214,10 +221,13 @@ __all__ = [
     "TaskCheckpoint",
     "TaskMixer",
     "TaskRouter",
+    "Text",
+    "Timestamp",
     "TopKGate",
     "Towers",
     "UPGrad",
     "Uncertainty",
+    "Vector",
     "Weighting",
     "ZLoss",
     "data",
@@ -323,16 +333,21 @@ if TYPE_CHECKING:
     from tfmoe.schema.columns import MultiCategorical as MultiCategorical
     from tfmoe.schema.columns import Numeric as Numeric
     from tfmoe.schema.columns import Sequence as Sequence
+    from tfmoe.schema.crossed import Crossed as Crossed
     from tfmoe.schema.links import AITM as AITM
     from tfmoe.schema.links import DBMTL as DBMTL
     from tfmoe.schema.links import ESCM2 as ESCM2
     from tfmoe.schema.links import ESMM as ESMM
     from tfmoe.schema.poolings import BST as BST
     from tfmoe.schema.poolings import TargetAttention as TargetAttention
+    from tfmoe.schema.pretrained import Pretrained as Pretrained
     from tfmoe.schema.schema import Schema as Schema
     from tfmoe.schema.tasks import Binary as Binary
     from tfmoe.schema.tasks import Multiclass as Multiclass
     from tfmoe.schema.tasks import Regression as Regression
+    from tfmoe.schema.text import Text as Text
+    from tfmoe.schema.timestamp import Timestamp as Timestamp
+    from tfmoe.schema.vector import Vector as Vector
     from tfmoe.serving.export import export as export
     from tfmoe.structures.adatt import AdaTT as AdaTT
     from tfmoe.structures.base import Structure as Structure

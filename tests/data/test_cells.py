@@ -19,6 +19,8 @@ from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric, Sequenc
 from tfmoe.schema.missing import MARKERS
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Regression
+from tfmoe.schema.timestamp import Timestamp
+from tfmoe.schema.vector import Vector
 
 _Y = [Binary("y")]
 
@@ -478,9 +480,6 @@ def _mended(df, advice):
 @pytest.mark.parametrize(
     "cells",
     [
-        pd.to_datetime(["2020-01-01", "2020-02-01"]),
-        pd.to_datetime(["2020-01-01", "2020-02-01"], utc=True),
-        [datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)],
         [datetime.time(1, 2), datetime.time(3, 4)],
         pd.to_timedelta([1, 2], unit="s"),
         [{"b": 1}, {"b": 2}],
@@ -496,8 +495,28 @@ def test_advice_works(cells, column):
     _fit([Numeric("a")], _mended(df, said.split("as they are. a: ")[1]))
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pd.to_datetime(["2020-01-01", "2020-02-01"]),
+        pd.to_datetime(["2020-01-01", "2020-02-01"], utc=True),
+        [datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)],
+    ],
+)
+@pytest.mark.parametrize("column", [Numeric("a"), Categorical("a"), Categorical("a", dtype="int")])
+def test_a_time_is_a_timestamp(cells, column):
+    df = pd.DataFrame({"a": cells, "y": [0, 1]})
+    with pytest.raises(TypeError, match=r"Declare Timestamp\(") as error:
+        _fit([column], df)
+    code = re.findall(r"(Timestamp\(.*?\))[, ]", str(error.value))
+    columns = [eval(one, {"Timestamp": Timestamp}) for one in code]
+    features = _fit(columns, df).arrays(df)[0]
+    assert features["time"].shape == (2, 4)
+    assert features["age"][:, 0].tolist() == [-1, 1]
+
+
 @pytest.mark.parametrize("kind", ["lists", "arrays", "matrix", "parquet", "halves"])
-def test_a_vector_is_a_column_for_each_number(tmp_path, kind):
+def test_a_vector_is_a_column_or_one_for_a_number(tmp_path, kind):
     vectors = np.random.default_rng(0).normal(size=(40, 3)).astype("float16").astype(float)
     rows = pd.DataFrame({"a": vectors.tolist(), "y": [0, 1] * 20})
     source = rows
@@ -511,20 +530,19 @@ def test_a_vector_is_a_column_for_each_number(tmp_path, kind):
         rows.to_parquet(tmp_path / "t.parquet")
         source = tmp_path / "t.parquet"
     for column in (Numeric("a"), Categorical("a"), MultiCategorical("a")):
-        with pytest.raises(TypeError, match=r"with n numbers in each cell") as error:
+        with pytest.raises(TypeError, match=r"if each cell has as many numbers") as error:
             _fit([column], source)
-        code = re.search(r"(\[Numeric\(.*?range\(n\)\]), with", str(error.value))[1]
-    columns = eval(code, {"Numeric": Numeric, "n": 3})
-    prep = _fit(columns, source)
-    features = prep.arrays(source)[0]
+        code = re.search(r"(Vector\(.*?\)).*(Numeric\(.*?\))\.", str(error.value))
+    columns = [eval(one, {"Numeric": Numeric, "Vector": Vector}) for one in code.groups()]
+    features = _fit(columns, source).arrays(source)[0]
     scaled = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
-    np.testing.assert_allclose(
-        np.stack([features[f"c{i}"] for i in range(3)], 1), scaled, rtol=1e-4
-    )
+    np.testing.assert_allclose(features["vector"], scaled, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(features["number"], scaled[:, 0], rtol=1e-4, atol=1e-6)
     schema, _ = _told(lambda: Schema.infer(source, "y"))
-    assert schema.columns == tuple(Numeric(f"a_{i}", source="a", element=i) for i in range(3))
-    for values in _fit(schema.columns, source).arrays(source)[0].values():
-        assert np.isfinite(values).all()
+    assert schema.columns == (Vector("a"),)
+    np.testing.assert_array_equal(
+        _fit(schema.columns, source).arrays(source)[0]["a"], features["vector"]
+    )
 
 
 def test_vectors_may_be_short_or_missing():
@@ -533,7 +551,7 @@ def test_vectors_may_be_short_or_missing():
     assert prep.arrays(rows)[0]["a"].tolist() == [2, -1, -1, -1]
     with pytest.raises(TypeError, match=r"must hold lists for a Numeric of `element`"):
         _fit([Numeric("a", element=1)], {"a": [1.0, 2.0], "y": [0, 1]})
-    with pytest.raises(ValueError, match=r"a column that can be read.*\['a'\].*with n numbers"):
+    with pytest.raises(ValueError, match=r"a column that can be read.*\['a'\].*Declare Vector"):
         Schema.infer(rows, "y")
 
 

@@ -51,6 +51,17 @@ def layers():
         [tfmoe.Binary("click")],
     )
     features = {"age": x[:, 0], "city": IDS[:, 0], "cities": IDS, "visits": IDS}
+    kinds = tfmoe.Schema(
+        [
+            tfmoe.MultiCategorical("city", dim=3, weights="w", unknown_rate=0.5),
+            tfmoe.Vector("emb", size=5),
+            tfmoe.Timestamp("at", cyclic=False, dim=2),
+            tfmoe.Text("title", hash_buckets=2, dim=2, max_length=3),
+        ],
+        [tfmoe.Binary("click")],
+    )
+    several = {"city": IDS, "city_weights": x[:, :3], "emb": x, "at": IDS[:, :2], "title": IDS}
+    sizes = {"city": 5, "at": 34, "title": 5}
     return found | {
         **_trees(x, selectors),
         **_one_task(x),
@@ -68,6 +79,9 @@ def layers():
         "encoder_copies": (tfmoe.Encoder(schema, {"city": 5}, copies=3), features),
         **_between(schema, features, x),
         "encoder_tokens": (tfmoe.Encoder(schema, {"city": 5}, tokens=4), features),
+        "encoder_kinds": (tfmoe.Encoder(kinds, sizes), several),
+        "encoder_kinds_copies": (tfmoe.Encoder(kinds, sizes, copies=2), several),
+        "encoder_kinds_tokens": (tfmoe.Encoder(kinds, sizes, tokens=4), several),
         "mod_squad": (tfmoe.ModSquad(2, 5, 1, 4, pooling="last"), token_rows(4, 5)),
     }
 

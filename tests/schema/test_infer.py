@@ -15,6 +15,9 @@ from tfmoe import (
     Preprocessor,
     Regression,
     Schema,
+    Text,
+    Timestamp,
+    Vector,
 )
 
 
@@ -163,8 +166,10 @@ def test_texts_with_commas_that_are_no_lists(tmp_path, name):
     ]
     path = _csv(tmp_path / "t.csv", a=cells, y=_noise())
     schema, said = told(lambda: Schema.infer(path, "y"))
-    assert schema.columns == (Categorical("a", dtype="string"),)
+    free = name == "prose"
+    assert schema.columns == (Text("a") if free else Categorical("a", dtype="string"),)
     assert "taken for lists" not in said
+    assert ("for free text: ['a']" in said) == free
 
 
 def test_numbers_with_texts_of_their_own_for_missing_ones_are_told(tmp_path):
@@ -462,3 +467,30 @@ def test_amounts_with_a_sign_are_told(tmp_path):
     assert isinstance(schema.tasks[0], Multiclass)
     assert "'spend' (300, such as '$0.50')" in said
     assert "a Regression reads 12.50" in said
+
+
+def test_vectors_and_times(tmp_path):
+    rng = np.random.default_rng(0)
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(rng.integers(0, 400, 60), unit="D")
+    frame = pd.DataFrame({"y": _noise(num_rows=60)})
+    frame["emb"] = pd.Series([None, *rng.normal(size=(59, 3)).tolist()])
+    frame["at"] = days + pd.to_timedelta(rng.integers(0, 86400, 60), unit="s")
+    frame["day"] = days.date
+    frame["uneven"] = [[0.5] * (1 + i % 2) for i in range(60)]
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    expected = (Vector("emb"), Timestamp("at"), Timestamp("day", parts=["weekday"]))
+    assert schema.columns == expected
+    assert "vectors: ['emb']" in said
+    assert "in UTC: ['at', 'day']" in said
+    assert "uneven: Declare Vector('vector', source='uneven'), if" in said
+    found = Preprocessor(schema).fit(frame).arrays(frame)[0]
+    assert {name: values.shape[1] for name, values in found.items()} == {
+        "emb": 3,
+        "at": 4,
+        "day": 2,
+    }
+    frame[["at", "day", "y"]].to_csv(tmp_path / "t.csv", index=False)
+    schema, _ = told(lambda: Schema.infer(tmp_path / "t.csv", "y"))
+    assert schema.columns == expected[1:]
+    again = Preprocessor(schema).fit(tmp_path / "t.csv").arrays(tmp_path / "t.csv")[0]
+    np.testing.assert_array_equal(again["at"], found["at"])

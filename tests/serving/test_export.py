@@ -159,7 +159,8 @@ def test_signature_has_raw_columns_and_task_names(model, tmp_path):
 
 
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "MISSING_ID", 2)  # the fault: missing read as unknown
+    place = "tfmoe.data.encode.codecs.categorical.MISSING_ID"
+    monkeypatch.setattr(place, 2)  # the fault: missing read as unknown
     with pytest.raises(RuntimeError, match="Nothing was written"):
         tfmoe.export(model, tmp_path)
     assert list(tmp_path.iterdir()) == []

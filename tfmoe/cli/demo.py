@@ -204,7 +204,7 @@ def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str
 
 def _inputs(schema: Schema) -> list[str]:
     """The table's own names of what a request holds."""
-    names = [column.raw_name for column in schema.columns]
+    names = list(schema.readers)
     return list(dict.fromkeys([schema.task_column, *names] if schema.task_column else names))
 
 

@@ -341,6 +341,43 @@ def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np
     return elements, lengths.astype(np.int64)
 
 
+def split_numbers(
+    array: pa.Array, name: str, separator: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers in cells that are lists, and how many each cell has.
+
+    Args:
+        array: Arrow array of n cells.
+        name: the column's name, for errors.
+        separator: what parts the numbers of cells that are text, or None.
+
+    Returns:
+        float64 of all numbers, one cell after the other, NaN for missing ones, and int64 `(n,)`; a
+        missing cell has no numbers.
+
+    Raises:
+        TypeError: if cells are no lists of numbers.
+    """
+    if pa.types.is_null(array.type):
+        return np.zeros(0), np.zeros(len(array), np.int64)
+    if is_text(array.type) and separator is not None:
+        text = decoded(to_text(array, name))
+        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
+        array = pc.split_pattern(text, separator)
+    if not is_list(array.type):
+        raise wrong_type(name, "lists of numbers", array)
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = lengths.astype(np.int64)
+    try:
+        values = to_floats(array.flatten(), name)
+    except TypeError as error:
+        place = getattr(error, "row", 0)
+        cell = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        example = array[cell].as_py()
+        raise at_row(wrong_type(name, "lists of numbers", array, example), cell) from None
+    return values, lengths
+
+
 def _may_be_categories(array):
     kind = array.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):

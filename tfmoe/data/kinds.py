@@ -189,7 +189,7 @@ def remedy(kind: pa.DataType, expected: str, name: str) -> str:
     if is_list(kind):
         return _remedy_of_lists(kind.value_type, column, name)
     if is_time(kind):
-        return _remedy_of_times(kind, column)
+        return _remedy_of_times(kind, column, name)
     if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
         return (
             "No column reads mappings. Make a column of each field that matters: in pandas "
@@ -220,9 +220,9 @@ def _remedy_of_lists(inner, column, name):
     numbers = pa.types.is_floating(inner) or pa.types.is_decimal(inner)
     if numbers:
         return (
-            "A vector of numbers is a Numeric column for each number: "
-            f"[Numeric(f{'c{i}'!r}, source={name!r}, element=i) for i in range(n)], with n numbers "
-            "in each cell. Whole numbers that name things are integers, for MultiCategorical."
+            f"Declare Vector('vector', source={name!r}), if each cell has as many numbers; one of "
+            f"them is Numeric('number', source={name!r}, element=0). Whole numbers that name "
+            "things are integers, for MultiCategorical."
         )
     if is_text(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner):
         return (
@@ -235,7 +235,7 @@ def _remedy_of_lists(inner, column, name):
     )
 
 
-def _remedy_of_times(kind, column):
+def _remedy_of_times(kind, column, name):
     if pa.types.is_duration(kind):
         return f"Make a number for Numeric: in pandas {column}.dt.total_seconds()."
     if pa.types.is_time(kind):
@@ -246,7 +246,6 @@ def _remedy_of_times(kind, column):
     if pa.types.is_interval(kind):
         return f"Make text of it, for Categorical: in pandas {column}.astype(str)."
     return (
-        f"Make a number of days for Numeric: in pandas (pd.to_datetime({column}, utc=True) - "
-        f"pd.Timestamp('2020-01-01', tz='UTC')).dt.total_seconds() / 86400; or an hour or weekday "
-        f"for Categorical: pd.to_datetime({column}).dt.hour."
+        f"Declare Timestamp('time', source={name!r}), for its hour and weekday, or "
+        f"Timestamp('age', source={name!r}, parts=['age']) for the days since a date."
     )

@@ -73,7 +73,8 @@ class Preprocessor:
     a cell is that no column reads.
 
     A schema in which every categorical column hashes, every `Numeric` has
-    `transform="none"` and every list column a `max_length` can be used without `fit`.
+    `transform="none"`, every list column a `max_length`, every `Vector` a `size` and
+    `standardize=False`, and no `Timestamp` an age can be used without `fit`.
 
     Args:
         schema: `Schema`.
@@ -267,12 +268,13 @@ class Preprocessor:
 
         Returns:
             Dataset of `(features, labels, weights)`, or of features if `labels=False`.
-            Features by column name: float32 `(b,)`, int32 `(b,)`, or int32 `(b, l)` for
-            lists. Labels by task: float32 `(b,)` with NaN for missing. Weights by task:
-            float32 `(b,)`, the row's weight. With a `task_column` the features have under
-            its name the place of the row's task in `schema.tasks`, int32 `(b,)`, and
-            labels and weights the one name `score`, for the row's own task. With a `group`, and
-            labels, the features have under `"group codes"` the number of each row's group, int32
+            Features by column name: float32 `(b,)`, int32 `(b,)`, int32 `(b, l)` for lists, or
+            float32 `(b, l)` for vectors, times and the weights of lists. Labels by task: float32
+            `(b,)` with NaN for missing. Weights by task: float32 `(b,)`, the row's weight. With a
+            `task_column` the features have under its name the place of the row's task in
+            `schema.tasks`, int32 `(b,)`, and labels and weights the one name `score`, for the row's
+            own task. With a `group`, and labels, the features have under `"group codes"` the number
+            of each row's group, int32
             `(b,)`, -1 of none: equal for equal values all over the dataset. It is no input of
             the model.
 
@@ -486,7 +488,9 @@ class Preprocessor:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Positions of each list column: `max_length`, or as many as the cells seen have."""
+        """Numbers or ids of a row, of each column that has several: positions of a list
+        (`max_length`, or as many as the cells seen have), numbers of a vector, also of those of a
+        `Pretrained`."""
         return dict(self._ready().lengths)
 
     @property
@@ -514,6 +518,11 @@ class Preprocessor:
     def numeric(self) -> dict[str, NumericFit]:
         """`NumericFit` of each `Numeric` column."""
         return dict(self._ready().numeric)
+
+    @property
+    def fits(self) -> dict[str, Any]:
+        """What was fitted of each `Vector`, `Timestamp` and `Pretrained`."""
+        return dict(self._ready().fits)
 
     @property
     def tables(self) -> dict[str, Vocabulary | HashTable]:

@@ -16,9 +16,13 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
-from tfmoe.features.interest.base import last_place
-from tfmoe.features.interest.history import History, histories_of
-from tfmoe.schema.columns import PADDING_ID, Categorical, Column, MultiCategorical, Sequence
+from tfmoe.features.interest.history import History, histories_of, pooled_by_candidate
+from tfmoe.features.looked_up import square_norm
+from tfmoe.features.pooling import pooled
+from tfmoe.features.pretrained import PretrainedEmbedding
+from tfmoe.features.unknown import UnknownIds
+from tfmoe.schema.columns import PADDING_ID, Sequence
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 
 
@@ -28,11 +32,11 @@ class Encoder(keras.layers.Layer):
 
     The output has the columns in the schema's order: a number as it is, an id as its
     embedding, a list as the mean, sum, maximum or last of its values' embeddings (id 0 is
-    padding and does not count; a list without values gives zeros). A sequence whose pooling
-    has a candidate is weighed by it, or read together with it, see `tfmoe.TargetAttention` and
-    `tfmoe.BST`, and with it those that are aligned with it: what they give together is parted
-    among them, so that each column gives a vector of its own size. Columns that share a table make
-    one look-up.
+    padding and does not count; a list without values gives zeros), perhaps weighted, a vector as
+    it is, a time as its parts side by side. A sequence whose pooling has a candidate is weighed by
+    it, or read together with it, see `tfmoe.TargetAttention` and `tfmoe.BST`, and with it those
+    that are aligned with it: what they give together is parted among them, so that each column
+    gives a vector of its own size. Columns that share a table make one look-up.
 
     With `tokens=d` the output is a set of tokens, for structures with attention: first the
     columns that are no `Sequence`, in the schema's order, one token each,
@@ -44,9 +48,9 @@ class Encoder(keras.layers.Layer):
     one token a position, oldest first, with a learned embedding of the position added.
 
     With `copies=n` the output is `n` such vectors, each from tables of its own; numbers are the
-    same in all. The `n` tables of a column lie side by side in one of `(rows, n * dim)`, so that
-    there is still one look-up a table, of a row `n` times as wide. Tables, their gradients and the
-    optimizer's averages of them take `n` times the memory.
+    same in all, and so are vectors of `Pretrained`. The `n` tables of a column lie side by side in
+    one of `(rows, n * dim)`, so that there is still one look-up a table, of a row `n` times as
+    wide. Tables, their gradients and the optimizer's averages of them take `n` times the memory.
 
     Args:
         schema: `Schema`, or what its `to_dict` returns.
@@ -60,10 +64,13 @@ class Encoder(keras.layers.Layer):
             none; a column's own `regularizer` comes before. It is of those rows that a batch looks
             up, each counted once, however often it comes: `factor * sum_ids ||table[id]||^2` over
             the distinct ids of the batch but padding.
+        lengths: dict by column of the size of each `Vector` whose schema has none, of the vectors
+            of each `Pretrained`, and perhaps of others; `Preprocessor.lengths`.
 
     Call arguments:
-        features: dict of tensors by column name: float `(b,)` for a number, int `(b,)`
-            for an id, int `(b, length)` for a list. As tokens, a sequence may be shorter than
+        features: dict of tensors by column name: float `(b,)` for a number, float `(b, size)` for
+            a vector, int `(b,)` for an id, int `(b, length)` for a list, and float `(b, length)`
+            for its weights. As tokens, a sequence may be shorter than
             its `max_length`, not longer.
 
     Returns:
@@ -96,6 +103,7 @@ class Encoder(keras.layers.Layer):
         tokens: int | None = None,
         copies: int | None = None,
         embeddings_regularizer: float | None = None,
+        lengths: Mapping[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,12 +118,21 @@ class Encoder(keras.layers.Layer):
                 f"tokens={tokens} and copies={copies}. Leave out one."
             )
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        known = {c.name for c in self._columns if c.is_sized and c.width is None and not c.is_list}
+        given = dict(lengths or {})
+        self.lengths = {name: int(given[name]) for name in known & {*given}}
+        unsized = sorted(known - set(self.lengths))
+        if unsized:
+            raise ValueError(
+                "Encoder needs the size of every vector. Received lengths="
+                f"{given}, without {unsized}. A fitted Preprocessor has them "
+                "as `lengths`; or give Vector its `size`."
+            )
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.groups: dict[str, list[Any]] = {}
         for column in self._columns:
             if column.embeds:
-                owner = column.table if isinstance(column, Categorical) else column.name
-                self.groups.setdefault(owner, []).append(column)
+                self.groups.setdefault(column.table, []).append(column)
         tables: dict[str, Any] = {owner: self.schema.column(owner) for owner in self.groups}
         unsized = sorted(set(self.groups) - set(table_sizes))
         if unsized:
@@ -124,24 +141,14 @@ class Encoder(keras.layers.Layer):
                 f"table_sizes={dict(table_sizes)}, without {unsized}. A fitted "
                 "Preprocessor has them as `table_sizes`."
             )
-        self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
-        self._factors = {
-            f"table_{owner}": self.embeddings_regularizer or 0.0
-            if table.regularizer is None
-            else table.regularizer
-            for owner, table in tables.items()
+        rates = {c.name: getattr(c, "unknown_rate", 0.0) for c in self._columns}
+        self.unknown = {
+            name: UnknownIds(rate, name=f"unknown_{name}") for name, rate in rates.items() if rate
         }
+        self.table_sizes = {owner: int(table_sizes[owner]) for owner in self.groups}
+        self._factors = {f"table_{name}": self._factor(column) for name, column in tables.items()}
         self.tables = {
-            owner: Embedding(
-                self.table_sizes[owner],
-                tables[owner].dim * (self.copies or 1),
-                # One initializer draws the same numbers at each call: tables would
-                # start alike.
-                self._initializer(index),
-                dtype=self.dtype_policy,
-                name=f"table_{owner}",
-            )
-            for index, owner in enumerate(self.groups)
+            owner: self._table(tables[owner], index) for index, owner in enumerate(self.groups)
         }
 
         # Tokens are not pooled: attention is the structure's.
@@ -149,6 +156,35 @@ class Encoder(keras.layers.Layer):
         self.interests = {
             history.name: history.layer(self.dtype_policy) for history in self.histories
         }
+
+    def _factor(self, column: Any) -> float:
+        """The factor of the loss of a column's table; vectors of elsewhere have none."""
+        own = getattr(column, "regularizer", None)
+        given = self.embeddings_regularizer if own is None else own
+        return 0.0 if given is None or isinstance(column, Pretrained) else given
+
+    def _table(self, column: Any, index: int) -> Any:
+        # One initializer draws the same numbers at each call: tables would start alike.
+        name, rows = f"table_{column.name}", self.table_sizes[column.name]
+        if isinstance(column, Pretrained):
+            return PretrainedEmbedding(
+                rows,
+                self.lengths[column.name],
+                column.trainable,
+                column.projection,
+                member_initializer(self.embeddings_initializer, index),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+        dim = column.dim * (self.copies or 1)
+        own = self._initializer(index)
+        return Embedding(rows, dim, own, dtype=self.dtype_policy, name=name)
+
+    def start_at(self, fits: Mapping[str, Any]) -> None:
+        """Takes over the vectors of `Pretrained` columns; `Preprocessor.fits`."""
+        for name, table in self.tables.items():
+            if isinstance(table, PretrainedEmbedding):
+                table.start_at(fits[name].vectors)
 
     def build(self, input_shape: dict[str, Shape]) -> None:
         for table in self.tables.values():
@@ -205,18 +241,25 @@ class Encoder(keras.layers.Layer):
 
     def _size(self, column: Any) -> int:
         """The size of a column's vector, in one copy."""
-        owner = column.table if isinstance(column, Categorical) else column.name
-        return self.tables[owner].dim // (self.copies or 1) if column.embeds else 1
+        several = column.is_wide and not column.is_list
+        count = self.lengths.get(column.name) or column.width or 0 if several else 1
+        if not column.embeds:
+            return count
+        table = self.tables[column.table]
+        copied = self.copies is not None and not isinstance(table, PretrainedEmbedding)
+        return count * (table.dim // self.copies if copied else table.dim)
 
     def call(
         self, features: dict[str, Tensor], training: bool | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        missing = [c.name for c in self.schema.columns if c.name not in features]
+        missing = [name for name in self.schema.feature_names if name not in features]
         if missing:
             raise ValueError(
                 f"Encoder reads every column of its schema. Received features={sorted(features)}, "
                 f"without {missing}. `Preprocessor.arrays` and `dataset` make them all."
             )
+        drawn = {name: layer(features[name]) for name, layer in self.unknown.items()}
+        features = {**features, **drawn}
         vectors = {}
         for owner, columns in self.groups.items():
             vectors.update(self._vectors_of(self.tables[owner], columns, features))
@@ -225,16 +268,17 @@ class Encoder(keras.layers.Layer):
         for column in self._columns:
             name = column.name
             if not column.embeds:
-                encoded[name] = ops.cast(features[name], self.compute_dtype)[:, None]
+                numbers = ops.cast(features[name], self.compute_dtype)
+                encoded[name] = numbers if column.is_wide else numbers[:, None]
             elif name not in of_history:
-                encoded[name] = self._pool(column, features[name], vectors[name])
+                encoded[name] = self._pool(column, vectors[name], features)
         for history in self.histories:
             encoded.update(self._interest(history, features, vectors, encoded, training))
         if self.tokens is not None:
             return self._as_tokens(encoded, features)
         if self.copies is not None:
-            for column in self._columns:
-                encoded[column.name] = self._in_copies(column, encoded[column.name])
+            parts = self._apart(encoded, list(encoded.values()))
+            encoded = dict(zip(encoded, parts, strict=True))
         return ops.concatenate([encoded[column.name] for column in self.schema.columns], axis=-1)
 
     def part(self, encoded: Tensor, names: Iterable[str]) -> Tensor:
@@ -253,12 +297,6 @@ class Encoder(keras.layers.Layer):
         parts = [encoded[..., places[name]] for name in names]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
-    def _in_copies(self, column: Any, vector: Tensor) -> Tensor:
-        """A column's vectors `(b, n * dim)` as `(b, n, dim)`; a number `(b, 1)` `n` times."""
-        if column.embeds:
-            return ops.reshape(vector, (-1, self.copies, self._size(column)))
-        return ops.repeat(vector[:, None], self.copies, axis=1)
-
     def copy_from(self, other: Encoder, copies: Iterable[int]) -> None:
         """Takes over the weights of an encoder with more copies.
 
@@ -267,6 +305,9 @@ class Encoder(keras.layers.Layer):
             copies: for each of this one's copies its place in the other one.
         """
         for name, table in self.tables.items():
+            if isinstance(table, PretrainedEmbedding):
+                copy_weights(other.tables[name], table)
+                continue
             values = ops.convert_to_numpy(other.tables[name].embeddings)
             apart = values.reshape(len(values), other.copies, -1)[:, list(copies)]
             table.embeddings.assign(np.ascontiguousarray(apart).reshape(len(values), -1))
@@ -290,19 +331,30 @@ class Encoder(keras.layers.Layer):
             masks.append(present)
         return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
 
-    def _pool(self, column: Column, ids: Tensor, vectors: Tensor) -> Tensor:
-        """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are."""
+    def _pool(self, column: Any, vectors: Tensor, features: dict[str, Tensor]) -> Tensor:
+        """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are, in one row."""
         is_history = self.tokens is not None and isinstance(column, Sequence)
-        if is_history or not isinstance(column, MultiCategorical):
+        if is_history or not column.is_wide:
             return vectors
-        return _pooled(vectors, ids, str(column.pooling))
+        if not column.is_list:
+            return self._side_by_side(vectors)
+        weights = features[column.feature_names[1]] if len(column.feature_names) > 1 else None
+        return pooled(vectors, features[column.name], str(column.pooling), weights)
+
+    def _side_by_side(self, vectors: Tensor) -> Tensor:
+        """Several ids' vectors `(b, k, n * dim)` to `(b, n * k * dim)`, copy by copy."""
+        count, size = vectors.shape[1], vectors.shape[2]
+        if self.copies is not None:
+            apart = ops.reshape(vectors, (-1, count, self.copies, size // self.copies))
+            vectors = ops.transpose(apart, (0, 2, 1, 3))
+        return ops.reshape(vectors, (-1, count * size))
 
     def _look_up(self, table: Embedding, ids: Tensor) -> Tensor:
         """Vectors of ids, and their table's loss where it has one and is trained."""
         vectors = table(ids)
         factor = self._factors[table.name]
         if factor and table.trainable:
-            self.add_loss(factor * _square_norm(ids, vectors))
+            self.add_loss(factor * square_norm(ids, vectors))
         return vectors
 
     def _vectors_of(
@@ -333,42 +385,35 @@ class Encoder(keras.layers.Layer):
     ) -> dict[str, Tensor]:
         """What a history and those that are aligned with it give; dict of `(b, dim)`."""
         present = [features[name] != PADDING_ID for name in history.names]
-        mask = functools.reduce(ops.logical_or, present)
         parts = [
             vectors[name] * ops.cast(own, self.compute_dtype)[..., None]
             for name, own in zip(history.names, present, strict=True)
         ]
-        candidates = [encoded[name] for name in history.candidates]
-        if self.copies is None:
-            pooled = self._pool_by(history, parts, candidates, mask, training)
-            return dict(zip(history.names, pooled, strict=True))
-        # Copies are rows to the layer, which has no tables and is one for all of them.
-        copies, length = self.copies, ops.shape(mask)[1]
-        parts = [
-            ops.reshape(part, (-1, length, copies, part.shape[-1] // copies)) for part in parts
-        ]
-        parts = [ops.transpose(part, (0, 2, 1, 3)) for part in parts]
-        parts = [ops.reshape(part, (-1, length, part.shape[-1])) for part in parts]
-        candidates = [ops.reshape(one, (-1, one.shape[-1] // copies)) for one in candidates]
-        mask = ops.repeat(mask, copies, axis=0)
-        pooled = self._pool_by(history, parts, candidates, mask, training)
-        wide = [ops.reshape(part, (-1, copies * part.shape[-1])) for part in pooled]
+        found = pooled_by_candidate(
+            self.interests[history.name],
+            self._apart(history.names, parts),
+            self._apart(history.candidates, [encoded[name] for name in history.candidates]),
+            functools.reduce(ops.logical_or, present),
+            training,
+        )
+        wide = [ops.reshape(part, (-1, (self.copies or 1) * part.shape[-1])) for part in found]
         return dict(zip(history.names, wide, strict=True))
 
-    def _pool_by(
-        self,
-        history: History,
-        parts: list[Tensor],
-        candidates: list[Tensor],
-        mask: Tensor,
-        training: bool | None,
-    ) -> list[Tensor]:
-        layer = self.interests[history.name]
-        pooled = layer(_beside(parts), _beside(candidates), mask, training=training)
-        if len(parts) == 1:
-            return [pooled]
-        ends = np.cumsum([part.shape[-1] for part in parts])[:-1].tolist()
-        return ops.split(pooled, ends, axis=-1)
+    def _apart(self, names: Iterable[str], vectors: list[Tensor]) -> list[Tensor]:
+        """Columns' vectors `(b, ..., n * dim)` as `(b, n, ..., dim)`; without copies `n` is 1.
+
+        What has no copies, numbers and vectors of elsewhere, is the same in all.
+        """
+        copies, parts = self.copies or 1, []
+        for name, vector in zip(names, vectors, strict=True):
+            size = self._size(self.schema.column(name))
+            if vector.shape[-1] == copies * size:
+                inner = (ops.shape(vector)[1],) if len(vector.shape) == 3 else ()
+                vector = ops.reshape(vector, (-1, *inner, copies, size))
+                parts.append(ops.swapaxes(vector, 1, 2) if inner else vector)
+            else:
+                parts.append(ops.repeat(vector[:, None], copies, axis=1))
+        return parts
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
@@ -400,41 +445,5 @@ class Encoder(keras.layers.Layer):
             "tokens": self.tokens,
             "copies": self.copies,
             "embeddings_regularizer": self.embeddings_regularizer,
+            **({"lengths": self.lengths} if self.lengths else {}),
         }
-
-
-def _beside(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
-
-
-def _square_norm(ids: Tensor, vectors: Tensor) -> Tensor:
-    """`sum ||vector||^2` over distinct ids but padding, of ids and their vectors `(..., d)`.
-
-    Sorted, the first of equal ids is seen without a tensor as long as the table, and in shapes
-    that XLA knows. The gradient goes through the look-up that there is, so that it stays one.
-    """
-    flat = ops.reshape(ids, (-1,))
-    squares = ops.reshape(ops.sum(ops.square(ops.cast(vectors, "float32")), axis=-1), (-1,))
-    order = ops.argsort(flat)
-    ordered = ops.take(flat, order)
-    before = ops.concatenate([ops.full_like(ordered[:1], PADDING_ID), ordered[:-1]])
-    # Padding, the smallest id, is never another than the one before it.
-    return ops.sum(ops.where(ordered != before, ops.take(squares, order), 0.0))
-
-
-def _pooled(vectors: Tensor, ids: Tensor, pooling: str) -> Tensor:
-    """Lists' vectors `(b, length, d)` and ids `(b, length)` to `(b, d)`."""
-    present = ops.expand_dims(ids != PADDING_ID, -1)
-    if pooling == "last":
-        places = ops.arange(ops.shape(ids)[1], dtype="int32")
-        last = ops.cast(places == last_place(ids != PADDING_ID), vectors.dtype)
-        return ops.einsum("bl,bld->bd", last, vectors)
-    if pooling == "max":
-        lowest = ops.full_like(vectors, -6e4)  # finite in half precision too
-        highest = ops.max(ops.where(present, vectors, lowest), axis=1)
-        return ops.where(ops.any(present, axis=1), highest, ops.zeros_like(highest))
-    mask = ops.cast(present, vectors.dtype)
-    total = ops.sum(vectors * mask, axis=1)
-    if pooling == "sum":
-        return total
-    return total / ops.maximum(ops.sum(mask, axis=1), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from keras import ops
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.schema.columns import PADDING_ID, Categorical
+from tfmoe.features.pooling import pooled
 from tfmoe.schema.schema import Schema
 
 
@@ -21,7 +22,8 @@ class Wide(keras.layers.Layer):
 
         output[b, t] = sum_numbers x w_t + sum_ids w_t[id] + sum_lists mean over a list of w_t[id]
 
-    All weights start at 0. Every column has weights of its own, also where columns share a table
+    A list with weights has a weighted mean, and a time by its parts the mean of theirs. All weights
+    start at 0. Every column has weights of its own, also where columns share a table
     of embeddings.
 
     Args:
@@ -50,39 +52,38 @@ class Wide(keras.layers.Layer):
         self.table_sizes = {name: int(size) for name, size in table_sizes.items()}
         self.num_outputs = tuple(int(num) for num in num_outputs)
         self._width = len(self.num_outputs) * max(self.num_outputs)
-        columns: tuple[Any, ...] = tuple(self.schema.columns)
         self.tables = {
             column.name: Embedding(
-                self.table_sizes[column.table if isinstance(column, Categorical) else column.name],
+                self.table_sizes[column.table],
                 self._width,
                 "zeros",
                 dtype=self.dtype_policy,
                 name=f"wide_{column.name}",
             )
-            for column in columns
+            for column in self.schema.columns
             if column.embeds
         }
-        self._numbers = [column.name for column in columns if not column.embeds]
+        self._numbers = [column.name for column in self.schema.columns if not column.embeds]
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         for table in self.tables.values():
             table.build((None,))
         if self._numbers:
-            shape = (len(self._numbers), self._width)
+            wide = [input_shape[name][1:] for name in self._numbers]
+            shape = (sum(math.prod(own) for own in wide), self._width)
             self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros")
 
     def call(self, features: dict[str, Tensor]) -> Tensor:
         total: Any = 0.0
         if self._numbers:
             numbers = [ops.cast(features[name], self.compute_dtype) for name in self._numbers]
-            total = ops.matmul(ops.stack(numbers, axis=1), self.kernel)
+            wide = [x if len(x.shape) > 1 else x[:, None] for x in numbers]
+            total = ops.matmul(ops.concatenate(wide, axis=1), self.kernel)
         for name, table in self.tables.items():
             ids = features[name]
             weights = table(ids)
             if len(ids.shape) > 1:
-                present = ops.cast(ids != PADDING_ID, weights.dtype)
-                count = ops.maximum(ops.sum(present, axis=1, keepdims=True), 1)
-                weights = ops.sum(weights * (present / count)[..., None], axis=1)
+                weights = pooled(weights, ids, "mean", features.get(f"{name}_weights"))
             total = total + weights
         return ops.reshape(total, (-1, len(self.num_outputs), max(self.num_outputs)))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfmoe.data.fit.fitted import LONGEST
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.schema.columns import FIRST_ID, MultiCategorical, Numeric
+from tfmoe.schema.columns import FIRST_ID, Column
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import is_integer
 
@@ -20,9 +20,9 @@ def check_sizes(schema: Schema, table_sizes: Any, lengths: Any) -> None:
 
     Before anything of such a size is made, for a file may come from a stranger.
     """
-    columns: tuple[Any, ...] = tuple(schema.columns)
-    tables = {c.name: _sizes_of_table(c) for c in columns if c.embeds and not _shares(c)}
-    lists = {c.name: _lengths_of(c) for c in columns if isinstance(c, MultiCategorical)}
+    owners = [c for c in schema.columns if c.embeds and c.table == c.name]
+    tables = {column.name: _sizes_of_table(column) for column in owners}
+    lists = {c.name: _lengths_of(c) for c in schema.columns if c.is_sized}
     for name, sizes, expected in (
         ("table_sizes", table_sizes, tables),
         ("lengths", lengths, lists),
@@ -39,20 +39,15 @@ def check_sizes(schema: Schema, table_sizes: Any, lengths: Any) -> None:
             )
 
 
-def _shares(column: Any) -> bool:
-    return bool(getattr(column, "share", None))
+def _sizes_of_table(column: Column) -> tuple[int, int]:
+    if column.table_rows is not None:
+        return column.table_rows, min(column.table_rows, _MOST_IDS)
+    most = getattr(column, "max_size", None)
+    return FIRST_ID, min(FIRST_ID + most, _MOST_IDS) if most else _MOST_IDS
 
 
-def _sizes_of_table(column: Any) -> tuple[int, int]:
-    if isinstance(column, Numeric):
-        return FIRST_ID + column.num_buckets, FIRST_ID + column.num_buckets
-    if column.hash_buckets:
-        return FIRST_ID + column.hash_buckets, min(FIRST_ID + column.hash_buckets, _MOST_IDS)
-    return FIRST_ID, min(FIRST_ID + column.max_size, _MOST_IDS) if column.max_size else _MOST_IDS
-
-
-def _lengths_of(column: MultiCategorical) -> tuple[int, int]:
-    return column.max_length or 1, min(column.max_length or LONGEST, LONGEST)
+def _lengths_of(column: Column) -> tuple[int, int]:
+    return column.width or 1, min(column.width or LONGEST, LONGEST)
 
 
 def check_goes_with(

@@ -15,14 +15,14 @@ import numpy as np
 from keras import ops
 
 from tfmoe.compute.types import Tensor
-from tfmoe.schema.columns import SCENARIO, MultiCategorical
+from tfmoe.schema.columns import SCENARIO
 from tfmoe.schema.schema import Schema
 from tfmoe.structures.base import Structure
 
 
 def columns_of(schema: Schema, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of the features that the encoder reads."""
-    return {column.name: features[column.name] for column in schema.columns}
+    return {name: features[name] for name in schema.feature_names}
 
 
 def task_of(schema: Schema, features: Any) -> dict[str, Tensor]:
@@ -35,14 +35,15 @@ def symbols(schema: Schema, lengths: Mapping[str, int]) -> dict[str, keras.Keras
 
     Args:
         schema: `Schema`.
-        lengths: dict of int, positions of each list column.
+        lengths: dict of int, numbers or ids of a row of each wide column.
     """
     inputs: dict[str, Any] = {}
-    columns: tuple[Any, ...] = tuple(schema.columns)
-    for column in columns:
-        shape = (lengths[column.name],) if isinstance(column, MultiCategorical) else ()
-        dtype = "int32" if column.embeds else "float32"
-        inputs[column.name] = keras.Input(shape=shape, dtype=dtype, name=column.name)
+    for column in schema.columns:
+        shape = (lengths[column.name],) if column.is_wide else ()
+        for name in column.feature_names:
+            ids = column.embeds and name == column.name
+            dtype = "int32" if ids else "float32"
+            inputs[name] = keras.Input(shape=shape, dtype=dtype, name=name)
     if schema.task_column:
         name = schema.task_column
         inputs[name] = keras.Input(shape=(), dtype="int32", name=name)
@@ -64,8 +65,7 @@ def context_of(
     for key, name in columns.items():
         if name == SCENARIO:
             columns[key] = scenario_of(schema, type(structure).__name__)
-    known: tuple[Any, ...] = tuple(schema.columns)
-    plain = [c.name for c in known if c.embeds and not isinstance(c, MultiCategorical)]
+    plain = [c.name for c in schema.columns if c.embeds and not c.is_wide]
     unknown = [name for name in columns.values() if name not in plain]
     if unknown:
         raise ValueError(
@@ -183,7 +183,7 @@ def frame_of(schema: Schema, x: Any) -> Any:
 
 def _is_row(schema: Schema, x: Mapping[str, Any]) -> bool:
     """Whether a dict is one raw row: single values where columns have single values."""
-    lists = {c.raw_name for c in schema.columns if isinstance(c, MultiCategorical)}
+    lists = {name for column in schema.columns for name in column.list_names}
     single = [value for name, value in x.items() if name not in lists]
     plain = all(isinstance(v, str | bytes) or not hasattr(v, "__len__") for v in single)
     # Of columns of lists alone one row has lists, several have lists of lists.
@@ -204,8 +204,8 @@ def _is_nested(value: Any) -> bool:
 
 def _is_table(schema: Schema, x: Mapping[str, Any]) -> bool:
     """Whether a dict holds raw columns."""
-    raw = {column.raw_name for column in schema.columns}
-    names = {column.name for column in schema.columns}
+    raw = {name for column in schema.columns for name in column.raw_names}
+    names = set(schema.feature_names)
     if raw <= set(x) and not names <= set(x):
         return True
     return any(_is_raw(value) for name, value in x.items() if name in raw | {schema.task_column})
@@ -252,7 +252,7 @@ def check_ids(schema: Schema, table_sizes: Mapping[str, int], x: Any) -> None:
     Raw integers in such a dict are taken for ids, and most are none.
     """
     for column in schema.columns if isinstance(x, Mapping) else ():
-        ids, size = x.get(column.name), table_sizes.get(getattr(column, "table", column.name))
+        ids, size = x.get(column.name), table_sizes.get(column.table)
         if not isinstance(ids, np.ndarray) or size is None or ids.dtype.kind not in "iu":
             continue
         if ids.size and not 0 <= ids.min() <= ids.max() < size:

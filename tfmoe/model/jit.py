@@ -33,7 +33,7 @@ def jit_pays(model: Any) -> bool | Literal["auto"]:
     random = any(isinstance(one, keras.random.SeedGenerator) for one in generators)
     # So do the gradients of many look-ups, which XLA sums on one core.
     looked_up = sum(
-        model.encoder.tables[owner].dim * model.lengths.get(column.name, 1)
+        model.encoder.tables[owner].dim * (model.lengths[column.name] if column.is_wide else 1)
         for owner, columns in model.encoder.groups.items()
         for column in columns
     )

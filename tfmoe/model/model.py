@@ -189,6 +189,7 @@ class MultiTaskModel(Trainable):
             tokens=structure.token_dim if structure.input_kind == "tokens" else None,
             copies=len(structure.encodings) if structure.input_kind == "copies" else None,
             embeddings_regularizer=embeddings_regularizer,
+            lengths=blueprint.lengths,
             dtype=policy,
             name="tfmoe_encoder",
         )
@@ -275,6 +276,7 @@ class MultiTaskModel(Trainable):
         elif blueprint.preprocessor is not None:
             means = blueprint.preprocessor.label_means
             start_at_means(self.towers, schema.tasks, means, moments)
+            encoder.start_at(blueprint.preprocessor.fits)
 
     @property
     def structure(self) -> Structure:

@@ -20,7 +20,7 @@ def parts_of(model: Any) -> dict[str, list[Any]]:
         Dict by part of lists of variables. A table is in two of them, `"embeddings"` and
         `"embeddings/<column>"`; the rest of the model is in none.
     """
-    tables = {f"embeddings/{owner}": [t.embeddings] for owner, t in model.encoder.tables.items()}
+    tables = {f"embeddings/{owner}": t.weights for owner, t in model.encoder.tables.items()}
     gates = [weight for gate in model.structure.gates for weight in gate.weights]
     routing = {id(weight) for weight in gates}
     return {

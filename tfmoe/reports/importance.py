@@ -36,7 +36,8 @@ def permutation_importance(
 
     A task that loses nothing does without the column, or has what it says from another one: of two
     columns that say the same each is of little importance alone. Take rows that the model was not
-    trained on. Inputs that read one raw column are permuted together. Where rows have one task
+    trained on. Inputs that read one raw column are permuted together, a `Crossed` with each of its
+    parts. Where rows have one task
     each, values stay among the rows of their task.
 
     The model predicts `1 + repeats * columns` times.
@@ -87,9 +88,10 @@ def permutation_importance(
         return {t.name: own_metric(t, *found[t.name]) for t in schema.tasks if t.name in found}
 
     base = values()
-    names: dict[str, list[str]] = {}
-    for column in schema.columns:
-        names.setdefault(column.raw_name, []).append(column.name)
+    names = {
+        raw: [name for column in readers for name in column.feature_names]
+        for raw, readers in schema.readers.items()
+    }
     lines = []
     for done, (raw, own) in enumerate(names.items()):
         kept = {name: features[name] for name in own}

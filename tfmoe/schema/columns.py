@@ -34,7 +34,7 @@ LONGEST_HISTORY = 50
 
 @dataclass(frozen=True)
 class Column:
-    """What all columns share. Use one of its four kinds.
+    """What all columns share. Use one of its kinds.
 
     Args:
         name: letters, digits and underscores, and no word of Python; the model's input
@@ -65,6 +65,59 @@ class Column:
     def raw(self) -> str:
         """`raw_name`, as version 0.1 called it."""
         return self.raw_name
+
+    # What the rest of the package asks of a column, so that a kind of its own is but a class here
+    # and a codec in `tfmoe.data.encode.codecs`.
+
+    @property
+    def raw_names(self) -> tuple[str, ...]:
+        """The raw columns that it reads, but for those of other columns of the schema."""
+        return (self.raw_name,)
+
+    @property
+    def list_names(self) -> tuple[str, ...]:
+        """Those of `raw_names` whose cells may be lists."""
+        return ()
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The model's inputs that it becomes; the first has its name."""
+        return (self.name,)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it becomes ids, which are embedded, rather than numbers."""
+        return False
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a row has a list of ids, which are pooled."""
+        return False
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a row has several numbers or ids, `(b, width)`, rather than one, `(b,)`."""
+        return self.is_list
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether `Preprocessor.lengths` has it: as it `is_wide`, or with its vectors' size."""
+        return self.is_wide
+
+    @property
+    def width(self) -> int | None:
+        """That length, if the schema alone says so."""
+        return None
+
+    @property
+    def table(self) -> str:
+        """Name of the column that owns its embedding table."""
+        return self.name
+
+    @property
+    def table_rows(self) -> int | None:
+        """Rows of its own embedding table, if the schema alone says so."""
+        return None
 
 
 def _check_regularizer(owner: str, column: "Numeric | Categorical") -> None:
@@ -129,8 +182,15 @@ class Numeric(Column):
 
     @property
     def embeds(self) -> bool:
-        """Whether the column becomes ids rather than numbers."""
         return self.transform == "buckets"
+
+    @property
+    def list_names(self) -> tuple[str, ...]:
+        return () if self.element is None else (self.raw_name,)
+
+    @property
+    def table_rows(self) -> int | None:
+        return FIRST_ID + self.num_buckets if self.embeds else None
 
 
 @checks_arguments
@@ -163,6 +223,9 @@ class Categorical(Column):
         missing: sequence of the texts and integers that stand for a missing value, such as
             `["NA", "?"]` or `[-1]`, beside the empty cell. Nothing does by default: `NA` may
             be Namibia. Of lists they are missing elements.
+        unknown_rate: float in [0, 1]. In training each known id counts as unknown with this
+            probability, so that the embedding of the unknown one is trained. A few percent are
+            enough. Nothing is drawn where the model predicts.
     """
 
     _: KW_ONLY
@@ -174,8 +237,7 @@ class Categorical(Column):
     hash_buckets: int | None = None
     share: str | None = None
     missing: tuple[str | int, ...] = ()
-
-    embeds: ClassVar[bool] = True
+    unknown_rate: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,6 +249,8 @@ class Categorical(Column):
         integer(owner, "max_size", self.max_size, 1, optional=True)
         integer(owner, "hash_buckets", self.hash_buckets, 1, optional=True)
         object.__setattr__(self, "missing", check_missing(owner, self.missing, fractions=False))
+        rate = number(owner, "unknown_rate", self.unknown_rate, least=0, most=1)
+        object.__setattr__(self, "unknown_rate", rate)
         if self.hash_buckets and (self.min_count > 1 or self.max_size):
             raise ValueError(
                 f"{owner} hashes, so there is no vocabulary to cut. Received "
@@ -207,9 +271,17 @@ class Categorical(Column):
                     )
 
     @property
+    def embeds(self) -> bool:
+        return True
+
+    @property
     def table(self) -> str:
         """Name of the column that owns the vocabulary and the table."""
         return self.share or self.name
+
+    @property
+    def table_rows(self) -> int | None:
+        return FIRST_ID + self.hash_buckets if self.hash_buckets else None
 
 
 @checks_arguments
@@ -223,8 +295,8 @@ class MultiCategorical(Categorical):
     (missing).
 
     Args:
-        name, source, dim, regularizer, dtype, min_count, max_size, hash_buckets, share, missing:
-            see `Categorical`.
+        name, source, dim, regularizer, dtype, min_count, max_size, hash_buckets, share, missing,
+            unknown_rate: see `Categorical`.
         separator: string between a cell's values, or None if cells are lists.
         strip: bool, whether spaces (and tabs and line ends) around the values of separated text
             are left out, in training and served: `"a, b"` at `","` is then `"a"` and `"b"`, and
@@ -233,6 +305,10 @@ class MultiCategorical(Categorical):
         max_length: int >= 1. Further values are dropped. None for the longest cell seen in
             fitting, but for cells of more than 64 values that are longer than 999 in 1,000,
             or than 16 times the mean: those are cut, and a warning says how many.
+        weights: name of the raw column that has a number for each value of a cell, in a list as
+            long (or in text, parted at `separator`), or None. The mean is then `sum(w v) /
+            sum(|w|)`, the sum `sum(w v)`; a missing weight is 1. They are one more input,
+            `<name>_weights`. Values that are cut or missing take their weights along.
     """
 
     _: KW_ONLY
@@ -240,6 +316,7 @@ class MultiCategorical(Categorical):
     strip: bool = False
     pooling: str | Pooling = "mean"
     max_length: int | None = None
+    weights: str | None = None
 
     keeps_last: ClassVar[bool] = False
 
@@ -259,6 +336,36 @@ class MultiCategorical(Categorical):
                 f"`separator`. Received strip={self.strip!r}, separator={self.separator!r}. Give "
                 "the separator, or leave `strip` out if cells are lists."
             )
+        if self.weights is not None and (
+            not isinstance(self.weights, str)
+            or self.weights in ("", self.raw_name)
+            or self.pooling not in ("mean", "sum")
+        ):
+            raise ValueError(
+                f"{owner} takes as `weights` the name of another raw column, whose numbers weigh "
+                f"the values in a mean or a sum. Received weights={self.weights!r} with "
+                f'pooling={self.pooling!r}. Take pooling="mean" or "sum", or leave `weights` out.'
+            )
+
+    @property
+    def raw_names(self) -> tuple[str, ...]:
+        return (self.raw_name,) if self.weights is None else (self.raw_name, self.weights)
+
+    @property
+    def list_names(self) -> tuple[str, ...]:
+        return self.raw_names
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return (self.name,) if self.weights is None else (self.name, f"{self.name}_weights")
+
+    @property
+    def is_list(self) -> bool:
+        return True
+
+    @property
+    def width(self) -> int | None:
+        return self.max_length
 
     def _check_pooling(self, owner: str) -> None:
         check_choice(owner, "pooling", self.pooling, _POOLINGS)
@@ -277,7 +384,7 @@ class Sequence(MultiCategorical):
 
     Args:
         name, source, dim, regularizer, dtype, min_count, max_size, hash_buckets, share, missing,
-            separator, strip: see `MultiCategorical`.
+            unknown_rate, separator, strip, weights: see `MultiCategorical`. Tokens are not weighed.
         max_length: int >= 1, or None for what `MultiCategorical` takes.
         pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings; `"last"`, the last
             value's; or `TargetAttention(candidate)` or `BST(candidate)`.

@@ -19,6 +19,9 @@ from tfmoe.schema.infer_labels import (
 )
 from tfmoe.schema.leaks import leaks
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
+from tfmoe.schema.text import Text
+from tfmoe.schema.timestamp import Timestamp
+from tfmoe.schema.vector import Vector
 from tfmoe.validation import may_be_served
 
 if TYPE_CHECKING:
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
 _MOST_CATEGORIES = 20
 # A label of more different texts is perhaps a number that is written with a sign or unit.
 _MOST_CLASSES = 50
-# A vector of at most this many numbers is proposed as so many columns.
-_MOST_NUMBERS = 64
+# Free text has at least so many words a cell, half of the time, and so many different ones a cell.
+_LEAST_WORDS, _LEAST_DIFFERENT = 5, 0.8
+# Of fewer cells nothing is said.
+_LEAST_TEXTS = 20
 # Words that end in "id" and name no id.
 _NO_IDS = ("paid", "bid", "valid", "grid", "acid", "fluid", "solid", "void")
 # Words of a name that say that whole numbers are codes, those that do so as its last word, and
@@ -71,7 +76,7 @@ def proposed_parts(
         )
     inputs = [name for name in look.columns if name not in roles]
     columns = {
-        name: _columns(look.columns[name], named, inputs)
+        name: [] if look.columns[name].holds == "other" else [_column(look.columns[name], named)]
         for name, named in zip(inputs, names(inputs, may_be_served), strict=True)
     }
     seen = [look.columns[name] for name in labels]
@@ -96,24 +101,16 @@ def _lacking(look: Look, missing: Iterable[str]) -> str:
     return f" They are in some files, but not in {sorted(files)}." if files else ""
 
 
-def _columns(traits: Traits, named: dict[str, Any], inputs: list[str]) -> list[Column]:
-    """The column of the kind that suits a raw one's cells; of a vector several, else perhaps none.
-
-    The numbers of a vector are named `name_0` and on.
-    """
-    if 0 < traits.width <= _MOST_NUMBERS:
-        places = range(traits.width)
-        stem = named["name"]
-        while any(f"{stem}_{place}".lower() in map(str.lower, inputs) for place in places):
-            stem += "_"
-        return [Numeric(f"{stem}_{i}", source=traits.name, element=i) for i in places]
-    return [] if traits.holds == "other" else [_column(traits, named)]
-
-
 def _column(traits: Traits, named: dict[str, Any]) -> Column:
     """A column of the kind that suits its cells."""
     if traits.holds == "lists":
         return MultiCategorical(**named)
+    if traits.holds == "vectors":
+        return Vector(**named)
+    if traits.holds == "times":
+        return Timestamp(**named)
+    if traits.holds == "dates":
+        return Timestamp(**named, parts=("weekday",))
     if traits.holds == "integers" and (
         traits.chosen
         or _names_ids(traits.name)
@@ -126,8 +123,21 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
     if traits.holds == "text" and traits.separated:
         lists = traits.separated
         return MultiCategorical(**named, separator=lists.separator, strip=lists.blanks)
+    if _is_free(traits):
+        return Text(**named)
     marked = tuple(traits.markers) if traits.holds == "flags" else ()
     return Categorical(**named, dtype="string", missing=marked)
+
+
+def _is_free(traits: Traits) -> bool:
+    """Whether cells are texts of several words, nearly all of which are different."""
+    if traits.holds != "text" or traits.codes is None or traits.odd:
+        return False
+    words = [text for text in traits.words if text]
+    present = int((traits.codes >= 0).sum())
+    if present < _LEAST_TEXTS or len(words) < _LEAST_DIFFERENT * present:
+        return False
+    return bool(np.median([len(text.split()) for text in words]) >= _LEAST_WORDS)
 
 
 def _names_ids(name: str) -> bool:
@@ -176,6 +186,26 @@ def _notices(
         yield (
             f"Left out columns that not all files have: "
             f"{', '.join(f'{name!r} (not in {file})' for name, file in uneven.items())}."
+        )
+    kinds = {name: type(one[0]).__name__ for name, one in columns.items() if one}
+    vectors = [name for name, kind in kinds.items() if kind == "Vector"]
+    if vectors:
+        yield (
+            f"Lists of numbers, as many in each cell, were taken for vectors: {vectors}. Where the "
+            "numbers name things, make them integers, for MultiCategorical."
+        )
+    times = [name for name, kind in kinds.items() if kind == "Timestamp"]
+    if times:
+        yield (
+            f"Of times the hour and the weekday are proposed, of dates the weekday, in UTC: "
+            f"{times}. Write the `time_zone` that they are to be told in; parts=['age'] is the "
+            "days since a date, which grow after training."
+        )
+    free = [name for name, kind in kinds.items() if kind == "Text"]
+    if free:
+        yield (
+            f"Texts of many words, nearly all of them different, were taken for free text: {free}. "
+            "Where each is one value of a set, write Categorical instead of Text."
         )
     empty = [name for name in inputs if look.columns[name].holds == "nothing"]
     if empty:

@@ -114,8 +114,10 @@ def _is_zero(label: Traits, task: Binary) -> np.ndarray:
 
 
 def _task(traits: Traits, named: dict[str, Any]) -> Task:
-    if traits.holds in ("other", "lists"):
+    if traits.holds in ("other", "lists", "vectors", "times", "dates"):
         advice = traits.advice or "A label is one value a row."
+        if traits.holds in ("times", "dates"):
+            advice = "Make a number of it, such as days until then."
         raise ValueError(
             f"A label is a number, a truth value or text. Received label {traits.name!r} of "
             f"another kind. {advice}"

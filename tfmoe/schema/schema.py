@@ -11,17 +11,23 @@ from typing import Any
 
 from tfmoe.files import PathLike, new_file
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
+from tfmoe.schema.crossed import Crossed
 from tfmoe.schema.histories import cut_alike
 from tfmoe.schema.links import Link, link_to_plain
 from tfmoe.schema.nested import to_plain
 from tfmoe.schema.poolings import Pooling
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task, in_chain_order, parent_of
+from tfmoe.schema.text import Text
+from tfmoe.schema.timestamp import Timestamp
+from tfmoe.schema.vector import Vector
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (Numeric, Categorical, MultiCategorical, Sequence, Binary, Regression, Multiclass)
-}
+_COLUMNS = (
+    *(Numeric, Categorical, MultiCategorical, Sequence),
+    *(Vector, Timestamp, Crossed, Text, Pretrained),
+)
+_KINDS = {kind.__name__: kind for kind in (*_COLUMNS, Binary, Regression, Multiclass)}
 
 #: Where the codes of the rows' groups stand among the features; no column can be called so.
 GROUP_CODES = "group codes"
@@ -35,6 +41,8 @@ def part_to_dict(part: Column | Task) -> dict[str, Any]:
     given: dict[str, Any] = {"kind": type(part).__name__, "name": part.name}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
+        if not field.compare and not isinstance(value, str):
+            continue  # a table, of which a schema's file has but the path
         if field.name != "name" and value != field.default:
             given[field.name] = list(value) if isinstance(value, tuple) else value
         if isinstance(value, Link):
@@ -126,7 +134,8 @@ class Schema:
     then share a label column, by `source`.
 
     Args:
-        columns: sequence of `Numeric`, `Categorical`, `MultiCategorical`, `Sequence`.
+        columns: sequence of `Numeric`, `Categorical`, `MultiCategorical`, `Sequence`, `Vector`,
+            `Timestamp`, `Crossed`, `Text`, `Pretrained`.
         tasks: sequence of `Binary`, `Regression`, `Multiclass`.
         weight_column: name of a raw column of row weights >= 0, or None. It weighs
             losses and metrics and is no input.
@@ -196,7 +205,13 @@ class Schema:
         self._check_group()
 
     def _check_served_names(self) -> None:
-        inputs = [column.name for column in self.columns]
+        inputs = list(self.feature_names)
+        if len(set(inputs)) < len(inputs):
+            twice = sorted({name for name in inputs if inputs.count(name) > 1})
+            raise ValueError(
+                "A list's weights are an input called `<name>_weights`. Received columns of which "
+                f"two become {twice}. Choose another name, and give the table's as `source`."
+            )
         if isinstance(self.task_column, str):
             inputs.append(self.task_column)
         lower = [name.lower() for name in inputs]
@@ -232,7 +247,7 @@ class Schema:
         )
 
     def _check_labels(self) -> None:
-        inputs = {column.raw_name: column.name for column in self.columns}
+        inputs = {raw: column.name for column in self.columns for raw in column.raw_names}
         for task in self.tasks:
             if task.raw_name in inputs:
                 raise ValueError(
@@ -256,6 +271,19 @@ class Schema:
                     f"Column {column.name!r} can only share the table of a categorical "
                     f"column that has its own. Received share={share!r}; such columns "
                     f"are {sorted(owners)}."
+                )
+
+        single = {
+            column.name
+            for column in self.columns
+            if isinstance(column, Categorical) and not column.is_list
+        }
+        for column in self.columns:
+            if isinstance(column, Crossed) and not set(column.columns) <= single:
+                raise ValueError(
+                    f"Column {column.name!r} crosses Categorical columns of the schema. Received "
+                    f"columns={list(column.columns)}; such columns are {sorted(single)}. For a "
+                    "number, cut it into intervals and declare these as Categorical."
                 )
 
     def _check_label_spaces(self) -> None:
@@ -452,6 +480,21 @@ class Schema:
         """The largest `num_outputs` of the tasks."""
         return max(task.num_outputs for task in self.tasks)
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the model's inputs that columns become."""
+        return tuple(name for column in self.columns for name in column.feature_names)
+
+    @property
+    def readers(self) -> dict[str, list[Column]]:
+        """By raw column the columns that depend on it, a `Crossed` on those of its parts."""
+        found: dict[str, list[Column]] = {}
+        for column in self.columns:
+            parts = [self.column(name) for name in getattr(column, "columns", ())] or [column]
+            for raw in dict.fromkeys(raw for part in parts for raw in part.raw_names):
+                found.setdefault(raw, []).append(column)
+        return found
+
     def column(self, name: str) -> Column:
         """The column of that name; KeyError if there is none."""
         return {column.name: column for column in self.columns}[name]
@@ -630,7 +673,9 @@ class Schema:
         last one is `no` or `nr`; codes of another name stay numbers. Text that is numbers (but for
         what stands for a missing one, such as NA) is numbers, unless it has leading zeros, as zip
         codes have.
-        Strings, booleans and categories become `Categorical`, lists `MultiCategorical`, and so
+        Lists of fractions, as many in each cell, become `Vector`, times and dates `Timestamp`, and
+        texts of five words or more, of which eight in ten are different, `Text`. Other strings,
+        booleans and categories become `Categorical`, other lists `MultiCategorical`, and so
         do strings, with that separator, if three in ten hold a `|`, or a `;` or `,` between short
         values that recur in other rows and change their places, as the parts of an address or of a
         sentence do not; with `strip` where spaces stand around them. Values with but spaces
@@ -642,8 +687,9 @@ class Schema:
         other `Multiclass`. A label that is missing exactly where a binary one is 0, or missing
         too, has that one as its `where`.
 
-        Warnings say what was left out (times, vectors, whatever else no column reads) and what
-        to make of it, what counts as missing, which whole numbers were taken for categories or
+        Warnings say what was left out (spans of time, whatever else no column reads) and what
+        to make of it, which lists, times and texts were taken for vectors, hours and free text,
+        what counts as missing, which whole numbers were taken for categories or
         codes and which texts with `,` or `;` for lists, which label is the positive one,
         which labels are limited by `where`, and which columns may give a label away.
 

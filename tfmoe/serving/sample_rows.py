@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from tfmoe.data import arrow
+from tfmoe.data.encode.codecs import codec_of
 from tfmoe.data.encode.graph import is_text
-from tfmoe.schema.columns import MISSING_INT, Column, Numeric
+from tfmoe.schema.columns import MISSING_INT, Categorical, Column, MultiCategorical, Numeric
 from tfmoe.schema.histories import list_groups
 
 if TYPE_CHECKING:
@@ -32,7 +33,15 @@ def sample_rows(preprocessor: Preprocessor, num_rows: int, seed: int = 0) -> pd.
         raw: _sample_cells(preprocessor, readers, num_rows, generator)
         for raw, readers in _readers(preprocessor.schema).items()
     }
+
     _align(preprocessor.schema, columns)
+
+    def weigh(count):
+        weights = [] if count is None else generator.choice([0.5, 2.0, -1.0, np.nan], count)
+        return None if count is None or generator.random() < 0.2 else list(weights)
+
+    for raw, cells in _with_weights(preprocessor.schema, columns, weigh).items():
+        columns[raw] = cells if hasattr(cells, "dtype") else pd.Series(cells, dtype=object)
     name = preprocessor.schema.task_column
     if name:
         keys = generator.choice(np.array(preprocessor.schema.task_keys, object), num_rows)
@@ -57,6 +66,7 @@ def typical_rows(preprocessor: Preprocessor, num_rows: int) -> pd.DataFrame:
         for raw, readers in _readers(preprocessor.schema).items()
     }
     _align(preprocessor.schema, columns)
+    columns = _with_weights(preprocessor.schema, columns, lambda count: [1.0, 0.5][:count])
     name = preprocessor.schema.task_column
     if name:
         keys = preprocessor.schema.task_keys
@@ -98,11 +108,38 @@ def _readers(schema):
     """The columns that read each raw one."""
     readers: dict[str, list[Column]] = {}
     for column in schema.columns:
-        readers.setdefault(column.raw_name, []).append(column)
+        if column.raw_names:
+            readers.setdefault(column.raw_name, []).append(column)
     return readers
 
 
+def _own_codec(schema, readers):
+    """The codec of the first reader of a kind that makes cells of its own, or None."""
+    own = [column for column in readers if not isinstance(column, Numeric | Categorical)]
+    return codec_of(own[0], schema) if own else None
+
+
+def _with_weights(schema, columns, weigh):
+    """Raw columns and beside them the weights of lists, for which `weigh` makes a cell's."""
+    for column in schema.columns:
+        if isinstance(column, MultiCategorical) and column.weights is not None:
+            columns[column.weights] = [
+                weigh(_count(cell, column.separator)) for cell in columns[column.raw_name]
+            ]
+    return columns
+
+
+def _count(cell, separator):
+    """How many values a cell has, None if it is missing."""
+    if cell is None or isinstance(cell, float):
+        return None
+    return len(cell.split(separator)) if isinstance(cell, str) else len(cell)
+
+
 def _typical_cell(preprocessor, readers, row):
+    own = _own_codec(preprocessor.schema, readers)
+    if own is not None:
+        return own.typical(preprocessor, row)
     category = _category(preprocessor, readers)
     if category is None:
         numbers = [_typical_number(one, preprocessor.numeric[one.name], row) for one in readers]
@@ -154,6 +191,9 @@ def _sample_cells(preprocessor, readers, num_rows, generator):
     """A raw column that all of its readers can read, as a Series."""
     import pandas as pd
 
+    own = _own_codec(preprocessor.schema, readers)
+    if own is not None:
+        return pd.Series(own.sample(preprocessor, num_rows, generator), dtype=object)
     category = _category(preprocessor, readers)
     if category is None and any(reader.element is not None for reader in readers):
         return _sample_vectors(preprocessor, readers, num_rows, generator)

@@ -20,9 +20,12 @@ The rules, which the exported graph repeats:
   has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
   cut like `str.split(separator)`, with `strip` each element loses the ASCII spaces around it;
   elements are compared as text, with the decimal form of the vocabulary if that holds integers,
-  and only the empty element is missing.
+  and only the empty element is missing. Weights lie where their values do, 0 at padding, 1 where
+  one is missing or infinite, and 1 for the missing id of a cell without elements.
 - Lists that are aligned: cells end with the last element that is not missing in one of them, and
   the same positions of all are kept. `MISSING_ID` stands first where none has an element left.
+
+The codecs of `Vector`, `Timestamp`, `Crossed` and `Text` hold both twins, and say their rules.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfmoe.data import arrow
-from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
+from tfmoe.data.encode.vocabulary import HashTable, Vocabulary, one_spelling
 from tfmoe.data.numerals import canonical_integers
 from tfmoe.schema.columns import (
     FIRST_ID,
@@ -48,8 +51,8 @@ from tfmoe.schema.columns import (
 SMALLEST = float(np.finfo("float64").tiny)
 SMALLEST_FEATURE = float(np.finfo("float32").tiny)
 
-_LARGEST_FEATURE = 100.0
-_LARGEST_FLOAT = 3e38
+LARGEST_FEATURE = 100.0
+LARGEST_FLOAT = 3e38
 
 
 @dataclass(frozen=True)
@@ -105,23 +108,34 @@ def numeric_feature(values: np.ndarray, column: Numeric, fit: NumericFit) -> np.
     if gaps:
         values = np.where(missing, 0.0 if fit.fill is None else fit.fill, values)
     values = without_subnormals(values)
+    empty: float = 0.0
     if column.embeds:
         feature = (FIRST_ID + np.searchsorted(fit.boundaries, values, side="right")).astype("int32")
-        empty: float = MISSING_ID
+        empty = MISSING_ID
     elif column.transform == "none":
-        feature = np.clip(values, -_LARGEST_FLOAT, _LARGEST_FLOAT).astype("float32")
-        empty = 0.0
+        feature = plain_feature(values)
     else:
         scaled = log_transform(values) if column.transform == "log" else values
-        with np.errstate(over="ignore"):
-            scaled = without_subnormals(scaled - fit.mean) * fit.scale
-        feature = np.clip(scaled, -_LARGEST_FEATURE, _LARGEST_FEATURE).astype("float32")
-        empty = 0.0
-    if not column.embeds:
-        feature = without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
+        feature = scaled_feature(scaled, fit.mean, fit.scale)
     if gaps and fit.fill is None:
         feature[missing] = empty
     return feature
+
+
+def scaled_feature(
+    values: np.ndarray, mean: float | np.ndarray, scale: float | np.ndarray
+) -> np.ndarray:
+    """`clip((values - mean) * scale, -100, 100)` of float64, as float32."""
+    with np.errstate(over="ignore"):
+        scaled = without_subnormals(values - mean) * scale
+    feature = np.clip(scaled, -LARGEST_FEATURE, LARGEST_FEATURE).astype("float32")
+    return without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
+
+
+def plain_feature(values: np.ndarray) -> np.ndarray:
+    """float64 as float32, clipped to +-3e38."""
+    feature = np.clip(values, -LARGEST_FLOAT, LARGEST_FLOAT).astype("float32")
+    return without_subnormals(feature, SMALLEST_FEATURE).astype("float32")
 
 
 class TextCache:
@@ -174,6 +188,24 @@ def categorical_ids(
         if integers is not None:
             return table.int_ids(integers)
     return _text_ids(text, table, cache)
+
+
+def categorical_texts(
+    array: pa.Array, name: str, table: Vocabulary | HashTable, is_int: bool, declared: bool = True
+) -> tuple[pa.Array, np.ndarray]:
+    """Single values as the texts that are hashed, and which are missing.
+
+    Args: see `categorical_ids`.
+
+    Returns:
+        Arrow large_string `(n,)` without nulls, and bool `(n,)`.
+    """
+    if is_int and (declared or _may_be_int(array.type)):
+        values = arrow.to_ints(array, name, table.missing.texts)
+        return arrow.decimals(values).cast(pa.large_string()), table.missing.in_integers(values)
+    text = arrow.decoded(arrow.to_text(array, name)).cast(pa.large_string())
+    text = text.fill_null(MISSING_STRING)
+    return one_spelling(text), table.missing.in_text(text)
 
 
 def _may_be_int(kind):
@@ -236,8 +268,8 @@ def list_ids(
 
 
 def _padded_ids(array, column, table, is_int, length, cache, declared=True):
-    cells = cells_of(array, column, table, is_int, cache, declared)
-    return padded_cells([cells], column.keeps_last, length)[0]
+    cells = [cells_of(array, column, table, is_int, cache, declared)]
+    return padded_ids(cells, kept_places(cells, length, column.keeps_last))[0]
 
 
 class Cells(NamedTuple):
@@ -302,28 +334,41 @@ def check_aligned(names: Sequence[str], columns: Sequence[Cells]) -> None:
             )
 
 
-def padded_cells(columns: Sequence[Cells], keeps_last: bool, length: int) -> list[np.ndarray]:
-    """Ids `(n, length)` of each of some columns whose cells share their positions.
+def kept_places(columns: Sequence[Cells], length: int, keeps_last: bool) -> list[np.ndarray]:
+    """Which of their elements cells that share positions keep.
 
     Args:
-        columns: sequence of `Cells`.
-        keeps_last: whether of a long cell the last positions are kept.
-        length: int >= 1, the number of positions kept.
+        columns: of each column its `Cells`.
+        length: int >= 1, the number of positions.
+        keeps_last: whether of long cells the last positions are kept.
+
+    Returns:
+        For each column int64 `(n, length)`, places among its ids, -1 where there is none.
     """
     ends = np.max([cells.ends for cells in columns], axis=0)
     first = np.maximum(ends - length, 0) if keeps_last else np.zeros_like(ends)
-    kept = np.minimum(ends, length)
-    places = np.arange(length)
-    parts = []
+    kept, places = np.minimum(ends, length), np.arange(length)
+    found = []
     for cells in columns:
         inside = places < np.minimum(kept, cells.lengths - first)[:, None]
-        padded = np.full((len(ends), length), PADDING_ID, np.int32)
-        padded[inside] = cells.ids[((cells.starts + first)[:, None] + places)[inside]]
-        parts.append(padded)
-    empty = np.all([(padded == PADDING_ID).all(axis=1) for padded in parts], axis=0)
-    for padded in parts:
-        padded[empty, 0] = MISSING_ID
-    return parts
+        found.append(np.where(inside, (cells.starts + first)[:, None] + places, -1))
+    return found
+
+
+def padded_ids(columns: Sequence[Cells], places: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The ids at the places that `kept_places` found, int32 `(n, length)` for each column.
+
+    Where no column has an element each has the missing id first.
+    """
+    padded = [
+        # The last place is for what is behind the end.
+        np.append(cells.ids, np.int32(PADDING_ID))[own]
+        for cells, own in zip(columns, places, strict=True)
+    ]
+    empty = np.all([(ids == PADDING_ID).all(axis=1) for ids in padded], axis=0)
+    for ids in padded:
+        ids[empty, 0] = MISSING_ID
+    return padded
 
 
 def _up_to_last_present(ids, starts, lengths):

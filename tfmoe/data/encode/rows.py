@@ -18,23 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfmoe.data.arrow import at_row, decoded, to_floats
-from tfmoe.data.encode.columns import (
-    TextCache,
-    categorical_ids,
-    cells_of,
-    check_aligned,
-    list_ids,
-    numeric_feature,
-    padded_cells,
-    weight_values,
-)
+from tfmoe.data.arrow import at_row, decoded
+from tfmoe.data.encode.codecs import codecs_of
+from tfmoe.data.encode.columns import weight_values
 from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.task_column import TaskColumn
 from tfmoe.data.encode.values import ValueCodes
 from tfmoe.data.read.tables import placed
-from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
-from tfmoe.schema.histories import list_groups
+from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import GROUP_CODES, Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Task
 
@@ -66,16 +57,8 @@ def required_columns(
         ValueError: if the table lacks a column that is needed.
     """
     wanted: _Wanted = []
-    kind: str | None
-    for column in schema.columns:
-        if isinstance(column, Numeric):
-            kind = "float" if column.element is None else "list"
-            wanted.append((column.raw_name, kind, f"column {column.name!r}"))
-        else:
-            kind = dtypes[column.name]
-            if isinstance(column, MultiCategorical):
-                kind = "list" if column.separator is None else "text"
-            wanted.append((column.raw_name, kind, f"column {column.name!r}"))
+    for name, codec in codecs_of(schema).items():
+        wanted += [(raw, kind, f"column {name!r}") for raw, kind in codec.kinds(dtypes).items()]
     if schema.task_column:
         wanted.append((schema.task_column, "text", "`task_column`"))
     if weights and schema.weight_column:
@@ -188,16 +171,15 @@ class RowEncoder:
         self.schema = schema
         self.fitted = fitted
         self.labels = labels
-        self._declared = {name: owner.dtype for name, owner in table_owners(schema).items()}
-        self._caches = {column.name: TextCache() for column in schema.columns}
-        self._groups = [group for group in list_groups(schema.columns) if len(group) > 1]
-        self._aligned = {column.name for group in self._groups for column in group}
+        self._codecs = codecs_of(schema)
         self._features: dict[str, Slot] = {}
         self._labels: dict[str, Slot] = {}
         self.width = 0
         for column in schema.columns:
-            floating = isinstance(column, Numeric) and not column.embeds
-            self._features[column.name] = self._slot(fitted.lengths.get(column.name), floating)
+            width = fitted.lengths[column.name] if column.is_wide else None
+            first, *weights = column.feature_names
+            self._features[first] = self._slot(width, not column.embeds)
+            self._features |= {name: self._slot(width, True) for name in weights}
         self._reader = LabelReader(schema)
         self._task_column = None
         if schema.task_column:
@@ -282,12 +264,9 @@ class RowEncoder:
         # into its place in every row takes three times as long.
         words = np.empty((self.width, num_rows), np.int32)
         floats = words.view(np.float32)
-        for column in self.schema.columns:
-            if column.name not in self._aligned:
-                self._features[column.name].put(self._feature(column, chunk), words, floats)
-        for group in self._groups:
-            for column, ids in zip(group, self._aligned_ids(group, chunk), strict=True):
-                self._features[column.name].put(ids, words, floats)
+        for codec in self._codecs.values():
+            for name, values in codec.encode(chunk, self.fitted).items():
+                self._features[name].put(values, words, floats)
         task_indices = None
         if self.schema.task_column and self._task_column:
             task_indices = self._task_column.task_indices(chunk)
@@ -321,37 +300,6 @@ class RowEncoder:
                     row = getattr(error, "row", None)
                     raise error if row is None else at_row(error, rows[row]) from None
         return weights
-
-    def _feature(self, column, chunk):
-        array = chunk[column.raw_name]
-        if isinstance(column, Numeric):
-            fit = self.fitted.numeric[column.name]
-            values = to_floats(array, column.raw_name, column.missing, element=column.element)
-            return numeric_feature(values, column, fit)
-        table = self.fitted.tables[column.table]
-        is_int = self.fitted.dtypes[column.name] == "int"
-        declared = self._declared[column.table] is not None
-        cache = self._caches[column.name]
-        if isinstance(column, MultiCategorical):
-            length = self.fitted.lengths[column.name]
-            return list_ids(array, column, table, is_int, length, cache, declared)
-        return categorical_ids(array, column.raw_name, table, is_int, cache, declared)
-
-    def _aligned_ids(self, group, chunk):
-        """Ids `(n, length)` of each of the sequences that share positions."""
-        cells = [
-            cells_of(
-                chunk[column.raw_name],
-                column,
-                self.fitted.tables[column.table],
-                self.fitted.dtypes[column.name] == "int",
-                self._caches[column.name],
-                self._declared[column.table] is not None,
-            )
-            for column in group
-        ]
-        check_aligned([column.raw_name for column in group], cells)
-        return padded_cells(cells, group[0].keeps_last, self.fitted.lengths[group[0].name])
 
     def _label_values(self, chunk, task_indices):
         """Yields the name of each output and its labels."""

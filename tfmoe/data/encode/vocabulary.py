@@ -54,6 +54,15 @@ def label_spellings(values: Collection[str]) -> dict[str, str]:
     return found
 
 
+def one_spelling(text: pa.Array) -> pa.Array:
+    """Strings with `True` for `true` and `TRUE`, and `False` likewise."""
+    found = pc.index_in(text, value_set=pa.array(list(SPELLINGS), text.type))
+    if found.null_count == len(found):
+        return text
+    meant = pa.array(list(SPELLINGS.values()), text.type).take(found)
+    return pc.coalesce(meant, text)
+
+
 class Marks:
     """What stands for a missing value of a table.
 
@@ -202,11 +211,7 @@ class HashTable:
         """Ids of n strings: int32 `(n,)`."""
         missing = self.missing.in_text(text)
         if self.one_spelling:
-            spelled = pa.array(list(SPELLINGS), text.type)
-            found = pc.index_in(text, value_set=spelled)
-            if found.null_count < len(found):
-                meant = pa.array(list(SPELLINGS.values()), text.type).take(found)
-                text = pc.coalesce(meant, text)
+            text = one_spelling(text)
         ids = (hash_buckets(text, self.num_buckets) + FIRST_ID).astype(np.int32)
         ids[missing] = MISSING_ID
         return ids

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import categorical_columns, table_owners
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments
 from tfmoe.data.fit.statistics import Statistics, no_labels
-from tfmoe.schema.columns import FIRST_ID, Categorical, MultiCategorical, Numeric
+from tfmoe.schema.columns import MultiCategorical, Numeric
 from tfmoe.schema.histories import list_groups
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
@@ -34,13 +35,14 @@ class Fitted:
         dtypes: `"int"` or `"string"` of each `Categorical` kind.
         vocabularies: Arrow array in id order, of each column that owns a vocabulary.
         numeric: `NumericFit` of each `Numeric`.
-        lengths: padded width of each list column.
+        lengths: numbers or ids of a row of each wide column, such as the positions of a list.
         label_means: mean label, or float64 `(num_classes,)` of class frequencies; NaN for
             a task without labels.
         label_moments: mean and standard deviation of each regression's labels; tasks without
             labels are not there, nor those that an earlier version has fitted.
         tables: `Vocabulary` or `HashTable` of each owner.
         one_spelling: whether hashing takes `true` and `True` for one value.
+        fits: what the codecs of the other kinds of column have fitted.
     """
 
     num_rows: int
@@ -52,10 +54,11 @@ class Fitted:
     label_moments: dict[str, tuple[float, float]]
     tables: dict[str, Vocabulary | HashTable]
     one_spelling: bool = False  # as pickles of older versions have it
+    fits: dict[str, Any] = field(default_factory=dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Pickles of older versions know no moments of labels.
-        self.__dict__.update({"label_moments": {}, **state})
+        # Pickles of older versions know no moments of labels, and four kinds of column.
+        self.__dict__.update({"label_moments": {}, "fits": {}, **state})
 
     @classmethod
     def of(cls, statistics: Statistics) -> Fitted:
@@ -78,6 +81,10 @@ class Fitted:
             {name: _length(name, statistics) for name in statistics.longest},
             {name: _mean_label(seen) for name, seen in statistics.labels.items()},
             label_moments(statistics),
+            {
+                name: codec.fit(statistics.seen.get(name))
+                for name, codec in statistics.codecs.items()
+            },
         )
 
     def under(self, schema: Schema) -> Fitted:
@@ -108,13 +115,16 @@ class Fitted:
         lengths: Mapping[str, int],
         label_means: dict[str, Any],
         label_moments: dict[str, tuple[float, float]],
+        fits: Mapping[str, Any],
         one_spelling: bool = True,
     ) -> Fitted:
         """From its parts; `dtypes` by owner (None becomes `"string"`), `lengths` as fitted."""
+        fits = {name: fit for name, fit in fits.items() if fit is not None}
+        codecs = codecs_of(schema)
         widths = {
-            c.name: c.max_length or max(lengths[c.name], 1)
+            c.name: codecs[c.name].width(fits.get(c.name)) or max(lengths[c.name], 1)
             for c in schema.columns
-            if isinstance(c, MultiCategorical)
+            if c.is_sized
         }
         for leader, *others in list_groups(schema.columns):
             widths |= {column.name: widths[leader.name] for column in others}
@@ -135,16 +145,17 @@ class Fitted:
             label_moments,
             tables,
             one_spelling,
+            fits,
         )
 
     def table_sizes(self, schema: Schema) -> dict[str, int]:
         """Rows of the embedding table of each owner, in the schema's order."""
         sizes = {}
-        for column in schema.columns:
-            if column.name in self.tables:
-                sizes[column.name] = self.tables[column.name].size
-            elif isinstance(column, Numeric) and column.embeds:
-                sizes[column.name] = FIRST_ID + column.num_buckets
+        for name, codec in codecs_of(schema).items():
+            if name in self.tables:
+                sizes[name] = self.tables[name].size
+            elif codec.column.embeds and codec.column.table == name:
+                sizes[name] = codec.table_rows(self.fits.get(name))
         return sizes
 
 
@@ -169,7 +180,8 @@ def _length(name, statistics):
 
 def notices(fitted: Fitted, statistics: Statistics) -> list[str]:
     """What a user should know of what was fitted: what counts as missing, what is cut."""
-    found = []
+    told = [codec.notice(statistics.seen.get(n)) for n, codec in statistics.codecs.items()]
+    found = [notice for notice in told if notice is not None]
     markers = statistics.markers_by_column()
     if markers:
         cells = ", ".join(
@@ -226,16 +238,4 @@ def label_moments(statistics: Statistics) -> dict[str, tuple[float, float]]:
 
 def unfitted_columns(schema: Schema) -> list[str]:
     """Names of the columns that cannot be encoded without fitting."""
-    owners = table_owners(schema)
-    names = []
-    for column in schema.columns:
-        needs = False
-        if isinstance(column, Numeric):
-            needs = column.transform != "none"
-        elif isinstance(column, Categorical):
-            needs = owners[column.table].hash_buckets is None
-            if isinstance(column, MultiCategorical):
-                needs = needs or column.max_length is None
-        if needs:
-            names.append(column.name)
-    return names
+    return [name for name, codec in codecs_of(schema).items() if codec.needs_fit]

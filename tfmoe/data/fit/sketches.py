@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -61,6 +61,55 @@ class Moments:
         """1 / population standard deviation; 1 if that is 0 up to rounding."""
         std = (self.m2 / self.count) ** 0.5 if self.count else 0.0
         return 1.0 / std if std > 1e-12 * abs(self.mean) else 1.0
+
+
+@dataclass(frozen=True)
+class VectorMoments:
+    """`Moments` of each element of vectors, as arrays `(k,)`; k is 0 while no vector was seen."""
+
+    count: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    m2: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @classmethod
+    def none(cls, size: int) -> VectorMoments:
+        """Those of no vectors of a size."""
+        return cls(np.zeros(size, np.int64), np.zeros(size), np.zeros(size))
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> VectorMoments:
+        """Moments of float64 `(n, k)`; NaN and infinite values are left out."""
+        present = np.isfinite(vectors)
+        values = np.where(present, np.clip(vectors, -_LARGEST, _LARGEST), 0.0)
+        count = present.sum(axis=0)
+        mean = values.sum(axis=0) / np.maximum(count, 1)
+        return cls(count, mean, np.square(np.where(present, values - mean, 0.0)).sum(axis=0))
+
+    def merge(self, other: VectorMoments) -> VectorMoments:
+        """The moments of both parts' vectors.
+
+        Raises:
+            ValueError: if those of one are longer than those of the other.
+        """
+        if not len(self.count) or not len(other.count):
+            return self if len(self.count) else other
+        if len(self.count) != len(other.count):
+            raise ValueError(
+                f"Vectors are all equally long. Received parts with {len(self.count)} and "
+                f"{len(other.count)} numbers each."
+            )
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        apart = other.mean - self.mean
+        m2 = self.m2 + other.m2 + apart**2 * self.count * share
+        return VectorMoments(count, self.mean + apart * share, m2)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """1 / population standard deviation; 1 where that is 0 up to rounding."""
+        std = np.sqrt(self.m2 / np.maximum(self.count, 1))
+        known = std > 1e-12 * np.abs(self.mean)
+        return np.where(known, 1 / np.where(known, std, 1), 1.0)
 
 
 class Quantiles:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfmoe.data import arrow
+from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import log_transform, without_subnormals
 from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.rows import categorical_columns, required_columns, table_owners
@@ -40,6 +41,8 @@ class Statistics:
             number or label.
         labels: by task; `Moments`, or int64 counts `(num_classes,)`.
         contradictions: by task that is given another; rows in which it is 1 and that one is 0.
+        seen: what the codecs of the other kinds of column have counted.
+        codecs: those of all columns.
     """
 
     def __init__(self, schema: Schema, max_distinct: int) -> None:
@@ -66,11 +69,16 @@ class Statistics:
                 self.moments[column.name] = Moments()
         self.labels = {task.name: no_labels(task) for task in schema.tasks}
         self.contradictions: Counter[str] = Counter()
+        self.codecs = codecs_of(schema)
+        begun = {name: codec.nothing() for name, codec in self.codecs.items()}
+        self.seen: dict[str, Any] = {n: one for n, one in begun.items() if one is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of older versions have the longest cells only.
         lengths = {name: Lengths() for name in state["longest"]}
-        self.__dict__ |= {"lengths": lengths, "markers": {}, "contradictions": Counter(), **state}
+        others: dict[str, Any] = {"markers": {}, "contradictions": Counter(), "seen": {}}
+        self.__dict__ |= {"lengths": lengths, **others, **state}
+        self.codecs = codecs_of(self.schema)
         self._reader = LabelReader(self.schema, self.markers)
 
     def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
@@ -98,6 +106,8 @@ class Statistics:
         for column in self.schema.columns:
             if isinstance(column, Numeric):
                 self._add_numbers(column, self._numbers(column, chunk[column.raw_name]))
+        for name, seen in self.seen.items():
+            self.seen[name] = self.codecs[name].count(chunk, seen)
         self._add_labels_of(chunk)
         self.num_rows += num_rows
         return num_rows
@@ -236,6 +246,7 @@ class Statistics:
         A column that holds integers in one part and text in the other holds text.
         """
         merged = Statistics(self.schema, max(self.max_distinct, other.max_distinct))
+        merged.codecs = self.codecs
         merged.num_rows = self.num_rows + other.num_rows
         for owner, dtype in self.dtypes.items():
             either = {dtype, other.dtypes[owner]} - {None}
@@ -253,6 +264,8 @@ class Statistics:
         for name in self.longest:
             merged.longest[name] = max(self.longest[name], other.longest[name])
             merged.lengths[name] = self.lengths[name].merge(other.lengths[name])
+        for name, found in self.seen.items():
+            merged.seen[name] = found.merge(other.seen[name])
         for name, seen in self.labels.items():
             merged.labels[name] = _merged_labels(seen, other.labels[name])
         return merged

@@ -1,5 +1,6 @@
 """A fitted Preprocessor as a folder: `preprocessor.json` and `arrays.npz`. No pickles."""
 
+import dataclasses
 import json
 import math
 import zipfile
@@ -10,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import NumericFit
+from tfmoe.data.encode.rows import categorical_columns
 from tfmoe.data.encode.vocabulary import ARROW_TYPES
 from tfmoe.data.fit.fitted import LONGEST, Fitted
 from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.files import PathLike, check_local, new_files
-from tfmoe.schema.columns import MultiCategorical, Numeric
+from tfmoe.schema.columns import Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import is_integer
 
@@ -56,6 +59,7 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
             name: {"mean": fit.mean, "scale": fit.scale, "fill": fit.fill}
             for name, fit in fitted.numeric.items()
         },
+        "fits": {n: _put_plain(arrays, f"fit/{n}", fit) for n, fit in fitted.fits.items()},
         "vocabulary": {name: len(values) for name, values in fitted.vocabularies.items()},
         "one_spelling": fitted.one_spelling,
     }
@@ -89,7 +93,21 @@ def _put_statistics(arrays, statistics):
         "longest": statistics.longest,
         "cell_lengths": {name: seen.counts for name, seen in statistics.lengths.items()},
         "labels": labels,
+        "seen": {n: _put_plain(arrays, f"seen/{n}", one) for n, one in statistics.seen.items()},
     }
+
+
+def _put_plain(arrays, prefix, part):
+    """A dataclass of plain data: its numbers, and its arrays into those of the file."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    arrays |= {f"{prefix}/{n}": v for n, v in values.items() if isinstance(v, np.ndarray)}
+    return {n: v for n, v in values.items() if not isinstance(v, np.ndarray)}
+
+
+def _get_plain(arrays, prefix, kind, numbers):
+    """The dataclass that `_put_plain` was given."""
+    own = {name: values for name, values in arrays.items() if name.startswith(f"{prefix}/")}
+    return kind(**numbers, **{name.rsplit("/", 1)[1]: values for name, values in own.items()})
 
 
 def _moments_to_json(moments):
@@ -166,7 +184,7 @@ def _read(path):
     schema = Schema.from_dict(document["schema"])
     arrays = _read_arrays(path / _ARRAYS)
     values = {name: _get_values(arrays, name) for name in document["vocabulary"]}
-    owners = {c.table: document["dtypes"][c.name] for c in schema.columns if hasattr(c, "table")}
+    owners = {c.table: document["dtypes"][c.name] for c in categorical_columns(schema)}
     _check_contents(path, schema, document, values)
     fitted = Fitted.build(
         schema,
@@ -178,13 +196,17 @@ def _read(path):
         {task.name: _get_mean(document, task) for task in schema.tasks},
         # Folders of earlier versions have none.
         {task: (pair[0], pair[1]) for task, pair in document.get("label_moments", {}).items()},
+        _get_fits(path, schema, document.get("fits", {}), arrays),
         # Files of older versions hash each spelling of a truth value as it is.
         document.get("one_spelling", False),
     )
     given = document.get("statistics")
     if given is None:
         return schema, fitted, None
-    return schema, fitted, _get_statistics(schema, document["num_rows"], given, arrays)
+    statistics = _get_statistics(schema, document["num_rows"], given, arrays)
+    for name, fit in fitted.fits.items():
+        statistics.codecs[name].adopt(fit)
+    return schema, fitted, statistics
 
 
 def _read_arrays(path):
@@ -214,7 +236,7 @@ def _check_contents(path, schema, document, values):
             raise _damaged(path, f"the vocabulary of {name!r} has not {size} values")
         if pc.count_distinct(known).as_py() != size:
             raise _damaged(path, f"the vocabulary of {name!r} has a value twice")
-    needed = {c.name for c in schema.columns if isinstance(c, MultiCategorical)}
+    needed = {c.name for c in schema.columns if c.is_sized}
     lengths = document["lengths"]
     bad = {
         name: length
@@ -238,6 +260,17 @@ def _get_numeric(path, name, fit, arrays):
     return NumericFit(**fit, boundaries=boundaries)
 
 
+def _get_fits(path, schema, given, arrays):
+    """What the codecs have fitted. Raises ValueError where they cannot use it."""
+    fits = {}
+    for name, codec in codecs_of(schema).items():
+        if codec.fit_kind is not None:
+            fits[name] = _get_plain(arrays, f"fit/{name}", codec.fit_kind, given[name])
+            if not codec.check(fits[name]):
+                raise _damaged(path, f"what was fitted of {name!r} is nothing to encode with")
+    return fits
+
+
 def _get_mean(document, task):
     mean = document["label_means"][task.name]
     if task.num_outputs == 1:
@@ -259,6 +292,8 @@ def _get_statistics(schema, num_rows, given, arrays):
         statistics.labels[task] = Moments(*seen) if moments else np.array(seen, np.int64)
     for name in statistics.quantiles:
         statistics.quantiles[name] = Quantiles.from_bytes(arrays[f"quantiles/{name}"].tobytes())
+    for name, seen in statistics.seen.items():
+        statistics.seen[name] = _get_plain(arrays, f"seen/{name}", type(seen), given["seen"][name])
     for owner in statistics.dtypes:
         if f"counts/{owner}" in arrays:
             counts = pa.array(arrays[f"counts/{owner}"])

@@ -44,8 +44,9 @@ class Traits:
 
     Args:
         name: the raw column's.
-        holds: "nothing", "flags", "integers", "wide integers", "numbers", "text", "lists", or
-            "other", which no column reads.
+        holds: "nothing", "flags", "integers", "wide integers", "numbers", "text", "lists",
+            "vectors" (of as many numbers each), "times", "dates", or "other", which no column
+            reads.
         num_rows: cells that were looked at.
         values: float64 `(n,)` with NaN for missing, of what is numbers; else None.
         codes: int64 `(n,)`, a number for each different value, -1 for missing; None of lists.
@@ -54,7 +55,6 @@ class Traits:
         markers: how often which text stood for a missing number.
         separated: how lists that are written as text are separated, or None.
         gaps: whether a cell is missing.
-        width: numbers in each cell, where all cells are vectors of as many.
         chosen: whether the source says that the values are categories.
         odd: the few texts in a column of numbers that do not usually stand for a missing one.
         advice: what to do with a column that no column reads.
@@ -71,7 +71,6 @@ class Traits:
     separated: Separated | None = None
     gaps: bool = False
     chosen: bool = False
-    width: int = 0
     odd: list[str] = field(default_factory=list)
     advice: str = ""
 
@@ -179,6 +178,8 @@ def _traits(name, parts, untyped, is_text):
         traits.holds = _of_numbers(array, name)
     else:
         traits.advice = kinds.remedy(kind, "numbers", name)
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            traits.holds = "dates" if pa.types.is_date(kind) else "times"
         return traits
     traits.values = arrow.to_floats(array, name)
     traits.gaps = bool(np.isnan(traits.values).any())
@@ -243,8 +244,9 @@ def _of_lists(traits, array):
         present = values[~np.isnan(values)]
         if not (present % 1 == 0).all():
             traits.holds = "other"
-            widths = pc.unique(pc.list_value_length(array).drop_null()).to_pylist()
-            traits.width = widths[0] if len(widths) == 1 else 0
+            widths = set(pc.unique(pc.list_value_length(array).drop_null()).to_pylist()) - {0}
+            if len(widths) == 1:
+                traits.holds = "vectors"
     elif not (
         kinds.is_text(kind)
         or pa.types.is_integer(kind)
@@ -277,21 +279,20 @@ def _of_text(traits, text, untyped, is_text):
     traits.separated = separated({word: counts[word] for word in words})
     if numerals.are_flags(words):
         traits.holds = "flags"
-    elif all(map(_DATE.fullmatch, words)) or all(map(_TIME.fullmatch, words)):
+    elif all(map(_DATE.fullmatch, words)):
+        traits.holds = "dates" if max(map(len, words)) == len("2020-01-01") else "times"
+        return traits
+    elif all(map(_TIME.fullmatch, words)):
         traits.holds = "other"
-        is_date = _DATE.fullmatch(words[0]) is not None
-        kind = pa.timestamp("us") if is_date else pa.time64("us")
-        traits.advice = kinds.remedy(kind, "numbers", traits.name)
-        if not is_date:
-            column = f"df[{traits.name!r}]"
-            traits.advice = f"Make an hour of it: in pandas {column}.str[:2].astype(int)."
+        column = f"df[{traits.name!r}]"
+        traits.advice = f"Make an hour of it: in pandas {column}.str[:2].astype(int)."
         return traits
     elif all(map(_LIST.fullmatch, words)):
         traits.holds = "other"
         traits.advice = (
             f"Lists that are written as text: make lists of them, in pandas df[{traits.name!r}]"
             r""".str.findall(r"[\w.+-]+")"""
-            ", for MultiCategorical or, of a vector, for Numeric(element=0) and so on."
+            ", for MultiCategorical or, of numbers, for Vector."
         )
         return traits
     else:

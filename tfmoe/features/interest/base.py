@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import ops
 
 from tfmoe.compute.types import Shape, Tensor
 
@@ -48,9 +47,3 @@ class Interest(keras.layers.Layer):
     ) -> Any:
         shape = (history.shape[0], history.shape[-1])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
-
-
-def last_place(present: Tensor) -> Tensor:
-    """The place of the last True in each row `(b, l)`, int `(b, 1)`; -1 without any."""
-    places = ops.arange(1, ops.shape(present)[1] + 1, dtype="int32")
-    return ops.max(ops.where(present, places, 0), axis=1, keepdims=True) - 1

@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+from keras import ops
+
+from tfmoe.compute.types import Tensor
 from tfmoe.features.interest.attention import InterestAttention
 from tfmoe.features.interest.base import Interest
 from tfmoe.features.interest.transformer import InterestTransformer
@@ -55,3 +59,34 @@ def histories_of(columns: Iterable[Any]) -> list[History]:
             names = (*compared, *others)
             found.append(History(group[0].name, names, pooling.candidates, pooling))
     return found
+
+
+def pooled_by_candidate(
+    layer: Interest,
+    parts: list[Tensor],
+    candidates: list[Tensor],
+    present: Tensor,
+    training: bool | None,
+) -> list[Tensor]:
+    """What a layer makes of histories and candidates in several copies, which are rows to it.
+
+    Args:
+        layer: it is one for all copies.
+        parts: for each column of the history `(b, n, l, d)`.
+        candidates: for each candidate column `(b, n, d)`.
+        present: bool `(b, l)`, where one of the columns has a value.
+        training: see Keras.
+
+    Returns:
+        For each column of the history `(b * n, d)`.
+    """
+    copies = parts[0].shape[1]
+    history = ops.concatenate(parts, axis=-1)
+    history = ops.reshape(history, (-1, ops.shape(present)[1], history.shape[-1]))
+    candidate = ops.concatenate(candidates, axis=-1)
+    candidate = ops.reshape(candidate, (-1, candidate.shape[-1]))
+    if copies > 1:
+        present = ops.repeat(present, copies, axis=0)
+    pooled = layer(history, candidate, present, training=training)
+    ends = np.cumsum([part.shape[-1] for part in parts])[:-1].tolist()
+    return ops.split(pooled, ends, axis=-1) if ends else [pooled]

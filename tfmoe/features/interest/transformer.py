@@ -11,7 +11,8 @@ from tfmoe import validation
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.features.interest.base import Interest, last_place
+from tfmoe.features.interest.base import Interest
+from tfmoe.features.pooling import last_place
 from tfmoe.schema.poolings import MOST_DROPPED
 
 

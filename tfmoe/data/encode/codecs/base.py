@@ -1,0 +1,123 @@
+"""What is asked of a kind of column: to be read, counted, encoded, asked for and served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from tfmoe.data.kinds import is_null
+from tfmoe.schema.columns import MISSING_INT, MISSING_STRING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tfmoe.schema.schema import Schema
+
+# What a request has where a value is missing.
+MISSING = {"string": MISSING_STRING, "int64": MISSING_INT, "float64": np.nan}
+
+
+class Codec:
+    """What to do with the cells of one column, in NumPy and, to the bit, in a graph.
+
+    `fitted` is a `Fitted` or a `Preprocessor`, which have by the same names what was fitted:
+    `numeric`, `tables`, `dtypes`, `lengths` and, for kinds with a `count`, `fits`.
+
+    Args:
+        column: the column.
+        schema: the `Schema` that it is of.
+    """
+
+    #: The class of what `fit` returns, None if that is nothing.
+    fit_kind: ClassVar[Any] = None
+
+    def __init__(self, column: Any, schema: Schema) -> None:
+        self.column = column
+        self.schema = schema
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether it cannot be encoded with what the schema says alone."""
+        return False
+
+    def kinds(self, dtypes: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Its raw columns and how a text file should read them; see `rows.required_columns`."""
+        raise NotImplementedError
+
+    def nothing(self) -> Any:
+        """What `count` begins with, a dataclass that has a `merge`; None if nothing is counted."""
+        return None
+
+    def count(self, chunk: Mapping[str, pa.Array], seen: Any) -> Any:
+        """What was seen, and the cells of a chunk."""
+        raise NotImplementedError
+
+    def fit(self, seen: Any) -> Any:
+        """What was seen as what encoding needs: a frozen dataclass of plain data, or None."""
+        return None
+
+    def adopt(self, fit: Any) -> None:
+        """Takes over an earlier fit, for what a saved schema does not tell."""
+
+    def notice(self, seen: Any) -> str | None:
+        """What a user should know of what was seen."""
+        return None
+
+    def width(self, fit: Any) -> int | None:
+        """Its length, if the column `is_sized`."""
+        return self.column.width
+
+    def table_rows(self, fit: Any) -> int:
+        """Rows of its embedding table, if it has one of its own."""
+        return self.column.table_rows
+
+    def check(self, fit: Any) -> bool:
+        """Whether a fit, which may come from a stranger's file, is one that encoding can use."""
+        return True
+
+    def encode(self, chunk: Mapping[str, pa.Array], fitted: Any) -> dict[str, np.ndarray]:
+        """Features by name: float32 or int32, `(n,)` or `(n, width)`.
+
+        Raises:
+            TypeError, ValueError: if a cell is none of the column's.
+        """
+        raise NotImplementedError
+
+    def signature(self, fitted: Any) -> dict[str, tuple[str, int]]:
+        """What a request has for it, by name: "float64", "int64" or "string", and how many axes."""
+        raise NotImplementedError
+
+    def request(self, df: pd.DataFrame, fitted: Any) -> dict[str, np.ndarray]:
+        """Raw cells of a DataFrame as a request has them."""
+        raise NotImplementedError
+
+    def hold(self, encoder: Any) -> None:
+        """Puts the tables that its graph looks up into those of the `GraphEncoder`."""
+
+    def graph(self, raw: Mapping[str, Any], encoder: Any) -> dict[str, Any]:
+        """A request's tensors to features by name; `encoder` is the `GraphEncoder`."""
+        raise NotImplementedError
+
+    def sample(self, fitted: Any, num_rows: int, generator: np.random.Generator) -> list[Any]:
+        """Raw cells made up from what was fitted; the second half has missing and odd ones."""
+        raise NotImplementedError
+
+    def typical(self, fitted: Any, row: int) -> Any:
+        """A raw cell for people to read, of which there are three."""
+        raise NotImplementedError
+
+
+def single_values(cells: list[Any], text: bool) -> np.ndarray:
+    """Cells as text or integers, with what a request has where one is missing."""
+    missing = MISSING["string" if text else "int64"]
+    values = [missing if is_null(c) else _as_text(c) if text else int(c) for c in cells]
+    return np.array(values, object if text else "int64")
+
+
+def _as_text(cell):
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # pandas turns integers with gaps into floats
+    return cell.decode() if isinstance(cell, bytes) else str(cell)

@@ -1,0 +1,94 @@
+"""Vectors by id, as people keep them: in dicts, DataFrames and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tfmoe.data.arrow import split_numbers
+from tfmoe.data.kinds import is_list
+
+
+def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and their vectors.
+
+    Args:
+        given: a path, dict or DataFrame; see `Pretrained`.
+        owner: the column, for errors.
+
+    Returns:
+        int64 or str `(n,)`, and float32 `(n, size)`.
+
+    Raises:
+        ValueError: if it is none of these, or ids repeat, or vectors are not finite or not alike.
+        FileNotFoundError: if there is no such file.
+    """
+    ids, vectors = _found(given, owner)
+    try:
+        vectors = np.array(vectors if isinstance(vectors, np.ndarray) else list(vectors), "float32")
+    except (TypeError, ValueError) as error:
+        raise _refused(owner, f"vectors that are no table of numbers ({error})") from error
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        ids = np.array(
+            [one.decode() if isinstance(one, bytes) else str(one) for one in ids.tolist()]
+        )
+    else:
+        ids = ids.astype(np.int64)
+    if vectors.ndim != 2 or not vectors.size or len(ids) != len(vectors):
+        raise _refused(owner, f"{len(ids)} ids with vectors of the shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise _refused(owner, "vectors with numbers that are not finite")
+    if len(np.unique(ids)) < len(ids):
+        values, counts = np.unique(ids, return_counts=True)
+        raise _refused(owner, f"the id {values[counts > 1][0].item()!r} twice")
+    return ids, vectors
+
+
+def _refused(owner, what):
+    return ValueError(
+        f"{owner} takes vectors of finite numbers, one for each id and all equally long: a dict, a "
+        "DataFrame whose index are the ids, or the path of an .npz file with `ids` and `vectors`, "
+        f"an .npy file or a Parquet file. Received {what}."
+    )
+
+
+def _found(given, owner):
+    if isinstance(given, Mapping):
+        return np.array(list(given)), list(given.values())
+    if hasattr(given, "index") and hasattr(given, "to_numpy"):
+        return given.index.to_numpy(), given.to_numpy()
+    if not isinstance(given, str):
+        raise _refused(owner, f"vectors={type(given).__name__}")
+    ending = Path(given).suffix
+    if ending == ".npz":
+        with np.load(given, allow_pickle=False) as file:
+            if not {"ids", "vectors"} <= set(file):
+                raise _refused(owner, f"a file with {sorted(file)}")
+            return file["ids"], file["vectors"]
+    if ending == ".npy":
+        vectors = np.load(given, allow_pickle=False)
+        return np.arange(len(vectors)), vectors
+    if ending == ".parquet":
+        return _of_parquet(given, owner)
+    raise _refused(owner, f"vectors={given!r}")
+
+
+def _of_parquet(path, owner):
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path).combine_chunks()
+    lists = [name for name in table.column_names if is_list(table[name].type)]
+    others = [name for name in table.column_names if name not in lists]
+    if len(lists) != 1 or len(others) != 1:
+        raise _refused(owner, f"a file with the columns {table.column_names}")
+    cells = table[lists[0]]
+    cells = cells.chunk(0) if cells.num_chunks else pa.nulls(0)
+    numbers, lengths = split_numbers(cells, lists[0])
+    if len(set(lengths.tolist())) != 1:
+        raise _refused(owner, "vectors of several lengths")
+    return table[others[0]].to_numpy(), numbers.reshape(len(lengths), -1)

@@ -1,0 +1,23 @@
+"""A loss of those rows of a table that a batch looks up."""
+
+from __future__ import annotations
+
+from keras import ops
+
+from tfmoe.compute.types import Tensor
+from tfmoe.schema.columns import PADDING_ID
+
+
+def square_norm(ids: Tensor, vectors: Tensor) -> Tensor:
+    """`sum ||vector||^2` over distinct ids but padding, of ids and their vectors `(..., d)`.
+
+    Sorted, the first of equal ids is seen without a tensor as long as the table, and in shapes
+    that XLA knows. The gradient goes through the look-up that there is, so that it stays one.
+    """
+    flat = ops.reshape(ids, (-1,))
+    squares = ops.reshape(ops.sum(ops.square(ops.cast(vectors, "float32")), axis=-1), (-1,))
+    order = ops.argsort(flat)
+    ordered = ops.take(flat, order)
+    before = ops.concatenate([ops.full_like(ordered[:1], PADDING_ID), ordered[:-1]])
+    # Padding, the smallest id, is never another than the one before it.
+    return ops.sum(ops.where(ordered != before, ops.take(squares, order), 0.0))
