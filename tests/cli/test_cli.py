@@ -147,6 +147,7 @@ def test_report_writes_pictures_and_numbers(folder, model):
     assert "is there already" in " ".join(again.output.split())
 
 
+@pytest.mark.slow
 def test_predictions_stand_beside_columns_of_the_table(folder, model, tmp_path):
     rows = pd.read_csv(folder / "rows.csv", dtype=str, keep_default_na=False)
     both = ["user_id", "watch"]

@@ -73,6 +73,7 @@ def test_codes_are_exact_from_every_source(kind, tmp_path):
     check_codes(rows["user"].to_numpy()[places.astype(int)], codes)
 
 
+@pytest.mark.slow
 def test_a_model_reads_them_over():
     rows, prep = table(), tfmoe.Preprocessor(SCHEMA)
     model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,)))

@@ -53,6 +53,7 @@ def made(schema, table, **options):
     return model
 
 
+@pytest.mark.slow
 def test_a_model_keeps_it(tmp_path):
     model = made(tfmoe.Schema(COLUMNS, TASKS), rows())
     model.compile(tfmoe.optimizers.LazyAdam(0.01), jit_compile=False)

@@ -150,6 +150,7 @@ def test_value_is_the_same_at_any_batch_size_and_number_of_tasks(loss):
     assert loss_of(more, inputs()) == pytest.approx(once, rel=1e-5)
 
 
+@pytest.mark.quick(7)
 @pytest.mark.parametrize("router", ["linear", "static"])
 @pytest.mark.parametrize("loss", CASES, ids=lambda loss: f"{type(loss).__name__}-{loss.__dict__}")
 def test_gradients_match_finite_differences(loss, router):

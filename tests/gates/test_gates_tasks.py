@@ -261,6 +261,7 @@ def test_tasks_of_a_shared_router_do_not_start_alike(kind, router):
         assert np.abs(varying[:, t] - varying[:, 0]).max() > 0.1 * np.abs(varying[:, 0]).max()
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 9])
 def test_task_aware_gate_matches_reference(k, renormalize):

@@ -34,6 +34,7 @@ def learned(size, *arguments, step=0, seed=0, scale=0.05, dtype="float32", **opt
     return layer
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("size", [2, 5, 16])
 @pytest.mark.parametrize("step", [0, 3, 10, 99])
 def test_soft_permutation_matches_reference(size, step):
@@ -76,6 +77,7 @@ def test_gradients_of_a_soft_permutation_match_finite_differences(step):
     assert slope == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @given(
     size=st.integers(2, 12),
     step=st.integers(0, 20),

@@ -52,6 +52,7 @@ def fit(model, steps):
     return model.fit(X, y, batch_size=len(X), epochs=steps, verbose=0).history["loss"]
 
 
+@pytest.mark.quick(4)
 @each_case
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
 def test_a_schedule_counts_training_calls(given, expected, dtype):

@@ -29,6 +29,7 @@ def huge(rows):
     return rows.assign(a=rows["a"].where(rows.index != 277, 1e38))
 
 
+@pytest.mark.slow
 def test_a_huge_cell_ends_the_training_before_it_is_learnt_from():
     rows = table()
     model, good = model_of(rows), model_of(rows)

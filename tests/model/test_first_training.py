@@ -78,6 +78,7 @@ def test_what_is_given_is_kept():
     assert len(model.fit(rows, callbacks=[own], verbose=0).history["loss"]) == 1
 
 
+@pytest.mark.slow
 def test_arrays_datasets_and_few_rows_have_the_defaults_of_keras():
     rows = table()
     model = model_of(rows)
@@ -120,6 +121,7 @@ def test_rows_may_be_files_dicts_and_lists_of_dicts(tmp_path):
     assert logs["click_auc"] == pytest.approx(model.evaluate(rows, verbose=0)["click_auc"])
 
 
+@pytest.mark.slow
 def test_progress_is_a_bar_with_losses_and_a_line_of_metrics(capsys):
     rows = table()
     model = model_of(rows)

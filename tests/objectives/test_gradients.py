@@ -62,6 +62,7 @@ def jacobian_of(seed, num=None, size=12):
     return rows * rng.uniform(0.3, 3, (num, 1))
 
 
+@pytest.mark.quick(5)
 @each_method
 @given(seed=seeds)
 def test_combination_matches_a_loop_over_the_jacobian(name, seed):
@@ -109,6 +110,7 @@ def test_a_single_task_gives_its_gradient(name, length):
     np.testing.assert_allclose(combined(name, jacobian, "float32"), expected, rtol=1e-4)
 
 
+@pytest.mark.quick(6)
 @each_method
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_alike_gradients_give_their_direction(name, dtype):

@@ -90,6 +90,7 @@ DISTRIBUTIONS = {
 }
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("first", [32, 4096])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_auc_is_right_wherever_logits_lie(name, first):
@@ -111,6 +112,7 @@ def test_auc_of_probabilities_that_crowd():
         assert abs(binned(labels, scores) - roc_auc_score(labels, scores)) < 1e-5
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("first", [np.zeros(64), [3.0], np.linspace(-0.01, 0.01, 64)])
 def test_auc_is_right_where_a_model_learns_in_an_epoch(first):
     """The first batch of a fit is of scores that all lie together."""

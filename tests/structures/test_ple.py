@@ -58,6 +58,7 @@ def softmax_gates(gate, num_tasks):
     return [lambda x, kernel=kernel: reference.softmax(x @ kernel) for kernel in kernels]
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("kind", ["softmax", "static"])
 @pytest.mark.parametrize("num_levels", [1, 2, 3])
 def test_ple_matches_reference(num_levels, kind):
