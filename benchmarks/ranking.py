@@ -8,7 +8,7 @@ movies that were rated before. User, movie, gender, age and occupation are ids i
 (which have no history here, for torch-rechub's take none). In front of a shared bottom of 128 and
 64 units, or an MMoE of four such experts of 64, both with the tasks `watch` and `rating`.
 torch-rechub 0.9 trains each body with an MLP of 128 and 64 units on `watch` alone; the feed-forward
-part of its `BST` has 2,048 units, which cannot be changed, ours 64.
+part of its `BST` is cut from 2,048 units to our 64.
 
 Adam at 0.001, batches of 1,024, three epochs, of which the one with the highest validation AUC of
 `watch` counts; five seeds. `score` is the AUC of `watch` on test rows. Runs of one body and seed
