@@ -32,6 +32,18 @@ SCHEMA = tfmoe.Schema(
     tasks=[tfmoe.Binary("click"), tfmoe.Regression("spend", standardize=False)],
 )
 SIZES = {"city": 9, "tags": 6, "income": 7}
+# The kinds of column that are no single number or id.
+KINDS = tfmoe.Schema(
+    columns=[
+        tfmoe.Vector("emb", size=3),
+        tfmoe.Timestamp("at", parts=["hour", "age"]),
+        tfmoe.Timestamp("ids", cyclic=False, parts=["weekday"], dim=2),
+        tfmoe.Sequence("visits", weights="w", dim=2),
+        tfmoe.Text("title", hash_buckets=3, max_length=2, dim=2),
+    ],
+    tasks=[tfmoe.Binary("click")],
+)
+KIND_SIZES = {"ids": 10, "visits": 6, "title": 6}
 
 
 class Case(NamedTuple):
@@ -61,6 +73,16 @@ FEATURES = {
     "visits": _ids(9, 4, 5),
     "tags": _ids(6, 4, 2),
     "income": _ids(7, 4),
+}
+
+
+KIND_FEATURES = {
+    "emb": _matrix(4, 3),
+    "at": _matrix(4, 3),
+    "ids": _ids(10, 4, 1),
+    "visits": _ids(6, 4, 2),
+    "visits_weights": _matrix(4, 2),
+    "title": _ids(6, 4, 2),
 }
 
 
@@ -283,9 +305,17 @@ CASES = [
         for kind in ("aitm", "dbmtl")
     ),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, inputs=FEATURES, defaults=["tokens", "copies"]),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, inputs=FEATURES, defaults=["copies"]),
-    _case(tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, None, 3, inputs=FEATURES, defaults=["tokens"]),
+    *(
+        _case(tfmoe.Encoder, *given, inputs=features, defaults=["tokens", "copies", "lengths"])
+        for given, features in (
+            ((SCHEMA, SIZES, UNIFORM), FEATURES),
+            ((SCHEMA, SIZES, UNIFORM, 6), FEATURES),
+            ((SCHEMA, SIZES, UNIFORM, None, 3), FEATURES),
+            ((KINDS, KIND_SIZES, UNIFORM), KIND_FEATURES),
+            ((KINDS, KIND_SIZES, UNIFORM, 6), KIND_FEATURES),
+            ((KINDS, KIND_SIZES, UNIFORM, None, 2), KIND_FEATURES),
+        )
+    ),
 ]
 
 

@@ -15,10 +15,9 @@ from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
-from tfmoe.features.pooling import pooled
 from tfmoe.features.pretrained import PretrainedEmbedding
 from tfmoe.features.unknown import UnknownIds
-from tfmoe.schema.columns import PADDING_ID, Sequence
+from tfmoe.schema.columns import PADDING_ID, Column, Sequence
 from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 
@@ -290,15 +289,14 @@ class Encoder(keras.layers.Layer):
             masks.append(present)
         return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
 
-    def _pool(self, column: Any, vectors: Tensor, features: dict[str, Tensor]) -> Tensor:
+    def _pool(self, column: Any, ids: Tensor, vectors: Tensor, weights: Tensor | None) -> Tensor:
         """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are, in one row."""
         is_history = self.tokens is not None and isinstance(column, Sequence)
         if is_history or not column.is_wide:
             return vectors
         if not column.is_list:
             return self._side_by_side(vectors)
-        weights = features[column.feature_names[1]] if len(column.feature_names) > 1 else None
-        return pooled(vectors, features[column.name], column.pooling, weights)
+        return _pooled(vectors, ids, column.pooling, weights)
 
     def _side_by_side(self, vectors: Tensor) -> Tensor:
         """Several ids' vectors `(b, k, n * dim)` to `(b, n * k * dim)`, copy by copy."""
@@ -316,17 +314,18 @@ class Encoder(keras.layers.Layer):
         A sequence that becomes tokens keeps its positions, `(b, length, dim)`.
         """
         ids = [features[column.name] for column in columns]
+        weights = [weights_of(column, features) for column in columns]
         if len(columns) == 1:
-            return {columns[0].name: self._pool(columns[0], table(ids[0]), features)}
+            return {columns[0].name: self._pool(columns[0], ids[0], table(ids[0]), weights[0])}
         wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
         vectors = table(ops.concatenate(wide, axis=1))
-        found, start = {}, 0
-        for column, own, two_axes in zip(columns, ids, wide, strict=True):
+        pooled, start = {}, 0
+        for column, own, two_axes, weight in zip(columns, ids, wide, weights, strict=True):
             stop = start + ops.shape(two_axes)[1]
             part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
-            found[column.name] = self._pool(column, part, features)
+            pooled[column.name] = self._pool(column, own, part, weight)
             start = stop
-        return found
+        return pooled
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
         columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
@@ -355,5 +354,32 @@ class Encoder(keras.layers.Layer):
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "tokens": self.tokens,
             "copies": self.copies,
-            **({"lengths": self.lengths} if self.lengths else {}),
+            "lengths": self.lengths or None,
         }
+
+
+def weights_of(column: Column, features: dict[str, Tensor]) -> Tensor | None:
+    """The weights of a list's values, `(b, length)`, if it has any."""
+    names = column.feature_names[1:]
+    return features[names[0]] if names else None
+
+
+def _pooled(vectors: Tensor, ids: Tensor, pooling: str, weights: Tensor | None = None) -> Tensor:
+    """Lists' vectors `(b, length, d)` and ids `(b, length)` to `(b, d)`."""
+    present = ops.expand_dims(ids != PADDING_ID, -1)
+    if pooling == "max":
+        lowest = ops.full_like(vectors, -6e4)  # finite in half precision too
+        highest = ops.max(ops.where(present, vectors, lowest), axis=1)
+        return ops.where(ops.any(present, axis=1), highest, ops.zeros_like(highest))
+    mask = ops.cast(present, vectors.dtype)
+    if weights is not None:
+        mask = mask * ops.cast(weights, vectors.dtype)[..., None]
+    total = ops.sum(vectors * mask, axis=1)
+    if pooling == "sum":
+        return total
+    return total / nonzero(ops.sum(ops.abs(mask), axis=1))
+
+
+def nonzero(sizes: Tensor) -> Tensor:
+    """Tensor with 1 in the place of 0, to be divided by."""
+    return ops.where(sizes == 0, ops.ones_like(sizes), sizes)
