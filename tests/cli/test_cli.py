@@ -518,3 +518,48 @@ def test_demo_on_movielens_leaves_everything_behind(tmp_path, monkeypatch):
     assert len(predictions) == 10
     assert np.isfinite(predictions[["watch_predicted", "rating_predicted"]]).all(axis=None)
     assert (folder / "gates.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Columns may give")
+def test_vectors_times_and_text_all_the_way(tmp_path):
+    rng, num = np.random.default_rng(0), 200
+    words = np.array(
+        ["red", "blue", "old", "new", "coat", "book", "lamp", "chair", "with", "without"]
+    )
+    at = pd.to_datetime("2024-03-01") + pd.to_timedelta(rng.integers(0, 10**6, num), unit="s")
+    frame = pd.DataFrame(
+        {
+            "emb": list(rng.normal(size=(num, 3))),
+            "at": at,
+            "title": [" ".join(rng.choice(words, 6)) for _ in range(num)],
+            "click": rng.integers(0, 2, num),
+        }
+    )
+    table, schema = tmp_path / "rows.parquet", tmp_path / "schema.yaml"
+    frame.to_parquet(table)
+    proposed = run("schema", table, "--label", "click", "--out", schema)
+    assert proposed.exit_code == 0, proposed.output
+    said = " ".join(proposed.output.split())
+    assert "vectors: ['emb']" in said
+    assert "weekday" in said
+    assert "free text: ['title']" in said
+    kinds = [type(column) for column in tfmoe.Schema.load(schema).columns]
+    assert kinds == [tfmoe.Vector, tfmoe.Timestamp, tfmoe.Text]
+    model = tmp_path / "model.keras"
+    for step in (
+        *[("train", table, "--schema", schema, "--out", model, "--epochs", 1)],
+        *[("predict", model, table, "--out", tmp_path / "out.csv")],
+        *[("export", model, tmp_path / "served")],
+    ):
+        done = run(*step)
+        assert done.exit_code == 0, done.output
+    assert len(pd.read_csv(tmp_path / "out.csv")) == num
+    # A text file has no lists, and the rest means the same there.
+    rest = tfmoe.Schema.load(schema)
+    rest = tfmoe.Schema(rest.columns[1:], rest.tasks)
+    frame.drop(columns="emb").to_csv(tmp_path / "rows.csv", index=False)
+    prep = tfmoe.Preprocessor(rest).fit(table, progress=False)
+    expected = prep.arrays(table)[0]
+    for name, values in prep.arrays(tmp_path / "rows.csv")[0].items():
+        np.testing.assert_array_equal(values, expected[name])

@@ -385,7 +385,7 @@ def test_labels_are_needed_unless_unwanted():
         (
             Numeric("a"),
             [[1.0], [2.0]],
-            "'a' must hold single values. Received list.*Numeric column for each number",
+            "'a' must hold single values. Received list.*Declare Vector",
         ),
         (Categorical("a", dtype="int"), ["7", "x"], "'a' must hold integers. Received .*'x'"),
         (Categorical("a", dtype="int"), [3.0, 3.5], "'a' must hold integers. Received double.*3.5"),

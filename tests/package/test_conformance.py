@@ -41,6 +41,18 @@ HISTORIES = tfmoe.Schema(
     ],
     [tfmoe.Binary("click")],
 )
+# The kinds of column that are no single number or id.
+KINDS = tfmoe.Schema(
+    columns=[
+        tfmoe.Vector("emb", size=3),
+        tfmoe.Timestamp("at", parts=["hour", "age"]),
+        tfmoe.Timestamp("ids", cyclic=False, parts=["weekday"], dim=2),
+        tfmoe.Sequence("visits", weights="w", dim=2),
+        tfmoe.Text("title", hash_buckets=3, max_length=2, dim=2),
+    ],
+    tasks=[tfmoe.Binary("click")],
+)
+KIND_SIZES = {"ids": 10, "visits": 6, "title": 6}
 
 
 class Case(NamedTuple):
@@ -76,6 +88,16 @@ HISTORY = {
     "history": _matrix(4, 5, 4),
     "candidate": _matrix(4, 2),
     "present": np.arange(5) < np.array([5, 3, 1, 2])[:, None],
+}
+
+
+KIND_FEATURES = {
+    "emb": _matrix(4, 3),
+    "at": _matrix(4, 3),
+    "ids": _ids(10, 4, 1),
+    "visits": _ids(6, 4, 2),
+    "visits_weights": _matrix(4, 2),
+    "title": _ids(6, 4, 2),
 }
 
 
@@ -299,31 +321,24 @@ CASES = [
     ),
     _case(tfmoe.InterestAttention, (6, 3), "tanh", True, inputs=HISTORY),
     _case(tfmoe.InterestTransformer, 4, 2, 6, 0.25, inputs=HISTORY),
-    _case(
-        tfmoe.Encoder,
-        HISTORIES,
-        {**SIZES, "kinds": 9},
-        UNIFORM,
-        inputs=READ,
-        defaults=["tokens", "copies"],
-    ),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
-    _case(
-        tfmoe.Encoder,
-        SCHEMA,
-        SIZES,
-        UNIFORM,
-        None,
-        None,
-        0.1,
-        inputs=FEATURES,
-        defaults=["tokens", "copies"],
-    ),
-    _case(
-        tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, 6, None, 0.1, inputs=FEATURES, defaults=["copies"]
-    ),
-    _case(
-        tfmoe.Encoder, SCHEMA, SIZES, UNIFORM, None, 3, 0.1, inputs=FEATURES, defaults=["tokens"]
+    *(
+        _case(
+            tfmoe.Encoder,
+            *given,
+            embeddings_regularizer=0.1,
+            inputs=features,
+            defaults=["tokens", "copies", "lengths"],
+        )
+        for given, features in (
+            ((SCHEMA, SIZES, UNIFORM), FEATURES),
+            ((SCHEMA, SIZES, UNIFORM, 6), FEATURES),
+            ((SCHEMA, SIZES, UNIFORM, None, 3), FEATURES),
+            ((HISTORIES, {**SIZES, "kinds": 9}, UNIFORM), READ),
+            ((KINDS, KIND_SIZES, UNIFORM), KIND_FEATURES),
+            ((KINDS, KIND_SIZES, UNIFORM, 6), KIND_FEATURES),
+            ((KINDS, KIND_SIZES, UNIFORM, None, 2), KIND_FEATURES),
+        )
     ),
 ]
 

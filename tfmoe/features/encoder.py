@@ -18,7 +18,7 @@ from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
 from tfmoe.features.interest.history import History, histories_of, pooled_by_candidate
 from tfmoe.features.looked_up import square_norm
-from tfmoe.features.pooling import pooled
+from tfmoe.features.pooling import pooled, weights_of
 from tfmoe.features.pretrained import PretrainedEmbedding
 from tfmoe.features.unknown import UnknownIds
 from tfmoe.schema.columns import PADDING_ID, Sequence
@@ -271,7 +271,7 @@ class Encoder(keras.layers.Layer):
                 numbers = ops.cast(features[name], self.compute_dtype)
                 encoded[name] = numbers if column.is_wide else numbers[:, None]
             elif name not in of_history:
-                encoded[name] = self._pool(column, vectors[name], features)
+                encoded[name] = self._pool(column, features, vectors[name])
         for history in self.histories:
             encoded.update(self._interest(history, features, vectors, encoded, training))
         if self.tokens is not None:
@@ -331,14 +331,14 @@ class Encoder(keras.layers.Layer):
             masks.append(present)
         return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
 
-    def _pool(self, column: Any, vectors: Tensor, features: dict[str, Tensor]) -> Tensor:
+    def _pool(self, column: Any, features: dict[str, Tensor], vectors: Tensor) -> Tensor:
         """A list column's vectors `(b, length, d)` to `(b, d)`; others as they are, in one row."""
         is_history = self.tokens is not None and isinstance(column, Sequence)
         if is_history or not column.is_wide:
             return vectors
         if not column.is_list:
             return self._side_by_side(vectors)
-        weights = features[column.feature_names[1]] if len(column.feature_names) > 1 else None
+        weights = weights_of(column, features)
         return pooled(vectors, features[column.name], str(column.pooling), weights)
 
     def _side_by_side(self, vectors: Tensor) -> Tensor:
@@ -445,5 +445,5 @@ class Encoder(keras.layers.Layer):
             "tokens": self.tokens,
             "copies": self.copies,
             "embeddings_regularizer": self.embeddings_regularizer,
-            **({"lengths": self.lengths} if self.lengths else {}),
+            "lengths": self.lengths or None,
         }

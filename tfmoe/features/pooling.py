@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from keras import ops
 
 from tfmoe.compute.types import Tensor
-from tfmoe.schema.columns import PADDING_ID
+from tfmoe.schema.columns import PADDING_ID, Column
 
 
 def last_place(present: Tensor) -> Tensor:
@@ -39,7 +41,15 @@ def pooled(vectors: Tensor, ids: Tensor, pooling: str, weights: Tensor | None = 
     total = ops.sum(vectors * mask, axis=1)
     if pooling == "sum":
         return total
-    if weights is None:
-        return total / ops.maximum(ops.sum(mask, axis=1), 1)
-    size = ops.sum(ops.abs(mask), axis=1)
-    return total / ops.where(size == 0, ops.ones_like(size), size)
+    return total / nonzero(ops.sum(ops.abs(mask), axis=1))
+
+
+def nonzero(sizes: Tensor) -> Tensor:
+    """Tensor with 1 in the place of 0, to be divided by."""
+    return ops.where(sizes == 0, ops.ones_like(sizes), sizes)
+
+
+def weights_of(column: Column, features: Mapping[str, Tensor]) -> Tensor | None:
+    """The weights of a list's values, `(b, length)`, if it has any."""
+    names = column.feature_names[1:]
+    return features[names[0]] if names else None

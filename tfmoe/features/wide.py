@@ -12,7 +12,8 @@ from keras import ops
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.features.pooling import pooled
+from tfmoe.features.pooling import nonzero, weights_of
+from tfmoe.schema.columns import PADDING_ID
 from tfmoe.schema.schema import Schema
 
 
@@ -83,7 +84,11 @@ class Wide(keras.layers.Layer):
             ids = features[name]
             weights = table(ids)
             if len(ids.shape) > 1:
-                weights = pooled(weights, ids, "mean", features.get(f"{name}_weights"))
+                shares = ops.cast(ids != PADDING_ID, weights.dtype)
+                given = weights_of(self.schema.column(name), features)
+                shares = shares if given is None else shares * ops.cast(given, weights.dtype)
+                shares = shares / nonzero(ops.sum(ops.abs(shares), axis=1, keepdims=True))
+                weights = ops.sum(weights * shares[..., None], axis=1)
             total = total + weights
         return ops.reshape(total, (-1, len(self.num_outputs), max(self.num_outputs)))
 
