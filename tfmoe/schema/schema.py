@@ -502,6 +502,10 @@ class Schema:
         """The same schema with one more task, the last. Raises ValueError as the class."""
         return dataclasses.replace(self, tasks=(*self.tasks, task))
 
+    def without(self, column: str) -> Schema:
+        """The same schema without one of its columns. Raises ValueError as the class."""
+        return dataclasses.replace(self, columns=[c for c in self.columns if c.name != column])
+
     def _apart(self, task: Task, kept: abc.Collection[str]) -> Task:
         """The task, its `where` without a task that is not `kept`."""
         raw = self.where_source(task)

@@ -93,6 +93,10 @@ def train(
             "schema's scenario, towers by these (PEPNet)."
         ),
     ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(help="Column that says where a row was shown, which only training reads."),
+    ] = None,
     scenario_towers: Annotated[
         bool, typer.Option("--scenario-towers", help="Towers have factors of each scenario's own.")
     ] = False,
@@ -212,6 +216,7 @@ def train(
                 embeddings_regularizer=embeddings_regularizer,
                 kernel_regularizer=kernel_regularizer,
                 column_dropout=column_dropout,
+                position=position,
             )
         finally:
             keras.config.set_dtype_policy(before)
