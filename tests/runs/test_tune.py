@@ -259,6 +259,23 @@ def test_the_commands_take_the_same_file(folder, tmp_path):
     np.testing.assert_allclose(float(model.optimizer.learning_rate), best.learning_rate, rtol=1e-6)
 
 
+def test_the_command_says_what_a_file_lacks(tmp_path):
+    runner = CliRunner()
+    file = tmp_path / "run.yaml"
+    for text, arguments, message in (
+        ("gate: top-k", [], "A training needs DATA, a table"),
+        ("data: t.csv", [], "A training needs --schema"),
+        ("gat: top-k", ["t.csv", "--schema", "s.yaml"], "Did you mean 'gate'?"),
+        ("{gate: softmax}", ["t.csv", "--schema", "s.yaml", "--gate", "hard"], "--gate hard"),
+    ):
+        file.write_text(text)
+        out = ["--out", str(tmp_path / "m.keras")]
+        done = runner.invoke(app, ["train", *arguments, "--config", str(file), *out])
+        assert (done.exit_code, message in " ".join(done.output.split())) == (1, True), done.output
+    done = runner.invoke(app, ["train", "t.csv", "--out", str(tmp_path / "m.keras")])
+    assert "A training needs --schema" in " ".join(done.output.split())
+
+
 CODE = """
 import json, sys
 from tfmoe import tune
