@@ -103,7 +103,7 @@ def train(
         ),
     ] = None,
     wide: Annotated[
-        bool, typer.Option("--wide", help="A weight of every value beside the network.")
+        bool, typer.Option("--wide/--no-wide", help="A weight of every value beside the network.")
     ] = False,
     pepnet: Annotated[
         str | None,
@@ -117,7 +117,11 @@ def train(
         typer.Option(help="Column that says where a row was shown, which only training reads."),
     ] = None,
     scenario_towers: Annotated[
-        bool, typer.Option("--scenario-towers", help="Towers have factors of each scenario's own.")
+        bool,
+        typer.Option(
+            "--scenario-towers/--no-scenario-towers",
+            help="Towers have factors of each scenario's own.",
+        ),
     ] = False,
     task_weight: Annotated[
         list[str] | None,
