@@ -9,11 +9,13 @@ version = re.search(r'__version__ = "(.+)"', (here / "tfmoe/__init__.py").read_t
 plot = ["matplotlib>=3.8"]
 rs = ["keras-rs>=0.2.1"]
 docs = ["mkdocs-material>=9.6", "mkdocstrings>=0.30", "mkdocstrings-python>=1.18"]
+tune = ["optuna>=4.0"]
 tfrs = ["tensorflow-recommenders>=0.7.7", "tf_keras>=2.18"]
 test = [
     *plot,
     *rs,
     *tfrs,
+    *tune,
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "jax>=0.4.34",
@@ -48,7 +50,7 @@ setup(
         "typer>=0.13.1",
         "pyyaml>=6.0",
     ],
-    extras_require={"docs": docs, "plot": plot, "rs": rs, "tfrs": tfrs, "test": test},
+    extras_require={"docs": docs, "plot": plot, "rs": rs, "tfrs": tfrs, "tune": tune, "test": test},
     entry_points={"console_scripts": ["tfmoe = tfmoe.cli.app:app"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

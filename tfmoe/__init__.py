@@ -84,6 +84,7 @@ HOMES = {
     "RLW": "objectives.weighting.random",
     "ReLUGate": "gates.relu",
     "Regression": "schema.tasks",
+    "Run": "runs.run",
     "SNR": "structures.snr",
     "STAR": "structures.star",
     "STCH": "objectives.weighting.by_progress",
@@ -125,6 +126,7 @@ HOMES = {
     "optimizers": "optimizers",
     "permutation_importance": "reports.importance",
     "task_affinity": "reports.conflict",
+    "tune": "runs.tune",
     "write_report": "reports.pictures",
 }
 
@@ -203,6 +205,7 @@ __all__ = [
     "RLW",
     "ReLUGate",
     "Regression",
+    "Run",
     "SNR",
     "STAR",
     "STCH",
@@ -244,6 +247,7 @@ __all__ = [
     "optimizers",
     "permutation_importance",
     "task_affinity",
+    "tune",
     "write_report",
 ]
 
@@ -329,6 +333,8 @@ if TYPE_CHECKING:
     from tfmoe.reports.pictures import draw_gates as draw_gates
     from tfmoe.reports.pictures import draw_weights as draw_weights
     from tfmoe.reports.pictures import write_report as write_report
+    from tfmoe.runs.run import Run as Run
+    from tfmoe.runs.tune import tune as tune
     from tfmoe.schema.columns import Categorical as Categorical
     from tfmoe.schema.columns import MultiCategorical as MultiCategorical
     from tfmoe.schema.columns import Numeric as Numeric

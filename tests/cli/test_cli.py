@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tests.oracles import tables
-from tfmoe.cli import by_name as words
 from tfmoe.cli import demo, markets
 from tfmoe.cli.app import app
-from tfmoe.cli.by_name import GATES, STRUCTURES, WEIGHTINGS, structure_by_name
 from tfmoe.datasets.markets import synthetic_markets
 from tfmoe.objectives.weighting import by_name
+from tfmoe.runs import by_name as words
+from tfmoe.runs.by_name import GATES, STRUCTURES, WEIGHTINGS, structure_by_name
 
 runner = CliRunner()
 

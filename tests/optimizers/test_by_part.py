@@ -111,6 +111,7 @@ def variables_of(built, part):
     return [tables["city"].embeddings] if "/" in part else built.mixture.gate.weights
 
 
+@pytest.mark.slow
 def test_the_global_norm_is_of_all_gradients(monkeypatch):
     monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=6")
     sgd = keras.optimizers.SGD
@@ -181,6 +182,7 @@ def half_precision():
     keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.slow
 def test_half_precision_scales_the_loss_around_it(half_precision):
     built = fitted(model({"gates": "sgd", "rest": "adam"}))
     assert isinstance(built.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -197,6 +199,7 @@ def test_half_precision_is_saved_with_it(tmp_path, half_precision):
     check_same_state(loaded, built)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_or_not_there_has_no_steps():
     built = model()
     built.encoder.trainable = False

@@ -112,6 +112,14 @@ def test_every_field_reaches_the_file():
     assert {name for one in written for name in one} == {f.name for f in dataclasses.fields(FULL)}
 
 
+def test_a_schema_can_leave_out_a_column():
+    schema = Schema([Numeric("a"), Categorical("b"), Categorical("c", share="b")], [Binary("y")])
+    assert [column.name for column in schema.without("a").columns] == ["b", "c"]
+    for column, message in (("d", "Received column='d'"), ("b", "share the table")):
+        with pytest.raises(ValueError, match=message):
+            schema.without(column)
+
+
 def test_schema_is_frozen_and_equal_by_value():
     assert Numeric("a") == Numeric("a") != Numeric("a", fill=0.0)
     assert hash(FULL) == hash(Schema.from_dict(FULL.to_dict()))

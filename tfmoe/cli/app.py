@@ -15,13 +15,15 @@ from tfmoe.cli.commands.predict import predict
 from tfmoe.cli.commands.report import report
 from tfmoe.cli.commands.schema import schema
 from tfmoe.cli.commands.train import train
+from tfmoe.cli.commands.tune import tune
 
 app = typer.Typer(
     help="Multi-task recommender models on mixtures of experts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, schema, train, evaluate, importance, predict, export, extract, report):
+COMMANDS = (demo, schema, train, tune, evaluate, importance, predict, export, extract, report)
+for command in COMMANDS:
     app.command()(command)
 
 if __name__ == "__main__":

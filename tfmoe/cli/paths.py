@@ -17,6 +17,10 @@ DataFiles = Annotated[
         "text file's path, if need be: 't.csv?delimiter=;&quoting=no&encoding=latin-1'."
     ),
 ]
+MaybeDataFiles = Annotated[
+    str | None,
+    typer.Argument(help="Table, as of the other commands; needed without --config."),
+]
 ModelFile = Annotated[Path, typer.Argument(help="A .keras file that `tfmoe train` has written.")]
 
 

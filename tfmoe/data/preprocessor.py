@@ -186,6 +186,16 @@ class Preprocessor:
         """
         return self._under(self.schema.select(tasks))
 
+    def without(self, column: str) -> Preprocessor:
+        """A new Preprocessor without one of the columns, fitted alike; rows need not have it.
+
+        Args:
+            column: name of a column; see `Schema.without`.
+        """
+        other = Preprocessor(self.schema.without(column), self.max_distinct)
+        other._fitted = self._ready().under(other.schema)
+        return other
+
     def add_task(
         self,
         task: Task,

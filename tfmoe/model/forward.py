@@ -53,7 +53,8 @@ class Stages(NamedTuple):
 
     `input_gate` is an `EPNet` or None, `tower_gate` a `PPNet` or None, `imputation` the `Towers` of
     the tasks that have a second one in training, or None; `interactions` an `Interactions` or None,
-    `wide` a `Wide` or None, `column_dropout` a `ColumnDropout` or None.
+    `wide` a `Wide` or None, `column_dropout` a `ColumnDropout` or None. `position` is a
+    `PositionTower` or None, of the ids under the name `position_column`, which only training has.
     """
 
     schema: Schema
@@ -67,6 +68,8 @@ class Stages(NamedTuple):
     interactions: Any = None
     wide: Any = None
     column_dropout: Any = None
+    position: Any = None
+    position_column: str | None = None
 
     def inputs_of(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of features."""
@@ -132,6 +135,8 @@ class Stages(NamedTuple):
         made = self.towers(hidden, **task, **mode, **conditions)
         if self.wide is not None:
             made = self.wide.added(made, columns_of(self.schema, features), task.get("task"))
+        if training and self.position is not None and self.position_column in features:
+            made = self.position.added(made, features[self.position_column], task.get("task"))
         predictions, logits = self.head(made, **task)
         if self.imputation is not None:
             logits = {**logits, **self._imputed(hidden, mode)}

@@ -12,7 +12,8 @@ def _layers(model: Any) -> list[Any]:
     """The layers that a config makes anew, holders before what they hold."""
     parts = [model.encoder, model.mixture, model.towers, model.head]
     # Last, for places in older files are of the four alone.
-    parts += [gate for gate in (model.input_gate, model.tower_gate) if gate is not None]
+    later = (model.input_gate, model.tower_gate, model.position_tower)
+    parts += [layer for layer in later if layer is not None]
     return [layer for part in parts for layer in flatten_layers(part)]
 
 

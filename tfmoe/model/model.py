@@ -36,6 +36,7 @@ from tfmoe.model.inputs import (
     symbols,
 )
 from tfmoe.model.parts import regularize, regularizer_of
+from tfmoe.model.position import position_tower_of, served_schema
 from tfmoe.model.training import Trainable, Untracked
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
@@ -135,6 +136,13 @@ class MultiTaskModel(Trainable):
         column_dropout: float in [0, 1), the rate at which what a column gives of a row is 0 in
             training, the rest being scaled by `1 / (1 - rate)`; in front of `interactions` and
             structure, for structures that read no tokens.
+        position: name of a column of the schema, `Categorical` or `Numeric` in buckets, that says
+            where in a list a row was shown, or None. What was clicked depends on it, and not what
+            is to be clicked: it is no input of the structure, of predictions, of evaluation or
+            of the served model, whose rows need not have it, and `schema` and `preprocessor` of
+            the model are without it. In training a number for each position and task is added to
+            the logits of binary tasks, see `tfmoe.heads.position.PositionTower`. Models that
+            `extract` and `add_task` make have none.
         name, dtype, trainable: as for any Keras model.
 
     Call arguments:
@@ -167,12 +175,14 @@ class MultiTaskModel(Trainable):
         embeddings_regularizer: float | None = None,
         kernel_regularizer: str | float | keras.regularizers.Regularizer | None = None,
         column_dropout: float = 0.0,
+        position: str | None = None,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
         trainable: bool = True,
     ) -> None:
         blueprint = _Blueprint.of(preprocessor)
-        schema, num_added = blueprint.schema, blueprint.num_added
+        whole, num_added = blueprint.schema, blueprint.num_added
+        schema = served_schema(whole, position)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         original, config = _recipe_of(mixture, policy)
         # Layers are named so that no column's input can have the same name.
@@ -229,6 +239,7 @@ class MultiTaskModel(Trainable):
             imputation = Towers(
                 ones, tower_units, dropout=tower_dropout, dtype=policy, name="tfmoe_imputation"
             )
+        tower = position_tower_of(whole, position, blueprint.table_sizes)
         stages = Stages(
             schema,
             encoder,
@@ -241,6 +252,8 @@ class MultiTaskModel(Trainable):
             between,
             first_order,
             dropout,
+            tower,
+            position,
         )
         inputs = symbols(schema, blueprint.lengths)
         made = stages.forward(inputs, return_aux=False).predictions
@@ -252,9 +265,10 @@ class MultiTaskModel(Trainable):
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
         self.imputation, self.interactions, self.wide = imputation, between, first_order
-        self.column_dropout = dropout
+        self.column_dropout, self.position, self.position_tower = dropout, position, tower
         self.scenario_towers = bool(scenario_towers)
         self.schema = schema
+        self._whole = Untracked((whole, dict(blueprint.table_sizes)))
         self.tower_units = tuple(tower_units)
         self.tower_dropout = tower_dropout
         self.lengths = dict(blueprint.lengths)
@@ -285,7 +299,13 @@ class MultiTaskModel(Trainable):
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """The fitted Preprocessor, which travels with the model."""
+        """The fitted Preprocessor, which travels with the model; without the `position`."""
+        whole = self.training_preprocessor
+        return whole if self.position is None else whole.without(self.position)
+
+    @property
+    def training_preprocessor(self) -> Preprocessor:
+        """The one that the model was made with, which encodes a `position` too, for `fit`."""
         if self._fitted.value is None:
             raise ValueError(
                 "This model was made from a config alone and has no vocabularies. Load "
@@ -406,8 +426,8 @@ class MultiTaskModel(Trainable):
             "trainable": self.trainable,
             # Keras's Functional models drop theirs.
             "dtype": keras.dtype_policies.serialize(self.encoder.dtype_policy),
-            "schema": self.schema.to_dict(),
-            "table_sizes": self.encoder.table_sizes,
+            "schema": self._whole.value[0].to_dict(),
+            "table_sizes": self._whole.value[1],
             "lengths": self.lengths,
             "label_moments": {name: list(pair) for name, pair in self.head.moments.items()},
             "mixture": self._mixture_config,
@@ -419,6 +439,7 @@ class MultiTaskModel(Trainable):
             "interactions": None if self.interactions is None else self.interactions.recipe,
             "wide": self.wide is not None,
             **self._regularized,
+            "position": self.position,
             "num_added": self._num_added,
             "frozen": frozen_places(self),
         }
@@ -471,7 +492,7 @@ class MultiTaskModel(Trainable):
             FloatingPointError: if a weight is not finite.
         """
         check_weights(self, "saved")
-        self.preprocessor.save(path, state=False)
+        self.training_preprocessor.save(path, state=False)
 
     def load_assets(self, path: str) -> None:
         """Called by Keras in loading.
@@ -480,9 +501,8 @@ class MultiTaskModel(Trainable):
             ValueError: if the vocabularies are not those that the model was made with.
         """
         preprocessor = Preprocessor.load(path)
-        check_goes_with(
-            preprocessor, self.schema, dict(self.encoder.table_sizes), dict(self.lengths)
-        )
+        schema, table_sizes = self._whole.value
+        check_goes_with(preprocessor, schema, table_sizes, dict(self.lengths))
         # What was trained counts, also where an earlier version standardised nothing.
         known = moments_of(self.schema.tasks, dict.fromkeys(self.schema.task_names, (0.0, 1.0)))
         self._fitted.value = preprocessor.with_label_moments({**known, **self.head.moments})

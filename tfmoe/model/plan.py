@@ -72,7 +72,7 @@ def planned(
     Raises:
         ValueError: if weights are given beside files.
     """
-    preprocessor = model.preprocessor
+    preprocessor = model.training_preprocessor
     if model.schema.ranks_pairs:
         raise ValueError(
             "A pairwise loss compares rows of one group, which must be in one batch. Received raw "

@@ -78,6 +78,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     head: Any
     forward_pass: Any
     wide: Any
+    position: str | None
+    training_preprocessor: Any
     _objectives: Untracked
     _guard: Untracked
     #: What weighs the tasks' losses, and what it has learned; None where weights are fixed.
@@ -92,26 +94,30 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         combination = None if learner is None else learner.combination()
         with in_step(self), waiting_for(args[-1]), combining(combination):
             if learner is not None and learner.weighting.looks_again:
-                return looked_again(self, super().train_step, self._named(*args))
-            return super().train_step(*self._named(*args))
+                return looked_again(self, super().train_step, self._named(*args, training=True))
+            return super().train_step(*self._named(*args, training=True))
 
     def test_step(self, *args: Any) -> Any:
         with in_step(self), waiting_for(args[-1]), silent():
             return super().test_step(*self._named(*args))
 
-    def _named(self, *args: Any) -> tuple[Any, ...]:
+    def _named(self, *args: Any, training: bool = False) -> tuple[Any, ...]:
         """A step's arguments, features by name: the data, after a state on some backends."""
+        inputs = self.input
+        if training and self.position is not None:
+            inputs = {**inputs, self.position: keras.KerasTensor((None,), "int32")}
         *state, data = args
         x, *rest = keras.utils.unpack_x_y_sample_weight(data)
         groups = {name: x[name] for name in {GROUP_CODES} & {*x}} if isinstance(x, dict) else {}
-        return *state, ({**named(self.input, x), **groups}, *rest)
+        return *state, ({**named(inputs, x), **groups}, *rest)
 
     def predict_step(self, *args: Any) -> Any:
         *state, data = args
         x, *rest = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, dict) and GROUP_CODES in x:
-            # Keras would take it for an input.
-            x = {name: value for name, value in x.items() if name != GROUP_CODES}
+        others = {GROUP_CODES, self.position}
+        if isinstance(x, dict) and others & {*x}:
+            # Keras would take them for inputs.
+            x = {name: value for name, value in x.items() if name not in others}
             data = (x, *rest)
         return super().predict_step(*state, data)
 
@@ -322,12 +328,15 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         """Arrays of labels as the Preprocessor has those of a chain; anything else as it is."""
         return completed(self.schema, y) if isinstance(y, dict) else y
 
-    def _encoded(self, x: Any, labels: bool, batch_size: int | None = None) -> Any:
+    def _encoded(
+        self, x: Any, labels: bool, batch_size: int | None = None, training: bool = False
+    ) -> Any:
         """Raw rows, of a DataFrame or of files, encoded; anything else as it is, for Keras."""
+        preprocessor = self.training_preprocessor if training else self.preprocessor
         if is_path(x) and keras.backend.backend() == "tensorflow":
-            return self.preprocessor.dataset(x, batch_size or _LARGE_BATCH, labels=labels)
+            return preprocessor.dataset(x, batch_size or _LARGE_BATCH, labels=labels)
         if is_frame(x) or is_path(x):
-            return self.preprocessor.arrays(x, labels=labels)
+            return preprocessor.arrays(x, labels=labels)
         return x
 
     @weights_may_come_third
@@ -411,7 +420,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 print(words)
         else:
             stopping, self.plan = [], ""
-            x, y, sample_weight = unpacked(self._encoded(x, labels=True), y, sample_weight)
+            x, y, sample_weight = unpacked(
+                self._encoded(x, labels=True, training=True), y, sample_weight
+            )
             y = self._completed(y)
         x, sample_weight = weighed_by_class(
             self.schema, class_weight, x, y, sample_weight, validation_split
@@ -425,7 +436,8 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             warnings.warn(
                 "A pairwise loss makes its pairs of the rows of one batch. Received rows whose "
                 "groups may be parted, so that most pairs are lost. Fit "
-                "`model.preprocessor.dataset(rows, batch_size, shuffle=True, keep_groups=True)`.",
+                "`model.training_preprocessor.dataset(rows, batch_size, shuffle=True, "
+                "keep_groups=True)`.",
                 stacklevel=3,
             )
         validates = validation_data is not None or validation_split > 0

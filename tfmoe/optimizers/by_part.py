@@ -111,7 +111,11 @@ class ByPart(SumsRows, keras.optimizers.Optimizer):
 
     @property
     def parts(self) -> dict[str, keras.optimizers.Optimizer]:
-        """Dict by part of the optimizers. A rate is read and set at `parts[name].learning_rate`."""
+        """Dict by part of the optimizers.
+
+        `parts[name].learning_rate = 1e-4` sets a part's own rate; read, it is that times the
+        factor of all.
+        """
         return dict(self._routes.optimizers)
 
     def route(self, known: Mapping[str, Sequence[Any]]) -> None:

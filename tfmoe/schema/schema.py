@@ -551,6 +551,20 @@ class Schema:
         """The same schema with one more task, the last. Raises ValueError as the class."""
         return dataclasses.replace(self, tasks=(*self.tasks, task))
 
+    def without(self, column: str) -> Schema:
+        """The same schema without one of its columns.
+
+        Raises:
+            ValueError: if there is no such column, another one shares its table, or as the class.
+        """
+        known = [one.name for one in self.columns]
+        if column not in known:
+            raise ValueError(
+                f"A schema can leave out one of its columns, {known}. Received column={column!r}."
+                f"{did_you_mean(column, known)}"
+            )
+        return dataclasses.replace(self, columns=[c for c in self.columns if c.name != column])
+
     def _apart(self, task: Task, kept: abc.Collection[str]) -> Task:
         """The task, its `where` without a task that is not `kept`."""
         raw = self.where_source(task)

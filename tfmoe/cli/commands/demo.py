@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfmoe.cli.by_name import DATA_SETS, completion, one_of
 from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
+from tfmoe.runs.by_name import DATA_SETS, completion, one_of
 
 if TYPE_CHECKING:
     from tfmoe.datasets.synthetic import Split

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tfmoe.cli.by_name import USES, completion
 from tfmoe.cli.paths import ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say
 from tfmoe.files import new_file
+from tfmoe.runs.by_name import USES, completion
 
 
 def extract(

@@ -1,17 +1,20 @@
 """`tfmoe train`."""
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfmoe.cli import by_name
-from tfmoe.cli.by_name import completion, one_of
 from tfmoe.cli.metrics import metrics_table
-from tfmoe.cli.paths import DataFiles, must_be_new
+from tfmoe.cli.paths import MaybeDataFiles, must_be_new
 from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
+from tfmoe.runs import by_name
+from tfmoe.runs.by_name import completion, one_of
+
+if TYPE_CHECKING:
+    from tfmoe.runs.run import Run
 
 GATE_HELP = (
     f"{one_of(by_name.GATES)}; by default the mixture's own: softmax, or top-k in mod-squad."
@@ -19,8 +22,21 @@ GATE_HELP = (
 
 
 def train(
-    data: DataFiles,
-    schema: Annotated[Path, typer.Option(help="Schema file, .yaml or .json.")],
+    context: typer.Context,
+    data: MaybeDataFiles = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="Schema file, .yaml or .json; needed without --config.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of a whole run, .yaml: these options as keys, with underscores. What is "
+            "given on the command line comes before."
+        ),
+    ] = None,
+    write_config: Annotated[
+        Path | None, typer.Option(help="Where to write the whole run, .yaml, for --config.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.keras"),
     valid: Annotated[
         str | None,
@@ -66,6 +82,9 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
     ] = None,
+    embedding_dim: Annotated[
+        int | None, typer.Option(min=1, help="Size of all embeddings; by default the schema's.")
+    ] = None,
     embeddings_regularizer: Annotated[
         float | None, typer.Option(min=0, help="L2 of the embeddings that a batch looks up.")
     ] = None,
@@ -84,7 +103,7 @@ def train(
         ),
     ] = None,
     wide: Annotated[
-        bool, typer.Option("--wide", help="A weight of every value beside the network.")
+        bool, typer.Option("--wide/--no-wide", help="A weight of every value beside the network.")
     ] = False,
     pepnet: Annotated[
         str | None,
@@ -93,8 +112,16 @@ def train(
             "schema's scenario, towers by these (PEPNet)."
         ),
     ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(help="Column that says where a row was shown, which only training reads."),
+    ] = None,
     scenario_towers: Annotated[
-        bool, typer.Option("--scenario-towers", help="Towers have factors of each scenario's own.")
+        bool,
+        typer.Option(
+            "--scenario-towers/--no-scenario-towers",
+            help="Towers have factors of each scenario's own.",
+        ),
     ] = False,
     task_weight: Annotated[
         list[str] | None,
@@ -148,108 +175,74 @@ def train(
         must_be_new(out, ".keras")
         if history is not None:
             must_be_new(history, ".csv")
-        by_name.check_known("--dtype", dtype, by_name.DTYPES)
-        by_name.check_known("--weighting", weighting, by_name.WEIGHTINGS)
-        by_name.optimizer_parts(optimizer)  # or its error
-        by_name.check_structure(mixture, gate, hidden_units)
-        for name in interactions.split(",") if interactions is not None else ():
-            by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
+        if write_config is not None:
+            must_be_new(write_config, ".yaml", ".yml")
+        run = run_of(context, config)
+        schema_read = run.read_schema()
 
         from tfmoe.cli.quiet import start_tensorflow
-        from tfmoe.schema.schema import Schema
 
-        read = Schema.load(schema)
-        weights = _weights(task_weight or [], read.task_names)
-        towers = by_name.units_of(tower_units) if tower_units.strip() else ()
         start_tensorflow()
-        import keras
-
-        import tfmoe
         from tfmoe.cli.progress import ProgressLine
-        from tfmoe.model.inputs import scenario_of
-        from tfmoe.model.plan import batch_size_for
-        from tfmoe.model.weighing import check_combines, check_tasks
-        from tfmoe.objectives.weighting.by_name import weighting_of
         from tfmoe.reports.callback import GateReport
-        from tfmoe.schema.columns import SCENARIO
 
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(dtype)
-        try:
-
-            def structure(entropy_reg: Any) -> Any:
-                return by_name.structure_by_name(
-                    mixture, gate, num_experts, num_nonzeros, hidden_units, dropout, entropy_reg
-                )
-
-            # What does not go together is told first.
-            asked = structure(entropy_reg)
-            chosen = weighting_of(weighting)
-            check_combines(chosen, asked)
-            if chosen is not None:
-                check_tasks(chosen, read)
-            asks = SCENARIO in asked.context_columns.values()
-            needs = {f"--mixture {mixture}": asks, "--pepnet": pepnet is not None}
-            for option, given in {**needs, "--scenario-towers": scenario_towers}.items():
-                if given:
-                    scenario_of(read, option)
-            prep = tfmoe.Preprocessor(read).fit(data)
-            if entropy_reg is None:
-                size = batch_size or batch_size_for(prep.num_rows)
-                entropy_reg = by_name.decisive(gate, prep.num_rows, size, epochs)
-            # Here, so that a few lines of Python with the same seed train the same model.
-            keras.utils.set_random_seed(seed)
-            recipe = structure(entropy_reg)
-            model = tfmoe.MultiTaskModel(
-                prep,
-                recipe,
-                towers,
-                dropout or 0.0,
-                **by_name.conditions(pepnet),
-                scenario_towers=scenario_towers,
-                interactions=by_name.interactions(interactions),
-                wide=wide,
-                embeddings_regularizer=embeddings_regularizer,
-                kernel_regularizer=kernel_regularizer,
-                column_dropout=column_dropout,
-            )
-        finally:
-            keras.config.set_dtype_policy(before)
-        model.compile(
-            by_name.optimizer(optimizer, learning_rate),
-            loss_weights=weights or None,
-            weighting=weighting,
-        )
-        for _ in prep.dataset(valid) if valid else ():
-            pass  # A bad cell is told before an epoch is spent, not after it.
+        model = run.build()
         line = ProgressLine("training", console())
-        callbacks = [line]
-        if valid and epochs:
-            # `fit` takes the number as it is; a validation table picks the epoch all the same.
-            best = keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
-            callbacks.append(best)
+        callbacks: list[Any] = [line]
         if history is not None:
-            gates = GateReport(valid or data, console=False)
+            gates = GateReport(run.valid or run.data, console=False)
             callbacks.append(gates)
         with line.progress:
-            fitted = model.fit(
-                data,
-                validation_data=valid,
-                epochs=epochs,
-                batch_size=batch_size,
-                patience=patience,
-                seed=seed,
-                callbacks=callbacks,
-                verbose=0,
-            ).history
+            fitted = run.fit(model, callbacks)
         with new_file(out) as draft:
             model.save(draft)
-        show(metrics_table(*_last(model, fitted, valid), read.tasks))
+        show(metrics_table(*_last(model, fitted, run.valid), schema_read.tasks))
         say(f"Wrote {out}")
         if history is not None:
             with new_file(history) as draft:
                 gates.frame.to_csv(draft, index=False)
             say(f"Wrote {history}")
+        if write_config is not None:
+            run.save(write_config)
+            say(f"Wrote {write_config}")
+
+
+def run_of(context: typer.Context, config: Path | None) -> "Run":
+    """The run that a file and the options say, which come before the file's keys.
+
+    Args:
+        context: of the command, which knows which options were given.
+        config: file, or None.
+
+    Raises:
+        ValueError: if neither says the table or the schema, or as `Run`.
+    """
+    from tfmoe.runs.run import Run, load_settings
+
+    known = {one.name for one in dataclasses.fields(Run)}
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name in known and (config is None or _is_given(context, name))
+    }
+    if given.get("task_weight") is not None:
+        given["task_weight"] = _weights(given["task_weight"])
+    settings = {} if config is None else load_settings(config)[0]
+    settings |= {name: value for name, value in given.items() if value is not None}
+    for name, option in (("data", "DATA, a table"), ("schema", "--schema")):
+        if name not in settings:
+            raise ValueError(
+                f"A training needs {option}. Received none. Give it, or a file that has it as "
+                "--config."
+            )
+    return Run.from_dict(settings)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stood on the command line."""
+    # By name, for some versions of typer bring a click of their own.
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _last(model: Any, history: dict[str, list[float]], valid: str | None) -> tuple[Any, str]:
@@ -263,7 +256,7 @@ def _last(model: Any, history: dict[str, list[float]], valid: str | None) -> tup
     return numbers, f"on the rows held out, of epoch {best + 1}, which is kept"
 
 
-def _weights(given: list[str], tasks: Sequence[str]) -> dict[str, float]:
+def _weights(given: list[str]) -> dict[str, float]:
     """`{"click": 2.0}` of `["click=2"]`."""
     weights = {}
     for text in given:
@@ -272,9 +265,8 @@ def _weights(given: list[str], tasks: Sequence[str]) -> dict[str, float]:
             weights[task] = float(number)
         except ValueError:
             weights[task] = -1.0
-        if task not in tasks or not 0 <= weights[task] < float("inf"):
+        if not 0 <= weights[task] < float("inf"):
             raise ValueError(
-                f"--task-weight takes task=number, of the tasks {list(tasks)}, at least 0. "
-                f"Received --task-weight {text}."
+                f"--task-weight takes task=number, at least 0. Received --task-weight {text}."
             )
     return weights

@@ -1,0 +1,78 @@
+"""What the place of a row in a list adds to its logits, in training alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfmoe import validation
+from tfmoe.compute.registered import registered
+from tfmoe.compute.types import Tensor
+from tfmoe.features.embedding import Embedding
+from tfmoe.schema.columns import MISSING_ID
+
+
+@registered
+class PositionTower(keras.layers.Layer):
+    r"""Numbers for each position and task, which training adds to the tasks' logits.
+
+        added[b, t] = table[position[b], t] - mean over the batch of table[position, t]
+
+    The table starts at 0. Its mean is taken away because a constant could be in the table or in
+    the towers' logits alike: so it is in the towers, whose probabilities are then those at a mean
+    position. A row without a position (id 0 or 1) adds nothing and counts for no mean.
+
+    Args:
+        num_rows: int >= 1, number of ids of the position.
+        biased: sequence of bool, for each task whether its logit is added to.
+
+    Call arguments:
+        ids: int `(b,)`, ids of the rows' positions.
+        task: int `(b,)`, the task of each row, or None where a row has them all.
+
+    Returns:
+        Float32 `(b, t)`.
+
+    Source: the shallow tower of Zhao et al., 2019, https://doi.org/10.1145/3298689.3346997. Differs
+    from it in the mean that is taken away, where the paper drops the position of some rows, and
+    in that the position is all that the tower reads.
+    """
+
+    def __init__(self, num_rows: int, biased: Sequence[bool], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_rows = validation.integer("PositionTower", "num_rows", num_rows, 1)
+        self.biased = tuple(bool(one) for one in biased)
+        self.table = Embedding(
+            self.num_rows, len(self.biased), "zeros", dtype="float32", name="table"
+        )
+
+    def build(self, input_shape: Any = None) -> None:
+        self.table.build((None,))
+
+    def call(self, ids: Tensor, task: Tensor | None = None) -> Tensor:
+        counted = ops.cast(ids > MISSING_ID, "float32")[:, None]
+        if task is not None:
+            counted = counted * ops.one_hot(ops.cast(task, "int32"), len(self.biased))
+        rows = self.table(ids)
+        total = ops.maximum(ops.sum(counted, axis=0), 1.0)
+        mean = ops.sum(counted * rows, axis=0) / total
+        return counted * (rows - mean) * np.array(self.biased, "float32")
+
+    def added(self, logits: Any, ids: Tensor, task: Tensor | None) -> Any:
+        """Towers' logits with the numbers added; `logits` and `task` as of `Towers`."""
+        numbers = self(ids, task)
+        if task is not None:
+            # Of the row's own task, for those of all others are 0.
+            return logits + ops.cast(ops.sum(numbers, axis=1, keepdims=True), logits.dtype)
+        return [
+            values + ops.cast(numbers[:, t : t + 1], values.dtype)
+            for t, values in enumerate(logits)
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"num_rows": self.num_rows, "biased": list(self.biased)}
+        return {**super().get_config(), **config}

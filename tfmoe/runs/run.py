@@ -1,0 +1,375 @@
+"""A whole training as plain data: what is read, what is built of it, and how it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.files import PathLike, new_file
+from tfmoe.runs import by_name
+from tfmoe.schema.columns import SCENARIO
+from tfmoe.schema.schema import Schema
+from tfmoe.validation import checks_arguments, did_you_mean, integer, number
+
+if TYPE_CHECKING:
+    from tfmoe.model.model import MultiTaskModel
+
+# How fields are checked that are numbers: whether they are whole, and their bounds.
+_WHOLE = {
+    "num_experts": 2,
+    "num_nonzeros": 1,
+    "embedding_dim": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "patience": 0,
+    "seed": 0,
+}
+_SHARES = ("dropout", "column_dropout")
+_AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
+_TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
+_BOOLS = ("wide", "scenario_towers")
+
+
+@checks_arguments
+@dataclass(frozen=True)
+class Run:
+    """A whole training: the options of `tfmoe train`, with its defaults. Frozen plain data.
+
+    In a file the fields are keys, of which those may be left out that have a default. Lists may
+    be lists, or text with commas between. Paths are those of the folder in which the training
+    is started.
+
+    Args:
+        data: path of the table, or a glob.
+        schema: path of a schema file, or the mapping that such a file holds.
+        valid: path of the validation table, or None.
+        mixture: the structure, such as `"mmoe"`.
+        gate: such as `"top-k"`, or None for the structure's own.
+        num_experts: int >= 2, or None for 8.
+        num_nonzeros: int >= 1, experts that a task selects, or None for 2.
+        entropy_reg: float >= 0, or None for the gate's.
+        hidden_units: units of an expert's layers, or None for `"256,128"`.
+        tower_units: units of the towers' layers.
+        dropout: float in [0, 1), of experts and towers, or None for none.
+        embedding_dim: int >= 1, size of all embeddings in place of the schema's, or None.
+        embeddings_regularizer: float >= 0, or None; see `MultiTaskModel`.
+        kernel_regularizer: float >= 0, factor of an L2, or None; see `MultiTaskModel`.
+        column_dropout: float in [0, 1); see `MultiTaskModel`.
+        interactions: names such as `"cross,fm"`, or None.
+        wide: bool; see `MultiTaskModel`.
+        pepnet: columns that personalise, or None.
+        position: column that says where a row was shown, or None; see `MultiTaskModel`.
+        scenario_towers: bool; see `MultiTaskModel`.
+        task_weight: dict by task of floats >= 0.
+        weighting: such as `"uncertainty"`.
+        epochs: int >= 1, or None to end when validation stops improving.
+        batch_size: int >= 1, or None to choose one by the number of rows.
+        patience: int >= 0, epochs without a better validation loss before the end.
+        learning_rate: float >= 0.
+        optimizer: a name, or text or a dict of those by part, such as
+            `{"embeddings": "lazy_adam:0.01", "rest": "adam"}`.
+        dtype: dtype policy.
+        seed: int >= 0.
+
+    Raises:
+        ValueError: if a field is out of range or names nothing known.
+
+    Example:
+
+    >>> run = Run.from_dict({"data": "t.csv", "schema": "s.yaml", "hidden_units": [64, 32]})
+    >>> run.hidden_units, run.mixture
+    ('64,32', 'mmoe')
+    >>> run.to_dict()
+    {'data': 't.csv', 'schema': 's.yaml', 'hidden_units': '64,32'}
+    """
+
+    data: str
+    schema: str | Mapping[str, Any]
+    valid: str | None = None
+    mixture: str = "mmoe"
+    gate: str | None = None
+    num_experts: int | None = None
+    num_nonzeros: int | None = None
+    entropy_reg: float | None = None
+    hidden_units: str | None = None
+    tower_units: str = "64"
+    dropout: float | None = None
+    embedding_dim: int | None = None
+    embeddings_regularizer: float | None = None
+    kernel_regularizer: float | None = None
+    column_dropout: float = 0.0
+    interactions: str | None = None
+    wide: bool = False
+    pepnet: str | None = None
+    position: str | None = None
+    scenario_towers: bool = False
+    task_weight: Mapping[str, float] = field(default_factory=dict)
+    weighting: str = "fixed"
+    epochs: int | None = None
+    batch_size: int | None = None
+    patience: int = 3
+    learning_rate: float = 1e-3
+    optimizer: str = "adam"
+    dtype: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
+        for name in ("data", "schema", "valid"):
+            if isinstance(getattr(self, name), Path):
+                object.__setattr__(self, name, str(getattr(self, name)))
+        for name, least in _WHOLE.items():
+            integer("Run", name, getattr(self, name), least, defaults[name] is None)
+        for name in (*_SHARES, *_AMOUNTS):
+            most = 0.99 if name in _SHARES else None
+            value = _as_number(getattr(self, name))
+            optional = defaults[name] is None
+            value = number("Run", name, value, 0, most=most, optional=optional)
+            object.__setattr__(self, name, value)
+        for name in _TEXTS:
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else _as_text(value))
+        for name in _BOOLS:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"Run takes `{name}` as true or false. Received {name}={getattr(self, name)!r}."
+                )
+        by_name.check_known("--dtype", self.dtype, by_name.DTYPES)
+        by_name.check_known("--weighting", self.weighting, by_name.WEIGHTINGS)
+        by_name.optimizer_parts(self.optimizer)  # or its error
+        by_name.check_structure(self.mixture, self.gate, self.hidden_units)
+        if self.interactions is not None:
+            for name in self.interactions.split(","):
+                by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
+        if not isinstance(self.task_weight, Mapping):
+            raise ValueError(
+                "Run takes `task_weight` as a mapping of tasks to numbers. Received "
+                f"task_weight={self.task_weight!r}."
+            )
+        object.__setattr__(self, "task_weight", dict(self.task_weight))
+
+    @classmethod
+    def from_dict(cls, given: Any) -> Run:
+        """The run of a mapping, such as a file holds.
+
+        Raises:
+            ValueError: if a key is unknown or one that is needed is missing, or as the class.
+        """
+        fields = dataclasses.fields(cls)
+        known = [one.name for one in fields]
+        needed = known[:2]
+        if not isinstance(given, Mapping) or not set(needed) <= set(given):
+            raise ValueError(f"A run is a mapping with {needed}. Received {given!r}.")
+        for name in given:
+            if name not in known:
+                raise ValueError(
+                    f"A run has the keys {known}. Received {name!r}.{did_you_mean(name, known)}"
+                )
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as plain data, but for those at their defaults."""
+        found = {}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if one.name in ("data", "schema") or value not in (one.default, {}):
+                found[one.name] = dict(value) if isinstance(value, Mapping) else value
+        return found
+
+    @classmethod
+    def load(cls, path: PathLike) -> Run:
+        """The run of a `.yaml`, `.yml` or `.json` file; what it says of a search is not read.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it holds something else, or as `from_dict`.
+        """
+        return cls.from_dict(load_settings(path)[0])
+
+    def save(self, path: PathLike) -> None:
+        """Writes the run to a new `.yaml` or `.yml` file.
+
+        Raises:
+            FileExistsError: if something is there.
+        """
+        with new_file(path) as draft:
+            draft.write_text(self.to_yaml(), encoding="utf-8")
+
+    def to_yaml(self) -> str:
+        """`to_dict` as YAML text."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def read_schema(self) -> Schema:
+        """The schema, with embeddings of the size that the run says.
+
+        Raises:
+            ValueError: if weights are given for tasks that it has not, or a file has no schema.
+        """
+        given = self.schema
+        schema = Schema.from_dict(given) if isinstance(given, Mapping) else Schema.load(given)
+        for task, weight in self.task_weight.items():
+            number("Run", f"task_weight[{task!r}]", weight, 0)
+            if task not in schema.task_names:
+                raise ValueError(
+                    f"Weights are of the tasks {list(schema.task_names)}. Received a weight of "
+                    f"{task!r}.{did_you_mean(task, schema.task_names)}"
+                )
+        if self.embedding_dim is None:
+            return schema
+        dim: dict[str, Any] = {"dim": self.embedding_dim}
+        columns: list[Any] = [
+            dataclasses.replace(one, **dim)
+            if getattr(one, "embeds", False) and not getattr(one, "share", None)
+            else one
+            for one in schema.columns
+        ]
+        return dataclasses.replace(schema, columns=columns)
+
+    def _structure(self, entropy_reg: Any) -> Any:
+        return by_name.structure_by_name(
+            self.mixture,
+            self.gate,
+            self.num_experts,
+            self.num_nonzeros,
+            self.hidden_units,
+            self.dropout,
+            entropy_reg,
+        )
+
+    def check_goes_together(self, schema: Schema) -> None:
+        """Raises ValueError where options do not go together; needs Keras, and no rows."""
+        from tfmoe.model.inputs import scenario_of
+        from tfmoe.model.weighing import check_combines, check_tasks
+        from tfmoe.objectives.weighting.by_name import weighting_of
+
+        asked = self._structure(self.entropy_reg)
+        chosen = weighting_of(self.weighting)
+        check_combines(chosen, asked)
+        if chosen is not None:
+            check_tasks(chosen, schema)
+        needs = {
+            f"--mixture {self.mixture}": SCENARIO in asked.context_columns.values(),
+            "--pepnet": self.pepnet is not None,
+            "--scenario-towers": self.scenario_towers,
+        }
+        for option, given in needs.items():
+            if given:
+                scenario_of(schema, option)
+
+    def build(self, prep: Preprocessor | None = None) -> MultiTaskModel:
+        """The compiled model.
+
+        Args:
+            prep: `Preprocessor` that was fitted on `data` under `read_schema()`; None to fit one.
+
+        Raises:
+            ValueError: if options do not go together.
+        """
+        import keras
+
+        import tfmoe
+        from tfmoe.model.plan import batch_size_for
+
+        schema = self.read_schema()
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.dtype)
+        try:
+            # What does not go together is told first.
+            self.check_goes_together(schema)
+            prep = prep or Preprocessor(schema).fit(self.data)
+            entropy_reg: Any = self.entropy_reg
+            if entropy_reg is None:
+                size = self.batch_size or batch_size_for(prep.num_rows)
+                entropy_reg = by_name.decisive(self.gate, prep.num_rows, size, self.epochs)
+            # Here, so that a few lines of Python with the same seed train the same model.
+            keras.utils.set_random_seed(self.seed)
+            model = tfmoe.MultiTaskModel(
+                prep,
+                self._structure(entropy_reg),
+                by_name.units_of(self.tower_units) if self.tower_units.strip() else (),
+                self.dropout or 0.0,
+                **by_name.conditions(self.pepnet),
+                scenario_towers=self.scenario_towers,
+                interactions=by_name.interactions(self.interactions),
+                wide=self.wide,
+                embeddings_regularizer=self.embeddings_regularizer,
+                kernel_regularizer=self.kernel_regularizer,
+                column_dropout=self.column_dropout,
+                position=self.position,
+            )
+        finally:
+            keras.config.set_dtype_policy(before)
+        model.compile(
+            by_name.optimizer(self.optimizer, self.learning_rate),
+            loss_weights=dict(self.task_weight) or None,
+            weighting=self.weighting,
+        )
+        return model
+
+    def fit(self, model: MultiTaskModel, callbacks: Sequence[Any] = ()) -> dict[str, list[float]]:
+        """Trains a model that `build` made; returns the history."""
+        import keras
+
+        for _ in model.preprocessor.dataset(self.valid) if self.valid else ():
+            pass  # A bad cell is told before an epoch is spent, not after it.
+        callbacks = list(callbacks)
+        if self.valid and self.epochs:
+            # `fit` takes the number as it is; a validation table picks the epoch all the same.
+            best = keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
+            callbacks.append(best)
+        return model.fit(
+            self.data,
+            validation_data=self.valid,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            patience=self.patience,
+            seed=self.seed,
+            callbacks=callbacks,
+            verbose=0,
+        ).history
+
+
+def load_settings(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file says of a run, and what it says of a search for one, under `search`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no mapping.
+    """
+    import yaml
+
+    try:
+        # JSON is YAML.
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    search = found.pop("search", None) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(search or {}, dict):
+        raise ValueError(
+            "A file of a run holds keys with values, and under `search` others. Received "
+            f"{path} with {found!r}."
+        )
+    return found, dict(search or {})
+
+
+def _as_text(value: Any) -> str:
+    """Lists and mappings as the command line writes them."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{part}={_as_text(one)}" for part, one in value.items())
+    if isinstance(value, list | tuple):
+        return ",".join(str(one) for one in value)
+    return str(value)
+
+
+def _as_number(value: Any) -> Any:
+    """YAML takes 1e-4 for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
