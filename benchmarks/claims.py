@@ -391,6 +391,23 @@ OTHERS = (
     ),
 )
 
+RANKING = tuple(
+    Claim(
+        "package",
+        "ranking",
+        f"A {structure} of two tasks behind a ranking model's body is at most 0.001 of AUC behind "
+        "torch-rechub's model of one.",
+        [
+            _beats(
+                *(structure, "torch-rechub", body, body),
+                words=f"{structure} is not behind torch-rechub",
+            )
+            for body in ("DeepFM", "DCN-v2", "DIN", "BST", "AutoInt", "FiBiNET")
+        ],
+    )
+    for structure in ("shared bottom", "MMoE")
+)
+
 ADDED, ROUTING = "task-aware, added after", "task-aware"
 TASK_AWARE = (
     Claim(
@@ -717,4 +734,4 @@ PACKAGE = (
     ),
 )
 
-CLAIMS = (*DSELECT_K, *MMOE, *TASK_AWARE, *MOD_SQUAD, *PACKAGE, *DEMO, *OTHERS)
+CLAIMS = (*DSELECT_K, *MMOE, *TASK_AWARE, *MOD_SQUAD, *PACKAGE, *DEMO, *OTHERS, *RANKING)
