@@ -147,6 +147,15 @@ def test_under_xla_the_step_is_the_same():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_tables_start_as_they_are_told(tmp_path):
+    built = model(embeddings_initializer=keras.initializers.RandomNormal(stddev=1e-4, seed=1))
+    tables = [np.asarray(table.embeddings) for table in built.encoder.tables.values()]
+    assert all(0 < np.abs(table).max() < 20 * 1e-3 for table in tables)
+    built.save(tmp_path / "model.keras")
+    for other in (tfmoe.load_model(tmp_path / "model.keras"), tfmoe.extract(built, ["like"])):
+        assert other.encoder.embeddings_initializer.stddev == 1e-4
+
+
 def test_what_is_saved_extracted_and_frozen(tmp_path):
     options = {"embeddings_regularizer": 0.25, "kernel_regularizer": 0.125, "column_dropout": 0.2}
     built = model(**options)

@@ -12,7 +12,7 @@ import keras
 
 from tfmoe.compute import nested
 from tfmoe.compute.registered import registered
-from tfmoe.compute.types import Tensor
+from tfmoe.compute.types import Initializer, Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
 from tfmoe.features.column_dropout import column_dropout_of
@@ -128,6 +128,9 @@ class MultiTaskModel(Trainable):
             network, the first-order term of wide-and-deep models and DeepFM. All start at 0.
         scenario_towers: bool; whether towers have factors of every scenario's own, see
             `ScenarioTowers`.
+        embeddings_initializer: Keras initializer of the embedding tables, each drawn alone. Small
+            numbers, such as `keras.initializers.RandomNormal(stddev=1e-4)`, let what is seldom
+            seen begin near nothing.
         embeddings_regularizer: float >= 0, or None; the factor of an L2 loss of the embeddings
             that a batch looks up, see `Encoder`. A column's own `regularizer` comes before.
         kernel_regularizer: Keras regularizer, its name, a float for the factor of an L2 loss, or
@@ -172,6 +175,7 @@ class MultiTaskModel(Trainable):
         interactions: Interactions | Sequence[keras.layers.Layer] | None = None,
         wide: bool = False,
         *,
+        embeddings_initializer: Initializer = "uniform",
         embeddings_regularizer: float | None = None,
         kernel_regularizer: str | float | keras.regularizers.Regularizer | None = None,
         column_dropout: float = 0.0,
@@ -196,6 +200,7 @@ class MultiTaskModel(Trainable):
         encoder = Encoder(
             schema,
             blueprint.table_sizes,
+            embeddings_initializer,
             tokens=structure.token_dim if structure.input_kind == "tokens" else None,
             copies=len(structure.encodings) if structure.input_kind == "copies" else None,
             embeddings_regularizer=embeddings_regularizer,
@@ -374,14 +379,17 @@ class MultiTaskModel(Trainable):
             "scenario_towers": self.scenario_towers,
             "interactions": None if self.interactions is None else self.interactions.recipe,
             "wide": self.wide is not None,
-            **self._regularized,
+            **self._embedded,
             "dtype": self.encoder.dtype_policy,
         }
 
     @property
-    def _regularized(self) -> dict[str, Any]:
-        """The arguments of its constructor that keep it from overfitting, as plain data."""
+    def _embedded(self) -> dict[str, Any]:
+        """How tables start, and the arguments that keep it from overfitting, as plain data."""
         return {
+            "embeddings_initializer": keras.initializers.serialize(
+                self.encoder.embeddings_initializer
+            ),
             "embeddings_regularizer": self.encoder.embeddings_regularizer,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer)
             if self.kernel_regularizer
@@ -438,7 +446,7 @@ class MultiTaskModel(Trainable):
             "scenario_towers": self.scenario_towers,
             "interactions": None if self.interactions is None else self.interactions.recipe,
             "wide": self.wide is not None,
-            **self._regularized,
+            **self._embedded,
             "position": self.position,
             "num_added": self._num_added,
             "frozen": frozen_places(self),
