@@ -15,6 +15,7 @@ def test_they_are_all_found():
         "03_task_aware.ipynb",
         "04_modsquad.ipynb",
         "05_two_stage_movielens.ipynb",
+        "06_ranking_model.ipynb",
         "07_conversion_funnel.ipynb",
     ]
 
