@@ -215,3 +215,19 @@ def is_compiled_by_xla() -> bool:
         raise _gone("TensorFlow beside the release", "control_flow_util") from error
     in_xla = _private(control_flow_util, "GraphOrParentsInXlaContext")
     return in_xla(tf.compat.v1.get_default_graph())
+
+
+def track_layers(model: Any, layers: Any) -> None:
+    """Makes layers of a Functional model's that are not in its graph count among its layers.
+
+    Up to some version, such a model knows no layer that it is given after its graph is made, so
+    that a layer for training alone would neither be trained nor saved.
+
+    Args:
+        model: Functional model.
+        layers: iterable of layers, or of None.
+    """
+    known = _private(model, "_layers")
+    for layer in layers:
+        if layer is not None and not any(layer is other for other in known):
+            known.append(layer)

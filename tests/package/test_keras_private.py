@@ -261,6 +261,7 @@ def test_validates_in_fit_tells_it_by_the_argument():
         ("track_again", [Gone()], "_track_variables"),
         ("optimizer_key", [Gone(), None], "_var_key"),
         ("multiply_learning_rate", [Gone(), float], "_get_current_learning_rate"),
+        ("track_layers", [Gone(), [None]], "_layers"),
         ("rename_key", [Gone(), None, None], "_trainable_variables_indices"),
         ("slot", [Gone(), "momentums", None], "_get_variable_index"),
         ("slot", [Gone(_get_variable_index=id), "momentums", None], "_momentums"),
@@ -407,3 +408,15 @@ def test_no_class_of_ours_overrides_a_private_method_of_keras():
                     wrong.append(f"{kind.__qualname__}.{name}")
     assert wrong == []
     assert seen > 50
+
+
+def test_layers_behind_a_graph_count_among_a_models():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    more = keras.layers.Dense(3)
+    more.build((None, 2))
+    model.more = more
+    for _ in range(2):
+        keras_private.track_layers(model, [more, None])
+    paths = [weight.path for weight in model.trainable_weights]
+    assert len(paths) == len(set(paths)) == 4

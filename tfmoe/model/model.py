@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import keras
 
+from tfmoe import keras_private
 from tfmoe.compute import nested
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Tensor
@@ -271,6 +272,7 @@ class MultiTaskModel(Trainable):
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
         self.imputation, self.interactions, self.wide = imputation, between, first_order
         self.column_dropout, self.position, self.position_tower = dropout, position, tower
+        keras_private.track_layers(self, (imputation, tower))
         self.scenario_towers = bool(scenario_towers)
         self.schema = schema
         self._whole = Untracked((whole, dict(blueprint.table_sizes)))
