@@ -1,17 +1,12 @@
 """Compaction in a running fit: the same training, with fewer experts."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import tfmoe
+from tests.oracles.other_backend import run_on
 
 SCHEMA = tfmoe.Schema(
     [
@@ -237,12 +232,6 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_compact_and_extract(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed.")
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path}
-    environment["JAX_PLATFORMS"] = "cpu"
     code = (
         "import pathlib, sys\n"
         "sys.modules['tensorflow'] = None\n"
@@ -253,6 +242,4 @@ def test_other_backends_compact_and_extract(backend, tmp_path):
         "extracted = t.tfmoe.extract(compacted, ['rating'], data=x)\n"
         "assert extracted.extraction.largest_change < 1e-6, extracted.extraction\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on(backend, "-c", code, tmp_path)

@@ -1,16 +1,11 @@
 """Losses of weights, by part of the model, and dropout of whole columns."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 import tfmoe
+from tests.oracles.other_backend import run_on
 from tfmoe.features.column_dropout import ColumnDropout
 
 SCHEMA = tfmoe.Schema(
@@ -99,12 +94,6 @@ def test_losses_are_those_of_the_oracle():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_have_the_same_losses(backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed.")
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path}
-    environment["JAX_PLATFORMS"] = "cpu"
     code = (
         "import sys\n"
         "sys.modules['tensorflow'] = None\n"
@@ -112,9 +101,7 @@ def test_other_backends_have_the_same_losses(backend):
         "t.check_losses()\n"
         "t.check_dropout()\n"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on(backend, "-c", code)
 
 
 def test_only_rows_that_are_looked_up_move(monkeypatch):

@@ -1,16 +1,11 @@
 """An optimizer for each part: the same steps as one, or each part's own."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 import tfmoe
+from tests.oracles.other_backend import run_on
 from tfmoe.optimizers import ByPart, LazyAdam
 
 SCHEMA = tfmoe.Schema(
@@ -259,12 +254,6 @@ def test_errors():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_train_by_part(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed.")
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path}
-    environment["JAX_PLATFORMS"] = "cpu"
     code = (
         "import pathlib, sys\n"
         "sys.modules['tensorflow'] = None\n"
@@ -274,6 +263,4 @@ def test_other_backends_train_by_part(backend, tmp_path):
         "    t.check_same(ours, t.fitted(t.model(make())), rtol=1e-4, atol=1e-5)\n"
         "t.check_saved(pathlib.Path(sys.argv[1]))\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on(backend, "-c", code, tmp_path)
