@@ -1,6 +1,8 @@
 # `make demo` and `make test` need Python 3.11 to 3.13 and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+VENV := .venv/.made
+DEMO := .venv/.demo
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -17,7 +19,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test check lowest matrix style format docs clean
 
-demo: $(STAMP)
+demo: $(DEMO)
 	@echo "== Learning a made-up shop in 64 markets in five ways (about two minutes)"
 	$(BIN)/tfmoe demo
 
@@ -63,14 +65,24 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "== Open site/index.html"
 
-$(STAMP): setup.py
+$(VENV):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "tfmoe needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "== Making .venv and installing tfmoe with TensorFlow (about 1 GB, some minutes)"
+	@echo "== Making .venv"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $(VENV)
+
+# The demo waits for nothing that only tests need.
+$(DEMO): setup.py | $(VENV)
+	@echo "== Installing tfmoe with TensorFlow (about 1 GB, some minutes)"
+	$(BIN)/python -m pip install --quiet --editable '.[plot]'
+	@touch $(DEMO)
+
+$(STAMP): setup.py | $(VENV)
+	@echo "== Installing tfmoe with TensorFlow (about 1 GB, some minutes) and what its tests need"
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@touch $(STAMP)
+	@touch $(DEMO) $(STAMP)
 
 clean:
 	rm -rf .venv .nox .mypy_cache build site *.egg-info
