@@ -320,6 +320,7 @@ def test_a_batch_without_rows():
     assert mixture(np.zeros((0, 5), "float32")).shape == (0, 2, 4)
 
 
+@pytest.mark.slow
 def test_towers_and_routers_of_no_rows():
     gate = tfmoe.SoftmaxGate(40, 3)
     towers = tfmoe.Towers((1,) * 40, hidden_units=(4,))

@@ -218,6 +218,7 @@ def test_mixtures_without_experts_of_their_own_are_refused():
             built.fit(x, y, callbacks=[tfmoe.CompactExperts()], verbose=0)
 
 
+@pytest.mark.slow
 def test_state_of_another_shape_is_refused_before_anything_changes():
     built, (x, y) = model(), data()
     built.mixture.gate.head.scores.assign(np.ones(built.mixture.gate.head.scores.shape))

@@ -143,7 +143,7 @@ def test_static_gates_of_tokens_need_no_rows():
     check_same(extracted, model, features(), ["fr"])
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [ONE, ALL], ids=["one", "all"])
 def test_each_gate_of_mod_squad_is_cut_alone(schema, tmp_path):
     gate = tfmoe.TopKGate(num_nonzeros=1)

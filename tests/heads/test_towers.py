@@ -34,7 +34,7 @@ def test_towers_match_reference(num_outputs, hidden_units, layer_norm):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("hidden_units", [(), (6,), (6, 4)])

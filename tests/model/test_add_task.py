@@ -134,6 +134,7 @@ def test_it_saves_and_takes_another_task(one_task, tmp_path):
     assert twice.schema.task_names == (*NAMES, "us", "it")
 
 
+@pytest.mark.slow
 def test_a_new_task_starts_from_those_it_is_like():
     """Routed as one of them, and with its tower, it predicts what that one does."""
     model = trained(tfmoe.MMoE(gate=tfmoe.TaskAwareGate(), **SPARSE), one_task=False)

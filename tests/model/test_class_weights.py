@@ -65,6 +65,7 @@ def test_rows_weigh_as_their_classes(df, task, source):
     assert not np.allclose(fitted(made(df, task), df, batch_size=10), expected)
 
 
+@pytest.mark.slow
 def test_validation_rows_do_not_weigh_more(df):
     model = made(df, CLICK)
     history = model.fit(

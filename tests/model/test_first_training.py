@@ -42,7 +42,7 @@ def test_a_batch_follows_from_the_number_of_rows(num_rows, expected):
     assert batch_size_for(num_rows) == expected
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "frame"])
 def test_raw_rows_train_until_validation_stops_improving(kind, tmp_path, capsys):
     rows = table()
@@ -99,6 +99,7 @@ def test_the_part_held_out_follows_from_the_seed():
     assert abs(first - other) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_training_of_few_steps_is_told():
     rows = table()
     model = model_of(rows)
@@ -106,6 +107,7 @@ def test_a_training_of_few_steps_is_told():
         model.fit(model.preprocessor.dataset(rows, batch_size=100), verbose=0)
 
 
+@pytest.mark.slow
 def test_rows_may_be_files_dicts_and_lists_of_dicts(tmp_path):
     rows = table()
     model = model_of(rows)

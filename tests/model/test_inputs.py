@@ -27,6 +27,7 @@ def _lists(df):
     return df.astype(object).where(df.notna(), None).to_dict("list")
 
 
+@pytest.mark.slow
 def test_dicts_by_column_predict_as_a_frame(model, df):
     expected = model.predict(df, verbose=0)
     as_arrays = {name: df[name].to_numpy() for name in df}

@@ -89,6 +89,7 @@ def test_a_file_has_the_whole_of_it(model, rows, tmp_path):
     loaded.fit(rows, epochs=1, batch_size=100, verbose=0)
 
 
+@pytest.mark.slow
 def test_an_extracted_task_brings_what_it_is_given_along_but_serves_itself(model, rows):
     alone = tfmoe.extract(model, ["buy"], data=rows)
     found, whole = predictions(alone, rows), predictions(model, rows)

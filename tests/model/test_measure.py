@@ -75,7 +75,7 @@ def written(rows, folder, kind):
     return str(folder / f"*.{kind}")
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["frame", "csv", "parquet"])
 def test_gauc_of_raw_rows_is_that_of_a_loop(model, rows, kind, tmp_path):
     source = rows if kind == "frame" else written(rows, tmp_path, kind)

@@ -219,6 +219,7 @@ def test_reloads_whole_where_the_data_were_never_seen(trained, prep, df, tmp_pat
         np.testing.assert_allclose(there[name], here[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_keeps_what_it_was_made_with(df, tmp_path):
     prep = tables.fitted(df)
     model = tables.small_model(prep)

@@ -100,6 +100,7 @@ def test_losses_and_metrics_match_reference():
     assert all(np.isnan(value) for name, value in logs.items() if name.startswith("rare"))
 
 
+@pytest.mark.slow
 def test_what_a_user_gives_replaces_a_tasks_own():
     model = build(
         loss={"stars": "mae"},
@@ -133,7 +134,7 @@ def test_a_row_of_another_task_spoils_no_gradient(infinite):
     assert np.all(gradient[[0, 2]] != 0)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mixture",
     [

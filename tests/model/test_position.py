@@ -63,6 +63,7 @@ def test_what_is_added_is_that_of_the_oracle():
     assert again.get_config() == layer.get_config()
 
 
+@pytest.mark.slow
 def test_training_reads_it_and_nothing_else_does():
     rows = clicks()
     prep, built = model(rows)

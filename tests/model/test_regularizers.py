@@ -104,6 +104,7 @@ def test_other_backends_have_the_same_losses(backend):
     run_on(backend, "-c", code)
 
 
+@pytest.mark.slow
 def test_only_rows_that_are_looked_up_move(monkeypatch):
     monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=2")
     x, y = data()

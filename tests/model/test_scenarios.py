@@ -68,7 +68,6 @@ def check_alike(found, expected, names=("click", "stars", "size")):
 
 
 @pytest.mark.slow
-@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_conditioned_model_goes_all_the_way(prep, rows, name, tmp_path):
     model = fitted(prep, rows, **MODELS[name])
@@ -119,7 +118,7 @@ def test_conditions_change_what_is_learnt(prep, rows):
         assert model.evaluate(rows, verbose=0)["click_auc"] > 0.95, name
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["frame", "arrays", "dataset"])
 def test_evaluate_tells_metrics_by_scenario(prep, rows, source):
     model = fitted(prep, rows, mixture=tfmoe.SharedBottom(hidden_units=(4,)))

@@ -142,6 +142,7 @@ def test_fit_tells_them_and_each_tasks_best_epoch_is_a_model(model, tmp_path):
         model.fit(rows, epochs=1, callbacks=[tfmoe.MultiTaskEarlyStopping("auc")], **options)
 
 
+@pytest.mark.slow
 def test_what_has_no_parts_is_written_whole(tmp_path):
     columns = [tfmoe.Numeric("x", transform="none")]
     tasks = [tfmoe.Binary("click"), tfmoe.Regression("stars", standardize=False)]

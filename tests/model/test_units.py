@@ -107,7 +107,6 @@ def test_labels_outside_a_task_do_not_count_and_constant_ones_survive():
 
 
 @pytest.mark.slow
-@pytest.mark.quick(1)
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_is_right_for_large_labels(dtype):
     rows = table(unit=1e3, shift=1e6)

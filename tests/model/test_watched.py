@@ -124,6 +124,7 @@ def test_a_metric_without_a_better_way_is_told_before_the_first_step(df):
     )
 
 
+@pytest.mark.slow
 def test_what_other_callbacks_report_may_be_watched(df, tmp_path):
     class Mine(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

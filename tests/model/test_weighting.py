@@ -205,7 +205,7 @@ def test_weights_are_means_over_the_batches_with_a_label():
     np.testing.assert_allclose(found, sums / counts, rtol=1e-4)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["uncertainty", "dwa", "rlw", "stch", "famo", "gradnorm", "pcgrad", "dualbalancing"]
 )
@@ -314,7 +314,7 @@ ONE_TASK = tfmoe.Schema(
 )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_weighting
 def test_rows_of_one_task_each_are_weighed_too(name):
     x, y, weights = rows()

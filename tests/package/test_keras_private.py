@@ -213,6 +213,7 @@ def test_xla_is_seen_from_inside():
     assert not keras_private.is_compiled_by_xla()
 
 
+@pytest.mark.slow
 def test_fit_reads_the_validation_data_once_an_epoch():
     # By the exact AUC, `evaluate` reads them twice; within `fit` it must not.
     df = tables.rows()

@@ -2,12 +2,15 @@
 
 from functools import partial
 
+import pytest
+
 import tfmoe
 from tests.docs.pages import ROOT, blocks
 
 README = ROOT / "README.md"
 
 
+@pytest.mark.slow
 def test_its_example_runs(tmp_path, monkeypatch):
     (example,) = (block.text for block in blocks(README) if block.language == "python")
     monkeypatch.chdir(tmp_path)

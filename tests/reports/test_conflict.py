@@ -56,6 +56,7 @@ PER_ROW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, PER_ROW], ids=["joint", "per row"])
 def test_gradients_are_those_of_finite_differences(options):
     model = made(**options)

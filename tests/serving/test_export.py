@@ -97,6 +97,7 @@ def test_shared_integer_vocabulary_is_found_from_text(tmp_path):
         np.testing.assert_array_equal(served[name], values)
 
 
+@pytest.mark.slow
 def test_export_takes_the_next_version_and_never_an_existing_one(model, tmp_path):
     (tmp_path / "ranker" / "7").mkdir(parents=True)
     (tmp_path / "ranker" / "notes.txt").write_text("keep")
@@ -158,6 +159,7 @@ def test_signature_has_raw_columns_and_task_names(model, tmp_path):
     assert set(served.structured_outputs) == {"watch", "rating", "mood"}
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
     place = "tfmoe.data.encode.codecs.categorical.MISSING_ID"
     monkeypatch.setattr(place, 2)  # the fault: missing read as unknown

@@ -78,6 +78,7 @@ def test_truth_values_of_a_vocabulary_have_one_id(prep):
         assert found["hashed_vip"].numpy()[0] == prep.arrays(rows)[0]["hashed_vip"][0]
 
 
+@pytest.mark.slow
 def test_a_model_of_such_columns_is_exported(prep, tmp_path):
     model = tables.small_model(prep)
     tfmoe.export(model, tmp_path / "served")  # compares 256 rows with the model

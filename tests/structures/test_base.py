@@ -49,6 +49,7 @@ def plain():
     return model
 
 
+@pytest.mark.slow
 def test_a_plain_layer_takes_the_place_of_a_structure(plain, tmp_path):
     assert isinstance(plain.mixture, Repeated)
     assert isinstance(plain.structure, PlainLayer)
