@@ -71,6 +71,7 @@ def cut(cells):
     return kept
 
 
+@pytest.mark.slow
 @settings(max_examples=3 * settings.default.max_examples)
 @given(rows_of_cells())
 def test_places_stay_together_in_training_and_served(prep, look_up, rows):

@@ -57,6 +57,7 @@ def test_vectors_come_in_many_forms(tmp_path, form):
     assert again.arrays(rows)[0]["item"].tolist() == ids
 
 
+@pytest.mark.quick(1)
 @pytest.mark.filterwarnings("ignore:.*without a vector")
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("projection", [None, 3])

@@ -57,7 +57,7 @@ def dense_table(optimizer, epochs=3):
     return table_after_fit(kernel, np.eye(ROWS, dtype="float32")[IDS], optimizer, epochs)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_steps_with_repeated_ids_are_those_of_dense_gradients(path, optimizer):
     table = table_after_fit(tfmoe.Embedding(ROWS, DIM), IDS, optimizer)
@@ -65,6 +65,7 @@ def test_steps_with_repeated_ids_are_those_of_dense_gradients(path, optimizer):
     assert np.all(np.any(table[:5] != TABLE[:5], axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_small_tables_train_under_xla(optimizer):
     table = table_after_fit(tfmoe.Embedding(ROWS, DIM), IDS, optimizer, jit_compile=True)

@@ -245,7 +245,7 @@ def test_copies_are_read_by_one_layer(pooling):
         np.testing.assert_allclose(alone(features)[:, 0], found[:, copy], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS.values(), ids=POOLINGS)
 def test_a_model_keeps_its_interest(pooling, tmp_path):
     rows = table()

@@ -77,6 +77,7 @@ def test_known_ids_are_unknown_at_times():
     np.testing.assert_array_equal(layer(ids, training=True), ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_the_unknown_embedding_is_trained(rate):
     keras.utils.set_random_seed(0)

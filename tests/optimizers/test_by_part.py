@@ -62,7 +62,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_same_for_all_parts_is_that_one(name, monkeypatch):
     monkeypatch.setenv("TFMOE_THRESHOLDS", "dense_rows=6")  # one table has slices
@@ -121,6 +121,7 @@ def test_the_global_norm_is_of_all_gradients(monkeypatch):
     assert all(np.isfinite(weight).all() for weight in ours.get_weights())
 
 
+@pytest.mark.slow
 def test_the_learning_rate_multiplies_all():
     parts = {"gates": keras.optimizers.SGD(0.1), "rest": keras.optimizers.Adam(0.02)}
     ours = model(parts)

@@ -20,7 +20,7 @@ def trained(optimizer, jit_compile, **embedding):
     return model.get_weights()
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "clipnorm": 0.5, "use_ema": True}])
 def test_steps_are_those_of_keras(jit_compile, settings):

@@ -161,6 +161,7 @@ SEARCH = {
 }
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_keeps_what_it_has_found(folder, tmp_path):
     told = []
