@@ -1,5 +1,7 @@
 """Every kind of column in one table: what was fitted is what is served."""
 
+import random
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,6 +81,44 @@ def compare(prep, look_up, rows):
 @given(st.lists(ROW, min_size=1, max_size=8))
 def test_served_look_ups_are_the_preprocessors(prep, look_up, rows):
     compare(prep, look_up, frame(rows))
+
+
+def odd_rows(number, seed):
+    """Rows like `ROW`'s, drawn faster."""
+    draw = random.Random(seed)
+    letters = "ab12 ,|_-.\u0130\u1e9e\u00c0\u4e2d\U0001f600\u0301\0\t\n"
+    words = ["w1", "w2", "new", "", None]
+    numbers = [None, 0.0, -0.0, 1e-320, 1e300, -1e300, float("nan"), float("inf"), -float("inf")]
+
+    def text():
+        return "".join(draw.choices(letters, k=draw.randrange(8)))
+
+    def real():
+        return draw.choice(numbers) if draw.random() < 0.3 else draw.gauss(0, 10)
+
+    def weighed():
+        own = draw.choices(words, k=draw.randrange(6))
+        given = draw.random() < 0.8
+        return own, [real() for _ in own] if given else None if own else []
+
+    def one():
+        return {
+            "user_id": draw.choice([None, draw.randrange(-(2**63), 2**63), draw.randrange(13)]),
+            "movie_id": draw.choice([None, text(), "m1", "true", "TRUE", "12"]),
+            "device": draw.choice([None, text()]),
+            "emb": draw.choice([None, [real() for _ in range(3)]]),
+            "seen": draw.choice([real(), draw.uniform(-2.3e9, 4.2e9)]),
+            "words": weighed(),
+            "path": weighed(),
+            "title": draw.choice([None, text(), "\u00c0\u00c9\u0130 \u00df-\u1e9e", "a  b_c"]),
+        }
+
+    return [one() for _ in range(number)]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_odd_rows_are_served_alike(prep, look_up):
+    compare(prep, look_up, frame(odd_rows(100_000, seed=0)))
 
 
 def test_rows_that_are_made_up_are_served_alike(prep, look_up):
