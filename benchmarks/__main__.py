@@ -38,6 +38,7 @@ BENCHMARKS = {
     "tasks": "benchmarks.tasks",
     "thresholds": "benchmarks.thresholds",
     "transfer": "benchmarks.transfer",
+    "tuned": "benchmarks.tuned",
     "unseen": "benchmarks.unseen",
     "weighting": "benchmarks.weighting",
 }
