@@ -23,6 +23,7 @@ class Job(Told):
     body: str
     seed: int
     epochs: int
+    patience: int
     dim: int = 16
     units: tuple = (128, 64)
     attention_units: tuple = (32,)

@@ -56,7 +56,7 @@ def run(job):
     trainer = CTRTrainer(model, optimizer_params={"lr": job.learning_rate})
     columns, labels = job.read("train")
     order_of, best, speeds = np.random.default_rng(job.seed), None, []
-    for _ in range(job.epochs):
+    for epoch in range(job.epochs):
         start, order = time.perf_counter(), order_of.permutation(len(labels))
         cuts = range(job.batch_size, len(order), job.batch_size)
         trainer.train_one_epoch(
@@ -68,9 +68,12 @@ def run(job):
         speeds.append(len(labels) / (time.perf_counter() - start))
         valid = _auc(trainer, model, *job.read("valid"))
         if best is None or valid > best[0]:
-            best = valid, copy.deepcopy(model.state_dict())
+            best = valid, copy.deepcopy(model.state_dict()), epoch
+        if epoch - best[2] == job.patience:
+            break
     model.load_state_dict(best[1])
     return {
+        "epochs_run": len(speeds),
         "valid": best[0],
         "score": _auc(trainer, model, *job.read("test")),
         "rows_per_s": max(speeds),
