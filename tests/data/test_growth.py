@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-
 from tfmoe import (
     Binary,
     Categorical,
@@ -36,7 +35,8 @@ _PART = st.lists(
 
 def _frame(cells):
     names = ("item", "seen", "rare", "number")
-    frame = pd.DataFrame({n: pd.Series(list(v), dtype=object) for n, v in zip(names, zip(*cells))})
+    columns = zip(names, zip(*cells, strict=True), strict=True)
+    frame = pd.DataFrame({name: pd.Series(list(own), dtype=object) for name, own in columns})
     frame["number"] = frame["number"].astype(float)
     return frame.assign(click=frame["number"] % 2)
 
@@ -94,7 +94,7 @@ def test_ids_stay_and_growing_knows_what_a_fit_on_all_rows_knows(parts, min_coun
                 np.testing.assert_array_equal(values[stay], now[name][stay])
         assert prep.grown_from(before)
         assert prep.grown_from(first)
-    whole = _fit(sum(parts, []), min_count=min_count)
+    whole = _fit([row for part in parts for row in part], min_count=min_count)
     assert prep.num_rows == whole.num_rows
     assert _counts(prep) == _counts(whole)
     for name in ("item", "rare"):
@@ -180,7 +180,7 @@ def test_a_value_is_admitted_by_all_its_counts_and_max_size_leaves_no_room():
     prep = prep.grow(rows(*"xx"))
     assert prep.vocabulary("a").to_pylist() == ["y", "z"]
     smaller = Schema([Categorical("a", min_count=3, max_size=1)], [Binary("click")])
-    with pytest.raises(ValueError, match="has 2 ids, which stay.*Received max_size=1"):
+    with pytest.raises(ValueError, match=r"has 2 ids, which stay.*Received max_size=1"):
         prep.grow(rows("x"), schema=smaller)
 
 
@@ -272,12 +272,12 @@ def test_every_kind_of_column_grows_or_says_that_it_stays(tmp_path):
         np.testing.assert_array_equal(values, loaded.arrays(rows(2, 1), labels=False)[name])
     again = loaded.grow(rows(1, 2), moments="update")
     assert again.growth["a"].added == 1
-    for given, message in (
+    for more, message in (
         ({"made": {"z": [1.0]}}, "Received vectors of 1 numbers by text"),
         ({"a": vectors}, r"of \['made'\]. Received vectors of \['a'\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            prep.grow(rows(1, 2), vectors=given)
+            prep.grow(rows(1, 2), vectors=more)
 
 
 def test_columns_come_and_change_their_names():
@@ -322,7 +322,7 @@ def test_a_task_comes_by_add_task_only():
     rows = pd.DataFrame({"a": list("xyx"), "market": ["de", "fr", "de"], "click": [0, 1, 0]})
     prep = Preprocessor(schema).fit(rows)
     assert prep.grow(rows.assign(a="z")).growth["a"].added == 1
-    with pytest.raises(ValueError, match="Received market='us'.*add_task"):
+    with pytest.raises(ValueError, match=r"Received market='us'.*add_task"):
         prep.grow(rows.assign(market="us"))
 
 

@@ -190,10 +190,10 @@ class Preprocessor:
         Values that have an id keep it, also where their share of the rows falls. A value of
         the source that has none gets one if it has been seen `min_count` times in all fits and
         growths together: the most frequent one first, ties by value, at the end of the vocabulary,
-        as far as `max_size` leaves room. Columns that share a table grow together; what is hashed does not grow. The
-        length of list columns, and the units of regressions' labels, stay. A column of integers in
-        which text comes becomes one of text, with the same ids. `MultiTaskModel.grow` makes a
-        trained model of as many rows.
+        as far as `max_size` leaves room. Columns that share a table grow together; what is hashed
+        does not grow. The length of list columns, and the units of regressions' labels, stay. A
+        column of integers in which text comes becomes one of text, with the same ids.
+        `MultiTaskModel.grow` makes a trained model of as many rows.
 
         With `evict_after` a value loses its id that the last so many growths have not seen, and
         counts from 0 on again. Its id is free: new values get free ids before those at the end. So
@@ -214,8 +214,8 @@ class Preprocessor:
             schema: `Schema` with the same tasks and further columns, which are fitted on the
                 source; None for the same columns.
             renamed: dict by name of a column of its name in `schema`, for those that differ.
-            vectors: dict by `Pretrained` column of further vectors, as the column takes them. Values
-                that have a vector keep it.
+            vectors: dict by `Pretrained` column of further vectors, as the column takes them.
+                Values that have a vector keep it.
             progress: see `fit`.
 
         Returns:
@@ -244,8 +244,8 @@ class Preprocessor:
         if before is None and moments == "update" and self.fitted:
             raise ValueError(
                 "Moments of all rows need those of the rows before. Received "
-                'moments="update" for a Preprocessor without counts. Leave it out, or load one that '
-                "was saved with its counts."
+                'moments="update" for a Preprocessor without counts. Leave it out, or load one '
+                "that was saved with its counts."
             )
         schema = self.schema if schema is None else schema
         names = renamed_columns(self.schema, schema, renamed)

@@ -168,8 +168,8 @@ class _Table:
         if column.max_size is not None:
             if column.max_size < len(self.values):
                 raise ValueError(
-                    f"{column.name!r} has {len(self.values)} ids, which stay when it grows. Received "
-                    f"max_size={column.max_size}. Leave `max_size` as it was, or raise it."
+                    f"{column.name!r} has {len(self.values)} ids, which stay when it grows. "
+                    f"Received max_size={column.max_size}. Leave `max_size` as it was, or raise it."
                 )
             new = new.slice(0, column.max_size - len(self.values) + self.values.null_count)
         free = np.flatnonzero(self.values.is_null().to_numpy(zero_copy_only=False))[: len(new)]
@@ -215,9 +215,7 @@ def _bytes(values):
     return offsets.astype("<i8").tobytes() + text.tobytes()
 
 
-def renamed_columns(
-    old: Schema, new: Schema, renamed: Mapping[str, str] | None
-) -> dict[str, str]:
+def renamed_columns(old: Schema, new: Schema, renamed: Mapping[str, str] | None) -> dict[str, str]:
     """For each column of a schema its name in one that is grown of it.
 
     Args:
@@ -279,6 +277,6 @@ def _check_rest(old, new, names):
     scenario = names.get(old.scenario or "")
     if scenario != new.scenario:
         raise ValueError(
-            "The scenario stays when a schema grows, for parts of a model are made for it. Received "
-            f"scenario={new.scenario!r} in place of {scenario!r}. Leave it so."
+            "The scenario stays when a schema grows, for parts of a model are made for it. "
+            f"Received scenario={new.scenario!r} in place of {scenario!r}. Leave it so."
         )
