@@ -341,7 +341,7 @@ class Preprocessor:
     def _under(self, schema):
         """What was fitted, under a schema with other tasks."""
         other = Preprocessor(schema, self.max_distinct)
-        other._fitted = self._ready().under(schema)
+        other._fitted, other.growth = self._ready().under(schema), self.growth
         if self._statistics is not None:
             other._statistics = self._statistics.under(schema)
         return other
