@@ -120,6 +120,7 @@ OPTIMIZERS = {
     "adagrad": lambda: tfmoe.optimizers.Adagrad(0.1),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "averages": lambda: keras.optimizers.Adam(0.01, use_ema=True, amsgrad=True),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
     "by part": lambda: {
         "embeddings/user": tfmoe.optimizers.LazyAdam(0.01),
         "embeddings": keras.optimizers.RMSprop(0.01),
@@ -208,6 +209,26 @@ def test_rows_of_evicted_values_start_anew(new_rows):
     gone = prep.grow(EARLY[EARLY["user"] != 7], evict_after=1, progress=False)
     assert gone.vocabulary("user").null_count == 1
     _step(model.grow(gone), LATER)
+
+
+def test_what_is_frozen_stays_so():
+    prep = _prep()
+    model = _trained(prep)
+    model.encoder.tables["user"].trainable = False
+    model.towers.trainable = False
+    schema = Schema([*_COLUMNS, Numeric("new")], list(_TASKS))
+    grown = prep.grow(LATER, progress=False)
+    for wider, rows in (
+        (model.grow(grown), LATER),
+        (model.grow(grown.grow(LATER.assign(new=1.0), schema=schema)), LATER.assign(new=2.0)),
+    ):
+        frozen = [wider.encoder.tables["user"].embeddings, *wider.towers.weights]
+        before = [keras.ops.convert_to_numpy(one) for one in frozen]
+        free = keras.ops.convert_to_numpy(wider.encoder.tables["item"].embeddings)
+        _step(wider, rows)
+        for one, values in zip(frozen, before, strict=True):
+            np.testing.assert_array_equal(one, values)
+        assert (keras.ops.convert_to_numpy(wider.encoder.tables["item"].embeddings) != free).any()
 
 
 def test_two_growths_at_once_are_those_one_by_one():

@@ -11,6 +11,7 @@ import pyarrow as pa
 from keras import ops
 
 from tfmoe.data.encode.codecs.pretrained import PretrainedFit
+from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.fit.growth import renamed_columns
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.experts.star import StarExperts
@@ -64,7 +65,7 @@ def plan(
     for owner, table in before.tables.items():
         new = preprocessor.tables[names[owner]]
         changed = np.zeros(0, np.int64)
-        if hasattr(table, "values"):
+        if isinstance(table, Vocabulary) and isinstance(new, Vocabulary):
             changed = FIRST_ID + _changed(table.values, new.values[: len(table.values)])
         fresh[owner] = np.append(changed, np.arange(sizes[owner], now[names[owner]]))
     for name, fit in before.fits.items():
@@ -138,33 +139,13 @@ def _check_takes_columns(model: Any) -> None:
         )
 
 
-def copy_grown(old: Any, new: Any, how: Plan) -> None:
-    """Fills a model that was made by `config_of` with what another has learned, and its optimizer.
-
-    Args:
-        old, new: `MultiTaskModel`; the new one knows its Preprocessor, and is compiled as the old
-            one is.
-        how: `Plan`.
-
-    Raises:
-        ValueError: if a layer cannot take further columns, or the optimizer's state of a table is
-            of another shape than the table.
-    """
-    new.encoder.start_at(new.training_preprocessor.fits)
-    transfer = _Transfer(old, new, how)
-    transfer.copy_weights()
-    if len(how.names) < len(new.training_preprocessor.schema.columns):
-        _freeze_alike(old, new, how.names)
-        _check_predictions(old, new, how.names)
-    if new.compiled:
-        transfer.copy_training()
-
-
-class _Transfer:
+class Transfer:
     """From the variables of a model to those of one that has grown.
 
     Args:
-        old, new, how: see `copy_grown`.
+        old: `MultiTaskModel`.
+        new: the one that was made by `config_of`, which knows its Preprocessor.
+        how: `Plan`.
     """
 
     def __init__(self, old: Any, new: Any, how: Plan) -> None:
@@ -175,11 +156,16 @@ class _Transfer:
             key: (variable, targets[_now(key, how.names)]) for key, variable in _variables(old)
         }
         numbers = [[(n, _width(one, n)) for n in _numbers(one)] for one in (old, new)]
-        self.encoded = _places(*map(_sizes, (old, new)), how.names)
-        self.wide = _places(*numbers, how.names)
+        self.encoded = _places(_sizes(old), _sizes(new), how.names)
+        self.wide = _places(numbers[0], numbers[1], how.names)
 
     def copy_weights(self) -> None:
-        """Fills the model's own variables."""
+        """Fills the model's own variables, and freezes what was frozen.
+
+        Raises:
+            ValueError: if a layer cannot take further columns.
+        """
+        self.new.encoder.start_at(self.new.training_preprocessor.fits)
         for key, (variable, target) in self.pairs.items():
             table = self.tables.get(id(variable))
             values = self._grown(key, variable, variable, target)
@@ -188,9 +174,18 @@ class _Transfer:
                 rows = np.moveaxis(values, table.axis, 0)
                 rows[table.fresh(self.how)] = rows[UNKNOWN_ID]
             target.assign(values)
+        if len(self.how.names) < len(self.new.training_preprocessor.schema.columns):
+            _freeze_alike(self.old, self.new, self.how.names)
+            _check_predictions(self.old, self.new, self.how.names)
 
     def copy_training(self) -> None:
-        """Fills what the optimizer, the weighting and the auxiliary losses have kept."""
+        """Fills what the optimizer, the weighting and the auxiliary losses have kept.
+
+        Both models are compiled alike.
+
+        Raises:
+            ValueError: if the optimizer's state of a table is of another shape than the table.
+        """
         trackers = zip(self.old._trackers.value, self.new._trackers.value, strict=True)
         kept = list(trackers)
         if self.old.weighting_state is not None:
@@ -200,28 +195,29 @@ class _Transfer:
                 target.assign(variable)
         if not self.old.optimizer.built:
             return
-        key_of = {id(variable): key for key, (variable, _) in self.pairs.items()}
-        before, after = (
-            slots_of(one.optimizer, one.trainable_variables) for one in (self.old, self.new)
-        )
-        for variable, slots in zip(self.old.trainable_variables, before.slots, strict=True):
-            key = key_of[id(variable)]
-            target = self.pairs[key][1]
-            place = next(i for i, v in enumerate(self.new.trainable_variables) if v is target)
-            for name, slot in slots.items():
-                new = after.slots[place][name]
-                values = self._grown(key, variable, slot, new)
-                if name.startswith("average/") and id(variable) in self.tables:
-                    # A mean of the row itself, which begins at it.
-                    table = self.tables[id(variable)]
-                    fresh = table.fresh(self.how)
-                    rows = np.moveaxis(ops.convert_to_numpy(target), table.axis, 0)
-                    np.moveaxis(values, table.axis, 0)[fresh] = rows[fresh]
-                new.assign(values)
+        variables, targets = zip(*self.pairs.values(), strict=True)
+        before = slots_of(self.old.optimizer, variables)
+        # Those of further columns, behind the others, start as they are.
+        after = slots_of(self.new.optimizer, [*targets, *self.new.trainable_variables])
+        for key, slots, new in zip(self.pairs, before.slots, after.slots, strict=False):
+            # What was frozen after it was trained has no state any more.
+            for name in {*slots} & {*new}:
+                new[name].assign(self._grown_slot(key, name, slots[name], new[name]))
         for one, other in zip(before.others, after.others, strict=True):
             if tuple(one.shape) != tuple(other.shape):
                 raise _unknown_state(self.old, one, other)
             other.assign(one)
+
+    def _grown_slot(self, key: _Key, name: str, slot: Any, target: Any) -> np.ndarray:
+        """What an optimizer's state is to be, of which `target` has what it starts with."""
+        variable, its = self.pairs[key]
+        values, table = self._grown(key, variable, slot, target), self.tables.get(id(variable))
+        if table is not None and name.startswith("average/"):
+            # A mean of the row itself, which begins at it.
+            fresh = table.fresh(self.how)
+            rows = np.moveaxis(ops.convert_to_numpy(its), table.axis, 0)
+            np.moveaxis(values, table.axis, 0)[fresh] = rows[fresh]
+        return values
 
     def _grown(self, key: _Key, variable: Any, source: Any, target: Any) -> np.ndarray:
         """What a variable, or an optimizer's state of it, is to be.
@@ -233,7 +229,7 @@ class _Transfer:
         """
         values, old = np.array(ops.convert_to_numpy(target)), ops.convert_to_numpy(source)
         table = self.tables.get(id(variable))
-        fresh = None if table is None else table.fresh(self.how)
+        fresh = np.zeros(0, np.int64) if table is None else table.fresh(self.how)
         if table is not None and len(fresh):
             if old.shape != tuple(variable.shape):
                 raise _unknown_state(self.old, source, variable)
@@ -319,7 +315,7 @@ def _now(key: _Key, names: Mapping[str, str]) -> _Key:
     return tuple((names[part[0]],) if isinstance(part, tuple) else part for part in key)
 
 
-def _unknown_state(model, state, variable):
+def _unknown_state(model: Any, state: Any, variable: Any) -> ValueError:
     return ValueError(
         "A model grows with its optimizer's state where that has the shape of its variable. "
         f"Received {type(model.optimizer).__name__}, whose {state.name!r} has shape "
@@ -328,20 +324,22 @@ def _unknown_state(model, state, variable):
     )
 
 
-def _sizes(model):
+def _sizes(model: Any) -> list[tuple[str, int]]:
     return list(zip([c.name for c in model.schema.columns], model.encoder.sizes, strict=True))
 
 
-def _numbers(model):
+def _numbers(model: Any) -> list[str]:
     """The columns that are numbers, in their order."""
     return [column.name for column in model.schema.columns if not column.embeds]
 
 
-def _width(model, name):
+def _width(model: Any, name: str) -> int:
     return math.prod(model.input[name].shape[1:])
 
 
-def _places(old: Any, new: Any, names: Mapping[str, str]) -> np.ndarray:
+def _places(
+    old: Sequence[tuple[str, int]], new: Sequence[tuple[str, int]], names: Mapping[str, str]
+) -> np.ndarray:
     """Where what a vector had stands in one that has more columns.
 
     Args:
@@ -414,7 +412,9 @@ class Slots(NamedTuple):
 def slots_of(optimizer: Any, variables: Sequence[Any]) -> Slots:
     """Which variables of an optimizer belong to which of the model's."""
     # By name, as Keras gives them: that of the variable's path and the state's.
-    places = {v.path.replace("/", "_"): place for place, v in enumerate(variables)}
+    places: dict[str, int] = {}
+    for place, variable in enumerate(variables):
+        places.setdefault(variable.path.replace("/", "_"), place)
     slots: list[dict[str, Any]] = [{} for _ in variables]
     others = []
     for slot in optimizer.variables:

@@ -33,7 +33,7 @@ from tfmoe.model.conditions import conditions_of, num_scenarios
 from tfmoe.model.finite import check_weights
 from tfmoe.model.forward import ForwardOutput, Stages, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
-from tfmoe.model.grow import config_of, copy_grown, plan
+from tfmoe.model.grow import Transfer, config_of, plan
 from tfmoe.model.inputs import (
     symbols,
 )
@@ -424,9 +424,11 @@ class MultiTaskModel(Trainable):
         how = plan(before, preprocessor, new_rows, renamed)
         model = type(self).from_config(config_of(self, preprocessor, how.names))
         model._adopt(preprocessor)
+        transfer = Transfer(self, model, how)
+        transfer.copy_weights()
         if self.compiled:
             model.compile_from_config(self.get_compile_config())
-        copy_grown(self, model, how)
+            transfer.copy_training()
         return model
 
     @property
