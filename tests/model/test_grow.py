@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import tfmoe
+from tests.oracles.other_backend import run_on
 from tfmoe import Binary, Categorical, MultiCategorical, Numeric, Preprocessor, Schema, Sequence
 from tfmoe.compute import thresholds
 from tfmoe.schema.columns import UNKNOWN_ID
@@ -54,7 +55,9 @@ def _trained(prep, mixture=None, optimizer="adam", weighting=None, **options):
     keras.utils.set_random_seed(0)
     mixture = tfmoe.MMoE(num_experts=2, hidden_units=(4,)) if mixture is None else mixture
     model = tfmoe.MultiTaskModel(prep, mixture, (4,), **options)
-    model.compile(optimizer, jit_compile=False, run_eagerly=True, weighting=weighting)
+    # No other backend runs eagerly, nor takes long to begin.
+    eagerly = keras.backend.backend() == "tensorflow"
+    model.compile(optimizer, jit_compile=False, run_eagerly=eagerly, weighting=weighting)
     for _ in range(2):
         _step(model, EARLY)
     return model
@@ -258,7 +261,16 @@ def test_saved_and_loaded_it_grows_on(tmp_path):
     assert known.grown_from(prep)
 
 
-def test_further_columns_are_rows_of_zeros():
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        tfmoe.MMoE(num_experts=2, hidden_units=(4,)),
+        tfmoe.STEM(hidden_units=(4,)),
+        tfmoe.PLE(hidden_units=(4,)),
+    ],
+)
+@pytest.mark.quick(1)
+def test_further_columns_are_rows_of_zeros(mixture):
     prep = _prep()
     columns = [
         Numeric("new"),
@@ -270,25 +282,20 @@ def test_further_columns_are_rows_of_zeros():
         later, schema=Schema(columns, list(_TASKS)), renamed={"user": "person"}, progress=False
     )
     early = EARLY.assign(new=1.0, tags=[["y"]] * 48)
-    for mixture in (
-        tfmoe.MMoE(num_experts=2, hidden_units=(4,)),
-        tfmoe.STEM(hidden_units=(4,)),
-        tfmoe.PLE(hidden_units=(4,)),
-    ):
-        model = _trained(prep, mixture, wide=True)
-        with pytest.raises(ValueError, match=r"renamed=\{old name: new name\}"):
-            model.grow(grown)
-        wider = model.grow(grown, renamed={"user": "person"})
-        _same_predictions(model, wider, early, exact=False)
-        table = wider.encoder.tables["tags"].embeddings
-        for _ in range(2):
-            before = keras.ops.convert_to_numpy(table)
-            _step(wider, later)
-        # The kernel's zeros had to move first.
-        assert (keras.ops.convert_to_numpy(table) != before).any()
-        for owner, slot in (("person", "user"), ("item", "item")):
-            old = model.encoder.tables[slot].embeddings
-            assert wider.encoder.tables[owner].embeddings.shape[0] > old.shape[0]
+    model = _trained(prep, mixture, wide=True)
+    with pytest.raises(ValueError, match=r"renamed=\{old name: new name\}"):
+        model.grow(grown)
+    wider = model.grow(grown, renamed={"user": "person"})
+    _same_predictions(model, wider, early, exact=False)
+    table = wider.encoder.tables["tags"].embeddings
+    for _ in range(2):
+        before = keras.ops.convert_to_numpy(table)
+        _step(wider, later)
+    # The kernel's zeros had to move first.
+    assert (keras.ops.convert_to_numpy(table) != before).any()
+    for owner, slot in (("person", "user"), ("item", "item")):
+        old = model.encoder.tables[slot].embeddings
+        assert wider.encoder.tables[owner].embeddings.shape[0] > old.shape[0]
 
 
 @pytest.mark.slow
@@ -341,6 +348,19 @@ def test_vectors_that_came_are_those_of_the_new_rows(trainable):
     values = table.frozen if table.vectors is None else table.vectors.embeddings
     np.testing.assert_array_equal(values[8:], [more[n] for n in range(8, 14)])
     _step(wider, LATER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_grow_alike(backend):
+    code = (
+        "import sys\n"
+        "sys.modules['tensorflow'] = None\n"
+        "from tests.model import test_grow as t\n"
+        "t.test_old_predictions_stay_to_the_bit_and_new_rows_start_as_asked('mmoe', 'unknown')\n"
+        "t.test_rows_of_evicted_values_start_anew('initializer')\n"
+    )
+    run_on(backend, "-c", code)
 
 
 @pytest.mark.slow
