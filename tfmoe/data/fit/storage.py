@@ -231,7 +231,7 @@ def _read(path):
     given = document.get("statistics")
     if given is None:
         return schema, fitted, None
-    statistics = _get_statistics(schema, document["num_rows"], given, arrays)
+    statistics = _get_statistics(path, schema, document["num_rows"], given, arrays)
     for name, fit in fitted.fits.items():
         statistics.codecs[name].adopt(fit)
     return schema, fitted, statistics
@@ -306,7 +306,7 @@ def _get_mean(document, task):
     return np.full(task.num_outputs, np.nan) if mean is None else np.array(mean)
 
 
-def _get_statistics(schema, num_rows, given, arrays):
+def _get_statistics(path, schema, num_rows, given, arrays):
     statistics = Statistics(schema, given["max_distinct"])
     statistics.num_rows = num_rows
     statistics.dtypes = given["dtypes"]
@@ -326,6 +326,9 @@ def _get_statistics(schema, num_rows, given, arrays):
         if f"counts/{owner}" in arrays:
             counts = pa.array(arrays[f"counts/{owner}"])
             place = f"counted/{owner}" if f"unseen/{owner}" in arrays else owner
-            table = pa.table({"value": _get_values(arrays, place), "count": counts})
+            values = _get_values(arrays, place)
+            if len(values) != len(counts):
+                raise _damaged(path, f"{len(values)} values of {owner!r} have {len(counts)} counts")
+            table = pa.table({"value": values, "count": counts})
             statistics.counts_of(owner).add_table(table)
     return statistics
