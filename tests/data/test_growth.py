@@ -179,6 +179,11 @@ def test_a_value_is_admitted_by_all_its_counts_and_max_size_leaves_no_room():
     # Who comes again counts from 0 on.
     prep = prep.grow(rows(*"xx"))
     assert prep.vocabulary("a").to_pylist() == ["y", "z"]
+    free = Preprocessor(Schema([Categorical("a", min_count=3)], [Binary("click")]))
+    free = free.fit(rows(*"xxxy")).grow(rows(*"yy"), evict_after=1)
+    assert free.vocabulary("a").to_pylist() == ["y"]
+    assert free.grow(rows(*"xx")).vocabulary("a").to_pylist() == ["y"]
+    assert free.grow(rows(*"xxx")).vocabulary("a").to_pylist() == ["y", "x"]
     smaller = Schema([Categorical("a", min_count=3, max_size=1)], [Binary("click")])
     with pytest.raises(ValueError, match=r"has 2 ids, which stay.*Received max_size=1"):
         prep.grow(rows("x"), schema=smaller)
