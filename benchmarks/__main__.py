@@ -21,6 +21,7 @@ BENCHMARKS = {
     "embedding": "benchmarks.embedding",
     "extract": "benchmarks.extract",
     "funnel": "benchmarks.funnel",
+    "growth": "benchmarks.growth",
     "interest": "benchmarks.interest",
     "movielens": "benchmarks.movielens",
     "multimnist": "benchmarks.multimnist",

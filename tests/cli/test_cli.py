@@ -279,6 +279,38 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_is_trained_on_and_grows(folder, model, tmp_path):
+    later = pd.read_csv(folder / "rows.csv")
+    before = tfmoe.load_model(model).preprocessor
+    later["movie_id"] = "new " + later["movie_id"].astype(str)
+    later.to_csv(tmp_path / "later.csv", index=False)
+    out, config = tmp_path / "grown.keras", tmp_path / "run.yaml"
+    start = ("train", tmp_path / "later.csv", "--from", model, "--out", out, "--epochs", 1)
+    for more, message in (
+        (("--mixture", "ple"), "with ['mixture']. Leave these out"),
+        (("--evict-after", 2), "Received ['evict_after'] without grow"),
+        (("--grow", "--new-rows", "zeros"), "Received new_rows='zeros'"),
+    ):
+        assert message in " ".join(run(*start, *more).output.split())
+    without = ("train", tmp_path / "later.csv", "--schema", folder / "schema.yaml", "--grow")
+    assert "without a model. Give --schema; or --from" in " ".join(run(*without).output.split())
+    done = run(*start, "--grow", "--new-rows", "unknown", "--write-config", config)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"movie_id: \d+ new values, 0 of them", " ".join(done.output.split()))
+    grown = tfmoe.load_model(out)
+    assert grown.preprocessor.grown_from(before)
+    assert grown.preprocessor.table_sizes["movie_id"] > before.table_sizes["movie_id"]
+    assert int(grown.optimizer.iterations) > int(tfmoe.load_model(model).optimizer.iterations)
+    saved = tfmoe.Run.load(config)
+    assert (saved.from_model, saved.grow, saved.new_rows) == (str(model), True, "unknown")
+    text = config.read_text().replace("from_model:", "from:")
+    config.write_text(text)
+    assert tfmoe.Run.load(config) == saved
+    with pytest.raises(ValueError, match="has the model's schema"):
+        saved.read_schema()
+
+
+@pytest.mark.slow
 def test_train_chooses_by_itself_and_says_so(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")

@@ -664,7 +664,7 @@ def test_load_errors(tmp_path):
     prep.save(tmp_path / "p")
     file = tmp_path / "p" / "preprocessor.json"
     file.write_text(file.read_text(encoding="utf-8").replace('"format": 1', '"format": 99'))
-    with pytest.raises(ValueError, match=r"reads format 1. Received format=99"):
+    with pytest.raises(ValueError, match=r"reads the formats 1 and 2. Received format=99"):
         Preprocessor.load(tmp_path / "p")
 
 

@@ -129,6 +129,7 @@ def changed(model, tmp_path, document=None, config=None, arrays=None):
 def longer(arrays):
     arrays["text/city"] = np.frombuffer(b"ParisRomeOsloBonn", np.uint8)
     arrays["offsets/city"] = np.array([0, 5, 9, 13, 17])
+    arrays["counts/city"] = np.ones(4, np.int64)
 
 
 def several(arrays):
@@ -151,6 +152,7 @@ DOCUMENTS = {
     "longer": (lambda d: d["vocabulary"].update(city=4), longer, "table_sizes="),
     "shorter": (lambda d: d["vocabulary"].update(city=2), None, "table_sizes="),
     "as long as it says": (lambda d: d["vocabulary"].update(city=7), None, "has not 7 values"),
+    "uncounted": (None, lambda a: a.update({"counts/city": np.ones(9, int)}), "have 9 counts"),
     "twice": (None, twice, "'city' has a value twice"),
     "outside": (None, several, "[Oo]ffset"),
     "lengths": (lambda d: d["lengths"].update(tags=2), None, "lengths="),

@@ -33,15 +33,17 @@ from tfmoe.data.encode.values import ValueCodes
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, notices, unfitted_columns
+from tfmoe.data.fit.growth import Growth, digest, grown, renamed_columns
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.read.source import Rows, open_source
 from tfmoe.data.read.tables import placed
 from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
-from tfmoe.validation import checks_arguments, integer, number
+from tfmoe.validation import check_choice, checks_arguments, integer, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +108,9 @@ class Preprocessor:
         self.max_distinct = integer("Preprocessor", "max_distinct", max_distinct, 1)
         self._statistics: Statistics | None = None
         self._fitted: Fitted | None = None
+        #: What the `grow` that made this one did to each table, `Growth` by column; None where
+        #: none did, or it was saved since.
+        self.growth: dict[str, Growth] | None = None
 
     def fit(self, source: Rows, progress: bool = True) -> Preprocessor:
         """Reads the source once, in chunks; replaces what was fitted before.
@@ -127,22 +132,27 @@ class Preprocessor:
                 names no task of the schema, or there are no rows.
             TypeError: if a column does not hold what the schema says.
         """
-        opened = open_source(source)
         statistics = Statistics(self.schema, self.max_distinct)
+        self._count(statistics, source, progress)
+        self._set(statistics)
+        for notice in notices(self._ready(), statistics):
+            warnings.warn(notice, stacklevel=2)
+        return self
+
+    def _count(self, statistics, source, progress):
+        """One pass over the rows."""
+        opened = open_source(source)
         with _progress_bar(progress, opened.num_rows) as advance:
             chunks = raw_chunks(opened, statistics.required_columns)
             # One thread counts a chunk while this one reads the next.
             for num_rows in prefetch_map(statistics.add, chunks, workers=1):
                 advance(num_rows)
         check_rows(statistics.num_rows)
-        self._set(statistics)
-        for notice in notices(self._ready(), statistics):
-            warnings.warn(notice, stacklevel=2)
-        return self
 
     def _set(self, statistics):
         self._statistics = statistics
         self._fitted = Fitted.of(statistics)
+        self.growth = None
 
     def merge(self, other: Preprocessor) -> Preprocessor:
         """A new Preprocessor, as if fitted on the rows of both.
@@ -163,6 +173,105 @@ class Preprocessor:
         merged = Preprocessor(self.schema, max(self.max_distinct, other.max_distinct))
         merged._set(self._counted().merge(other._counted()))
         return merged
+
+    def grow(
+        self,
+        source: Rows,
+        *,
+        moments: Literal["frozen", "update"] = "frozen",
+        evict_after: int | None = None,
+        schema: Schema | None = None,
+        renamed: Mapping[str, str] | None = None,
+        vectors: Mapping[str, Any] | None = None,
+        progress: bool = True,
+    ) -> Preprocessor:
+        """A new Preprocessor that knows the values of later rows too; this one stays as it is.
+
+        Values that have an id keep it, also where their share of the rows falls. A value of
+        the source that has none gets one if it has been seen `min_count` times in all fits and
+        growths together: the most frequent one first, ties by value, at the end of the vocabulary,
+        as far as `max_size` leaves room. Columns that share a table grow together; what is hashed
+        does not grow. The length of list columns, and the units of regressions' labels, stay. A
+        column of integers in which text comes becomes one of text, with the same ids.
+        `MultiTaskModel.grow` makes a trained model of as many rows.
+
+        With `evict_after` a value loses its id that the last so many growths have not seen, and
+        counts from 0 on again. Its id is free: new values get free ids before those at the end. So
+        an id may mean another value than before. **A model that was not grown along must not be
+        served with the new Preprocessor**: it would read the row of the value that is gone. Each
+        model carries its own Preprocessor, and is safe.
+
+        Without counts (saved with `state=False`, or in a `.keras` file of an earlier version) a
+        new value is admitted by its count in this source alone, and `moments="update"` is an error.
+
+        Args:
+            source: see the class; rows since the last fit or growth. Rows that were counted before
+                count again.
+            moments: `"frozen"`: means, spreads and quantiles of numbers, vectors and times stay, so
+                that rows are encoded as before; or `"update"`: they are those of all rows so far,
+                so that all numbers move a little under the model that was trained.
+            evict_after: int >= 1, or None to keep all values.
+            schema: `Schema` with the same tasks and further columns, which are fitted on the
+                source; None for the same columns.
+            renamed: dict by name of a column of its name in `schema`, for those that differ.
+            vectors: dict by `Pretrained` column of further vectors, as the column takes them.
+                Values that have a vector keep it.
+            progress: see `fit`.
+
+        Returns:
+            Preprocessor. Its `growth` says what was done, until it is saved.
+
+        Raises:
+            ValueError: if nothing was fitted, `schema` lacks or changes a column or has other
+                tasks, a row names a task that there is not (see `add_task`), a `max_size` is below
+                the ids that there are, or as `fit`.
+            TypeError: as `fit`.
+
+        Example:
+
+        >>> schema = Schema([Categorical("city")], [Binary("click")])
+        >>> first = pd.DataFrame({"city": ["Rome", "Oslo", "Rome"], "click": [0, 1, 0]})
+        >>> later = pd.DataFrame({"city": ["Bonn", "Bonn", "Oslo"], "click": [1, 1, 0]})
+        >>> prep = Preprocessor(schema).fit(first).grow(later)
+        >>> prep.vocabulary("city").to_pylist()
+        ['Rome', 'Oslo', 'Bonn']
+        >>> prep.growth["city"].added
+        1
+        """
+        check_choice("grow", "moments", moments, ("frozen", "update"))
+        integer("grow", "evict_after", evict_after, 1, optional=True)
+        fitted, before = self._ready(), self._statistics
+        if before is None and moments == "update" and self.fitted:
+            raise ValueError(
+                "Moments of all rows need those of the rows before. Received "
+                'moments="update" for a Preprocessor without counts. Leave it out, or load one '
+                "that was saved with its counts."
+            )
+        schema = self.schema if schema is None else schema
+        names = renamed_columns(self.schema, schema, renamed)
+        seen = Statistics(schema, self.max_distinct)
+        for old, new in names.items():
+            if old in fitted.fits:
+                seen.codecs[new].adopt(fitted.fits[old])
+            if len(fitted.vocabularies.get(old, ())):
+                seen.dtypes[new] = fitted.dtypes[old]
+        _adopt_vectors(seen, dict(vectors or {}))
+        self._count(seen, source, progress)
+        counted = None if before is None else before.renamed(schema, names)
+        found = grown(fitted, counted, seen, names, moments == "update", evict_after)
+        other = Preprocessor(schema, self.max_distinct)
+        other._fitted, other._statistics, other.growth = found
+        for notice in notices(found.fitted, seen, grown=True):
+            warnings.warn(notice, stacklevel=2)
+        return other
+
+    def grown_from(self, other: Preprocessor) -> bool:
+        """Whether `grow` has made this one of another, in one step or several, or both are alike.
+
+        Where it has, an id that both have means the same value, unless it was freed in between.
+        """
+        fitted = self._ready()
+        return digest(other._ready()) in (*fitted.ancestors, digest(fitted))
 
     def _counted(self) -> Statistics:
         """What a pass has counted.
@@ -232,7 +341,7 @@ class Preprocessor:
     def _under(self, schema):
         """What was fitted, under a schema with other tasks."""
         other = Preprocessor(schema, self.max_distinct)
-        other._fitted = self._ready().under(schema)
+        other._fitted, other.growth = self._ready().under(schema), self.growth
         if self._statistics is not None:
             other._statistics = self._statistics.under(schema)
         return other
@@ -455,7 +564,7 @@ class Preprocessor:
         Args:
             path: local folder, made if there is none; nothing is overwritten, and the two
                 files appear when both are written.
-            state: whether to keep the counts and sketches that `merge` needs. Without
+            state: whether to keep the counts and sketches that `merge` and `grow` need. Without
                 them the folder holds only what encoding needs.
 
         Raises:
@@ -546,7 +655,7 @@ class Preprocessor:
             column: name of a categorical column; one that shares has its owner's.
 
         Returns:
-            Arrow array, int64 or large_string.
+            Arrow array, int64 or large_string; null where a value has lost its id, see `grow`.
 
         Raises:
             ValueError: if the column hashes or is numeric.
@@ -594,6 +703,23 @@ def _readable_again(source):
             "dataset(lambda: frames())."
         )
     return opened
+
+
+def _adopt_vectors(statistics, vectors):
+    """Gives codecs of `Pretrained` columns further vectors.
+
+    Raises:
+        ValueError: if a column is none.
+    """
+    known = {c.name for c in statistics.schema.columns if isinstance(c, Pretrained)}
+    if not set(vectors) <= known:
+        raise ValueError(
+            f"Vectors are of `Pretrained` columns, of {sorted(known)}. Received vectors of "
+            f"{sorted(vectors)}."
+        )
+    for name, given in vectors.items():
+        codec = statistics.codecs[name]
+        codec.adopt(codec.with_more(codec.fit(None), given))
 
 
 def _new_labels(schema, task, rows, mean, std):

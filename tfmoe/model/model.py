@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import keras
@@ -33,6 +33,7 @@ from tfmoe.model.conditions import conditions_of, num_scenarios
 from tfmoe.model.finite import check_weights
 from tfmoe.model.forward import ForwardOutput, Stages, is_in_step
 from tfmoe.model.frozen import freeze_places, frozen_places
+from tfmoe.model.grow import Transfer, config_of, plan
 from tfmoe.model.inputs import (
     symbols,
 )
@@ -369,6 +370,67 @@ class MultiTaskModel(Trainable):
         copy_extended(self, model, related)
         return model
 
+    def grow(
+        self,
+        preprocessor: Preprocessor,
+        *,
+        new_rows: Literal["initializer", "unknown"] = "initializer",
+        renamed: Mapping[str, str] | None = None,
+    ) -> MultiTaskModel:
+        """A new model for what `Preprocessor.grow` has made of this one's, to be trained on.
+
+        Tables get rows for the new ids, and so do the first-order term, the position's numbers, the
+        factors of scenarios and the optimizer's state of each; all else is copied, the optimizer's
+        step and random states too. Before it is trained, the new model predicts the same as this
+        one, to the bit, for rows of values that this one knows. This model stays as it is.
+
+        New rows start as the tables do, or as the row of the unknown value, which new values were
+        served by so far: then predictions stay the same for them too. Rows whose value was evicted
+        for another start likewise. States of the optimizer for such rows are those that it starts
+        with; vectors of a `Pretrained` are those that came.
+
+        Of `STAR` and `scenario_towers`, whose products are cut by how many scenarios there are,
+        predictions are the same up to rounding. So they are where columns came with
+        `Preprocessor.grow(schema=...)`: these are further inputs of the first layers, by rows of
+        zeros. A structure that reads tokens cannot have further columns, nor what is made for those
+        before: interactions, `EPNet`, `PPNet`. Tasks come by `add_task`.
+
+        Args:
+            preprocessor: `Preprocessor`, what `model.training_preprocessor.grow(...)` returned, in
+                one step or several. Numbers that were counted on (`moments="update"`) are encoded
+                anew; the units of labels stay those of this model.
+            new_rows: `"initializer"` or `"unknown"`; see above. The row of the unknown value is
+                trained where rows had unknown values, or the column an `unknown_rate`.
+            renamed: as it was given to `Preprocessor.grow`.
+
+        Returns:
+            `MultiTaskModel`, compiled if this one is.
+
+        Raises:
+            ValueError: if the Preprocessor is not grown of this model's, a column cannot be added,
+                or the optimizer keeps a state of another shape than its variable.
+
+        Example:
+
+        >>> rows = pd.DataFrame({"city": ["Rome", "Oslo", "Rome"], "click": [0, 1, 0]})
+        >>> schema = tfmoe.Schema([tfmoe.Categorical("city")], [tfmoe.Binary("click")])
+        >>> prep = tfmoe.Preprocessor(schema).fit(rows)
+        >>> model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(8,)))
+        >>> later = prep.grow(rows.assign(city="Bonn"))
+        >>> model.grow(later).encoder.table_sizes
+        {'city': 6}
+        """
+        before = self.training_preprocessor
+        how = plan(before, preprocessor, new_rows, renamed)
+        model = type(self).from_config(config_of(self, preprocessor, how.names))
+        model._adopt(preprocessor)
+        transfer = Transfer(self, model, how)
+        transfer.copy_weights()
+        if self.compiled:
+            model.compile_from_config(self.get_compile_config())
+            transfer.copy_training()
+        return model
+
     @property
     def around(self) -> dict[str, Any]:
         """The arguments of its constructor beside preprocessor and mixture, for a model like it."""
@@ -496,13 +558,13 @@ class MultiTaskModel(Trainable):
             super().save_weights(draft)
 
     def save_assets(self, path: str) -> None:
-        """Called by Keras in saving: vocabularies and moments go into the `.keras` file.
+        """Called by Keras in saving: what was fitted and counted goes into the `.keras` file.
 
         Raises:
             FloatingPointError: if a weight is not finite.
         """
         check_weights(self, "saved")
-        self.training_preprocessor.save(path, state=False)
+        self.training_preprocessor.save(path)
 
     def load_assets(self, path: str) -> None:
         """Called by Keras in loading.
@@ -513,6 +575,10 @@ class MultiTaskModel(Trainable):
         preprocessor = Preprocessor.load(path)
         schema, table_sizes = self._whole.value
         check_goes_with(preprocessor, schema, table_sizes, dict(self.lengths))
+        self._adopt(preprocessor)
+
+    def _adopt(self, preprocessor: Preprocessor) -> None:
+        """Takes a Preprocessor of the columns and tables that the model was made for."""
         # What was trained counts, also where an earlier version standardised nothing.
         known = moments_of(self.schema.tasks, dict.fromkeys(self.schema.task_names, (0.0, 1.0)))
         self._fitted.value = preprocessor.with_label_moments({**known, **self.head.moments})

@@ -13,7 +13,7 @@ from tfmoe.files import PathLike, new_file
 from tfmoe.runs import by_name
 from tfmoe.schema.columns import SCENARIO
 from tfmoe.schema.schema import Schema
-from tfmoe.validation import checks_arguments, did_you_mean, integer, number
+from tfmoe.validation import check_choice, checks_arguments, did_you_mean, integer, number
 
 if TYPE_CHECKING:
     from tfmoe.model.model import MultiTaskModel
@@ -26,12 +26,16 @@ _WHOLE = {
     "epochs": 1,
     "batch_size": 1,
     "patience": 0,
+    "evict_after": 1,
     "seed": 0,
 }
 _SHARES = ("dropout", "column_dropout")
 _AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
 _TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
-_BOOLS = ("wide", "scenario_towers")
+_BOOLS = ("wide", "scenario_towers", "grow")
+# What a run may say that trains a model on: how it is trained, and how it grows.
+_TRAINING = ("data", "valid", "epochs", "batch_size", "patience", "seed", "grow")
+_GROWTH = ("new_rows", "moments", "evict_after")
 
 
 @checks_arguments
@@ -43,9 +47,13 @@ class Run:
     be lists, or text with commas between. Paths are those of the folder in which the training
     is started.
 
+    A run with `from_model` trains a model on, with the optimizer and weighting that its file holds.
+    What says how a model is built must then be left out.
+
     Args:
         data: path of the table, or a glob.
-        schema: path of a schema file, or the mapping that such a file holds.
+        schema: path of a schema file, or the mapping that such a file holds; None with
+            `from_model`.
         valid: path of the validation table, or None.
         mixture: the structure, such as `"mmoe"`.
         gate: such as `"top-k"`, or None for the structure's own.
@@ -74,6 +82,13 @@ class Run:
             `{"embeddings": "lazy_adam:0.01", "rest": "adam"}`.
         dtype: dtype policy.
         seed: int >= 0.
+        from_model: path of a `.keras` file, the model to train on, or None. In a file the key may
+            also be `from`.
+        grow: bool; whether the model first grows by the values of `data`, see
+            `MultiTaskModel.grow`.
+        new_rows: `"initializer"` or `"unknown"`, see there.
+        moments: `"frozen"` or `"update"`, see `Preprocessor.grow`.
+        evict_after: int >= 1, or None, see there.
 
     Raises:
         ValueError: if a field is out of range or names nothing known.
@@ -88,7 +103,7 @@ class Run:
     """
 
     data: str
-    schema: str | Mapping[str, Any]
+    schema: str | Mapping[str, Any] | None = None
     valid: str | None = None
     mixture: str = "mmoe"
     gate: str | None = None
@@ -116,10 +131,15 @@ class Run:
     optimizer: str = "adam"
     dtype: str = "float32"
     seed: int = 0
+    from_model: str | None = None
+    grow: bool = False
+    new_rows: str = "initializer"
+    moments: str = "frozen"
+    evict_after: int | None = None
 
     def __post_init__(self) -> None:
         defaults = {one.name: one.default for one in dataclasses.fields(self)}
-        for name in ("data", "schema", "valid"):
+        for name in ("data", "schema", "valid", "from_model"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
         for name, least in _WHOLE.items():
@@ -151,6 +171,32 @@ class Run:
                 f"task_weight={self.task_weight!r}."
             )
         object.__setattr__(self, "task_weight", dict(self.task_weight))
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Raises ValueError where a run says too much or too little of what it starts from."""
+        check_choice("Run", "new_rows", self.new_rows, ("initializer", "unknown"))
+        check_choice("Run", "moments", self.moments, ("frozen", "update"))
+        given = [one.name for one in dataclasses.fields(self) if self._is_given(one)]
+        fixed = [name for name in given if name not in (*_TRAINING, *_GROWTH, "from_model")]
+        growing = [name for name in given if name in (*_GROWTH, "grow")]
+        if self.from_model is None and (self.schema is None or growing):
+            raise ValueError(
+                "A run has a schema, or trains on a model that has one, `from_model`. Received "
+                f"schema={self.schema!r} and {growing or 'nothing'} without a model. Give "
+                "--schema; or --from, a model, whose tables can --grow."
+            )
+        if self.from_model is not None and fixed:
+            raise ValueError(
+                "A model that is trained on keeps its schema, layers and optimizer. Received "
+                f"from_model={self.from_model!r} with {fixed}. Leave these out, or leave out "
+                "--from to train anew."
+            )
+        if growing and not self.grow:
+            raise ValueError(f"Received {growing} without grow. Add --grow.")
+
+    def _is_given(self, one: Any) -> bool:
+        return getattr(self, one.name) not in (one.default, {})
 
     @classmethod
     def from_dict(cls, given: Any) -> Run:
@@ -161,9 +207,13 @@ class Run:
         """
         fields = dataclasses.fields(cls)
         known = [one.name for one in fields]
-        needed = known[:2]
-        if not isinstance(given, Mapping) or not set(needed) <= set(given):
-            raise ValueError(f"A run is a mapping with {needed}. Received {given!r}.")
+        starts = ("schema", "from", "from_model")
+        if not isinstance(given, Mapping) or "data" not in given or not {*starts} & {*given}:
+            raise ValueError(
+                f"A run is a mapping with `data` and one of {list(starts)}. Received {given!r}."
+            )
+        # A word of Python, which is no name of a field.
+        given = {"from_model" if name == "from" else name: value for name, value in given.items()}
         for name in given:
             if name not in known:
                 raise ValueError(
@@ -176,7 +226,7 @@ class Run:
         found = {}
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
-            if one.name in ("data", "schema") or value not in (one.default, {}):
+            if self._is_given(one):
                 found[one.name] = dict(value) if isinstance(value, Mapping) else value
         return found
 
@@ -209,9 +259,15 @@ class Run:
         """The schema, with embeddings of the size that the run says.
 
         Raises:
-            ValueError: if weights are given for tasks that it has not, or a file has no schema.
+            ValueError: if weights are given for tasks that it has not, or a file has no schema, or
+                the run trains a model on, which has its own.
         """
         given = self.schema
+        if given is None:
+            raise ValueError(
+                "A run that trains a model on has the model's schema. Received from_model="
+                f"{self.from_model!r}. Give a schema, to build and search anew."
+            )
         schema = Schema.from_dict(given) if isinstance(given, Mapping) else Schema.load(given)
         for task, weight in self.task_weight.items():
             number("Run", f"task_weight[{task!r}]", weight, 0)
@@ -276,6 +332,8 @@ class Run:
         import tfmoe
         from tfmoe.model.plan import batch_size_for
 
+        if self.from_model is not None:
+            return self._started(self.from_model)
         schema = self.read_schema()
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype)
@@ -310,6 +368,25 @@ class Run:
             loss_weights=dict(self.task_weight) or None,
             weighting=self.weighting,
         )
+        return model
+
+    def _started(self, path: str) -> MultiTaskModel:
+        """The model of a file, grown by the data if that is wanted, and compiled as it was."""
+        import keras
+
+        from tfmoe.model.load import load_model
+
+        keras.utils.set_random_seed(self.seed)
+        model = load_model(path)
+        if self.grow:
+            moments: Any = self.moments
+            prep = model.training_preprocessor.grow(
+                self.data, moments=moments, evict_after=self.evict_after
+            )
+            new_rows: Any = self.new_rows
+            model = model.grow(prep, new_rows=new_rows)
+        if not model.compiled:
+            model.compile(by_name.optimizer(self.optimizer, self.learning_rate))
         return model
 
     def fit(self, model: MultiTaskModel, callbacks: Sequence[Any] = ()) -> dict[str, list[float]]:

@@ -244,7 +244,7 @@ def _owner(preprocessor, column):
 def _known(preprocessor, column, text):
     """Values of a column's vocabulary, the most frequent first; none of a hashed one."""
     hashes = _owner(preprocessor, column).hash_buckets
-    known = [] if hashes else preprocessor.vocabulary(column.name)[:1000].tolist()
+    known = [] if hashes else preprocessor.vocabulary(column.name).drop_null()[:1000].tolist()
     if text:
         return list(map(str, known))
     numbers = arrow.whole_numbers(pa.array(known).cast(pa.string())).tolist()

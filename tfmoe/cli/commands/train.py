@@ -25,7 +25,8 @@ def train(
     context: typer.Context,
     data: MaybeDataFiles = None,
     schema: Annotated[
-        Path | None, typer.Option(help="Schema file, .yaml or .json; needed without --config.")
+        Path | None,
+        typer.Option(help="Schema file, .yaml or .json; needed without --config or --from."),
     ] = None,
     config: Annotated[
         Path | None,
@@ -169,8 +170,35 @@ def train(
         typer.Option(help="Where to write what the gates select after each epoch, .csv."),
     ] = None,
     seed: int = 0,
+    from_model: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A .keras file, to train that model on, as it was compiled; its schema and layers "
+            "stay, and options of these are refused.",
+        ),
+    ] = None,
+    grow: Annotated[
+        bool,
+        typer.Option(
+            "--grow/--no-grow",
+            help="With --from: new values of the table get ids and rows of their own first.",
+        ),
+    ] = False,
+    new_rows: Annotated[
+        str,
+        typer.Option(help="What new rows start as: initializer, or unknown, the unknown's row."),
+    ] = "initializer",
+    moments: Annotated[
+        str,
+        typer.Option(help="Means and quantiles when growing: frozen, or update."),
+    ] = "frozen",
+    evict_after: Annotated[
+        int | None,
+        typer.Option(min=1, help="Values that so many growths have not seen lose their ids."),
+    ] = None,
 ) -> None:
-    """Fits a preprocessor and trains a model on a table."""
+    """Fits a preprocessor and trains a model on a table, or trains on a model that there is."""
     with errors_shown():
         must_be_new(out, ".keras")
         if history is not None:
@@ -178,7 +206,8 @@ def train(
         if write_config is not None:
             must_be_new(write_config, ".yaml", ".yml")
         run = run_of(context, config)
-        schema_read = run.read_schema()
+        if run.from_model is None:
+            run.read_schema()  # or its error, before TensorFlow starts
 
         from tfmoe.cli.quiet import start_tensorflow
 
@@ -187,6 +216,11 @@ def train(
         from tfmoe.reports.callback import GateReport
 
         model = run.build()
+        for owner, growth in (model.training_preprocessor.growth or {}).items():
+            say(
+                f"{owner}: {growth.added:,} new values, {growth.reused:,} of them with the rows of "
+                f"others; {growth.evicted:,} left; {growth.rows:,} rows"
+            )
         line = ProgressLine("training", console())
         callbacks: list[Any] = [line]
         if history is not None:
@@ -196,7 +230,7 @@ def train(
             fitted = run.fit(model, callbacks)
         with new_file(out) as draft:
             model.save(draft)
-        show(metrics_table(*_last(model, fitted, run.valid), schema_read.tasks))
+        show(metrics_table(*_last(model, fitted, run.valid), model.schema.tasks))
         say(f"Wrote {out}")
         if history is not None:
             with new_file(history) as draft:
@@ -229,8 +263,9 @@ def run_of(context: typer.Context, config: Path | None) -> "Run":
         given["task_weight"] = _weights(given["task_weight"])
     settings = {} if config is None else load_settings(config)[0]
     settings |= {name: value for name, value in given.items() if value is not None}
-    for name, option in (("data", "DATA, a table"), ("schema", "--schema")):
-        if name not in settings:
+    started = {"from", "from_model"} & {*settings}
+    for name, option in (("data", "DATA, a table"), ("schema", "--schema, or --from")):
+        if name not in settings and not (name == "schema" and started):
             raise ValueError(
                 f"A training needs {option}. Received none. Give it, or a file that has it as "
                 "--config."

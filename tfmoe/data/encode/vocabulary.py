@@ -63,6 +63,19 @@ def one_spelling(text: pa.Array) -> pa.Array:
     return pc.coalesce(meant, text)
 
 
+def packed_text(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Strings without nulls as one run of UTF-8 bytes, and where each value begins and ends.
+
+    Returns:
+        uint8 `(m,)`, and int64 `(n + 1,)` from 0 on.
+    """
+    _, offsets, data = values.cast(pa.large_string()).buffers()
+    offsets = np.frombuffer(offsets, np.int64) if offsets else np.zeros(1, np.int64)
+    offsets = offsets[values.offset : values.offset + len(values) + 1]
+    data = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
+    return data[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+
 class Marks:
     """What stands for a missing value of a table.
 
@@ -94,7 +107,8 @@ class Vocabulary:
     """Ids of the values of a fitted vocabulary: `FIRST_ID` plus the place in it.
 
     Args:
-        values: Arrow array in the order of the ids, int64 or large_string.
+        values: Arrow array in the order of the ids, int64 or large_string; null where an id is
+            free.
         missing: the texts and integers that stand for a missing value, beside the empty one.
     """
 
@@ -104,9 +118,9 @@ class Vocabulary:
         self.is_int = pa.types.is_integer(values.type)
         self._places: dict[str, int] | None = None
         if self.is_int:
-            self._index = pd.Index(values.to_numpy())
+            self._index = pd.Index(self.known.to_numpy())
             # The first look-up builds the hash table, which threads must not do at once.
-            self._index.get_indexer(values[:1].to_numpy())
+            self._index.get_indexer(self.known[:1].to_numpy())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of older versions know of no values that stand for a missing one, and hold
@@ -115,24 +129,34 @@ class Vocabulary:
         self.__dict__ |= {"missing": Marks(()), **kept, "_places": None}
 
     @cached_property
+    def known(self) -> pa.Array:
+        """The values that have an id, in the order of these."""
+        return self.values.drop_null()
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The ids of `known`, int32, ascending."""
+        present = self.values.is_valid().to_numpy(zero_copy_only=False)
+        return (FIRST_ID + np.flatnonzero(present)).astype(np.int32)
+
+    @cached_property
     def aliases(self) -> dict[str, int]:
         """Other spellings of values, and their ids; see `other_spellings`."""
-        if self.is_int or len(self.values) > len(SPELLINGS):
+        if self.is_int or len(self.known) > len(SPELLINGS):
             return {}
-        values = self.values.to_pylist()
-        spelled = other_spellings(values)
-        return {text: FIRST_ID + values.index(value) for text, value in spelled.items()}
+        ids = dict(zip(self.known.to_pylist(), self.ids.tolist(), strict=True))
+        return {text: ids[value] for text, value in other_spellings(list(ids)).items()}
 
     @cached_property
     def _text(self):
-        text = (decimals(self.values) if self.is_int else self.values).cast(pa.large_string())
+        text = (decimals(self.known) if self.is_int else self.known).cast(pa.large_string())
         return pa.concat_arrays([text, pa.array(list(self.aliases), pa.large_string())])
 
     @cached_property
     def _ids(self):
         """The id of each place in `_text`; the last is for what is not there."""
-        ids = [*range(FIRST_ID, self.size), *self.aliases.values(), UNKNOWN_ID]
-        return np.array(ids, np.int32)
+        others = [*self.aliases.values(), UNKNOWN_ID]
+        return np.concatenate([self.ids, np.array(others, np.int32)])
 
     @property
     def size(self) -> int:
@@ -141,10 +165,10 @@ class Vocabulary:
 
     def int_ids(self, values: np.ndarray) -> np.ndarray:
         """Ids of int64 `(n,)`: int32 `(n,)`."""
-        ids = self._index.get_indexer(values) + FIRST_ID
-        ids[ids < FIRST_ID] = UNKNOWN_ID
+        # What is not there has the place -1, the last.
+        ids = self._ids[self._index.get_indexer(values)]
         ids[self.missing.in_integers(values)] = MISSING_ID
-        return ids.astype(np.int32)
+        return ids
 
     def takes_repeats(self, num_values: int) -> bool:
         """Whether this many strings are best looked up as they are, with their repeats.

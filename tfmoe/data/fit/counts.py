@@ -122,6 +122,16 @@ class Counts:
             return pa.table(empty)
         return _most_frequent_first(_one_spelling(self._parts[0]))
 
+    def without(self, values: pa.Array) -> Counts:
+        """The same counts, but for some values, which count from 0 on again."""
+        self._sum_up()
+        other = Counts(self.dtype, self.max_distinct, self.name, self._missing)
+        other._warned = self._warned
+        for part in self._parts:
+            gone = pc.is_in(part["value"], value_set=values)
+            other.add_table(part.filter(pc.invert(gone)))
+        return other
+
     def vocabulary(self, min_count: int = 1, max_size: int | None = None) -> pa.Array:
         """The values that get an id, in the order of their ids."""
         table = self.table()

@@ -33,7 +33,8 @@ class Fitted:
     Args:
         num_rows: rows seen.
         dtypes: `"int"` or `"string"` of each `Categorical` kind.
-        vocabularies: Arrow array in id order, of each column that owns a vocabulary.
+        vocabularies: Arrow array in id order, of each column that owns a vocabulary; null where
+            an id is free.
         numeric: `NumericFit` of each `Numeric`.
         lengths: numbers or ids of a row of each wide column, such as the positions of a list.
         label_means: mean label, or float64 `(num_classes,)` of class frequencies; NaN for
@@ -43,6 +44,9 @@ class Fitted:
         tables: `Vocabulary` or `HashTable` of each owner.
         one_spelling: whether hashing takes `true` and `True` for one value.
         fits: what the codecs of the other kinds of column have fitted.
+        unseen: by column that owns a vocabulary, of how many growths in a row did not see each
+            value, int64 `(n,)`; columns that never grew are not there.
+        ancestors: `tfmoe.data.fit.growth.digest` of each fit that this one has grown of.
     """
 
     num_rows: int
@@ -55,10 +59,13 @@ class Fitted:
     tables: dict[str, Vocabulary | HashTable]
     one_spelling: bool = False  # as pickles of older versions have it
     fits: dict[str, Any] = field(default_factory=dict)
+    unseen: dict[str, np.ndarray] = field(default_factory=dict)
+    ancestors: tuple[str, ...] = ()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Pickles of older versions know no moments of labels, and four kinds of column.
-        self.__dict__.update({"label_moments": {}, "fits": {}, **state})
+        # Pickles of older versions know no moments of labels, four kinds of column, no growth.
+        others: dict[str, Any] = {"label_moments": {}, "fits": {}, "unseen": {}, "ancestors": ()}
+        self.__dict__.update({**others, **state})
 
     @classmethod
     def of(cls, statistics: Statistics) -> Fitted:
@@ -178,8 +185,11 @@ def _length(name, statistics):
     return lengths.bound() if known else statistics.longest[name]
 
 
-def notices(fitted: Fitted, statistics: Statistics) -> list[str]:
-    """What a user should know of what was fitted: what counts as missing, what is cut."""
+def notices(fitted: Fitted, statistics: Statistics, grown: bool = False) -> list[str]:
+    """What a user should know of what was fitted: what counts as missing, what is cut.
+
+    Of one that has grown the lengths of lists are no news: they stay.
+    """
     told = [codec.notice(statistics.seen.get(n)) for n, codec in statistics.codecs.items()]
     found = [notice for notice in told if notice is not None]
     markers = statistics.markers_by_column()
@@ -202,7 +212,7 @@ def notices(fitted: Fitted, statistics: Statistics) -> list[str]:
                 f"{given.name!r}, and not for the probability of one given the other. Correct them "
                 "if they are mistakes."
             )
-    for column in statistics.schema.columns:
+    for column in () if grown else statistics.schema.columns:
         if isinstance(column, MultiCategorical) and column.max_length is None:
             lengths, length = statistics.lengths[column.name], fitted.lengths[column.name]
             if cut := lengths.cut_by(length):

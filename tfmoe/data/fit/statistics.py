@@ -240,6 +240,20 @@ class Statistics:
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
         return other
 
+    def renamed(self, schema: Schema, names: Mapping[str, str]) -> Statistics:
+        """The same statistics under a schema whose columns have other names, or that has more.
+
+        Args:
+            schema: `Schema`.
+            names: dict by column of this one's schema of its name in the other.
+        """
+        other = Statistics(schema, self.max_distinct)
+        for part in ("dtypes", "counts", "moments", "quantiles", "longest", "lengths", "seen"):
+            own = {names[name]: value for name, value in getattr(self, part).items()}
+            getattr(other, part).update(own)
+        other.num_rows, other.labels = self.num_rows, dict(self.labels)
+        return other
+
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both parts' rows; neither is changed.
 

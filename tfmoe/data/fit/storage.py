@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import categorical_columns
-from tfmoe.data.encode.vocabulary import ARROW_TYPES
+from tfmoe.data.encode.vocabulary import ARROW_TYPES, packed_text
 from tfmoe.data.fit.fitted import LONGEST, Fitted
 from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
@@ -25,7 +25,8 @@ from tfmoe.schema.schema import Schema
 from tfmoe.validation import is_integer
 
 _JSON, _ARRAYS = "preprocessor.json", "arrays.npz"
-_FORMAT = 1
+# The second has vocabularies that have grown, whose ids others would mistake.
+_FORMAT, _GROWN = 1, 2
 
 
 def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics | None) -> None:
@@ -48,7 +49,7 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
         )
     arrays: dict[str, np.ndarray] = {}
     document: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": _GROWN if fitted.ancestors else _FORMAT,
         "schema": schema.to_dict(),
         "num_rows": fitted.num_rows,
         "dtypes": fitted.dtypes,
@@ -63,23 +64,31 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
         "vocabulary": {name: len(values) for name, values in fitted.vocabularies.items()},
         "one_spelling": fitted.one_spelling,
     }
+    if fitted.ancestors:
+        document["ancestors"] = list(fitted.ancestors)
     for name, fit in fitted.numeric.items():
         arrays[f"boundaries/{name}"] = fit.boundaries
     for name, values in fitted.vocabularies.items():
-        _put_values(arrays, name, values)
+        _put_values(arrays, name, values.drop_null())
+        if values.null_count:
+            arrays[f"free/{name}"] = np.flatnonzero(values.is_null())
+    for name, unseen in fitted.unseen.items():
+        arrays[f"unseen/{name}"] = unseen
     if statistics is not None:
-        document["statistics"] = _put_statistics(arrays, statistics)
+        document["statistics"] = _put_statistics(arrays, fitted, statistics)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     with new_files(path) as draft:
         np.savez_compressed(draft / _ARRAYS, **arrays)  # type: ignore[arg-type]
         (draft / _JSON).write_text(text, encoding="utf-8")
 
 
-def _put_statistics(arrays, statistics):
+def _put_statistics(arrays, fitted, statistics):
     for name, counts in statistics.counts.items():
-        # The vocabulary is the head of this table: the longer one replaces it.
+        # A vocabulary that was fitted is the head of this table: the longer one replaces it. One
+        # that has grown has another order.
         table = counts.table()
-        _put_values(arrays, name, table["value"].combine_chunks())
+        place = f"counted/{name}" if name in fitted.unseen else name
+        _put_values(arrays, place, table["value"].combine_chunks())
         arrays[f"counts/{name}"] = table["count"].to_numpy()
     for name, sketch in statistics.quantiles.items():
         arrays[f"quantiles/{name}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
@@ -125,13 +134,7 @@ def _put_values(arrays, name, values):
     if pa.types.is_integer(values.type):
         arrays[f"ints/{name}"] = values.to_numpy()
         return
-    # Text as one run of UTF-8 bytes and where each value begins and ends.
-    _, offsets, data = values.cast(pa.large_string()).buffers()
-    offsets = np.frombuffer(offsets, np.int64) if offsets else np.zeros(1, np.int64)
-    offsets = offsets[values.offset : values.offset + len(values) + 1]
-    data = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
-    arrays[f"text/{name}"] = data[offsets[0] : offsets[-1]]
-    arrays[f"offsets/{name}"] = offsets - offsets[0]
+    arrays[f"text/{name}"], arrays[f"offsets/{name}"] = packed_text(values)
 
 
 def _get_values(arrays, name):
@@ -143,6 +146,28 @@ def _get_values(arrays, name):
     # The file may come from a stranger: offsets must not point outside.
     values.validate(full=True)
     return values
+
+
+def _get_vocabulary(arrays, name):
+    """Values in the order of their ids, null where one is free."""
+    known, free = _get_values(arrays, name), arrays.get(f"free/{name}")
+    if free is None:
+        return known
+    size = len(known) + len(free)
+    places = np.full(size, -1)
+    places[np.delete(np.arange(size), free)] = np.arange(len(known))
+    return known.take(pa.array(places, mask=places < 0))
+
+
+def _grown(fitted, arrays):
+    return [name for name in fitted.vocabularies if f"unseen/{name}" in arrays]
+
+
+def _get_unseen(path, fitted, name, arrays):
+    unseen = arrays[f"unseen/{name}"]
+    if unseen.shape != (len(fitted.vocabularies[name]),) or unseen.dtype.kind != "i":
+        raise _damaged(path, f"the vocabulary of {name!r} has not the ids that it has grown to")
+    return unseen.astype(np.int64)
 
 
 def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
@@ -175,15 +200,15 @@ def _damaged(path, what):
 
 def _read(path):
     document = json.loads((path / _JSON).read_text(encoding="utf-8"))
-    if document.get("format") != _FORMAT:
+    if document.get("format") not in (_FORMAT, _GROWN):
         raise ValueError(
-            f"This version of tfmoe reads format {_FORMAT}. Received format="
+            f"This version of tfmoe reads the formats {_FORMAT} and {_GROWN}. Received format="
             f"{document.get('format')!r} in {str(path)!r}. Fit and save again, or use the version "
             "that wrote it."
         )
     schema = Schema.from_dict(document["schema"])
     arrays = _read_arrays(path / _ARRAYS)
-    values = {name: _get_values(arrays, name) for name in document["vocabulary"]}
+    values = {name: _get_vocabulary(arrays, name) for name in document["vocabulary"]}
     owners = {c.table: document["dtypes"][c.name] for c in categorical_columns(schema)}
     _check_contents(path, schema, document, values)
     fitted = Fitted.build(
@@ -200,10 +225,13 @@ def _read(path):
         # Files of older versions hash each spelling of a truth value as it is.
         document.get("one_spelling", False),
     )
+    ancestors = tuple(map(str, document.get("ancestors", ())))
+    unseen = {name: _get_unseen(path, fitted, name, arrays) for name in _grown(fitted, arrays)}
+    fitted = dataclasses.replace(fitted, unseen=unseen, ancestors=ancestors)
     given = document.get("statistics")
     if given is None:
         return schema, fitted, None
-    statistics = _get_statistics(schema, document["num_rows"], given, arrays)
+    statistics = _get_statistics(path, schema, document["num_rows"], given, arrays)
     for name, fit in fitted.fits.items():
         statistics.codecs[name].adopt(fit)
     return schema, fitted, statistics
@@ -232,9 +260,9 @@ def _check_contents(path, schema, document, values):
         is_int = pa.types.is_integer(known.type)
         if is_int != (document["dtypes"][name] == "int"):
             raise _damaged(path, f"the vocabulary of {name!r} is of another type than its column")
-        if not is_integer(size) or not 0 <= size <= len(values[name]) or known.null_count:
+        if not is_integer(size) or not 0 <= size <= len(values[name]):
             raise _damaged(path, f"the vocabulary of {name!r} has not {size} values")
-        if pc.count_distinct(known).as_py() != size:
+        if pc.count_distinct(known).as_py() != size - known.null_count:
             raise _damaged(path, f"the vocabulary of {name!r} has a value twice")
     needed = {c.name for c in schema.columns if c.is_sized}
     lengths = document["lengths"]
@@ -278,7 +306,7 @@ def _get_mean(document, task):
     return np.full(task.num_outputs, np.nan) if mean is None else np.array(mean)
 
 
-def _get_statistics(schema, num_rows, given, arrays):
+def _get_statistics(path, schema, num_rows, given, arrays):
     statistics = Statistics(schema, given["max_distinct"])
     statistics.num_rows = num_rows
     statistics.dtypes = given["dtypes"]
@@ -297,6 +325,10 @@ def _get_statistics(schema, num_rows, given, arrays):
     for owner in statistics.dtypes:
         if f"counts/{owner}" in arrays:
             counts = pa.array(arrays[f"counts/{owner}"])
-            table = pa.table({"value": _get_values(arrays, owner), "count": counts})
+            place = f"counted/{owner}" if f"unseen/{owner}" in arrays else owner
+            values = _get_values(arrays, place)
+            if len(values) != len(counts):
+                raise _damaged(path, f"{len(values)} values of {owner!r} have {len(counts)} counts")
+            table = pa.table({"value": values, "count": counts})
             statistics.counts_of(owner).add_table(table)
     return statistics

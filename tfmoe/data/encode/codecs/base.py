@@ -59,6 +59,15 @@ class Codec:
         """What was seen as what encoding needs: a frozen dataclass of plain data, or None."""
         return None
 
+    def grown(self, fit: Any, seen: Any) -> Any:
+        """What was fitted, for a Preprocessor that grows.
+
+        Args:
+            fit: what was fitted before, None of a new column.
+            seen: all that was counted, before and later; None if the fit is to stay.
+        """
+        return fit if fit is not None and seen is None else self.fit(seen)
+
     def adopt(self, fit: Any) -> None:
         """Takes over an earlier fit, for what a saved schema does not tell."""
 

@@ -87,11 +87,11 @@ class CategoricalCodec(Codec):
         text = self.is_text(encoder.preprocessor)
         key = f"{self.column.table}_{'text' if text else 'int'}"
         if key not in encoder.tables:
-            values = np.asarray(encoder.preprocessor.vocabulary(self.column.name))
-            keys = [str(value) for value in values.tolist()] if text else values.tolist()
-            ids = [*range(FIRST_ID, FIRST_ID + len(keys))]
+            vocabulary = encoder.preprocessor.tables[self.column.table]
+            values, ids = vocabulary.known.to_pylist(), vocabulary.ids.tolist()
+            keys = [str(value) for value in values] if text else values
             if text:
-                aliases = encoder.preprocessor.tables[self.column.table].aliases
+                aliases = vocabulary.aliases
                 keys, ids = [*keys, *aliases], [*ids, *aliases.values()]
             initializer = tf.lookup.KeyValueTensorInitializer(
                 tf.constant(keys, tf.string if text else tf.int64, shape=(len(keys),)),

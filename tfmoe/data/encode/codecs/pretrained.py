@@ -106,6 +106,35 @@ class PretrainedCodec(Codec):
     def fit(self, seen):
         return self._given
 
+    def grown(self, fit, seen):
+        return self._given
+
+    def with_more(self, fit: PretrainedFit, vectors: Any) -> PretrainedFit:
+        """A fit, and those of the vectors whose values it has not, at the end.
+
+        Args:
+            fit: the fit.
+            vectors: as `Pretrained` takes them.
+
+        Raises:
+            ValueError: if the vectors are of another size, or as `read_vectors`.
+        """
+        owner = f"Pretrained({self.column.name!r})"
+        values, rows = read_vectors(vectors, owner)
+        size = fit.vectors.shape[1]
+        if rows.shape[1] != size or (fit.values.dtype.kind == "i") > (values.dtype.kind == "i"):
+            raise ValueError(
+                f"{owner} has vectors of {size} numbers by {_kind(fit.values)}, and grows by such. "
+                f"Received vectors of {rows.shape[1]} numbers by {_kind(values)}. Make them as the "
+                "first ones were made."
+            )
+        values = values if fit.values.dtype.kind == "i" else values.astype(str)
+        new = ~np.isin(values, fit.values)
+        return PretrainedFit(
+            np.concatenate([fit.values, values[new]]),
+            np.concatenate([fit.vectors, rows[new]]),
+        )
+
     def adopt(self, fit):
         self.__dict__["_given"] = fit
 
@@ -181,3 +210,7 @@ class PretrainedCodec(Codec):
     def typical(self, fitted, row):
         values = fitted.fits[self.column.name].vocabulary.values
         return values[row % min(3, len(values))].as_py()
+
+
+def _kind(values):
+    return "integers" if values.dtype.kind == "i" else "text"

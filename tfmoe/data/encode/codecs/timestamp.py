@@ -9,6 +9,7 @@ plus the number of values of the parts before plus the value. The age is `(secon
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -71,6 +72,12 @@ class TimestampCodec(Codec):
         starts, values = offsets(self.column.time_zone)
         seen = seen or Moments()
         return TimestampFit(starts, values, seen.mean, seen.scale)
+
+    def grown(self, fit, seen):
+        later = super().grown(fit, seen)
+        # Zones change their rules, and what was trained knows the earlier ones.
+        zone = {} if fit is None else {"starts": fit.starts, "offsets": fit.offsets}
+        return dataclasses.replace(later, **zone)
 
     def check(self, fit):
         alike = fit.starts.ndim == 1 and fit.starts.shape == fit.offsets.shape and len(fit.starts)
