@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfmoe
-from tfmoe.data.encode import sorted_table, vocabulary
+from tfmoe.data.encode import vocabulary
 from tfmoe.data.encode.graph_tables import graph_table
 from tfmoe.data.encode.sorted_table import SortedTable
 from tfmoe.data.encode.vocabulary import Vocabulary
@@ -47,7 +47,7 @@ def test_text_has_its_id(known, free, others):
         expected = [ids.get(text, UNKNOWN_ID) for text in some]
         for one, wanted in zip(some, expected, strict=True):
             assert table.text_ids(pa.array([one])).tolist() == [wanted]
-        assert SortedTable(*table.keyed(True)).lookup(tf.constant(some)).numpy().tolist() == (
+        assert graph_table(table, text=True).lookup(tf.constant(some)).numpy().tolist() == (
             expected
         )
 
@@ -61,11 +61,11 @@ def test_integers_have_their_id(known, free, others):
     table, ids = filled(known, pa.int64(), free)
     asked = [*known, *others]
     expected = [ids.get(value, UNKNOWN_ID) for value in asked]
-    found = SortedTable(*table.keyed(False)).lookup(tf.constant(asked, tf.int64))
+    found = graph_table(table, text=False).lookup(tf.constant(asked, tf.int64))
     assert table.int_ids(np.array(asked)).tolist() == expected == found.numpy().tolist()
     # The same integers as text.
     text = list(map(str, asked))
-    found = SortedTable(*table.keyed(True)).lookup(tf.constant(text))
+    found = graph_table(table, text=True).lookup(tf.constant(text))
     assert found.numpy().tolist() == expected
     assert table.text_ids(pa.array(text[:2])).tolist() == expected[:2]
 
@@ -83,7 +83,6 @@ def test_values_of_one_hash_are_told_apart(monkeypatch):
         return np.zeros(len(text), np.int64)
 
     monkeypatch.setattr(vocabulary, "fingerprints", alike)
-    monkeypatch.setattr(sorted_table, "fingerprints", alike)
     table = Vocabulary(pa.array(list("abcde"), pa.large_string()))
     assert table.text_ids(pa.array(["d"])).tolist() == [FIRST_ID + 3]
     found = graph_table(table, text=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from tfmoe.data.encode.vocabulary import Vocabulary
@@ -21,12 +20,12 @@ def graph_table(vocabulary: Vocabulary, text: bool) -> Any:
     import tensorflow as tf
 
     values, ids = vocabulary.keyed(text)
-    if vocabulary.is_large:
+    bisected = vocabulary.bisected(text) if vocabulary.is_large else None
+    if bisected is not None:
         from tfmoe.data.encode.sorted_table import SortedTable
 
-        # Two values of one hash are as rare as ten million values in one vocabulary are many.
-        with contextlib.suppress(ValueError):
-            return SortedTable(values, ids)
+        keys, order = bisected
+        return SortedTable(keys, ids[order], text)
     kind = tf.string if text else tf.int64
     initializer = tf.lookup.KeyValueTensorInitializer(
         tf.constant(values.to_pylist(), kind, shape=(len(values),)),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import tensorflow as tf
 
-from tfmoe.data.encode.hashing import HASH_KEY, NUM_FINGERPRINTS, fingerprints
+from tfmoe.data.encode.hashing import HASH_KEY, NUM_FINGERPRINTS
 from tfmoe.schema.columns import UNKNOWN_ID
 
 
@@ -19,28 +18,21 @@ class SortedTable(tf.Module):
     none of them is taken for one of them with a chance of `n / 2**63`.
 
     Args:
-        values: Arrow array of `n` different integers or strings.
+        keys: int64 `(n,)`, ascending: the integers, or the texts' fingerprints.
         ids: int32 `(n,)`.
-
-    Raises:
-        ValueError: if two strings have one hash.
+        text: whether raw values are strings.
     """
 
-    def __init__(self, values: pa.Array, ids: np.ndarray) -> None:
+    def __init__(self, keys: np.ndarray, ids: np.ndarray, text: bool) -> None:
         super().__init__()
-        self._is_text = not pa.types.is_integer(values.type)
-        keys = fingerprints(values) if self._is_text else values.to_numpy()
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        if np.any(keys[1:] == keys[:-1]):
-            raise ValueError("Values of a SortedTable have different keys.")
+        self._text = text
         self.keys = tf.Variable(keys, trainable=False, name="keys")
-        self.ids = tf.Variable(ids[order], trainable=False, name="ids")
+        self.ids = tf.Variable(ids, trainable=False, name="ids")
 
     def lookup(self, raw: tf.Tensor) -> tf.Tensor:
         """Ids of values of any shape: int32, `UNKNOWN_ID` of those that are not there."""
         asked = raw
-        if self._is_text:
+        if self._text:
             asked = tf.strings.to_hash_bucket_strong(raw, NUM_FINGERPRINTS, key=HASH_KEY)
         asked = tf.reshape(asked, [-1])
         # As tensors: a variable of which rows are gathered is copied whole wherever it is read.

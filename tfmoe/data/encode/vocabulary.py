@@ -171,11 +171,21 @@ class Vocabulary:
         """All that has an id, other spellings too, as strings or as integers; and the ids."""
         return (self._text, self._ids[:-1]) if text else (self.known, self.ids)
 
+    def bisected(self, text: bool) -> tuple[np.ndarray, np.ndarray] | None:
+        """`keyed` as sorted int64, of text its fingerprints, and the place of each.
+
+        None if two texts have the same fingerprint.
+        """
+        if text:
+            return self._sorted_text
+        keys = self.known.to_numpy()
+        order = np.argsort(keys)
+        return keys[order], order
+
     @cached_property
-    def _bisected(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The sorted fingerprints of `_text`, and their places; None if two are the same."""
+    def _sorted_text(self) -> tuple[np.ndarray, np.ndarray] | None:
         keys = fingerprints(self._text)
-        order = np.argsort(keys, kind="stable")
+        order = np.argsort(keys)
         keys = keys[order]
         return None if np.any(keys[1:] == keys[:-1]) else (keys, order)
 
@@ -205,8 +215,8 @@ class Vocabulary:
             found = pc.index_in(text.cast(pa.large_string()), value_set=self._text)
             places = found.fill_null(len(self._text)).to_numpy(zero_copy_only=False)
             ids = self._ids[places]
-        elif self.is_large and self._bisected is not None:
-            keys, order = self._bisected
+        elif self.is_large and (found := self.bisected(text=True)) is not None:
+            keys, order = found
             places = order[np.searchsorted(keys, fingerprints(text)).clip(max=len(keys) - 1)]
             same = pc.equal(self._text.take(pa.array(places)), text.cast(pa.large_string()))
             ids = np.where(same.to_numpy(zero_copy_only=False), self._ids[places], UNKNOWN_ID)
