@@ -11,6 +11,16 @@ import pyarrow as pa
 HASH_KEY = (0x7466_6D6F_6500_0001, 0x0F1E_2D3C_4B5A_6978)
 
 
+# What the strings of a large vocabulary are told apart by: the largest number of buckets that
+# TensorFlow's operation takes.
+NUM_FINGERPRINTS = 2**63 - 1
+
+
+def fingerprints(text: pa.Array) -> np.ndarray:
+    """63 bits of each string's hash: int64 `(n,)`, of which equal ones are hardly ever two."""
+    return hash_buckets(text, NUM_FINGERPRINTS)
+
+
 def hash_buckets(text: pa.Array, num_buckets: int) -> np.ndarray:
     """Bucket of each string.
 

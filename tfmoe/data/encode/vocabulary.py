@@ -11,12 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfmoe.data.arrow import decimals
-from tfmoe.data.encode.hashing import hash_buckets
+from tfmoe.data.encode.hashing import fingerprints, hash_buckets
 from tfmoe.data.numerals import SPELLINGS, are_flags
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID, MISSING_INT, MISSING_STRING, UNKNOWN_ID
 
 # The decimal form of an integer.
 _DIGITS = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
+
+# More values than this are looked up by bisection: a hash table of Python's, or one of a served
+# graph, would take hundreds of bytes a value.
+LARGE = 50_000
 
 # Text offsets of 64 bits: the distinct values of a column may exceed 2 GiB.
 ARROW_TYPES = {"int": pa.int64(), "string": pa.large_string()}
@@ -159,6 +163,33 @@ class Vocabulary:
         return np.concatenate([self.ids, np.array(others, np.int32)])
 
     @property
+    def is_large(self) -> bool:
+        """Whether values are looked up by bisection, in tables and in a served graph."""
+        return len(self.known) > LARGE
+
+    def keyed(self, text: bool) -> tuple[pa.Array, np.ndarray]:
+        """All that has an id, other spellings too, as strings or as integers; and the ids."""
+        return (self._text, self._ids[:-1]) if text else (self.known, self.ids)
+
+    def bisected(self, text: bool) -> tuple[np.ndarray, np.ndarray] | None:
+        """`keyed` as sorted int64, of text its fingerprints, and the place of each.
+
+        None if two texts have the same fingerprint.
+        """
+        if text:
+            return self._sorted_text
+        keys = self.known.to_numpy()
+        order = np.argsort(keys)
+        return keys[order], order
+
+    @cached_property
+    def _sorted_text(self) -> tuple[np.ndarray, np.ndarray] | None:
+        keys = fingerprints(self._text)
+        order = np.argsort(keys)
+        keys = keys[order]
+        return None if np.any(keys[1:] == keys[:-1]) else (keys, order)
+
+    @property
     def size(self) -> int:
         """Rows of the embedding table."""
         return FIRST_ID + len(self.values)
@@ -184,6 +215,11 @@ class Vocabulary:
             found = pc.index_in(text.cast(pa.large_string()), value_set=self._text)
             places = found.fill_null(len(self._text)).to_numpy(zero_copy_only=False)
             ids = self._ids[places]
+        elif self.is_large and (found := self.bisected(text=True)) is not None:
+            keys, order = found
+            places = order[np.searchsorted(keys, fingerprints(text)).clip(max=len(keys) - 1)]
+            same = pc.equal(self._text.take(pa.array(places)), text.cast(pa.large_string()))
+            ids = np.where(same.to_numpy(zero_copy_only=False), self._ids[places], UNKNOWN_ID)
         else:
             if self._places is None:
                 self._places = dict(zip(self._text.to_pylist(), self._ids.tolist(), strict=False))

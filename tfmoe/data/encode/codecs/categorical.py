@@ -8,9 +8,10 @@ import numpy as np
 
 from tfmoe.data.encode.codecs.base import Codec, single_values
 from tfmoe.data.encode.columns import TextCache, categorical_ids
+from tfmoe.data.encode.graph_tables import graph_table
 from tfmoe.data.encode.hashing import HASH_KEY
 from tfmoe.data.numerals import SPELLINGS
-from tfmoe.schema.columns import FIRST_ID, MISSING_ID, UNKNOWN_ID
+from tfmoe.schema.columns import FIRST_ID, MISSING_ID
 
 
 class CategoricalCodec(Codec):
@@ -80,24 +81,12 @@ class CategoricalCodec(Codec):
 
         Columns that share it, and hold the same, have one. What is exported must hold it.
         """
-        import tensorflow as tf
-
         if self.owner.hash_buckets:
             return None
         text = self.is_text(encoder.preprocessor)
         key = f"{self.column.table}_{'text' if text else 'int'}"
         if key not in encoder.tables:
-            vocabulary = encoder.preprocessor.tables[self.column.table]
-            values, ids = vocabulary.known.to_pylist(), vocabulary.ids.tolist()
-            keys = [str(value) for value in values] if text else values
-            if text:
-                aliases = vocabulary.aliases
-                keys, ids = [*keys, *aliases], [*ids, *aliases.values()]
-            initializer = tf.lookup.KeyValueTensorInitializer(
-                tf.constant(keys, tf.string if text else tf.int64, shape=(len(keys),)),
-                tf.constant(ids, tf.int64, shape=(len(keys),)),
-            )
-            encoder.tables[key] = tf.lookup.StaticHashTable(initializer, UNKNOWN_ID)
+            encoder.tables[key] = graph_table(encoder.preprocessor.tables[self.column.table], text)
         return encoder.tables[key]
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tfmoe.data.encode.codecs.base import Codec, single_values
 from tfmoe.data.encode.codecs.categorical import are_missing
 from tfmoe.data.encode.columns import TextCache, categorical_ids
+from tfmoe.data.encode.graph_tables import graph_table
 from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.read.vectors import read_vectors
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID, UNKNOWN_ID
@@ -184,19 +185,10 @@ class PretrainedCodec(Codec):
         return {name: tf.where(are_missing(raw[name], table), MISSING_ID, ids)}
 
     def _table(self, encoder):
-        import tensorflow as tf
-
-        name = self.column.name
-        key = f"{name}_vectors"
+        key = f"{self.column.name}_vectors"
         if key not in encoder.tables:
-            vocabulary = encoder.preprocessor.fits[name].vocabulary
-            keys = [*vocabulary.values.to_pylist(), *vocabulary.aliases]
-            ids = [*range(FIRST_ID, vocabulary.size), *vocabulary.aliases.values()]
-            kind = tf.int64 if vocabulary.is_int else tf.string
-            initializer = tf.lookup.KeyValueTensorInitializer(
-                tf.constant(keys, kind), tf.constant(ids, tf.int64)
-            )
-            encoder.tables[key] = tf.lookup.StaticHashTable(initializer, UNKNOWN_ID)
+            vocabulary = encoder.preprocessor.fits[self.column.name].vocabulary
+            encoder.tables[key] = graph_table(vocabulary, not vocabulary.is_int)
         return encoder.tables[key]
 
     def sample(self, fitted, num_rows, generator):
