@@ -102,6 +102,19 @@ class GateReport(keras.callbacks.Callback):
 
             self.writer = tf.summary.create_file_writer(str(Path(self.log_dir) / "gates"))
 
+    def get_state(self) -> dict[str, Any]:
+        """What a `tfmoe.Checkpoint` keeps: the history."""
+        return {str(epoch): [one._asdict() for one in uses] for epoch, uses in self.history.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Called before the first step of a training that goes on."""
+        self.history.clear()
+        for epoch, uses in state.items():
+            tuples = [
+                {n: tuple(v) if isinstance(v, list) else v for n, v in u.items()} for u in uses
+            ]
+            self.history[int(epoch)] = [GateUse(**one) for one in tuples]
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
