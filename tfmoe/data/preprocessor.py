@@ -66,9 +66,9 @@ class Preprocessor:
     A source of rows is a DataFrame; a dict of arrays of equal length; a path, glob or folder,
     or a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
     `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
-    of them, which need not end: a stream. One with a parameter `start` leaves out so many rows
-    at the beginning. Files are read in chunks and never held as a whole. A text file that is written
-    otherwise than its name says is described behind its path, each part only if needed:
+    of them, which need not end: a stream. A callable with a parameter `start` leaves out so many
+    rows at the beginning. Files are read in chunks and never held as a whole. A text file that is
+    written otherwise than its name says is described behind its path, each part only if needed:
     `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
 
     A cell means the same whichever source it comes from. Errors say in which row of which file

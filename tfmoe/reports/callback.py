@@ -137,6 +137,12 @@ class GateReport(keras.callbacks.Callback):
             self.writer.close()
 
 
+def _restored(fields: dict[str, Any]) -> GateUse:
+    """A `GateUse` that went through a file, where tuples are lists."""
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    return GateUse(**values)
+
+
 def _write_events(use: GateUse, writer: Any, step: int) -> None:
     """Scalars of each task, and the heat map.
 

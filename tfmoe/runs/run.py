@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.files import PathLike, new_file
 from tfmoe.runs import by_name
+from tfmoe.runs.kept_run import begin, fitted
 from tfmoe.schema.columns import SCENARIO
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import checks_arguments, did_you_mean, integer, number
@@ -27,11 +28,12 @@ _WHOLE = {
     "batch_size": 1,
     "patience": 0,
     "seed": 0,
+    "checkpoint_steps": 1,
 }
 _SHARES = ("dropout", "column_dropout")
 _AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
 _TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
-_BOOLS = ("wide", "scenario_towers")
+_BOOLS = ("wide", "scenario_towers", "resume")
 
 
 @checks_arguments
@@ -74,6 +76,11 @@ class Run:
             `{"embeddings": "lazy_adam:0.01", "rest": "adam"}`.
         dtype: dtype policy.
         seed: int >= 0.
+        checkpoints: folder of the training's checkpoints, or None; see `tfmoe.Checkpoint`. The run
+            and the fitted Preprocessor are kept there too.
+        checkpoint_steps: int >= 1, or None for a checkpoint at the end of each epoch only.
+        resume: bool; whether to go on from the newest checkpoint there. If not, the folder must
+            be empty.
 
     Raises:
         ValueError: if a field is out of range or names nothing known.
@@ -116,10 +123,13 @@ class Run:
     optimizer: str = "adam"
     dtype: str = "float32"
     seed: int = 0
+    checkpoints: str | None = None
+    checkpoint_steps: int | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         defaults = {one.name: one.default for one in dataclasses.fields(self)}
-        for name in ("data", "schema", "valid"):
+        for name in ("data", "schema", "valid", "checkpoints"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
         for name, least in _WHOLE.items():
@@ -138,6 +148,12 @@ class Run:
                 raise ValueError(
                     f"Run takes `{name}` as true or false. Received {name}={getattr(self, name)!r}."
                 )
+        if self.checkpoints is None and (self.resume or self.checkpoint_steps is not None):
+            raise ValueError(
+                "A training goes on from the folder of its checkpoints. Received resume="
+                f"{self.resume}, checkpoint_steps={self.checkpoint_steps} without `checkpoints`. "
+                "Name the folder."
+            )
         by_name.check_known("--dtype", self.dtype, by_name.DTYPES)
         by_name.check_known("--weighting", self.weighting, by_name.WEIGHTINGS)
         by_name.optimizer_parts(self.optimizer)  # or its error
@@ -266,10 +282,13 @@ class Run:
         """The compiled model.
 
         Args:
-            prep: `Preprocessor` that was fitted on `data` under `read_schema()`; None to fit one.
+            prep: `Preprocessor` that was fitted on `data` under `read_schema()`; None to fit one,
+                or to take the one that a training which goes on was begun with.
 
         Raises:
-            ValueError: if options do not go together.
+            ValueError: if options do not go together, or a training that goes on was begun with
+                others.
+            FileExistsError: if something is in `checkpoints`, and `resume` is false.
         """
         import keras
 
@@ -282,7 +301,9 @@ class Run:
         try:
             # What does not go together is told first.
             self.check_goes_together(schema)
-            prep = prep or Preprocessor(schema).fit(self.data)
+            if self.checkpoints is not None:
+                begin(self)
+            prep = prep or fitted(self, schema)
             entropy_reg: Any = self.entropy_reg
             if entropy_reg is None:
                 size = self.batch_size or batch_size_for(prep.num_rows)
@@ -319,6 +340,10 @@ class Run:
         for _ in model.preprocessor.dataset(self.valid) if self.valid else ():
             pass  # A bad cell is told before an epoch is spent, not after it.
         callbacks = list(callbacks)
+        if self.checkpoints is not None:
+            from tfmoe.model.checkpoint import Checkpoint
+
+            callbacks.append(Checkpoint(self.checkpoints, self.checkpoint_steps))
         if self.valid and self.epochs:
             # `fit` takes the number as it is; a validation table picks the epoch all the same.
             best = keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)

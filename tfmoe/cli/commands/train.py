@@ -169,6 +169,17 @@ def train(
         typer.Option(help="Where to write what the gates select after each epoch, .csv."),
     ] = None,
     seed: int = 0,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which the training is kept, epoch by epoch, for --resume."),
+    ] = None,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Keep it after so many batches too.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on with the training in --checkpoints."),
+    ] = False,
 ) -> None:
     """Fits a preprocessor and trains a model on a table."""
     with errors_shown():

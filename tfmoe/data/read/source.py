@@ -104,7 +104,8 @@ def open_source(source: Rows) -> Source:
         source: DataFrame; dict of arrays of equal length; path, glob or folder of CSV, TSV
             (both perhaps gzipped), Parquet or TFRecord files; list of these; iterable of
             DataFrames, or callable that returns an iterator of DataFrames, of which one with a
-            parameter `start` can begin at any row. Behind the path of text files may be said how they are written, each part only if it needs to be:
+            parameter `start` can begin at any row. Behind the path of text files may be said how
+            they are written, each part only if it needs to be:
             `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
 
     Raises:
