@@ -78,7 +78,8 @@ class ReportsAtTheEnd:
     """Before `keras.Model` among a class's bases: its steps may return fewer numbers than it has.
 
     At the end of an epoch Keras would then report those of the last step; `metrics_at_the_end`
-    says whether all metrics are reported all the same.
+    says whether all metrics are reported all the same. So they are where an epoch that is gone on
+    with has no step left.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -90,7 +91,7 @@ class ReportsAtTheEnd:
     get_metrics_result: Callable[[], dict[str, Any]]
 
     def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        if self.metrics_at_the_end:
+        if self.metrics_at_the_end or not logs:
             return self.get_metrics_result()
         return _private(super(), "_get_metrics_result_or_logs")(logs)
 

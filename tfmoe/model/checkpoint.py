@@ -191,7 +191,11 @@ class _Training:
                 f"Checkpoints of format {_FORMAT} are read. Received {path} of format "
                 f"{found['format']}. Go on with the version of tfmoe that wrote it."
             )
-        differs = kept.difference(self.description, found["description"])
+        ours, theirs = dict(self.description), dict(found["description"])
+        if None in (ours["learning_rate"], theirs["learning_rate"]):
+            # In a process that has trained the model already, callbacks may have set it.
+            del ours["learning_rate"], theirs["learning_rate"]
+        differs = kept.difference(ours, theirs)
         if differs:
             raise ValueError(
                 "A training goes on with the model, the data and the callbacks that it began "
@@ -221,6 +225,9 @@ class _Training:
         """Before the callbacks' own beginning of an epoch, and after Keras's."""
         if self.found is not None:
             self._restore(self.found)
+            if not self.found["step"]:
+                # Metrics begin anew, as Keras had them do; what a weighting has learned stays.
+                self.model.reset_metrics()
             self.place.seek(self.found["data"], self.found["step"])
         self.place.steps.start()
 
@@ -252,9 +259,6 @@ class _Training:
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         kept.set_values(model, found["values"])
-        if not found["step"]:
-            # An epoch's metrics are not those of the last one; what a weighting has learned stays.
-            model.reset_metrics()
         kept.set_states(self.callbacks, found["callbacks"])
         self.epoch, self.steps = found["epoch"], found["steps"]
         self.before_epoch = self.steps - found["step"]

@@ -9,6 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.model.plan import steps_done
+from tfmoe.optimizers.by_part import nested
+
 # What Keras's callbacks know of the epochs before.
 _FIELDS: tuple[tuple[type, tuple[str, ...]], ...] = (
     (
@@ -97,6 +100,7 @@ def described(model: Any) -> dict[str, Any]:
         "vocabularies": model.training_preprocessor.digest(),
         "model": _without_names({k: v for k, v in config.items() if k != "schema"}),
         "compiled": _without_names(model.get_compile_config()),
+        "learning_rate": _rates(model.optimizer),
         "variables": {
             name: [[str(tuple(one.shape)), str(one.dtype)] for one in variables]
             for name, variables in variables_of(model).items()
@@ -104,13 +108,26 @@ def described(model: Any) -> dict[str, Any]:
     }
 
 
+def _rates(optimizer: Any) -> list[float] | None:
+    """The rates that an optimizer and its parts begin with; None once it has taken steps."""
+    if optimizer.built and steps_done(optimizer):
+        return None
+    return [float(ops.convert_to_numpy(one.learning_rate)) for one in nested(optimizer)]
+
+
 def _without_names(config: Any) -> Any:
-    """A config without the names that Keras counts up, which differ from model to model."""
+    """A config without what differs from model to model: names that Keras counts up, and rates
+    that callbacks set."""
     if isinstance(config, dict):
-        return {str(k): _without_names(v) for k, v in config.items() if k != "name"}
+        left = [(str(k), v) for k, v in config.items() if k != "name"]
+        return {k: _without_names(v) for k, v in left if not _is_rate(k, v)}
     if isinstance(config, list | tuple):
         return [_without_names(one) for one in config]
     return config if config is None or isinstance(config, bool | int | float) else str(config)
+
+
+def _is_rate(name: str, value: Any) -> bool:
+    return name == "learning_rate" and isinstance(value, int | float)
 
 
 def difference(ours: Any, theirs: Any, path: str = "") -> str | None:
