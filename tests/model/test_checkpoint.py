@@ -1,11 +1,12 @@
 """Trainings that go on where they died end as those that never did."""
 
+import gc
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 
 import tfmoe
 from tests.model import kept
+from tests.oracles.other_backend import run_on
 from tfmoe.model import checkpoint_file
+from tfmoe.model.kept import variables_of
 
 tf = pytest.importorskip("tensorflow")
 
@@ -244,7 +247,8 @@ CASES = [
 @pytest.mark.parametrize("kind", CASES)
 def test_a_training_that_goes_on_ends_as_one_that_never_died(kind, tmp_path):
     case = kind(tmp_path)
-    expected = case.run(seed=0)
+    # A table is read as files are where a training is kept, so that there too it has to be.
+    expected = case.run(0, tmp_path / "whole" if kind is RawRows else None)
     folder = tmp_path / "checkpoints"
     for number, place in enumerate(case.breaks):
         # What a new process begins with, and draws, is of no matter once there is a checkpoint.
@@ -253,3 +257,229 @@ def test_a_training_that_goes_on_ends_as_one_that_never_died(kind, tmp_path):
     kept.check_same(case.run(99, folder), expected)
     # It has ended, and is not begun again.
     kept.check_same(case.run(98, folder), expected)
+
+
+MODELS: dict = {}
+
+
+def plain(folder, **changes):
+    """A plain training of one epoch, that is kept; with other arguments of what it is made of."""
+    given = {"optimizer": "adam", "weighting": None, "data": {}, "rows": kept.table()}
+    given |= {"callbacks": [], "checkpoint": {}, "epochs": 1} | changes
+    prep = tfmoe.Preprocessor(kept.schema()).fit(given["rows"])
+    how = given["optimizer"], given["weighting"]
+    if how not in MODELS or "rows" in changes:
+        MODELS[how] = kept.Anew(kept.model_of(prep, *how))
+    model = MODELS[how](0)
+    data = {"batch_size": 30, "shuffle": True, "seed": 4} | given["data"]
+    checkpoint = tfmoe.Checkpoint(folder, **given["checkpoint"])
+    kept.fitted(
+        model,
+        prep.dataset(given["rows"], **data),
+        [*given["callbacks"], checkpoint],
+        epochs=given["epochs"],
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept") / "checkpoints"
+    plain(folder)
+    return folder
+
+
+OTHER_ROWS = kept.table().assign(c=lambda rows: rows["c"].replace("3", "13"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "Received another compiled.optimizer"),
+        ({"optimizer": keras.optimizers.Adam(0.01)}, "Received another compiled.optimizer"),
+        ({"optimizer": tfmoe.optimizers.Adam(0.01)}, r"learning_rate.0=0.0\d* in place of 0.001"),
+        ({"weighting": "uncertainty"}, "Received another compiled.weighting"),
+        ({"data": {"seed": 5}}, "another data.rows.seed=5 in place of 4"),
+        ({"data": {"batch_size": 15}}, "another data.rows.batch_size=15 in place of 30"),
+        ({"rows": OTHER_ROWS}, "Received another vocabularies"),
+        ({"callbacks": [keras.callbacks.EarlyStopping("loss")]}, "Received another callbacks"),
+    ],
+)
+def test_another_training_does_not_go_on(checkpoints, changes, message):
+    before = sorted(os.listdir(checkpoints))
+    with pytest.raises(ValueError, match=message):
+        plain(checkpoints, **changes)
+    assert sorted(os.listdir(checkpoints)) == before
+
+
+def test_nothing_is_written_over(checkpoints):
+    with pytest.raises(FileExistsError, match="which is not empty, with resume=False"):
+        plain(checkpoints, checkpoint={"resume": False})
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([tfmoe.CompactExperts()], "Received CompactExperts beside a Checkpoint"),
+        ([tfmoe.Checkpoint("other")], "Received 2 Checkpoints"),
+    ],
+)
+def test_callbacks_that_do_not_go_together(tmp_path, callbacks, message):
+    with pytest.raises(ValueError, match=message):
+        plain(tmp_path / "checkpoints", callbacks=callbacks)
+
+
+def test_rows_that_keras_shuffles_are_refused(tmp_path):
+    prep = kept.preprocessor()
+    model = kept.model_of(prep)
+    with pytest.raises(ValueError, match="in an order that nobody can repeat"):
+        kept.fitted(model, prep.arrays(kept.table()), [tfmoe.Checkpoint(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"every_steps": 0}, "`every_steps` to be None or an integer"), ({"keep": 0}, "`keep`")],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfmoe.Checkpoint("folder", **arguments)
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match="keeps the training of a MultiTaskModel"):
+        model.fit(np.ones((2, 1)), np.ones(2), callbacks=[tfmoe.Checkpoint(tmp_path)], verbose=0)
+
+
+def test_it_says_where_it_goes_on_and_may_go_on_for_longer(checkpoints, capsys):
+    model = plain(checkpoints)
+    assert model.plan.startswith("The training has ended already, as ")
+    model = plain(checkpoints, epochs=2)
+    assert model.plan.startswith("Goes on after epoch 1, from ")
+    assert model.history.epoch == [0, 1]
+    assert capsys.readouterr().out == ""  # with verbose=0
+
+
+def test_the_newest_are_kept_and_a_broken_one_is_passed_over(tmp_path):
+    plain(tmp_path, epochs=3)
+    names = [f"epoch-0000{epoch}-step-000000000.npz" for epoch in (2, 3)]
+    assert sorted(os.listdir(tmp_path)) == names
+    newest = tmp_path / names[1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="The one before it is taken"):
+        model = plain(tmp_path, epochs=3)
+    assert "Goes on after epoch 2" in model.plan
+    assert model.history.epoch == [0, 1, 2]
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_a_file_holds_what_it_was_given(tmp_path):
+    import ml_dtypes
+
+    half = np.arange(3).astype(ml_dtypes.bfloat16)
+    tree = {"a": [1, None, "x", float("nan"), True], "b": {"c": np.eye(2), "d": half}, "e": ()}
+    checkpoint_file.write(tmp_path / "a.npz", tree)
+    found = checkpoint_file.read(tmp_path / "a.npz")
+    assert found["a"][:3] == [1, None, "x"]
+    assert np.isnan(found["a"][3])
+    assert found["e"] == []
+    np.testing.assert_array_equal(found["b"]["c"], np.eye(2))
+    assert found["b"]["d"].dtype == half.dtype
+    np.testing.assert_array_equal(found["b"]["d"], half)
+    with pytest.raises(TypeError, match="Received <object"):
+        checkpoint_file.write(tmp_path / "b.npz", {"a": object()})
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_every_random_state_of_a_model_is_kept():
+    mixtures = [
+        tfmoe.SNR(),
+        tfmoe.MMoE(num_experts=3, hidden_units=(4,), gate=tfmoe.GumbelGate()),
+    ]
+    prep = kept.preprocessor()
+    gc.collect()
+    before = {id(one) for one in gc.get_objects() if isinstance(one, keras.random.SeedGenerator)}
+    for mixture in mixtures:
+        model = tfmoe.MultiTaskModel(prep, mixture, tower_dropout=0.5, column_dropout=0.1)
+        model.compile("adam", jit_compile=False)
+        known = {id(one) for group in variables_of(model).values() for one in group}
+        made = [one for one in gc.get_objects() if isinstance(one, keras.random.SeedGenerator)]
+        mine = [one for one in made if id(one) not in before and id(one.state) not in known]
+        assert not mine
+        before |= {id(one) for one in made}
+
+
+def test_a_task_checkpoint_goes_on_with_its_files(tmp_path):
+    def fit(**changes):
+        best = tfmoe.TaskCheckpoint(tmp_path / "best", whole=True)
+        plain(tmp_path / "checkpoints", callbacks=[best], **changes)
+        return best.best
+
+    first = fit()
+    both = fit(epochs=2)
+    assert both.keys() == first.keys()
+    with pytest.raises(FileExistsError, match="Nothing is written over"):
+        plain(tmp_path / "other", callbacks=[tfmoe.TaskCheckpoint(tmp_path / "best", whole=True)])
+
+
+def killed(folder, kills):
+    """What a training came to that was never stopped, and what one that was killed again and again.
+
+    Of processes that are really killed; see `tests/model/kept.py`.
+    """
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "tests.model.kept", str(folder), json.dumps(kills)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, resumed = np.load(folder / "whole.npz"), np.load(folder / "resumed.npz")
+    assert sorted(whole) == sorted(resumed)
+    for name in whole:
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    left = sorted(os.listdir(folder / "checkpoints"))
+    assert len(left) == 2, left
+    return json.loads(done.stdout)
+
+
+def test_a_process_may_be_killed_in_a_step_and_while_it_writes(tmp_path):
+    kills = [["at", 0, 2], ["writing", 3]]
+    assert killed(tmp_path, kills) == [signal.SIGKILL] * 2 + [0]
+
+
+@pytest.mark.slow
+def test_a_process_may_be_killed_at_any_moment(tmp_path):
+    drawn = np.random.default_rng(0)
+    kills = [["after", float(seconds)] for seconds in drawn.uniform(1, 9, 14)]
+    kills += [["writing", int(number)] for number in drawn.integers(1, 4, 3)]
+    kills += [["removing", int(number)] for number in drawn.integers(1, 4, 3)]
+    killed(tmp_path, drawn.permutation(np.array(kills, object)).tolist())
+
+
+ON_JAX = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, tfmoe
+from tests.model import kept
+
+rows, folder = kept.table(), sys.argv[1]
+prep = kept.preprocessor()
+def run(model, folder=None, breaks=None, kind=tfmoe.Checkpoint):
+    callbacks = [kind(folder, every_steps=1)] if folder else []
+    callbacks += [kept.BreaksAt(*breaks)] if breaks else []
+    how = {"batch_size": 8, "shuffle": False, "epochs": 2}
+    history = kept.fitted(model, prep.arrays(rows), callbacks, **how)
+    return history, kept.numbers_of(model)
+expected = run(kept.model_of(prep, weighting="gradnorm"))
+model = kept.model_of(prep, weighting="gradnorm")
+assert run(model, folder, (0, 3))[0] is None
+for variable in kept.variables_of(model):
+    variable.assign(variable + 1)
+assert run(model, folder, (1, 5))[0] is None
+kept.check_same(run(model, folder), expected)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_go_on(backend, tmp_path):
+    run_on(backend, "-c", ON_JAX, tmp_path)

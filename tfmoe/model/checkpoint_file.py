@@ -36,7 +36,7 @@ def read(path: Path) -> Any:
         ValueError: if the file is none, or not whole.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             document = json.loads(file[_DOCUMENT].tobytes().decode())
             arrays = [file[str(place)] for place in range(len(file.files) - 1)]
         return _tree(document, arrays)
