@@ -322,8 +322,10 @@ class CountedSteps:
 @contextlib.contextmanager
 def counting(steps: CountedSteps) -> Iterator[None]:
     """While it lasts, the steps of a `fit` are counted, and those done passed over."""
-    from keras.src.trainers.epoch_iterator import EpochIterator
-
+    try:
+        from keras.src.trainers.epoch_iterator import EpochIterator
+    except ImportError as error:
+        raise _gone("keras.src.trainers", "EpochIterator") from error
     usual = _private(EpochIterator, "_enumerate_iterator")
     EpochIterator._enumerate_iterator = lambda owner: steps.enumerate(owner, usual)
     try:

@@ -131,7 +131,10 @@ def check_same(found, expected):
 def begun(folder, dies=None):
     """The training of this program, from its beginning or from what is in the folder."""
     prep = preprocessor()
-    model = model_of(prep)
+    keras.utils.set_random_seed(0)
+    mixture = tfmoe.MMoE(num_experts=2, hidden_units=(2,))
+    model = tfmoe.MultiTaskModel(prep, mixture, (), tower_dropout=0.0, column_dropout=0.2)
+    model.compile("adam", jit_compile=False)
     stopping = keras.callbacks.EarlyStopping("loss", patience=1, restore_best_weights=True)
     callbacks = [one for one in (stopping, dies) if one is not None]
     if folder is not None:

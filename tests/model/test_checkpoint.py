@@ -268,9 +268,12 @@ def plain(folder, **changes):
     given |= {"callbacks": [], "checkpoint": {}, "epochs": 1} | changes
     prep = tfmoe.Preprocessor(kept.schema()).fit(given["rows"])
     how = given["optimizer"], given["weighting"]
-    if how not in MODELS or "rows" in changes:
-        MODELS[how] = kept.Anew(kept.model_of(prep, *how))
-    model = MODELS[how](0)
+    if "rows" in changes:
+        model = kept.model_of(prep, *how)
+    else:
+        if how not in MODELS:
+            MODELS[how] = kept.Anew(kept.model_of(prep, *how))
+        model = MODELS[how](0)
     data = {"batch_size": 30, "shuffle": True, "seed": 4} | given["data"]
     checkpoint = tfmoe.Checkpoint(folder, **given["checkpoint"])
     kept.fitted(
