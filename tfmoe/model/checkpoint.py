@@ -74,7 +74,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Example:
 
-    >>> import tempfile
+    >>> import tempfile, warnings
     >>> ages = {"age": np.linspace(0, 1, 8, dtype="float32"), "click": np.arange(8) > 3}
     >>> schema = tfmoe.Schema([tfmoe.Numeric("age", transform="none")], [tfmoe.Binary("click")])
     >>> prep = tfmoe.Preprocessor(schema)
