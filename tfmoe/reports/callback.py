@@ -110,10 +110,7 @@ class GateReport(keras.callbacks.Callback):
         """Called before the first step of a training that goes on."""
         self.history.clear()
         for epoch, uses in state.items():
-            tuples = [
-                {n: tuple(v) if isinstance(v, list) else v for n, v in u.items()} for u in uses
-            ]
-            self.history[int(epoch)] = [GateUse(**one) for one in tuples]
+            self.history[int(epoch)] = [_restored(one) for one in uses]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
@@ -139,7 +136,7 @@ class GateReport(keras.callbacks.Callback):
 
 def _restored(fields: dict[str, Any]) -> GateUse:
     """A `GateUse` that went through a file, where tuples are lists."""
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    values: Any = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
     return GateUse(**values)
 
 
