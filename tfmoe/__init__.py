@@ -23,6 +23,7 @@ HOMES = {
     "CGC": "structures.cgc",
     "Calibration": "objectives.streaming",
     "Categorical": "schema.columns",
+    "Checkpoint": "model.checkpoint",
     "CometGate": "gates.comet",
     "CompactExperts": "extraction.compact",
     "Cross": "features.interactions.cross",
@@ -144,6 +145,7 @@ __all__ = [
     "CGC",
     "Calibration",
     "Categorical",
+    "Checkpoint",
     "CometGate",
     "CompactExperts",
     "Cross",
@@ -298,6 +300,7 @@ if TYPE_CHECKING:
     from tfmoe.heads.ppnet import PPNet as PPNet
     from tfmoe.heads.scenario_towers import ScenarioTowers as ScenarioTowers
     from tfmoe.heads.towers import Towers as Towers
+    from tfmoe.model.checkpoint import Checkpoint as Checkpoint
     from tfmoe.model.load import load_model as load_model
     from tfmoe.model.measure import Measures as Measures
     from tfmoe.model.measure import measure as measure

@@ -7,8 +7,10 @@ versions. Keras is imported where it is used: see `tfmoe/loading.py`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ class ReportsAtTheEnd:
     """Before `keras.Model` among a class's bases: its steps may return fewer numbers than it has.
 
     At the end of an epoch Keras would then report those of the last step; `metrics_at_the_end`
-    says whether all metrics are reported all the same.
+    says whether all metrics are reported all the same. So they are where an epoch that is gone on
+    with has no step left.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -88,7 +91,7 @@ class ReportsAtTheEnd:
     get_metrics_result: Callable[[], dict[str, Any]]
 
     def _get_metrics_result_or_logs(self, logs: Any) -> Any:
-        if self.metrics_at_the_end:
+        if self.metrics_at_the_end or not logs:
             return self.get_metrics_result()
         return _private(super(), "_get_metrics_result_or_logs")(logs)
 
@@ -231,3 +234,101 @@ def track_layers(model: Any, layers: Any) -> None:
     for layer in layers:
         if layer is not None and not any(layer is other for other in known):
             known.append(layer)
+
+
+def datasets_of(dataset: Any) -> list:
+    """A `tf.data.Dataset`, and all that it was made of, nearest first."""
+    found, left = [], [dataset]
+    while left:
+        found.append(left.pop(0))
+        left += _private(found[-1], "_inputs")()
+    return found
+
+
+class CountedSteps:
+    """The steps of a `fit`, as its data are read, and where it goes on.
+
+    Attributes:
+        before: int, batches of the data that were trained on in earlier epochs, where epochs share
+            one pass over the data.
+        first: int, batches of the first epoch that were trained on.
+        taken: int, batches read since the data were last begun.
+        begins: callable without arguments, called when data are begun anew.
+    """
+
+    def __init__(self, begins: Callable[[], None]) -> None:
+        self.before = self.first = self.taken = 0
+        self.begins = begins
+        self._started = False
+        self._thread = threading.get_ident()
+        self._owner: Any = None
+        self._iterator: Any = None
+
+    def start(self) -> None:
+        """Called once Keras begins the first epoch: what it reads before is for building."""
+        self._started = True
+
+    def goes_on(self) -> bool:
+        """Whether the next epoch reads on where the last one ended."""
+        current = None if self._owner is None else _private(self._owner, "_current_iterator")
+        shares = self._owner is not None and self._owner.steps_per_epoch is not None
+        return shares and current is not None and current is self._iterator
+
+    def enumerate(self, owner: Any, usual: Callable[[Any], Any]) -> Any:
+        """The steps of an epoch that Keras is to take, of all that it would.
+
+        Args:
+            owner: Keras's iterator of epochs, of training or validation.
+            usual: its method, which yields the first and the last batch's place, and the data.
+        """
+        own = self._owner is None or self._owner is owner
+        if not self._started or not own or self._thread != threading.get_ident():
+            yield from usual(owner)
+            return
+        if self._owner is None:
+            self._owner = owner
+            if self.before:
+                owner._current_iterator = iter(_private(owner, "_get_iterator")())
+                _private(owner, "_steps_seen")
+                owner._steps_seen = self.before
+                self._read(owner._current_iterator, self.before)
+        for begin, end, iterator in usual(owner):
+            if begin < self.first:
+                # Keras counts them as any others, but nothing is told of them.
+                self._read(iterator, end + 1 - begin)
+                continue
+            self._follow(iterator)
+            self.taken += end + 1 - begin
+            yield begin, end, iterator
+        self.first = 0
+
+    def _follow(self, iterator: Any) -> None:
+        if iterator is not self._iterator:
+            self._iterator, self.taken = iterator, 0
+            self.begins()
+
+    def _read(self, iterator: Any, batches: int) -> None:
+        self._follow(iterator)
+        for _ in range(batches):
+            if next(iterator, None) is None:
+                raise ValueError(
+                    "A training that goes on needs the data that it began with. Received data "
+                    f"that end after {self.taken} batches, of which {self.before + self.first} "
+                    "were trained on. Pass the same data, or begin anew in another folder."
+                )
+            self.taken += 1
+
+
+@contextlib.contextmanager
+def counting(steps: CountedSteps) -> Iterator[None]:
+    """While it lasts, the steps of a `fit` are counted, and those done passed over."""
+    try:
+        from keras.src.trainers.epoch_iterator import EpochIterator
+    except ImportError as error:
+        raise _gone("keras.src.trainers", "EpochIterator") from error
+    usual = _private(EpochIterator, "_enumerate_iterator")
+    EpochIterator._enumerate_iterator = lambda owner: steps.enumerate(owner, usual)
+    try:
+        yield
+    finally:
+        EpochIterator._enumerate_iterator = usual

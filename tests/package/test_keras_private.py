@@ -265,6 +265,7 @@ def test_validates_in_fit_tells_it_by_the_argument():
         ("track_layers", [Gone(), [None]], "_layers"),
         ("rename_key", [Gone(), None, None], "_trainable_variables_indices"),
         ("slot", [Gone(), "momentums", None], "_get_variable_index"),
+        ("datasets_of", [Gone()], "_inputs"),
         ("slot", [Gone(_get_variable_index=id), "momentums", None], "_momentums"),
     ],
 )
@@ -421,3 +422,80 @@ def test_layers_behind_a_graph_count_among_a_models():
         keras_private.track_layers(model, [more, None])
     paths = [weight.path for weight in model.trainable_weights]
     assert len(paths) == len(set(paths)) == 4
+
+
+class Batches(keras.callbacks.Callback):
+    """Notes each batch that is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self.steps.start()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append((self.epoch, batch, self.steps.taken))
+
+
+def trained(before, first, **arguments):
+    """The steps of a fit of which some are passed over, as `Batches` notes them, and the rows."""
+    begun, rows = [], []
+
+    class Noted(keras.Model):
+        def call(self, inputs):
+            tf.py_function(lambda x: rows.append(float(x[0, 0])), [inputs], [])
+            return inputs * self.scale
+
+        def build(self, shape):
+            self.scale = self.add_weight(name="scale")
+
+    model = Noted()
+    model.compile("sgd", loss="mse", run_eagerly=True)
+    data = tf.data.Dataset.from_tensor_slices((np.arange(6.0)[:, None], np.ones((6, 1)))).batch(1)
+    data = data.apply(arguments.pop("derived", lambda dataset: dataset))
+    batches = Batches()
+    batches.steps = keras_private.CountedSteps(lambda: begun.append(len(batches.seen)))
+    batches.steps.before, batches.steps.first = before, first
+    with keras_private.counting(batches.steps):
+        model.fit(data, epochs=2, verbose=0, callbacks=[batches], shuffle=False, **arguments)
+    return batches.seen, begun, rows[-len(batches.seen) :]
+
+
+def test_steps_are_counted_and_those_done_passed_over():
+    seen, begun, rows = trained(0, 4)
+    # The first epoch goes on with its fifth batch, the second one is whole.
+    assert seen == [(0, 4, 5), (0, 5, 6), *((1, place, place + 1) for place in range(6))]
+    assert begun == [0, 2]
+    assert rows == [4, 5, 0, 1, 2, 3, 4, 5]
+
+
+def test_epochs_may_share_a_pass_over_the_data():
+    seen, begun, rows = trained(2, 1, steps_per_epoch=2, derived=lambda data: data.repeat())
+    assert seen == [(0, 1, 4), (1, 0, 5), (1, 1, 6)]
+    assert begun == [0]
+    assert rows == [3, 4, 5]
+
+
+def test_data_that_end_before_the_place_to_go_on_from_are_told():
+    with pytest.raises(ValueError, match="end after 6 batches, of which 9 were trained on"):
+        trained(0, 9, derived=lambda data: data.ignore_errors())
+
+
+def test_what_a_dataset_was_made_of():
+    dataset = tf.data.Dataset.range(3)
+    derived = tf.data.Dataset.zip(dataset.map(lambda x: x), dataset).repeat()
+    found = keras_private.datasets_of(derived)
+    assert found[0] is derived
+    assert dataset in found
+
+
+def test_counting_says_what_to_do_where_its_names_are_gone(monkeypatch):
+    from keras.src.trainers import epoch_iterator
+
+    steps = keras_private.CountedSteps(lambda: None)
+    monkeypatch.setattr(epoch_iterator, "EpochIterator", Gone)
+    assert "'_enumerate_iterator'" in guarded(keras_private.counting(steps).__enter__)
+    monkeypatch.delattr(epoch_iterator, "EpochIterator")
+    assert "'EpochIterator'" in guarded(keras_private.counting(steps).__enter__)

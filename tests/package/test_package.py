@@ -258,6 +258,7 @@ ADDED_NAMES = [
     "CAGrad",
     "CGC",
     "Calibration",
+    "Checkpoint",
     "Cross",
     "CrossStitch",
     "Crossed",

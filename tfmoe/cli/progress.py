@@ -41,7 +41,7 @@ class ProgressLine(keras.callbacks.Callback):
         epochs = f", epoch {self.params['epochs']}/{self.params['epochs']}"
         self.text.min_width = len(self.widest + epochs)
         self.line = self.progress.add_task(self.title, total=None, losses="")
-        self.validation = ""
+        self.validation, self.seen = "", 0
         self.batches = self.params.get("steps")  # None where rows are read as they come
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -59,6 +59,7 @@ class ProgressLine(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if "val_loss" in logs:
             self.validation = f", val {logs['val_loss']:.4f}"
-        self.batches = self.seen
+        # A training that goes on may have no batch left of its first epoch.
+        self.batches = self.seen or self.batches
         text = f"loss {logs['loss']:.4f}{self.validation}"
         self.progress.update(self.line, total=self.batches, losses=text)

@@ -18,6 +18,7 @@ from tfmoe.data.batch.epochs import (
     check_shuffle,
     counted,
     counted_chunks,
+    first_rows,
     held_rows,
     packed_chunks,
     prefetch_map,
@@ -67,8 +68,9 @@ class Preprocessor:
     A source of rows is a DataFrame; a dict of arrays of equal length; a path, glob or folder,
     or a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
     `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
-    of them. Files are read in chunks and never held as a whole. A text file that is written
-    otherwise than its name says is described behind its path, each part only if needed:
+    of them, which need not end: a stream. A callable with a parameter `start` leaves out so many
+    rows at the beginning. Files are read in chunks and never held as a whole. A text file that is
+    written otherwise than its name says is described behind its path, each part only if needed:
     `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
 
     A cell means the same whichever source it comes from. Errors say in which row of which file
@@ -112,7 +114,7 @@ class Preprocessor:
         #: none did, or it was saved since.
         self.growth: dict[str, Growth] | None = None
 
-    def fit(self, source: Rows, progress: bool = True) -> Preprocessor:
+    def fit(self, source: Rows, progress: bool = True, rows: int | None = None) -> Preprocessor:
         """Reads the source once, in chunks; replaces what was fitted before.
 
         Label columns may be missing. Memory is bounded by `max_distinct` values a column
@@ -123,6 +125,8 @@ class Preprocessor:
         Args:
             source: see the class.
             progress: whether to show a progress bar if the output is a terminal.
+            rows: int >= 1, how many of the source's first rows are read, or None for all. A
+                stream that does not end needs it.
 
         Returns:
             The Preprocessor itself.
@@ -133,17 +137,19 @@ class Preprocessor:
             TypeError: if a column does not hold what the schema says.
         """
         statistics = Statistics(self.schema, self.max_distinct)
-        self._count(statistics, source, progress)
+        self._count(statistics, source, progress, integer("fit", "rows", rows, 1, optional=True))
         self._set(statistics)
         for notice in notices(self._ready(), statistics):
             warnings.warn(notice, stacklevel=2)
         return self
 
-    def _count(self, statistics, source, progress):
-        """One pass over the rows."""
+    def _count(self, statistics, source, progress, rows=None):
+        """One pass over the rows, or over the first ones."""
         opened = open_source(source)
-        with _progress_bar(progress, opened.num_rows) as advance:
+        with _progress_bar(progress, rows or opened.num_rows) as advance:
             chunks = raw_chunks(opened, statistics.required_columns)
+            if rows is not None:
+                chunks = first_rows(chunks, rows)
             # One thread counts a chunk while this one reads the next.
             for num_rows in prefetch_map(statistics.add, chunks, workers=1):
                 advance(num_rows)
@@ -357,6 +363,7 @@ class Preprocessor:
         drop_remainder: bool = False,
         mixer: TaskMixer | None = None,
         keep_groups: bool = False,
+        start_epoch: int = 0,
     ) -> tf.data.Dataset:
         """A `tf.data.Dataset` of batches for `model.fit`.
 
@@ -364,7 +371,13 @@ class Preprocessor:
         `shuffle` permuted as a whole. Files are read anew in each epoch; with `shuffle`
         files and row groups come in random order and rows are mixed in a buffer. The same
         seed gives the same batches; each epoch has another order. A dataset counts its
-        epochs from its making, so a new one begins with the first order again.
+        epochs from its making, so a new one begins with the first order again, unless
+        `start_epoch` says otherwise. `tfmoe.Checkpoint` does so by itself.
+
+        A stream, a callable whose rows do not end, is one endless epoch; `fit` parts it by
+        `steps_per_epoch`. Memory is bounded by the shuffle buffer and a few chunks. Where the
+        callable has a parameter `start`, rows are shuffled in blocks of that size, so that a
+        training goes on in the middle without what came before.
 
         Args:
             source: see the class. Of iterables only those that can be read again.
@@ -384,6 +397,8 @@ class Preprocessor:
             keep_groups: whether the rows of a group, see `Schema(group=...)`, all come in one
                 batch. A batch then has as many groups as fit, and a larger group is one by itself;
                 `shuffle` is one of groups. The source is held in memory, as with a `mixer`.
+            start_epoch: int >= 0, the epoch whose order comes first: n for a training that goes
+                on after n epochs.
 
         Returns:
             Dataset of `(features, labels, weights)`, or of features if `labels=False`.
@@ -404,6 +419,7 @@ class Preprocessor:
         """
         batch_size = integer("dataset", "batch_size", batch_size, 1)
         seed = integer("dataset", "seed", seed, 0)
+        start_epoch = integer("dataset", "start_epoch", start_epoch, 0)
         check_shuffle(shuffle)
         check_shard(shard)
         check_mixer(mixer, self.schema)
@@ -412,7 +428,7 @@ class Preprocessor:
         opened = _readable_again(source)
         encoder = self._encoder(labels)
         how = (batch_size, shuffle, seed, shard, drop_remainder, mixer)
-        epochs = Epochs(encoder, opened, *how, keep_groups=keep_groups)
+        epochs = Epochs(encoder, opened, *how, keep_groups=keep_groups, next_epoch=start_epoch)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)
 
     def split(
@@ -586,6 +602,10 @@ class Preprocessor:
         loaded = cls(schema, statistics.max_distinct) if statistics else cls(schema)
         loaded._fitted, loaded._statistics = fitted, statistics
         return loaded
+
+    def digest(self) -> str:
+        """A text that differs where what encodes rows does, such as a vocabulary."""
+        return storage.digest(self.schema, self._ready())
 
     @property
     def fitted(self) -> bool:

@@ -44,7 +44,8 @@ class TaskCheckpoint(WatchesTasks, keras.callbacks.Callback):
     Raises:
         ValueError: before the first step, if a task is unknown or has no such metric, or `extract`
             refuses the model.
-        FileExistsError: before the first step, if one of the files is there.
+        FileExistsError: before the first step, if one of the files is there, unless the training
+            goes on from a `tfmoe.Checkpoint`.
 
     Example:
 
@@ -59,6 +60,8 @@ class TaskCheckpoint(WatchesTasks, keras.callbacks.Callback):
         super().__init__()
         self.folder, self.monitor, self.whole = Path(folder), monitor, bool(whole)
         self.watched = []
+        #: Whether this is a training that goes on, whose files are there.
+        self.resumes = False
         self.best: dict[str, tuple[int, float]] = {}
 
     def path(self, task: str) -> Path:
@@ -75,11 +78,20 @@ class TaskCheckpoint(WatchesTasks, keras.callbacks.Callback):
                 "TaskCheckpoint watches tasks of a MultiTaskModel that is compiled. Received "
                 f"model={self.model!r}. Use keras.callbacks.ModelCheckpoint for others."
             )
-        for one in self.watched:
-            check_new(self.path(one.task))
-        check_new(self.folder / "best.json")
+        if not self.resumes:
+            for one in self.watched:
+                check_new(self.path(one.task))
+            check_new(self.folder / "best.json")
         self._of(self.watched[0].task)  # what it refuses, it refuses now
         self.best = {}
+
+    def get_state(self) -> dict[str, list[Any]]:
+        """What a `tfmoe.Checkpoint` keeps: the best so far."""
+        return {task: list(pair) for task, pair in self.best.items()}
+
+    def set_state(self, state: dict[str, list[Any]]) -> None:
+        """Called before the first step of a training that goes on."""
+        self.best = {task: (epoch, value) for task, (epoch, value) in state.items()}
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}

@@ -68,6 +68,9 @@ class CompactExperts(keras.callbacks.Callback):
     https://arxiv.org/abs/2106.03760, on conditional training.
     """
 
+    #: Of which a `tfmoe.Checkpoint` keeps no training.
+    changes_shapes = True
+
     def __init__(self, data: Any = None) -> None:
         super().__init__()
         self.data = data

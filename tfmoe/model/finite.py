@@ -49,6 +49,16 @@ class FiniteLoss(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._start = epoch, steps_done(self.model.optimizer)
 
+    def get_state(self) -> dict[str, int]:
+        """What a Checkpoint keeps: the steps before the epoch."""
+        return {"start": self._start}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Called once weights are those of a Checkpoint."""
+        self._start = state["start"]
+        if self._kept is not None:
+            self._keep()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not np.isfinite(loss):

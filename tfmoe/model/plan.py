@@ -59,6 +59,7 @@ def planned(
     epochs: int | None,
     patience: int,
     seed: int,
+    reads_anew: bool = False,
 ) -> Plan:
     """How to train on a DataFrame or on files.
 
@@ -68,6 +69,7 @@ def planned(
         patience: int, epochs without a better validation after which training ends.
         seed: int, of what is drawn.
         sample_weight, validation_data, validation_split, batch_size, epochs: of `fit`.
+        reads_anew: whether a DataFrame without weights is a dataset too, as files are.
 
     Raises:
         ValueError: if weights are given beside files.
@@ -79,7 +81,8 @@ def planned(
             "rows, whose groups `fit` would part. Fit "
             "`model.preprocessor.dataset(rows, batch_size, shuffle=True, keep_groups=True)`."
         )
-    streams = is_path(x) and keras.backend.backend() == "tensorflow"
+    reads_anew = reads_anew and sample_weight is None and not validation_split
+    streams = (is_path(x) or reads_anew) and keras.backend.backend() == "tensorflow"
     num_rows = len(x) if is_frame(x) else open_source(x).num_rows or preprocessor.num_rows
     size = batch_size or batch_size_for(num_rows)
     validated = validation_data is not None or validation_split > 0

@@ -91,6 +91,14 @@ class MultiTaskEarlyStopping(WatchesTasks, keras.callbacks.EarlyStopping):
         self._first = {}
         super().on_train_begin(logs)
 
+    def get_state(self) -> dict[str, dict[str, float]]:
+        """What a Checkpoint keeps beside what Keras's callback has: the first epoch's values."""
+        return {"first": self._first}
+
+    def set_state(self, state: dict[str, dict[str, float]]) -> None:
+        """Called before the first step of a training that goes on."""
+        self._first = dict(state["first"])
+
     def get_monitor_value(self, logs: Any) -> float | None:
         """The improvement since the first epoch, which the epoch's logs get too.
 

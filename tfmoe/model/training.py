@@ -15,6 +15,7 @@ from tfmoe import keras_private
 from tfmoe.compute.device import num_replicas, waiting_for
 from tfmoe.compute.shared import combining, current
 from tfmoe.compute.types import Tensor
+from tfmoe.model.checkpoint import checkpoint_of, kept_training
 from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.finite import FiniteLoss, warn_of_predictions
 from tfmoe.model.forward import ForwardOutput, in_step
@@ -377,6 +378,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         is held out for it (of fewer than 100 rows none is, and one epoch is trained). Datasets
         and arrays have Keras's defaults, a batch of 32 (in arrays) and one epoch.
 
+        With a `tfmoe.Checkpoint` among the callbacks a training goes on where a process died. On
+        TensorFlow a DataFrame is then trained on as files are, in an order that can be repeated.
+
         Args:
             x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data,
                 shuffle, class_weight, sample_weight: see above and `keras.Model.fit`.
@@ -410,6 +414,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 epochs,
                 integer("fit", "patience", patience, 0),
                 integer("fit", "seed", seed, 0),
+                reads_anew=checkpoint_of(callbacks) is not None,
             )
             x, y, sample_weight, validation_data, batch_size, epochs, stopping, words = plan
             own = any(isinstance(one, keras.callbacks.EarlyStopping) for one in callbacks)
@@ -452,19 +457,27 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             callbacks.insert(0, Progress())
         if self.weighting_state is not None:
             callbacks.insert(0, EpochEnds(self.weighting_state))
-        with quiet_end(x, validation_data), self._finite(check_finite, callbacks):
+        epochs = 1 if epochs is None else epochs
+        settings = {"shuffle": shuffle, "batch_size": batch_size, **kwargs}
+        with (
+            quiet_end(x, validation_data),
+            self._finite(check_finite, callbacks),
+            kept_training(
+                self, callbacks, x, validation_data, epochs, settings, verbose not in (0, "0")
+            ) as changed,
+        ):
             history = super().fit(
                 x,
                 y,
                 batch_size=batch_size,
-                epochs=1 if epochs is None else epochs,
+                epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_split=validation_split,
                 validation_data=validation_data,
                 shuffle=shuffle,
                 sample_weight=sample_weight,
-                **kwargs,
+                **{**kwargs, **changed},
             )
         self.best_epoch = stopping[0].best_epoch if stopping else None
         if not validates:

@@ -102,6 +102,16 @@ class GateReport(keras.callbacks.Callback):
 
             self.writer = tf.summary.create_file_writer(str(Path(self.log_dir) / "gates"))
 
+    def get_state(self) -> dict[str, Any]:
+        """What a `tfmoe.Checkpoint` keeps: the history."""
+        return {str(epoch): [one._asdict() for one in uses] for epoch, uses in self.history.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Called before the first step of a training that goes on."""
+        self.history.clear()
+        for epoch, uses in state.items():
+            self.history[int(epoch)] = [_restored(one) for one in uses]
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
@@ -122,6 +132,12 @@ class GateReport(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.log_dir is not None:
             self.writer.close()
+
+
+def _restored(fields: dict[str, Any]) -> GateUse:
+    """A `GateUse` that went through a file, where tuples are lists."""
+    values: Any = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+    return GateUse(**values)
 
 
 def _write_events(use: GateUse, writer: Any, step: int) -> None:

@@ -200,6 +200,20 @@ class GradientReport(keras.callbacks.Callback):
             self.model, self.data, self.num_rows, self.num_rows, 0, "GradientReport"
         )
 
+    def get_state(self) -> dict[str, Any]:
+        """What a `tfmoe.Checkpoint` keeps: the history."""
+        return {
+            str(epoch): {"tasks": list(found.columns), "cosines": found.to_numpy()}
+            for epoch, found in self.history.items()
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Called before the first step of a training that goes on."""
+        self.history = {
+            int(epoch): pd.DataFrame(one["cosines"], one["tasks"], one["tasks"])
+            for epoch, one in state.items()
+        }
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every:
             return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.files import PathLike, new_file
 from tfmoe.runs import by_name
+from tfmoe.runs.kept_run import begin, fitted
 from tfmoe.schema.columns import SCENARIO
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, integer, number
@@ -28,13 +29,15 @@ _WHOLE = {
     "patience": 0,
     "evict_after": 1,
     "seed": 0,
+    "checkpoint_steps": 1,
 }
 _SHARES = ("dropout", "column_dropout")
 _AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
 _TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
-_BOOLS = ("wide", "scenario_towers", "grow")
+_BOOLS = ("wide", "scenario_towers", "grow", "resume")
 # What a run may say that trains a model on: how it is trained, and how it grows.
-_TRAINING = ("data", "valid", "epochs", "batch_size", "patience", "seed", "grow")
+_CHECKPOINTS = ("checkpoints", "checkpoint_steps", "resume")
+_TRAINING = ("data", "valid", "epochs", "batch_size", "patience", "seed", "grow", *_CHECKPOINTS)
 _GROWTH = ("new_rows", "moments", "evict_after")
 
 
@@ -89,6 +92,11 @@ class Run:
         new_rows: `"initializer"` or `"unknown"`, see there.
         moments: `"frozen"` or `"update"`, see `Preprocessor.grow`.
         evict_after: int >= 1, or None, see there.
+        checkpoints: folder of the training's checkpoints, or None; see `tfmoe.Checkpoint`. The run
+            and the fitted Preprocessor are kept there too.
+        checkpoint_steps: int >= 1, or None for a checkpoint at the end of each epoch only.
+        resume: bool; whether to go on from the newest checkpoint there. If not, the folder must
+            be empty.
 
     Raises:
         ValueError: if a field is out of range or names nothing known.
@@ -136,10 +144,13 @@ class Run:
     new_rows: str = "initializer"
     moments: str = "frozen"
     evict_after: int | None = None
+    checkpoints: str | None = None
+    checkpoint_steps: int | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         defaults = {one.name: one.default for one in dataclasses.fields(self)}
-        for name in ("data", "schema", "valid", "from_model"):
+        for name in ("data", "schema", "valid", "from_model", "checkpoints"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
         for name, least in _WHOLE.items():
@@ -158,6 +169,12 @@ class Run:
                 raise ValueError(
                     f"Run takes `{name}` as true or false. Received {name}={getattr(self, name)!r}."
                 )
+        if self.checkpoints is None and (self.resume or self.checkpoint_steps is not None):
+            raise ValueError(
+                "A training goes on from the folder of its checkpoints. Received resume="
+                f"{self.resume}, checkpoint_steps={self.checkpoint_steps} without `checkpoints`. "
+                "Name the folder."
+            )
         by_name.check_known("--dtype", self.dtype, by_name.DTYPES)
         by_name.check_known("--weighting", self.weighting, by_name.WEIGHTINGS)
         by_name.optimizer_parts(self.optimizer)  # or its error
@@ -322,10 +339,13 @@ class Run:
         """The compiled model.
 
         Args:
-            prep: `Preprocessor` that was fitted on `data` under `read_schema()`; None to fit one.
+            prep: `Preprocessor` that was fitted on `data` under `read_schema()`; None to fit one,
+                or to take the one that a training which goes on was begun with.
 
         Raises:
-            ValueError: if options do not go together.
+            ValueError: if options do not go together, or a training that goes on was begun with
+                others.
+            FileExistsError: if something is in `checkpoints`, and `resume` is false.
         """
         import keras
 
@@ -340,7 +360,9 @@ class Run:
         try:
             # What does not go together is told first.
             self.check_goes_together(schema)
-            prep = prep or Preprocessor(schema).fit(self.data)
+            if self.checkpoints is not None:
+                begin(self)
+            prep = prep or fitted(self, schema)
             entropy_reg: Any = self.entropy_reg
             if entropy_reg is None:
                 size = self.batch_size or batch_size_for(prep.num_rows)
@@ -376,6 +398,8 @@ class Run:
 
         from tfmoe.model.load import load_model
 
+        if self.checkpoints is not None:
+            begin(self)
         keras.utils.set_random_seed(self.seed)
         model = load_model(path)
         if self.grow:
@@ -396,6 +420,10 @@ class Run:
         for _ in model.preprocessor.dataset(self.valid) if self.valid else ():
             pass  # A bad cell is told before an epoch is spent, not after it.
         callbacks = list(callbacks)
+        if self.checkpoints is not None:
+            from tfmoe.model.checkpoint import Checkpoint
+
+            callbacks.append(Checkpoint(self.checkpoints, self.checkpoint_steps))
         if self.valid and self.epochs:
             # `fit` takes the number as it is; a validation table picks the epoch all the same.
             best = keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)

@@ -96,6 +96,11 @@ def tune(
     if trials is None and minutes is None:
         raise ValueError("tune ends after some `trials`, or `minutes`. Received neither. Give one.")
     run = Run.from_dict(settings)
+    if run.checkpoints is not None:
+        raise ValueError(
+            "A search goes on from its own folder, trial by trial. Received checkpoints="
+            f"{run.checkpoints!r}. Leave it out; it is for `tfmoe train`."
+        )
     space = space_of(settings, search or {})
     if run.valid is None and (run.epochs is not None or "epochs" in space):
         raise ValueError(

@@ -197,6 +197,17 @@ def train(
         int | None,
         typer.Option(min=1, help="Values that so many growths have not seen lose their ids."),
     ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which the training is kept, epoch by epoch, for --resume."),
+    ] = None,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Keep it after so many batches too.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on with the training in --checkpoints."),
+    ] = False,
 ) -> None:
     """Fits a preprocessor and trains a model on a table, or trains on a model that there is."""
     with errors_shown():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -79,6 +80,16 @@ def raw_chunks(
     """
     for fragment in source.fragments():
         yield from fragment.read(plan(fragment.names))
+
+
+def first_rows(chunks: Iterable[tables.Chunk], num_rows: int) -> Iterator[tables.Chunk]:
+    """The chunks up to a number of rows; no chunk is read after these."""
+    for chunk in chunks:
+        own = len(next(iter(chunk.values())))
+        yield chunk if own <= num_rows else chunk.head(num_rows)
+        num_rows -= own
+        if num_rows <= 0:
+            return
 
 
 def packed_chunks(
@@ -216,8 +227,38 @@ def rebatch(
         yield np.concatenate(left)
 
 
+def in_blocks(
+    chunks: Iterable[np.ndarray], block_rows: int, rng_of: Callable[[int], np.random.Generator]
+) -> Iterator[np.ndarray]:
+    """Chunks of the same rows, put in a random order block by block.
+
+    Unlike with `mixed`, a block's order needs nothing of what came before it.
+
+    Args:
+        chunks: packed rows.
+        block_rows: int >= 1, rows of a block; the last one may be smaller.
+        rng_of: the NumPy generator of a block, by its place among the chunks' blocks.
+    """
+    for place, block in enumerate(rebatch(chunks, block_rows, drop_remainder=False)):
+        order = rng_of(place).permutation(len(block))
+        for start in range(0, len(block), tables.CHUNK_ROWS):
+            yield block[order[start : start + tables.CHUNK_ROWS]]
+
+
+def without_first(chunks: Iterable[np.ndarray], num_rows: int) -> Iterator[np.ndarray]:
+    """The chunks without their first rows."""
+    for chunk in chunks:
+        if len(chunk) > num_rows:
+            yield chunk[num_rows:]
+        num_rows = max(0, num_rows - len(chunk))
+
+
 class Epochs:
     """Batches of packed rows; each call starts the next epoch.
+
+    The first epoch after `seek` may be one that is gone on with: the batches that were trained on
+    come empty (zeros where all batches are of one size), so that places and numbers of batches
+    stay. Tables in memory and streams that take `start` are not read again for these, files are.
 
     Args:
         encoder: `RowEncoder`.
@@ -231,6 +272,10 @@ class Epochs:
         mixer: `TaskMixer` or None. With one, files too are encoded here and held.
         part: `Part` of the rows, or None for all.
         keep_groups: whether the rows of a group share a batch. Files are then held, too.
+        next_epoch: int >= 0, the epoch that comes first.
+
+    Attributes:
+        next_epoch: int, the number of the epoch that the next call starts.
     """
 
     def __init__(
@@ -245,6 +290,7 @@ class Epochs:
         mixer: TaskMixer | None,
         part: Part | None = None,
         keep_groups: bool = False,
+        next_epoch: int = 0,
     ) -> None:
         self._encoder = encoder
         self._source = source
@@ -254,7 +300,9 @@ class Epochs:
         self._shard = shard
         self._drop_remainder = drop_remainder
         self._part = part
-        self._epoch = 0
+        self._mixer = mixer
+        self.next_epoch = next_epoch
+        self._trained = 0
         held = source.held or mixer or keep_groups
         self._held = held_rows(encoder, source, shard, part) if held else None
         self._whole = None
@@ -306,12 +354,46 @@ class Epochs:
             return None
         return rows // self._batch_size if self._drop_remainder else -(-rows // self._batch_size)
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What its batches follow from, as plain data."""
+        index, count = self._shard
+        rows = self._source.num_rows if self._held is None else len(self._held)
+        return {
+            "batch_size": self._batch_size,
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+            "shard": [index, count],
+            "drop_remainder": self._drop_remainder,
+            "mixer": repr(self._mixer),
+            "part": repr(self._part),
+            "keep_groups": self.keeps_groups,
+            "rows": rows,
+        }
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Lets the next call go on with an epoch.
+
+        Args:
+            epoch: int >= 0, its number.
+            batch: int >= 0, how many of its batches were trained on; these come empty.
+        """
+        self.next_epoch, self._trained = epoch, batch
+
     def __call__(self) -> Iterator[np.ndarray]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        self._epoch += 1
+        epoch, trained = self.next_epoch, self._trained
+        self.next_epoch, self._trained = epoch + 1, 0
+        rows = self._batch_size if self._drop_remainder else 0
+        yield from itertools.repeat(np.zeros((rows, self._encoder.width), np.int32), trained)
+        rng = np.random.default_rng([self._seed, epoch])
         if self._held is not None:
-            yield from self._held_batches(rng)
-            return
+            yield from itertools.islice(self._held_batches(rng, epoch), trained, None)
+        elif self._source.begin and self._shard[1] == 1 and self._part is None:
+            yield from self._stream_batches(self._source.begin, epoch, trained)
+        else:
+            yield from self._read_batches(rng, trained)
+
+    def _read_batches(self, rng, trained):
         chunks = packed_chunks(
             self._encoder,
             self._source,
@@ -321,15 +403,39 @@ class Epochs:
         )
         chunks = counted(chunks)
         if self._shuffle:
-            buffer_rows = SHUFFLE_ROWS if self._shuffle is True else self._shuffle
-            chunks = mixed(chunks, buffer_rows, rng)
+            chunks = mixed(chunks, self._buffer_rows, rng)
         num_batches = 0
+        for batch in rebatch(chunks, self._batch_size, self._drop_remainder):
+            num_batches += 1
+            if num_batches > trained:
+                yield batch
+        self._check_batches(num_batches)
+
+    def _stream_batches(self, begin, epoch, trained):
+        """Batches of a source that begins at any row; what was trained on is not read again."""
+        block_rows = self._buffer_rows if self._shuffle else 1
+        first, within = divmod(trained * self._batch_size, block_rows)
+        source = Source(lambda: begin(first * block_rows), listed=False)
+        chunks = packed_chunks(self._encoder, source)
+        if not trained:
+            chunks = counted(chunks)
+        if self._shuffle:
+
+            def rng_of(place):
+                return np.random.default_rng([self._seed, epoch, first + place])
+
+            chunks = without_first(in_blocks(chunks, block_rows, rng_of), within)
+        num_batches = trained
         for batch in rebatch(chunks, self._batch_size, self._drop_remainder):
             num_batches += 1
             yield batch
         self._check_batches(num_batches)
 
-    def _held_batches(self, rng):
+    @property
+    def _buffer_rows(self):
+        return SHUFFLE_ROWS if self._shuffle is True else self._shuffle
+
+    def _held_batches(self, rng, epoch):
         rows, size = self._held, self._batch_size
         if self._whole is not None:
             for own in self._whole.batches(rng if self._shuffle else None):
@@ -337,6 +443,7 @@ class Epochs:
             return
         order = None
         if self._mixed:
+            self._mixed.seek(epoch)
             order = self._mixed.next_epoch()
         elif self._shuffle:
             order = rng.permutation(len(rows))

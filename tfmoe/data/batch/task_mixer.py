@@ -84,14 +84,30 @@ class MixedOrder:
         self, mixer: TaskMixer, task_indices: np.ndarray, seed: int | Sequence[int]
     ) -> None:
         counts = np.bincount(task_indices)
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         self._probabilities = mixer.probabilities(counts)
         by_task = np.argsort(task_indices, kind="stable")
         self._rows = np.split(by_task, np.cumsum(counts)[:-1])
+        self._start()
+
+    def _start(self):
+        self._epoch = 0
+        self._rng = np.random.default_rng(self._seed)
         self._left = [rows[:0] for rows in self._rows]
+
+    def seek(self, epoch: int) -> None:
+        """Lets `next_epoch` return the order of an epoch, by its number from 0.
+
+        An order follows from all before it, which are drawn again if they have not just been.
+        """
+        if epoch < self._epoch:
+            self._start()
+        while self._epoch < epoch:
+            self.next_epoch()
 
     def next_epoch(self) -> np.ndarray:
         """The next epoch's rows, by their places: int64 `(n,)`."""
+        self._epoch += 1
         num_rows = sum(map(len, self._rows))
         task_indices = self._rng.choice(len(self._rows), num_rows, p=self._probabilities)
         counts = np.bincount(task_indices, minlength=len(self._rows))

@@ -1,6 +1,7 @@
 """A fitted Preprocessor as a folder: `preprocessor.json` and `arrays.npz`. No pickles."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import zipfile
@@ -47,6 +48,27 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
             f"Received path={str(path)!r}, where there is {str((taken or [path])[0])!r}. Choose "
             "another path, or remove it."
         )
+    document, arrays = _contents(schema, fitted)
+    if statistics is not None:
+        document["statistics"] = _put_statistics(arrays, fitted, statistics)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    with new_files(path) as draft:
+        np.savez_compressed(draft / _ARRAYS, **arrays)  # type: ignore[arg-type]
+        (draft / _JSON).write_text(text, encoding="utf-8")
+
+
+def digest(schema: Schema, fitted: Fitted) -> str:
+    """A text that differs where what encoding needs does."""
+    document, arrays = _contents(schema, fitted)
+    found = hashlib.sha256(json.dumps(document).encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        found.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
+
+
+def _contents(schema: Schema, fitted: Fitted) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What encoding needs, as plain data and arrays."""
     arrays: dict[str, np.ndarray] = {}
     document: dict[str, Any] = {
         "format": _GROWN if fitted.ancestors else _FORMAT,
@@ -74,12 +96,7 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
             arrays[f"free/{name}"] = np.flatnonzero(values.is_null())
     for name, unseen in fitted.unseen.items():
         arrays[f"unseen/{name}"] = unseen
-    if statistics is not None:
-        document["statistics"] = _put_statistics(arrays, fitted, statistics)
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    with new_files(path) as draft:
-        np.savez_compressed(draft / _ARRAYS, **arrays)  # type: ignore[arg-type]
-        (draft / _JSON).write_text(text, encoding="utf-8")
+    return document, arrays
 
 
 def _put_statistics(arrays, fitted, statistics):

@@ -5,7 +5,10 @@ a fragment knows its columns' names and yields chunks, each a dict of Arrow arra
 columns asked for are read.
 """
 
+from __future__ import annotations
+
 import glob
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +29,7 @@ Rows: TypeAlias = (
     | Path
     | Sequence[str | Path]
     | Iterable[pd.DataFrame]
-    | Callable[[], Iterable[pd.DataFrame]]
+    | Callable[..., Iterable[pd.DataFrame]]
 )
 
 _CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
@@ -42,6 +45,8 @@ class Source:
         listed: whether all fragments are known beforehand (and may be put in any order).
         held: whether the rows lie in memory as one table.
         single_pass: whether the source can be read only once.
+        begin: callable as `fragments`, of those from a row on, by its place; None where only
+            the first can come first.
     """
 
     def __init__(
@@ -50,11 +55,13 @@ class Source:
         listed: bool = True,
         held: bool = False,
         single_pass: bool = False,
+        begin: Callable[[int], Iterable[Fragment]] | None = None,
     ) -> None:
         self.fragments = fragments
         self.listed = listed
         self.held = held
         self.single_pass = single_pass
+        self.begin = begin
 
     @property
     def num_rows(self) -> int | None:
@@ -96,8 +103,9 @@ def open_source(source: Rows) -> Source:
     Args:
         source: DataFrame; dict of arrays of equal length; path, glob or folder of CSV, TSV
             (both perhaps gzipped), Parquet or TFRecord files; list of these; iterable of
-            DataFrames, or callable that returns an iterator of DataFrames. Behind the path of
-            text files may be said how they are written, each part only if it needs to be:
+            DataFrames, or callable that returns an iterator of DataFrames, of which one with a
+            parameter `start` can begin at any row. Behind the path of text files may be said how
+            they are written, each part only if it needs to be:
             `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
 
     Raises:
@@ -114,6 +122,12 @@ def open_source(source: Rows) -> Source:
         paths = [path for path in source if isinstance(path, str | Path)]
         if len(paths) == len(source):
             return _files(paths)
+    if callable(source) and _takes_start(source):
+        return Source(
+            lambda: _frames(source(start=0)),
+            listed=False,
+            begin=lambda row: _frames(source(start=row)),
+        )
     if callable(source):
         return Source(lambda: _frames(source()), listed=False)
     if isinstance(source, Iterable):
@@ -125,6 +139,15 @@ def open_source(source: Rows) -> Source:
         "DataFrames, or a callable that returns one. Received source="
         f"{source!r} of type {type(source).__name__}."
     )
+
+
+def _takes_start(source):
+    """Whether a callable has a parameter `start`, the number of rows that it leaves out."""
+    try:
+        parameters = inspect.signature(source).parameters
+    except (TypeError, ValueError):  # a builtin's may be unknown
+        return False
+    return "start" in parameters
 
 
 def _frames(frames):

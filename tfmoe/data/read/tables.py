@@ -43,6 +43,11 @@ class Chunk(dict[str, pa.Array]):
         self.untyped = untyped
         self.unread: dict[str, str] = {}
 
+    def head(self, num_rows: int) -> Chunk:
+        """The first rows of the chunk."""
+        columns = {name: array.slice(0, num_rows) for name, array in self.items()}
+        return Chunk(columns, self.path, self.start, self.part, self.untyped)
+
     def place(self, row: int | None) -> str:
         """Words for a row of the chunk, or for the chunk."""
         if row is not None:

@@ -1,0 +1,79 @@
+"""What the folder of a run's checkpoints has beside them: the run, and its Preprocessor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.schema.schema import Schema
+
+if TYPE_CHECKING:
+    from tfmoe.runs.run import Run
+
+_RUN, _PREPROCESSOR = "run.yaml", "preprocessor"
+# What may be another when a training goes on.
+_FREE = ("checkpoints", "checkpoint_steps", "resume", "epochs")
+
+
+def begin(run: Run) -> None:
+    """Keeps what a run is, or makes sure that it is the one that goes on.
+
+    Args:
+        run: `Run` with a folder of checkpoints.
+
+    Raises:
+        FileExistsError: if something is in the folder of a run that does not go on.
+        ValueError: if the run that goes on was begun with other settings.
+    """
+    folder = Path(str(run.checkpoints))
+    known = folder / _RUN
+    if not run.resume:
+        if folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(
+                "A training's checkpoints have a folder of their own, and nothing is written over. "
+                f"Received checkpoints={str(folder)!r}, which is not empty. Go on with what is "
+                "there by --resume (`resume=True`), or choose another folder."
+            )
+    elif known.exists():
+        _check(run.to_dict(), type(run).load(known).to_dict(), known)
+        return
+    run.save(known)
+
+
+def _check(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
+    for name in sorted({*ours, *theirs} - {*_FREE}):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                "A training goes on with the settings that it was begun with. Received "
+                f"{name}={ours.get(name, 'its default')!r} in place of "
+                f"{theirs.get(name, 'its default')!r}, of {path}. Take that, or begin anew in "
+                "another folder."
+            )
+
+
+def fitted(run: Run, schema: Schema) -> Preprocessor:
+    """The Preprocessor of a run: the one that was kept, or one that is fitted now.
+
+    Args:
+        run: `Run`.
+        schema: its schema.
+
+    Raises:
+        ValueError: if the one that was kept is of another schema.
+    """
+    if run.checkpoints is None:
+        return Preprocessor(schema).fit(run.data)
+    path = Path(run.checkpoints) / _PREPROCESSOR
+    if not path.exists():
+        prep = Preprocessor(schema).fit(run.data)
+        prep.save(path, state=False)
+        return prep
+    prep = Preprocessor.load(path)
+    if prep.schema != schema:
+        raise ValueError(
+            "A training goes on with the schema that it was begun with. Received another, with a "
+            f"Preprocessor in {path} that was fitted under the first. Take that, or begin anew in "
+            "another folder."
+        )
+    return prep
