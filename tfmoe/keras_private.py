@@ -195,6 +195,15 @@ class ClipsGradients:
         return self.clip(grads, _private(super(), "_clip_gradients"))
 
 
+def clip_otherwise(optimizer: Any, clip: Callable[[list, Callable[[list], list]], list]) -> None:
+    """Lets an optimizer clip its gradients by `clip(gradients, usual)`, as in `ClipsGradients`."""
+    # The class's, so that a second one takes the place of the first.
+    usual = _private(type(optimizer), "_clip_gradients")
+    optimizer._clip_gradients = lambda gradients: clip(
+        gradients, lambda given: usual(optimizer, given)
+    )
+
+
 def multiply_learning_rate(optimizer: Any, factor: Callable[[], Any]) -> None:
     """Lets an optimizer take all its steps at its learning rate times `factor()`.
 

@@ -194,11 +194,4 @@ def _scored_batches(
         if steps is not None and step >= steps:
             return
         x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        yield x, labels, weights, scores_of(model, x)
-
-
-def scores_of(model: Any, features: Any) -> dict[str, np.ndarray]:
-    """A model's predictions of a batch, by output."""
-    num = len(keras.tree.flatten(features)[0])
-    # Several replicas predict the whole batch each.
-    return {name: values[:num] for name, values in model.predict_on_batch(features).items()}
+        yield x, labels, weights, model.predict_on_batch(x)
