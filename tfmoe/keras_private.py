@@ -93,6 +93,22 @@ class ReportsAtTheEnd:
         return _private(super(), "_get_metrics_result_or_logs")(logs)
 
 
+class BuiltBefore:
+    """Before `keras.Model` among a class's bases: of a model with all its variables before `fit`.
+
+    Under a strategy Keras would have a first batch make them, and fails where batches are of
+    several workers.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "train_step"):
+            _private(super(), "_maybe_symbolic_build")
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        return
+
+
 def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)

@@ -52,6 +52,7 @@ def schema(tasks=TASKS, columns=COLUMNS, **options):
 
 JOINT = schema(weight_column="weight")
 PER_ROW = schema(task_column="task")
+SCENARIOS = schema(columns=[*COLUMNS, tfmoe.Categorical("place", dim=2)], scenario="place")
 
 
 def mmoe(gate=None, **options):
@@ -81,9 +82,10 @@ def cases():
     found["measured"] = {"measured": True}
     found["measured-per-row"] = {"measured": True, "schema": PER_ROW}
     # Those that draw random numbers draw others on each replica.
-    for name in set(by_name.STRUCTURES) - {"snr"}:
-        found[f"structure-{name}"] = {"structure": lambda name=name: structure(name)}
-    for name in set(by_name.GATES) - {"gumbel"}:
+    for name in sorted(set(by_name.STRUCTURES) - {"snr"}):
+        own = {"schema": SCENARIOS} if name == "star" else {}
+        found[f"structure-{name}"] = {"structure": lambda name=name: structure(name), **own}
+    for name in sorted(set(by_name.GATES) - {"gumbel"}):
         found[f"gate-{name}"] = {"structure": lambda name=name: mmoe(gate(name))}
         found[f"gate-per-row-{name}"] = {"schema": PER_ROW, **found[f"gate-{name}"]}
     balanced = {"balance": [*USAGE, tfmoe.LoadLoss(0.5)], "usage_decay": 0.9}
@@ -95,7 +97,8 @@ def cases():
         },
         "balance-static": {"structure": lambda: mmoe(tfmoe.TopKGate(router="static", **balanced))},
         "entropy": {"structure": lambda: mmoe(tfmoe.DSelectKGate(entropy_reg=0.5))},
-        "entropy-comet": {"structure": lambda: mmoe(tfmoe.COMETGate(entropy_reg=0.5))},
+        "entropy-comet": {"structure": lambda: mmoe(tfmoe.CometGate(entropy_reg=0.5))},
+        "permuted": {"structure": lambda: mmoe(permuted())},
         "sparse": {"structure": lambda: mmoe(tfmoe.TopKGate(), num_experts=8, dispatch="sparse")},
         "information": {"compile": {"aux_losses": tfmoe.MutualInformationLoss(0.5)}},
         "information-averaged": {
@@ -134,6 +137,10 @@ def cases():
 def chained(link=None):
     options = {} if link is None else {"link": link}
     return schema([tfmoe.Binary("a"), tfmoe.Binary("chained", given="a", **options)])
+
+
+def permuted():
+    return tfmoe.CometGate(permutation=tfmoe.LearnedPermutation(num_steps=50, entropy_reg=0.5))
 
 
 def regression(loss):

@@ -17,7 +17,7 @@ Elsewhere, and on one replica, they return what they are given. They must not be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -74,6 +74,27 @@ def rows_of_replicas(values: Any) -> Any:
         return context.all_gather(values, axis=0), gradient
 
     return gathered(values)
+
+
+def wait_for_replicas() -> None:
+    """While a step is traced, waits until all replicas have come here; computes nothing.
+
+    A layer's `losses` are one list for all replicas, emptied when one of them begins: what another
+    has added by then would be lost.
+    """
+    context = _context()
+    if context is not None:
+        context.merge_call(lambda strategy: None)
+
+
+def of_this_replica(tensors: Iterable[Any]) -> list[Any]:
+    """Those of some tensors that this replica has computed."""
+    if _context() is None:
+        return list(tensors)
+    import tensorflow as tf
+
+    here = tf.zeros(()).device
+    return [one for one in tensors if one.device == here]
 
 
 def _context() -> Any:

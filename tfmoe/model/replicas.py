@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -32,6 +32,28 @@ def replicas_of(model: Any) -> int:
     """How many replicas a model's steps run on."""
     strategy = getattr(model, "distribute_strategy", None)
     return 1 if strategy is None else strategy.num_replicas_in_sync
+
+
+def own_batches(model: Any, batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a dataset; of one that replicas share, the parts of this process's replicas."""
+    if not is_shared(batches):
+        yield from batches
+        return
+    strategy = model.distribute_strategy
+    for batch in batches:
+        local = [strategy.experimental_local_results(leaf) for leaf in keras.tree.flatten(batch)]
+        for leaves in zip(*local, strict=True):
+            if len(leaves[0]):
+                yield keras.tree.pack_sequence_as(batch, leaves)
+
+
+def is_shared(data: Any) -> bool:
+    """Whether it is a dataset that replicas share, each with its part of a batch."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(data, tf.distribute.DistributedDataset)
 
 
 def predict_alone(model: Any) -> Callable[[Any], Any]:

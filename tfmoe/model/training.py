@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -13,7 +13,7 @@ from keras import ops
 
 from tfmoe import keras_private
 from tfmoe.compute.device import waiting_for
-from tfmoe.compute.replicas import num_replicas
+from tfmoe.compute.replicas import num_replicas, of_this_replica
 from tfmoe.compute.shared import combining, current
 from tfmoe.compute.types import Tensor
 from tfmoe.model.class_weights import weighed_by_class
@@ -36,7 +36,7 @@ from tfmoe.model.measure import measure, with_measures
 from tfmoe.model.parts import parts_of
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
-from tfmoe.model.replicas import in_scope, predict_alone, replicas_of
+from tfmoe.model.replicas import in_scope, own_batches, predict_alone, replicas_of
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
@@ -283,7 +283,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 # What is reported is what evaluation reports, a mean over rows.
                 plain = over_weights(ops.sum(losses * counts), ops.sum(counts))
                 total = total + ops.stop_gradient(plain - total)
-        for loss in self.losses:
+        for loss in of_this_replica(self.losses):
             total = total + ops.sum(ops.cast(loss, "float32"))
         for tracker in self._trackers.value:
             with_label = self._objectives.value.with_label(labels)
@@ -657,6 +657,14 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             predictions = super().predict(x, batch_size=batch_size, **kwargs)
         warn_of_predictions(predictions)
         return predictions
+
+    def batches_of(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Batches of a dataset as those of this process, also of one that replicas share."""
+        return own_batches(self, batches)
+
+    def rows_of_all(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Of arrays by task with the rows that this process has seen, those with all rows."""
+        return rows
 
     def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
         """As in Keras; of several replicas one predicts the batch."""

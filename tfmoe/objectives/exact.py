@@ -65,6 +65,7 @@ def exact_metrics(
         )
         if task in wanted
     )
+    rows = model.rows_of_all(rows)
     found = {f"{name}_auc": exact_auc(*rows[name][:3]) for name in names if name in rows}
     if scenario is not None:
         found |= _by_scenario(model, rows)
@@ -190,7 +191,7 @@ def _row(values: Any) -> np.ndarray:
 def _scored_batches(
     model: Any, batches: Iterable[Any], steps: int | None
 ) -> Iterator[tuple[Any, Any, Any, Any]]:
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(model.batches_of(batches)):
         if steps is not None and step >= steps:
             return
         x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
