@@ -96,13 +96,13 @@ class ReportsAtTheEnd:
 class BuiltBefore:
     """Before `keras.Model` among a class's bases: of a model with all its variables before `fit`.
 
-    Under a strategy Keras would have a first batch make them, and fails where batches are of
-    several workers.
+    Under a strategy of TensorFlow, Keras would have a first batch make them, and fails where
+    replicas have other numbers of its rows, or are those of several workers.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if hasattr(cls, "train_step"):
+        if hasattr(cls, "train_step") and hasattr(cls, "distribute_strategy"):
             _private(super(), "_maybe_symbolic_build")
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

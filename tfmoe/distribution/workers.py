@@ -12,14 +12,13 @@ import keras
 import numpy as np
 
 from tfmoe.compute.registered import registered
-from tfmoe.keras_private import BuiltBefore
 from tfmoe.model.inputs import quiet_end
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.model.replicas import is_shared, scope_of
+from tfmoe.model.replicas import is_shared
 
 
 @registered
-class MultiWorkerModel(BuiltBefore, MultiTaskModel):
+class MultiWorkerModel(MultiTaskModel):
     """A `MultiTaskModel` for `tf.distribute.MultiWorkerMirroredStrategy`.
 
     Every worker runs the same program. The model is made in the strategy's scope, fitted and
@@ -78,11 +77,6 @@ class MultiWorkerModel(BuiltBefore, MultiTaskModel):
         if self._strategy is None:
             return logs
         return keras.tree.map_structure(lambda value: keras.ops.reshape(value, (1,)), logs)
-
-    def _build_optimizer(self) -> None:
-        if self.compiled and not self.optimizer.built:
-            with scope_of(self):
-                self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
         """As `MultiTaskModel.fit`, on what `tfmoe.distribution.dataset` makes."""

@@ -36,7 +36,7 @@ from tfmoe.model.measure import measure, with_measures
 from tfmoe.model.parts import parts_of
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
-from tfmoe.model.replicas import in_scope, own_batches, predict_alone, replicas_of
+from tfmoe.model.replicas import in_scope, own_batches, predict_alone, replicas_of, scope_of
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
@@ -67,7 +67,7 @@ class Untracked:
         self.value = value
 
 
-class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
+class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.Model):
     """A Keras model whose losses and metrics follow from the tasks of its schema.
 
     A part of `MultiTaskModel`, which has what is used here: `schema`, `preprocessor`, `encoder`,
@@ -513,14 +513,14 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             self._guard.value = None
 
     def _build_optimizer(self) -> None:
-        """Makes the optimizer's variables before the first step, on one device.
+        """Makes the optimizer's variables before the first step, on TensorFlow.
 
-        TensorFlow traces a step twice that makes variables.
+        It traces a step twice that makes variables, and on several replicas makes none.
         """
-        strategy = getattr(self, "distribute_strategy", None)
-        alone = strategy is not None and strategy.num_replicas_in_sync == 1
-        if self.compiled and alone and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if self.compiled and on_tensorflow and not self.optimizer.built:
+            with scope_of(self):
+                self.optimizer.build(self.trainable_variables)
 
     @weights_may_come_third
     def evaluate(
