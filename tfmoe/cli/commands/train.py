@@ -12,6 +12,7 @@ from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
 from tfmoe.runs import by_name
 from tfmoe.runs.by_name import completion, one_of
+from tfmoe.runs.workers import check_workers, train_with_workers
 
 if TYPE_CHECKING:
     from tfmoe.runs.run import Run
@@ -169,6 +170,14 @@ def train(
         typer.Option(help="Where to write what the gates select after each epoch, .csv."),
     ] = None,
     seed: int = 0,
+    workers: Annotated[
+        bool,
+        typer.Option(
+            "--workers",
+            help="Train with other machines, each of which runs this command; the environment's "
+            "TF_CONFIG says which they are. The first one writes the model.",
+        ),
+    ] = False,
 ) -> None:
     """Fits a preprocessor and trains a model on a table."""
     with errors_shown():
@@ -179,6 +188,13 @@ def train(
             must_be_new(write_config, ".yaml", ".yml")
         run = run_of(context, config)
         schema_read = run.read_schema()
+        if workers:
+            check_workers(run)
+            if history is not None:
+                raise ValueError(
+                    "Each worker sees its own rows alone. Received --history with --workers. Leave "
+                    "it out, and see afterwards with `tfmoe report`."
+                )
 
         from tfmoe.cli.quiet import start_tensorflow
 
@@ -186,17 +202,27 @@ def train(
         from tfmoe.cli.progress import ProgressLine
         from tfmoe.reports.callback import GateReport
 
-        model = run.build()
         line = ProgressLine("training", console())
         callbacks: list[Any] = [line]
         if history is not None:
             gates = GateReport(run.valid or run.data, console=False)
             callbacks.append(gates)
-        with line.progress:
-            fitted = run.fit(model, callbacks)
-        with new_file(out) as draft:
-            model.save(draft)
-        show(metrics_table(*_last(model, fitted, run.valid), schema_read.tasks))
+        measured: Any = run.valid
+        if workers:
+            with line.progress:
+                model, fitted, measured = train_with_workers(run, callbacks)
+            model.save(out, overwrite=False)
+        else:
+            model = run.build()
+            with line.progress:
+                fitted = run.fit(model, callbacks)
+            with new_file(out) as draft:
+                model.save(draft)
+        numbers = _last(model, fitted, measured)
+        if not getattr(model, "is_chief", True):
+            say(f"The first worker writes {out}")
+            return
+        show(metrics_table(*numbers, schema_read.tasks))
         say(f"Wrote {out}")
         if history is not None:
             with new_file(history) as draft:
@@ -245,9 +271,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _last(model: Any, history: dict[str, list[float]], valid: str | None) -> tuple[Any, str]:
+def _last(model: Any, history: dict[str, list[float]], valid: Any) -> tuple[Any, str]:
     """What to show of a training: the numbers of the weights that are kept."""
-    if valid:
+    if valid is not None:
         return model.evaluate(valid, verbose=0), "on the validation table"
     best = model.best_epoch
     if best is None:

@@ -74,9 +74,10 @@ def served(
     blocks = tf.data.Dataset.range(0, len(rows), batch_size)
     batches = blocks.map(lambda start: held[start : start + batch_size])
     if shuffle:
-        # Of the blocks that a worker has been handed, anew in each epoch.
+        # Of the blocks that a worker has been handed.
         buffer = SHUFFLE_ROWS if shuffle is True else int(shuffle)
-        batches = batches.unbatch().shuffle(min(buffer, len(rows))).batch(batch_size)
+        several = batches.unbatch().batch(min(buffer, len(rows)))
+        batches = several.map(_in_another_order).unbatch().batch(batch_size)
 
     def unpack(words: Any) -> Any:
         return encoder.unpack(words, tf.bitcast(words, tf.float32))
@@ -84,3 +85,12 @@ def served(
     dynamic = tf.data.experimental.service.ShardingPolicy.DYNAMIC
     asked = tf.data.experimental.service.distribute(processing_mode=dynamic, service=service)
     return batches.map(unpack).apply(asked).prefetch(4)
+
+
+def _in_another_order(rows: Any) -> Any:
+    """Rows in an order of their own each time; a dataset's shuffle repeats in a worker."""
+    import tensorflow as tf
+
+    now = tf.cast(tf.timestamp() * 1e6, tf.int64)
+    draws = tf.random.stateless_uniform([tf.shape(rows)[0]], tf.stack([now, now]))
+    return tf.gather(rows, tf.argsort(draws))
