@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tfmoe.data.batch.task_mixer import TaskMixer
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.validation import integer
+from tfmoe.validation import checks_arguments, integer
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -13,13 +14,18 @@ if TYPE_CHECKING:
     from tfmoe.data.read.source import Rows
 
 
+@checks_arguments
 def dataset(
     preprocessor: Preprocessor,
     source: Rows,
     batch_size: int = 1024,
     *,
     strategy: tf.distribute.Strategy | None = None,
-    **options: Any,
+    shuffle: bool | int = False,
+    seed: int = 0,
+    labels: bool = True,
+    drop_remainder: bool = False,
+    mixer: TaskMixer | None = None,
 ) -> tf.distribute.DistributedDataset:
     """What `Preprocessor.dataset` makes, for the replicas of a strategy; each worker reads a part.
 
@@ -35,15 +41,14 @@ def dataset(
         source: see `Preprocessor.dataset`; all workers must see the same.
         batch_size: int >= 1, the rows of all replicas together, a multiple of their number.
         strategy: `tf.distribute.Strategy`, by default the one in whose scope this is called.
-        **options: the other arguments of `Preprocessor.dataset` but `shard`.
+        shuffle, seed, labels, drop_remainder, mixer: see `Preprocessor.dataset`.
 
     Returns:
         A distributed dataset for the `fit` and `evaluate` of a model that was made in the scope of
         the strategy.
 
     Raises:
-        ValueError: if `batch_size` is no multiple of the replicas, `shard` is given, or as
-            `Preprocessor.dataset`.
+        ValueError: if `batch_size` is no multiple of the replicas, or as `Preprocessor.dataset`.
 
     Example:
 
@@ -66,15 +71,12 @@ def dataset(
             "A batch is cut into as many equal parts as there are replicas. Received "
             f"batch_size={batch_size} for {replicas} replicas. Take a multiple of {replicas}."
         )
-    if "shard" in options:
-        raise ValueError(
-            "Each worker gets its part here, as the strategy says. Received "
-            f"shard={options['shard']!r}. Leave it out."
-        )
 
     def part(context: Any) -> tf.data.Dataset:
         shard = context.input_pipeline_id, context.num_input_pipelines
-        own = preprocessor.dataset(source, batch_size // replicas, shard=shard, **options)
+        own = preprocessor.dataset(
+            source, batch_size // replicas, shuffle, seed, labels, shard, drop_remainder, mixer
+        )
         # Workers may have other numbers of batches; only together they know the end.
         return own.filter(lambda *batch: True)
 

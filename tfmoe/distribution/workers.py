@@ -14,7 +14,7 @@ import numpy as np
 from tfmoe.compute.registered import registered
 from tfmoe.model.inputs import quiet_end
 from tfmoe.model.model import MultiTaskModel
-from tfmoe.model.replicas import is_shared
+from tfmoe.model.replicas import has_workers, is_shared
 
 
 @registered
@@ -31,7 +31,10 @@ class MultiWorkerModel(MultiTaskModel):
     after loading, it is a `MultiTaskModel`.
 
     Args:
-        Those of `MultiTaskModel`.
+        preprocessor, mixture, tower_units, tower_dropout, input_gate, tower_gate,
+            scenario_towers, interactions, wide, embeddings_initializer,
+            embeddings_regularizer, kernel_regularizer, column_dropout, position, name,
+            dtype, trainable: see `MultiTaskModel`.
 
     Example:
 
@@ -45,16 +48,12 @@ class MultiWorkerModel(MultiTaskModel):
     ... )
     """
 
+    trains_on_workers = True
+
     @property
     def _strategy(self) -> Any:
         """The strategy of several workers under which it was made, or None."""
-        if keras.backend.backend() != "tensorflow":
-            return None
-        import tensorflow as tf
-
-        strategy = self.distribute_strategy
-        of_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        return strategy if of_workers else None
+        return self.distribute_strategy if has_workers(self) else None
 
     @property
     def is_chief(self) -> bool:

@@ -34,6 +34,23 @@ def replicas_of(model: Any) -> int:
     return 1 if strategy is None else strategy.num_replicas_in_sync
 
 
+def has_workers(model: Any) -> bool:
+    """Whether other processes take part in a model's steps."""
+    return replicas_of(model) > 1 and (
+        replicas_of(model) > len(model.distribute_strategy.extended.worker_devices)
+    )
+
+
+def check_workers(model: Any) -> None:
+    """Raises ValueError if other processes take part in the steps of a model not made for that."""
+    if has_workers(model) and not model.trains_on_workers:
+        raise ValueError(
+            "Several workers train a tfmoe.MultiWorkerModel, for Keras's `fit` does not run there. "
+            f"Received a {type(model).__name__} in the scope of "
+            f"{type(model.distribute_strategy).__name__}. Make it as MultiWorkerModel."
+        )
+
+
 def own_batches(model: Any, batches: Iterable[Any]) -> Iterator[Any]:
     """Batches of a dataset; of one that replicas share, the parts of this process's replicas."""
     if not is_shared(batches):

@@ -36,7 +36,14 @@ from tfmoe.model.measure import measure, with_measures
 from tfmoe.model.parts import parts_of
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
-from tfmoe.model.replicas import in_scope, own_batches, predict_alone, replicas_of, scope_of
+from tfmoe.model.replicas import (
+    check_workers,
+    in_scope,
+    own_batches,
+    predict_alone,
+    replicas_of,
+    scope_of,
+)
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
@@ -87,6 +94,8 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
     _guard: Untracked
     #: What weighs the tasks' losses, and what it has learned; None where weights are fixed.
     weighting_state: WeightLearner | None = None
+    #: Whether it is made for the steps of several processes.
+    trains_on_workers: bool = False
     _predicts_alone: Untracked | None = None
     #: What `fit` has chosen by itself, in words.
     plan: str = ""
@@ -170,6 +179,7 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
                 no gate tells tasks apart; if `weighting` is unknown, or combines gradients of a
                 structure whose tasks share no tensor but its inputs.
         """
+        check_workers(self)
         if kwargs.get("weighted_metrics"):
             raise ValueError(
                 "Row weights count for all metrics. Received weighted_metrics="
