@@ -27,8 +27,19 @@ def check_workers(run: Run) -> None:
             )
 
 
+def join_workers() -> Any:
+    """The strategy of the workers that TF_CONFIG names.
+
+    To be called before TensorFlow has run an operation, for it starts the server that other
+    workers wait for.
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
 def train_with_workers(
-    run: Run, callbacks: Sequence[Any] = ()
+    run: Run, strategy: Any, callbacks: Sequence[Any] = ()
 ) -> tuple[Any, dict[str, list[float]], Any]:
     """Builds and trains a run's model as one of the workers that TF_CONFIG names.
 
@@ -36,17 +47,14 @@ def train_with_workers(
 
     Args:
         run: `Run`, which `check_workers` has seen.
+        strategy: of `join_workers`.
         callbacks: of `fit`.
 
     Returns:
         `MultiWorkerModel`, the history, and the validation batches, or None.
     """
-    import tensorflow as tf
-
     from tfmoe.distribution import MultiWorkerModel, dataset
 
-    # Before anything else is computed, for it starts the server that other workers wait for.
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
     prep = Preprocessor(run.read_schema()).fit(run.data)
     with strategy.scope():
         model = run.build(prep, MultiWorkerModel)

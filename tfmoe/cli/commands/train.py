@@ -12,7 +12,7 @@ from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
 from tfmoe.runs import by_name
 from tfmoe.runs.by_name import completion, one_of
-from tfmoe.runs.workers import check_workers, train_with_workers
+from tfmoe.runs.workers import check_workers, join_workers, train_with_workers
 
 if TYPE_CHECKING:
     from tfmoe.runs.run import Run
@@ -196,6 +196,7 @@ def train(
                     "it out, and see afterwards with `tfmoe report`."
                 )
 
+        strategy = join_workers() if workers else None
         from tfmoe.cli.quiet import start_tensorflow
 
         start_tensorflow()
@@ -210,7 +211,7 @@ def train(
         measured: Any = run.valid
         if workers:
             with line.progress:
-                model, fitted, measured = train_with_workers(run, callbacks)
+                model, fitted, measured = train_with_workers(run, strategy, callbacks)
             model.save(out, overwrite=False)
         else:
             model = run.build()
