@@ -71,6 +71,7 @@ HOMES = {
     "MultiCategorical": "schema.columns",
     "MultiTaskEarlyStopping": "model.stopping",
     "MultiTaskModel": "model.model",
+    "MultiWorkerModel": "distribution.workers",
     "Multiclass": "schema.tasks",
     "MutualInformationLoss": "objectives.mutual_information",
     "NashMTL": "objectives.weighting.combined",
@@ -115,6 +116,7 @@ HOMES = {
     "ZLoss": "gates.balance",
     "data": "data",
     "datasets": "datasets",
+    "distribution": "distribution",
     "draw_conflict": "reports.conflict",
     "draw_gates": "reports.pictures",
     "draw_weights": "reports.pictures",
@@ -193,6 +195,7 @@ __all__ = [
     "MultiCategorical",
     "MultiTaskEarlyStopping",
     "MultiTaskModel",
+    "MultiWorkerModel",
     "Multiclass",
     "MutualInformationLoss",
     "NashMTL",
@@ -237,6 +240,7 @@ __all__ = [
     "ZLoss",
     "data",
     "datasets",
+    "distribution",
     "draw_conflict",
     "draw_gates",
     "draw_weights",
@@ -256,9 +260,11 @@ __all__ = [
 if TYPE_CHECKING:
     from tfmoe import data as data
     from tfmoe import datasets as datasets
+    from tfmoe import distribution as distribution
     from tfmoe import optimizers as optimizers
     from tfmoe.data.batch.task_mixer import TaskMixer as TaskMixer
     from tfmoe.data.preprocessor import Preprocessor as Preprocessor
+    from tfmoe.distribution.workers import MultiWorkerModel as MultiWorkerModel
     from tfmoe.experts.mlp import Experts as Experts
     from tfmoe.extraction.checkpoint import TaskCheckpoint as TaskCheckpoint
     from tfmoe.extraction.compact import CompactExperts as CompactExperts

@@ -96,6 +96,22 @@ class ReportsAtTheEnd:
         return _private(super(), "_get_metrics_result_or_logs")(logs)
 
 
+class BuiltBefore:
+    """Before `keras.Model` among a class's bases: of a model with all its variables before `fit`.
+
+    Under a strategy of TensorFlow, Keras would have a first batch make them, and fails where
+    replicas have other numbers of its rows, or are those of several workers.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "train_step") and hasattr(cls, "distribute_strategy"):
+            _private(super(), "_maybe_symbolic_build")
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        return
+
+
 def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)
@@ -196,6 +212,15 @@ class ClipsGradients:
 
     def _clip_gradients(self, grads: list) -> list:
         return self.clip(grads, _private(super(), "_clip_gradients"))
+
+
+def clip_otherwise(optimizer: Any, clip: Callable[[list, Callable[[list], list]], list]) -> None:
+    """Lets an optimizer clip its gradients by `clip(gradients, usual)`, as in `ClipsGradients`."""
+    # The class's, so that a second one takes the place of the first.
+    usual = _private(type(optimizer), "_clip_gradients")
+    optimizer._clip_gradients = lambda gradients: clip(
+        gradients, lambda given: usual(optimizer, given)
+    )
 
 
 def multiply_learning_rate(optimizer: Any, factor: Callable[[], Any]) -> None:

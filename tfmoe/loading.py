@@ -28,6 +28,7 @@ KERAS_ROOMS = (
     "objectives",
     "optimizers",
     "model",
+    "distribution",
 )
 
 # Modules of version 0.1 whose objects people pickle, and where these are now.

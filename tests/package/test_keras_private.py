@@ -189,6 +189,16 @@ def test_clip_decides_how_gradients_are_clipped():
     assert [float(one) for one in optimizer.clipped([tf.constant(3.0)])] == [0.5]
 
 
+def test_an_optimizer_clips_otherwise():
+    optimizer, (variable,) = built(keras.optimizers.SGD(1.0, clipvalue=1.0))
+    for factor in (3, 2):  # the last one counts
+        keras_private.clip_otherwise(
+            optimizer, lambda grads, usual, factor=factor: [one / factor for one in usual(grads)]
+        )
+    optimizer.apply([4 * tf.ones((2, 3))])
+    np.testing.assert_allclose(variable, np.full((2, 3), 0.5))
+
+
 def test_the_steps_of_an_optimizer_are_multiplied():
     optimizer, (variable,) = built(keras.optimizers.SGD(0.5, weight_decay=0.5))
     for factor in (3.0, 0.5):  # the last one counts
@@ -262,6 +272,7 @@ def test_validates_in_fit_tells_it_by_the_argument():
         ("track_again", [Gone()], "_track_variables"),
         ("optimizer_key", [Gone(), None], "_var_key"),
         ("multiply_learning_rate", [Gone(), float], "_get_current_learning_rate"),
+        ("clip_otherwise", [Gone(), None], "_clip_gradients"),
         ("track_layers", [Gone(), [None]], "_layers"),
         ("rename_key", [Gone(), None, None], "_trainable_variables_indices"),
         ("slot", [Gone(), "momentums", None], "_get_variable_index"),
@@ -322,6 +333,29 @@ def test_metrics_are_reported_at_the_end():
     with pytest.raises(RuntimeError, match="without '_get_metrics_result_or_logs'"):
 
         class Broken(keras_private.ReportsAtTheEnd, Gone):
+            pass
+
+
+def test_nothing_is_built_of_a_first_batch():
+    class Ready(keras_private.BuiltBefore, keras.Sequential):
+        pass
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        for kind, ready in ((Ready, True), (keras.Sequential, False)):
+            model = kind([keras.Input((1,)), keras.layers.Dense(1)])
+            model.compile("sgd", "mse")
+            model._maybe_symbolic_build(data_batch=(np.ones((2, 1)), np.ones((2, 1)), None))
+            assert model.optimizer.built != ready
+
+    class Gone:
+        distribute_strategy = None
+
+        def train_step(self):
+            pass
+
+    with pytest.raises(RuntimeError, match="without '_maybe_symbolic_build'"):
+
+        class Broken(keras_private.BuiltBefore, Gone):
             pass
 
 

@@ -35,6 +35,7 @@ ROOMS = [
     "optimizers",
     "data",
     "model",
+    "distribution",
     "reports",
     "extraction",
     "serving",
@@ -179,6 +180,7 @@ PUBLIC = {
         (tfmoe, tfmoe.__all__),
         (tfmoe.datasets, tfmoe.datasets.__all__),
         (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad", "ByPart"]),
+        (tfmoe.distribution, ["dataset"]),
     )
     for name in names
     if callable(getattr(room, name))
@@ -286,6 +288,7 @@ ADDED_NAMES = [
     "MaskNet",
     "Measures",
     "MultiTaskEarlyStopping",
+    "MultiWorkerModel",
     "NashMTL",
     "NormalizedEntropy",
     "PCGrad",
@@ -310,6 +313,7 @@ ADDED_NAMES = [
     "Vector",
     "Weighting",
     "datasets",
+    "distribution",
     "draw_conflict",
     "draw_gates",
     "draw_weights",

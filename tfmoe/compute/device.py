@@ -46,24 +46,6 @@ def _known(tensor: Any) -> Any:
     return keras.ops.convert_to_numpy(tensor)
 
 
-def num_replicas() -> int:
-    """How many replicas the step runs on in which this is called."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def sum_over_replicas(values: Any) -> Any:
-    """The sum of a tensor over the replicas of the step in which this is called."""
-    if num_replicas() == 1:
-        return values
-    import tensorflow as tf
-
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-
 def waiting_for(data: Any) -> contextlib.AbstractContextManager:
     """On TensorFlow, whatever is computed within waits until `data` has come.
 

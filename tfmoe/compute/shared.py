@@ -16,8 +16,8 @@ import numpy as np
 from keras import ops
 
 from tfmoe.compute.backward import with_backward
-from tfmoe.compute.device import sum_over_replicas
 from tfmoe.compute.math import mix
+from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 
 _COMBINATION: contextvars.ContextVar = contextvars.ContextVar("tfmoe_combination", default=None)

@@ -26,6 +26,7 @@ from tfmoe.data.batch.epochs import (
     rebatch,
 )
 from tfmoe.data.batch.part import Part
+from tfmoe.data.batch.service import check_service, served
 from tfmoe.data.batch.task_mixer import TaskMixer
 from tfmoe.data.batch.whole_groups import check_keep_groups
 from tfmoe.data.encode.columns import NumericFit
@@ -364,6 +365,7 @@ class Preprocessor:
         mixer: TaskMixer | None = None,
         keep_groups: bool = False,
         start_epoch: int = 0,
+        service: str | None = None,
     ) -> tf.data.Dataset:
         """A `tf.data.Dataset` of batches for `model.fit`.
 
@@ -399,6 +401,12 @@ class Preprocessor:
                 `shuffle` is one of groups. The source is held in memory, as with a `mixer`.
             start_epoch: int >= 0, the epoch whose order comes first: n for a training that goes
                 on after n epochs.
+            service: address of the dispatcher of a `tf.data` service, such as
+                `"grpc://10.0.0.1:5000"`, whose workers then make the batches. The source, files
+                too, is encoded here once and sent to them, 1 GB at most. Each row comes once an
+                epoch, in the order in which workers are ready, which no seed says. With `shuffle`
+                a worker's last batch may be smaller. Not with `shard`, `drop_remainder`, `mixer`,
+                `keep_groups` or `start_epoch`.
 
         Returns:
             Dataset of `(features, labels, weights)`, or of features if `labels=False`.
@@ -427,6 +435,17 @@ class Preprocessor:
             check_keep_groups(self.schema, drop_remainder, shard, mixer)
         opened = _readable_again(source)
         encoder = self._encoder(labels)
+        if service is not None:
+            check_service(
+                service,
+                shard=tuple(shard),
+                drop_remainder=drop_remainder,
+                mixer=mixer,
+                keep_groups=keep_groups,
+                start_epoch=start_epoch or None,
+            )
+            rows = held_rows(encoder, opened)
+            return served(service, encoder, rows, batch_size, shuffle, seed)
         how = (batch_size, shuffle, seed, shard, drop_remainder, mixer)
         epochs = Epochs(encoder, opened, *how, keep_groups=keep_groups, next_epoch=start_epoch)
         return as_dataset(epochs, encoder, batch_size, drop_remainder, sharded=shard[1] > 1)

@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 from keras import ops
 
+from tfmoe.compute.replicas import num_replicas, sum_over_replicas
 from tfmoe.compute.types import Tensor
 
 
 class Rows(NamedTuple):
     """Whose rows a gate sees: all tasks' or one task's each.
+
+    Sums and means are over the rows of all replicas. The one row of a static router, which stands
+    for all, each replica has: a sum of it is to be compared with the count.
 
     Attributes:
         num_tasks: int, tasks that the gate tells apart.
@@ -27,8 +31,9 @@ class Rows(NamedTuple):
         """Sums over each task's rows: `(b, t, c)`, or `(b, 1, c)` with `task`, to `(t, c)`."""
         values = self._counting(values)
         if self.task is None:
-            return ops.sum(values, axis=0)
-        return ops.segment_sum(values[:, 0], self.task, num_segments=self.num_tasks)
+            return sum_over_replicas(ops.sum(values, axis=0))
+        found = ops.segment_sum(values[:, 0], self.task, num_segments=self.num_tasks)
+        return sum_over_replicas(found)
 
     def counts(self, values: Tensor) -> Tensor:
         """Number of each task's rows `(t, 1)`, in the type and for the rows of `values`."""
@@ -36,10 +41,11 @@ class Rows(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the rows, whatever their task: `(b, t, ...)` to `(t, ...)`."""
-        if self.mask is None:
+        if self.mask is None and num_replicas() == 1:
             return ops.mean(values, axis=0)
-        total = ops.maximum(ops.sum(ops.cast(self.mask, values.dtype)), 1)
-        return ops.sum(self._counting(values), axis=0) / total
+        ones = ops.ones((ops.shape(values)[0],), values.dtype)
+        total = sum_over_replicas(ops.sum(self._counting(ones)))
+        return sum_over_replicas(ops.sum(self._counting(values), axis=0)) / ops.maximum(total, 1)
 
     def _counting(self, values):
         if self.mask is None:

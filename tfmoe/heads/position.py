@@ -11,6 +11,7 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.registered import registered
+from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.features.embedding import Embedding
 from tfmoe.schema.columns import MISSING_ID
@@ -57,10 +58,11 @@ class PositionTower(keras.layers.Layer):
         counted = ops.cast(ids > MISSING_ID, "float32")[:, None]
         if task is not None:
             counted = counted * ops.one_hot(ops.cast(task, "int32"), len(self.biased))
-        rows = self.table(ids)
-        total = ops.maximum(ops.sum(counted, axis=0), 1.0)
-        mean = ops.sum(counted * rows, axis=0) / total
-        return counted * (rows - mean) * np.array(self.biased, "float32")
+        # From counts, so that replicas agree on them and no gradient has to cross.
+        counts = sum_over_replicas(ops.segment_sum(counted, ids, self.num_rows))
+        total = ops.maximum(ops.sum(counts, axis=0), 1.0)
+        mean = ops.sum(counts * self.table.embeddings, axis=0) / total
+        return counted * (self.table(ids) - mean) * np.array(self.biased, "float32")
 
     def added(self, logits: Any, ids: Tensor, task: Tensor | None) -> Any:
         """Towers' logits with the numbers added; `logits` and `task` as of `Towers`."""

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.keras_private import is_compiled_by_xla
 from tfmoe.model.plan import steps_done
@@ -110,7 +111,9 @@ class FiniteLoss(keras.callbacks.Callback):
 
         floats = {n: v for n, v in features.items() if v.dtype.is_floating}
         fatal = [_largest(values) > _FATAL for values in floats.values()]
-        fine = tf.math.is_finite(loss) & ~tf.reduce_any(fatal or [False])
+        bad = ~tf.math.is_finite(loss) | tf.reduce_any(fatal or [False])
+        # Of several workers one would else wait for one that has ended.
+        fine = sum_over_replicas(tf.cast(bad, tf.float32)) == 0
         step = tf.convert_to_tensor(self.model.optimizer.iterations)
 
         def noted(step: Any, bad: Any, largest: Any) -> np.int32:

@@ -272,9 +272,18 @@ def quiet_end(*sources: Any) -> Iterator[None]:
     it ran out of data.
     """
     with warnings.catch_warnings():
-        if any(hasattr(one, "cardinality") and int(one.cardinality()) == -2 for one in sources):
+        if -2 in map(_num_batches, sources):
             warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
         yield
+
+
+def _num_batches(source: Any) -> int | None:
+    """Of a dataset, of which -2 are unknown; else None."""
+    cardinality = getattr(source, "cardinality", None)
+    if cardinality is None:
+        return None
+    # A distributed dataset has it as a number.
+    return int(cardinality() if callable(cardinality) else cardinality)
 
 
 def weights_may_come_third(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfmoe.data.encode.values import ValueCodes
 from tfmoe.model.inputs import frame_of
-from tfmoe.objectives.exact import MOST_SCENARIOS, by_task, rows_of_tasks, scores_of
+from tfmoe.objectives.exact import MOST_SCENARIOS, by_task, rows_of_tasks
 from tfmoe.objectives.measures import (
     deciles_of,
     measured_tasks,
@@ -222,7 +222,7 @@ class Read:
 
     def __iter__(self) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
         for (features, labels, weights), codes in self._batches():
-            scores = scores_of(self._model, features)
+            scores = self._model.predict_on_batch(features)
             for name, own in codes.items():
                 self._count(name, own)
             more = [codes[name] for name in self._by]

@@ -13,6 +13,7 @@ import keras
 from tfmoe import keras_private
 from tfmoe.compute import nested
 from tfmoe.compute.registered import registered
+from tfmoe.compute.replicas import wait_for_replicas
 from tfmoe.compute.types import Initializer, Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
@@ -489,6 +490,7 @@ class MultiTaskModel(Trainable):
         self, inputs: dict[str, Tensor], training: bool | None = None, mask: Any = None
     ) -> Any:
         if is_in_step(self):
+            wait_for_replicas()
             return self.forward_pass(inputs, training=training)
         return super().call(inputs, training=training, mask=mask)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -12,7 +12,8 @@ import numpy as np
 from keras import ops
 
 from tfmoe import keras_private
-from tfmoe.compute.device import num_replicas, waiting_for
+from tfmoe.compute.device import waiting_for
+from tfmoe.compute.replicas import num_replicas, of_this_replica
 from tfmoe.compute.shared import combining, current
 from tfmoe.compute.types import Tensor
 from tfmoe.model.checkpoint import checkpoint_of, kept_training
@@ -36,11 +37,19 @@ from tfmoe.model.measure import measure, with_measures
 from tfmoe.model.parts import parts_of
 from tfmoe.model.plan import planned, warn_of_few_steps
 from tfmoe.model.progress import Progress
+from tfmoe.model.replicas import (
+    check_workers,
+    in_scope,
+    own_batches,
+    predict_alone,
+    replicas_of,
+    scope_of,
+)
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
 from tfmoe.objectives.joint_labels import JointLabels
-from tfmoe.objectives.losses import masked_mean
+from tfmoe.objectives.losses import over_weights
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.objective import completed
 from tfmoe.objectives.task_per_row import TaskPerRow
@@ -49,6 +58,7 @@ from tfmoe.objectives.weighting.by_name import weighting_of
 from tfmoe.objectives.weighting.learner import WeightLearner, silent
 from tfmoe.optimizers.by_part import made, routed
 from tfmoe.optimizers.fused import updates_rows
+from tfmoe.optimizers.replicas import clip_together
 from tfmoe.schema.schema import GROUP_CODES
 from tfmoe.validation import integer
 
@@ -65,7 +75,7 @@ class Untracked:
         self.value = value
 
 
-class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
+class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.Model):
     """A Keras model whose losses and metrics follow from the tasks of its schema.
 
     A part of `MultiTaskModel`, which has what is used here: `schema`, `preprocessor`, `encoder`,
@@ -85,6 +95,9 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
     _guard: Untracked
     #: What weighs the tasks' losses, and what it has learned; None where weights are fixed.
     weighting_state: WeightLearner | None = None
+    #: Whether it is made for the steps of several processes.
+    trains_on_workers: bool = False
+    _predicts_alone: Untracked | None = None
     #: What `fit` has chosen by itself, in words.
     plan: str = ""
     #: The epoch, from 0, whose weights `fit` has kept by itself; None where it chose none.
@@ -122,6 +135,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             data = (x, *rest)
         return super().predict_step(*state, data)
 
+    @in_scope
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer | Mapping[str, Any] = "adam",
@@ -166,6 +180,7 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
                 no gate tells tasks apart; if `weighting` is unknown, or combines gradients of a
                 structure whose tasks share no tensor but its inputs.
         """
+        check_workers(self)
         if kwargs.get("weighted_metrics"):
             raise ValueError(
                 "Row weights count for all metrics. Received weighted_metrics="
@@ -205,13 +220,16 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
         if by_part is not None:
             by_part.route(parts_of(self))
             by_part.grouped(self.trainable_variables)  # or its error
+        several = replicas_of(self) > 1
+        if several:
+            clip_together(self.optimizer)
         first_order = {} if self.wide is None else self.wide.tables
         for table in (*self.encoder.tables.values(), *first_order.values()):
             own = self.optimizer
             if by_part is not None and table.trainable:
                 own = by_part.optimizer_of(table.embeddings)
             table.may_be_compiled = bool(self.jit_compile)
-            table.may_be_sparse = updates_rows(own) or num_replicas() > 1
+            table.may_be_sparse = updates_rows(own) or several
         self._compiled_with.value["optimizer"] = self.optimizer
         check_reported(self)
 
@@ -274,15 +292,15 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             total = learner.weigh(losses, trained, combination)
             if self.schema.task_column:
                 # What is reported is what evaluation reports, a mean over rows.
-                plain = masked_mean(losses, counts)
+                plain = over_weights(ops.sum(losses * counts), ops.sum(counts))
                 total = total + ops.stop_gradient(plain - total)
-        for loss in self.losses:
+        for loss in of_this_replica(self.losses):
             total = total + ops.sum(ops.cast(loss, "float32"))
         for tracker in self._trackers.value:
             with_label = self._objectives.value.with_label(labels)
             loss = tracker.add(y_pred.aux, with_label, training)
             total = total + loss if training else total
-        # Keras adds up the replicas' gradients, and their losses.
+        # All replicas have the same total. Keras adds up their gradients, and their losses.
         total = total / num_replicas()
         guard = self._guard.value
         return guard.guarded(total, x, y_pred.logits) if guard and training else total
@@ -518,14 +536,14 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             self._guard.value = None
 
     def _build_optimizer(self) -> None:
-        """Makes the optimizer's variables before the first step, on one device.
+        """Makes the optimizer's variables before the first step, on TensorFlow.
 
-        TensorFlow traces a step twice that makes variables.
+        It traces a step twice that makes variables, and on several replicas makes none.
         """
-        strategy = getattr(self, "distribute_strategy", None)
-        alone = strategy is not None and strategy.num_replicas_in_sync == 1
-        if self.compiled and alone and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if self.compiled and on_tensorflow and not self.optimizer.built:
+            with scope_of(self):
+                self.optimizer.build(self.trainable_variables)
 
     @weights_may_come_third
     def evaluate(
@@ -662,6 +680,22 @@ class Trainable(keras_private.ReportsAtTheEnd, keras.Model):
             predictions = super().predict(x, batch_size=batch_size, **kwargs)
         warn_of_predictions(predictions)
         return predictions
+
+    def batches_of(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """Batches of a dataset as those of this process, also of one that replicas share."""
+        return own_batches(self, batches)
+
+    def rows_of_all(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Of arrays by task with the rows that this process has seen, those with all rows."""
+        return rows
+
+    def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
+        """As in Keras; of several replicas one predicts the batch."""
+        if replicas_of(self) == 1:
+            return super().predict_on_batch(x)
+        if self._predicts_alone is None:
+            self._predicts_alone = Untracked(predict_alone(self))
+        return self._predicts_alone.value(x)
 
 
 def _listed(callbacks: Any) -> list[Any]:

@@ -138,10 +138,10 @@ def looked_again(model: Any, step: Any, args: tuple[Any, ...]) -> Any:
 def _learn(model: Any, x: Any, y: Any, sample_weight: Any, forward: Any) -> None:
     objectives, learner = model._objectives.value, model.weighting_state
     labels = labels_of(model.schema, y)
-    losses, counts = objectives.losses(
+    losses, _ = objectives.losses(
         labels, sample_weight, forward.of(x), **task_of(model.schema, x), tracks=False
     )
-    learner.look_again(losses, counts * objectives.trained)
+    learner.look_again(losses)
 
 
 def _current(scope: Any, variable: Any, value: Any) -> Any:

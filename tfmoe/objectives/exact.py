@@ -65,6 +65,7 @@ def exact_metrics(
         )
         if task in wanted
     )
+    rows = model.rows_of_all(rows)
     found = {f"{name}_auc": exact_auc(*rows[name][:3]) for name in names if name in rows}
     if scenario is not None:
         found |= _by_scenario(model, rows)
@@ -190,15 +191,8 @@ def _row(values: Any) -> np.ndarray:
 def _scored_batches(
     model: Any, batches: Iterable[Any], steps: int | None
 ) -> Iterator[tuple[Any, Any, Any, Any]]:
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(model.batches_of(batches)):
         if steps is not None and step >= steps:
             return
         x, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        yield x, labels, weights, scores_of(model, x)
-
-
-def scores_of(model: Any, features: Any) -> dict[str, np.ndarray]:
-    """A model's predictions of a batch, by output."""
-    num = len(keras.tree.flatten(features)[0])
-    # Several replicas predict the whole batch each.
-    return {name: values[:num] for name, values in model.predict_on_batch(features).items()}
+        yield x, labels, weights, model.predict_on_batch(x)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, cast
 import keras
 from keras import ops
 
+from tfmoe.compute.replicas import rows_of_replicas, sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.heads.values import lognormal_sigma, regression_value
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
@@ -78,10 +79,12 @@ def pairwise_logistic(
     Returns:
         The mean, 0 without pairs, and the sum of the pairs' weights; scalars.
     """
+    # A group may have rows on several replicas, each of which then makes all pairs.
+    labels, logits, weights, groups = map(rows_of_replicas, (labels, logits, weights, groups))
     together = ops.equal(groups[:, None], groups[None]) & (groups >= 0)[:, None]
     better = together & (labels[:, None] > labels[None])
     pairs = ops.cast(better, "float32") * weights[:, None] * weights[None]
-    return masked_mean(ops.softplus(logits[None] - logits[:, None]), pairs), ops.sum(pairs)
+    return mean_and_weight(ops.softplus(logits[None] - logits[:, None]), pairs)
 
 
 def zero_inflated_lognormal(labels: Tensor, logits: Tensor) -> Tensor:
@@ -107,9 +110,20 @@ _REGRESSION: dict[str, Callable[..., Tensor]] = {
 
 
 def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """`sum(weights * values) / sum(weights)`, and 0 where no weight is left."""
-    total = ops.sum(weights)
-    return ops.sum(weights * values) / ops.where(total > 0, total, ops.ones_like(total))
+    """`sum(weights * values) / sum(weights)` over the rows of all replicas, 0 without weight."""
+    return mean_and_weight(values, weights)[0]
+
+
+def mean_and_weight(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """`masked_mean`, and the sum of the weights; scalars, the same on all replicas."""
+    sums = ops.stack([ops.sum(weights * values), ops.sum(weights)])
+    weighed, total = ops.unstack(sum_over_replicas(sums), 2)
+    return over_weights(weighed, total), total
+
+
+def over_weights(sums: Tensor, weights: Tensor) -> Tensor:
+    """`sums / weights`, and 0 where there is no weight."""
+    return sums / ops.where(weights > 0, weights, ops.ones_like(weights))
 
 
 def labels_and_weights(labels: Tensor, row_weights: Tensor | None) -> tuple[Tensor, Tensor]:

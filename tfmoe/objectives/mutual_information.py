@@ -11,6 +11,7 @@ from keras import ops
 from tfmoe import keras_private
 from tfmoe.compute.math import log_or_zero
 from tfmoe.compute.registered import registered
+from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
@@ -153,7 +154,9 @@ class InformationTracker(keras.metrics.Mean):
         self.loss, self.places = loss, tuple(gates)
         self.num_tasks = gates[self.places[0]].num_tasks
         self.joints = [
-            self.add_variable((gate.num_tasks, gate.num_experts), "zeros", name=f"joint_{i}")
+            self.add_variable(
+                (gate.num_tasks, gate.num_experts), "zeros", aggregation="mean", name=f"joint_{i}"
+            )
             for i, gate in enumerate(gates.values())
             if loss.momentum
         ]
@@ -168,7 +171,7 @@ class InformationTracker(keras.metrics.Mean):
         """
         informations = []
         for i, place in enumerate(self.places):
-            joint = joint_of(records[place], with_label, self.num_tasks)
+            joint = sum_over_replicas(joint_of(records[place], with_label, self.num_tasks))
             if self.joints and training:
                 past = self.loss.momentum * ops.convert_to_tensor(self.joints[i])
                 joint = past + (1 - self.loss.momentum) * joint

@@ -14,6 +14,7 @@ from tfmoe.objectives.losses import (
     binary_cross_entropy,
     labels_and_weights,
     masked_mean,
+    mean_and_weight,
     metric_of,
     outputs_for_metrics,
     own_metrics,
@@ -98,6 +99,8 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         """The task's mean loss over the batch's rows with a label, and what these weigh; scalars.
 
+        They are those of all replicas.
+
         Args:
             labels: `(b,)`, NaN where missing.
             row_weights: `(b,)`, or None.
@@ -108,12 +111,11 @@ class Objective:
         """
         labels = standardized(labels, *self.moments)
         known, weights = labels_and_weights(labels, row_weights)
-        count = ops.sum(weights)
         if groups is not None:
             loss, count = pairwise_logistic(known, logits, weights, groups)
         else:
             losses = row_losses(self.task, self.loss, known, logits, predictions)
-            loss = masked_mean(losses, weights)
+            loss, count = mean_and_weight(losses, weights)
         if chain is not None:
             loss = self._along(loss, known, weights, row_weights, logits, chain)
         if tracks:

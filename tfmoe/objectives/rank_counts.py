@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfmoe.compute.device import num_replicas
+from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 
 # Between neighbouring knots a batch had equally many scores.
@@ -47,8 +47,7 @@ class RankCounts(keras.metrics.Metric):
 
     So what the first batch resembles is told apart to a 20,000th of the rows, be its scores
     narrow, far out, or in clusters; what it does not resemble to 1/500 of a logit, and finer
-    around it. On several replicas, whose first batches differ but whose counts must add up, the
-    last two maps are fixed, for scores within [-8, 8].
+    around it. Several replicas take the mean of their quantiles, so that their bins are the same.
 
     Where that is too coarse `near_ties` says so.
 
@@ -62,8 +61,9 @@ class RankCounts(keras.metrics.Metric):
         self.num_tasks, self.side = num_tasks, side
         # Of each task negatives, then positives.
         self.counts = self.add_variable((num_tasks * 2 * side**2,), "zeros", name="counts")
-        self.knots = self.add_variable((num_tasks * _KNOTS,), "zeros", name="knots")
-        self.has_knots = self.add_variable((num_tasks,), "zeros", name="has_knots")
+        same = {"initializer": "zeros", "aggregation": "mean"}  # on all replicas
+        self.knots = self.add_variable((num_tasks * _KNOTS,), name="knots", **same)
+        self.has_knots = self.add_variable((num_tasks,), name="has_knots", **same)
         # Of each task: near ties among the pairs that were compared, and those pairs.
         self.pairs = self.add_variable((num_tasks * 2,), "zeros", name="pairs")
 
@@ -81,8 +81,7 @@ class RankCounts(keras.metrics.Metric):
         weights = ops.where(inside, weights, 0.0)
         places = ops.where(inside, places, 0)
         counted = ops.logical_and(ops.logical_not(lost), weights > 0)
-        if num_replicas() == 1:
-            self._set_knots(scores, counted, places)
+        self._set_knots(scores, counted, places)
         num = self.side**2
         bins = self._bins(scores, places)
         positive = labels > 0.5
@@ -118,7 +117,7 @@ class RankCounts(keras.metrics.Metric):
         """Sets the knots of those tasks that have rows here and had none before."""
         knots, has_knots = ops.convert_to_tensor(self.knots), ops.convert_to_tensor(self.has_knots)
 
-        def found() -> tuple[Tensor, Tensor]:
+        def found() -> Tensor:
             own = places[None] == ops.arange(self.num_tasks, dtype="int32")[:, None]
             own = ops.logical_and(own, counted[None])
             in_order = ops.sort(ops.where(own, scores[None], _LARGEST), axis=1)
@@ -130,15 +129,18 @@ class RankCounts(keras.metrics.Metric):
             low = ops.take_along_axis(in_order, below, axis=1)
             high = ops.take_along_axis(in_order, above, axis=1)
             new = low + (high - low) * (ranks - ops.cast(below, "float32"))
-            take = ops.logical_and(last[:, 0] >= 0, has_knots == 0)
-            old = ops.reshape(knots, (-1, _KNOTS))
-            both = ops.reshape(ops.where(take[:, None], new, old), (-1,))
-            return both, ops.where(take, ops.ones_like(has_knots), has_knots)
+            take = ops.logical_and(last[:, 0] >= 0, has_knots == 0)[:, None]
+            new = ops.where(take, new, ops.zeros_like(new))
+            return ops.concatenate([new, ops.cast(take, "float32")], axis=1)
 
         new_here = ops.logical_and(counted, ops.take(has_knots, places) == 0)
-        knots, has_knots = ops.cond(ops.any(new_here), found, lambda: (knots, has_knots))
-        self.knots.assign(knots)
-        self.has_knots.assign(has_knots)
+        none = ops.zeros((self.num_tasks, _KNOTS + 1), "float32")
+        own = sum_over_replicas(ops.cond(ops.any(new_here), found, lambda: none))
+        new, replicas = ops.split(own, [_KNOTS], axis=1)
+        new = ops.reshape(new / ops.maximum(replicas, 1.0), (-1,))
+        take = replicas[:, 0] > 0
+        self.knots.assign(ops.where(ops.repeat(take, _KNOTS), new, knots))
+        self.has_knots.assign(ops.where(take, ops.ones_like(has_knots), has_knots))
 
     def _bins(self, scores: Tensor, places: Tensor) -> Tensor:
         """The bin of each score, from 0 to `side ** 2 - 1`."""

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.objectives.losses import (
     labels_and_weights,
@@ -16,6 +17,7 @@ from tfmoe.objectives.losses import (
     masked_mean,
     metric_of,
     outputs_for_metrics,
+    over_weights,
     own_logits,
     own_metrics,
     row_losses,
@@ -118,10 +120,9 @@ class TaskPerRow:
         """See `JointLabels.losses`; a task's loss is the mean over its own rows."""
         losses, weights = self._row_losses(labels, row_weights, forward, task, tracks)
         num = len(self.tasks)
-        counts = ops.segment_sum(weights, task, num)
-        sums = ops.segment_sum(losses * weights, task, num)
-        means = sums / ops.where(counts > 0, counts, ops.ones_like(counts))
-        return means * ops.array(self._weights), counts
+        own = [ops.segment_sum(values, task, num) for values in (losses * weights, weights)]
+        sums, counts = ops.unstack(sum_over_replicas(ops.stack(own)), 2)
+        return over_weights(sums, counts) * ops.array(self._weights), counts
 
     @property
     def trained(self) -> np.ndarray:

@@ -46,9 +46,9 @@ class Adam(SumsRows, keras.optimizers.Adam):
                                * m / (sqrt(v) + epsilon)
 
     Keras computes this in a dozen operations, each of which passes over memory; the fused
-    kernel passes once. Where it does not apply (other backends, sparse gradients, `amsgrad`,
-    under `tf.distribute`), the step is Keras's own; but of a sparse gradient rows that come more
-    than once are added up first, as in a dense one, before they are clipped or squared.
+    kernel passes once. Where it does not apply (other backends, sparse gradients, `amsgrad`), the
+    step is Keras's own; but of a sparse gradient rows that come more than once are added up first,
+    as in a dense one, before they are clipped or squared.
     `MultiTaskModel.compile("adam")` uses it.
 
     Args:
@@ -88,10 +88,10 @@ class LazyAdam(Adam):
     updated as under Adam; a rare one keeps the moments of its last look-up, which Adam would
     let decay, and does not move in between, where Adam would go on moving it.
 
-    All other variables, and all of them on other backends and under `tf.distribute`, are
-    updated as by `Adam`. Not lazy are Keras's `weight_decay`, `use_ema` and
-    `gradient_accumulation_steps`, which update whole tables: leave the tables out of the
-    decay by `optimizer.exclude_from_weight_decay(var_names=["embeddings"])`.
+    All other variables, and all of them on other backends, are updated as by `Adam`. Not lazy are
+    Keras's `weight_decay`, `use_ema` and `gradient_accumulation_steps`, which update whole tables:
+    leave the tables out of the decay by
+    `optimizer.exclude_from_weight_decay(var_names=["embeddings"])`.
 
     Args:
         learning_rate: float > 0, or a Keras schedule.
@@ -122,7 +122,7 @@ class LazyAdam(Adam):
         super().__init__(learning_rate, amsgrad=False, name=name, **kwargs)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if not _has_rows(gradient, variable):
+        if not _is_sparse(gradient):
             super().update_step(gradient, variable, learning_rate)
             return
         ids, gradient = _distinct(gradient)
@@ -149,16 +149,15 @@ class Adagrad(SumsRows, keras.optimizers.Adagrad):
 
     in which a row without gradient does not move. Keras updates the whole table all the same;
     here a table with a sparse gradient (`Embedding` above 30,000 rows) is updated by rows.
-    Other variables, and all of them on other backends and under `tf.distribute`, are updated
-    by Keras's own step. `weight_decay`, `use_ema` and `gradient_accumulation_steps` update
-    whole tables.
+    Other variables, and all of them on other backends, are updated by Keras's own step.
+    `weight_decay`, `use_ema` and `gradient_accumulation_steps` update whole tables.
 
     Args:
         Those of `keras.optimizers.Adagrad`.
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if not _has_rows(gradient, variable):
+        if not _is_sparse(gradient):
             super().update_step(gradient, variable, learning_rate)
             return
         ids, gradient = _distinct(gradient)
@@ -202,15 +201,6 @@ def _summed(gradient: Any) -> Any:
     return tf.IndexedSlices(values, ids, gradient.dense_shape)
 
 
-def _has_rows(gradient: Any, variable: Any) -> bool:
-    """Whether the gradient is of some rows of one variable on one device."""
-    if not _is_sparse(gradient):
-        return False
-    import tensorflow as tf
-
-    return not tf.distribute.has_strategy()
-
-
 def _distinct(gradient: Any) -> tuple[Tensor, Tensor]:
     """Ids `(n,)`, each once, and their gradients `(n, ...)`, summed where one came twice."""
     import tensorflow as tf
@@ -247,11 +237,9 @@ def _write(variable: Any, ids: Tensor, rows: Tensor) -> None:
 
 
 def _is_plain(gradient: Any, variable: Any) -> bool:
-    """Whether gradient and variable are a tensor and a variable on one device."""
-    if keras.backend.backend() != "tensorflow":
+    """Whether gradient and variable are a tensor and a variable of TensorFlow."""
+    if keras.backend.backend() != "tensorflow" or _is_sparse(gradient):
         return False
     import tensorflow as tf
 
-    if tf.distribute.has_strategy() or isinstance(gradient, tf.IndexedSlices):
-        return False
     return isinstance(variable, tf.Variable) and hasattr(variable, "handle")

@@ -335,12 +335,15 @@ class Run:
             if given:
                 scenario_of(schema, option)
 
-    def build(self, prep: Preprocessor | None = None) -> MultiTaskModel:
+    def build(
+        self, prep: Preprocessor | None = None, kind: type[MultiTaskModel] | None = None
+    ) -> MultiTaskModel:
         """The compiled model.
 
         Args:
             prep: `Preprocessor` that was fitted on `data` under `read_schema()`; None to fit one,
                 or to take the one that a training which goes on was begun with.
+            kind: class of the model, or None for `MultiTaskModel`.
 
         Raises:
             ValueError: if options do not go together, or a training that goes on was begun with
@@ -369,7 +372,7 @@ class Run:
                 entropy_reg = by_name.decisive(self.gate, prep.num_rows, size, self.epochs)
             # Here, so that a few lines of Python with the same seed train the same model.
             keras.utils.set_random_seed(self.seed)
-            model = tfmoe.MultiTaskModel(
+            model = (kind or tfmoe.MultiTaskModel)(
                 prep,
                 self._structure(entropy_reg),
                 by_name.units_of(self.tower_units) if self.tower_units.strip() else (),
@@ -413,8 +416,20 @@ class Run:
             model.compile(by_name.optimizer(self.optimizer, self.learning_rate))
         return model
 
-    def fit(self, model: MultiTaskModel, callbacks: Sequence[Any] = ()) -> dict[str, list[float]]:
-        """Trains a model that `build` made; returns the history."""
+    def fit(
+        self,
+        model: MultiTaskModel,
+        callbacks: Sequence[Any] = (),
+        rows: Any = None,
+        valid: Any = None,
+    ) -> dict[str, list[float]]:
+        """Trains a model that `build` made; returns the history.
+
+        Args:
+            model: of `build`.
+            callbacks: of `fit`.
+            rows, valid: datasets in place of the run's `data` and `valid`, or None.
+        """
         import keras
 
         for _ in model.preprocessor.dataset(self.valid) if self.valid else ():
@@ -429,10 +444,10 @@ class Run:
             best = keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
             callbacks.append(best)
         return model.fit(
-            self.data,
-            validation_data=self.valid,
+            self.data if rows is None else rows,
+            validation_data=self.valid if rows is None else valid,
             epochs=self.epochs,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size if rows is None else None,
             patience=self.patience,
             seed=self.seed,
             callbacks=callbacks,

@@ -12,6 +12,7 @@ from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
 from tfmoe.runs import by_name
 from tfmoe.runs.by_name import completion, one_of
+from tfmoe.runs.workers import check_workers, join_workers, train_with_workers
 
 if TYPE_CHECKING:
     from tfmoe.runs.run import Run
@@ -208,6 +209,14 @@ def train(
         bool,
         typer.Option("--resume/--no-resume", help="Go on with the training in --checkpoints."),
     ] = False,
+    workers: Annotated[
+        bool,
+        typer.Option(
+            "--workers",
+            help="Train with other machines, each of which runs this command; the environment's "
+            "TF_CONFIG says which they are. The first one writes the model.",
+        ),
+    ] = False,
 ) -> None:
     """Fits a preprocessor and trains a model on a table, or trains on a model that there is."""
     with errors_shown():
@@ -219,29 +228,43 @@ def train(
         run = run_of(context, config)
         if run.from_model is None:
             run.read_schema()  # or its error, before TensorFlow starts
+        if workers:
+            check_workers(run)
+            if history is not None:
+                raise ValueError(
+                    "Each worker sees its own rows alone. Received --history with --workers. Leave "
+                    "it out, and see afterwards with `tfmoe report`."
+                )
 
+        strategy = join_workers() if workers else None
         from tfmoe.cli.quiet import start_tensorflow
 
         start_tensorflow()
         from tfmoe.cli.progress import ProgressLine
         from tfmoe.reports.callback import GateReport
 
-        model = run.build()
-        for owner, growth in (model.training_preprocessor.growth or {}).items():
-            say(
-                f"{owner}: {growth.added:,} new values, {growth.reused:,} of them with the rows of "
-                f"others; {growth.evicted:,} left; {growth.rows:,} rows"
-            )
         line = ProgressLine("training", console())
         callbacks: list[Any] = [line]
         if history is not None:
             gates = GateReport(run.valid or run.data, console=False)
             callbacks.append(gates)
-        with line.progress:
-            fitted = run.fit(model, callbacks)
-        with new_file(out) as draft:
-            model.save(draft)
-        show(metrics_table(*_last(model, fitted, run.valid), model.schema.tasks))
+        measured: Any = run.valid
+        if workers:
+            with line.progress:
+                model, fitted, measured = train_with_workers(run, strategy, callbacks)
+            model.save(out, overwrite=False)
+        else:
+            model = run.build()
+            _say_growth(model)
+            with line.progress:
+                fitted = run.fit(model, callbacks)
+            with new_file(out) as draft:
+                model.save(draft)
+        numbers = _last(model, fitted, measured)
+        if not getattr(model, "is_chief", True):
+            say(f"The first worker writes {out}")
+            return
+        show(metrics_table(*numbers, model.schema.tasks))
         say(f"Wrote {out}")
         if history is not None:
             with new_file(history) as draft:
@@ -250,6 +273,15 @@ def train(
         if write_config is not None:
             run.save(write_config)
             say(f"Wrote {write_config}")
+
+
+def _say_growth(model: Any) -> None:
+    """Says what growing has done to the tables, if it was wanted."""
+    for owner, growth in (model.training_preprocessor.growth or {}).items():
+        say(
+            f"{owner}: {growth.added:,} new values, {growth.reused:,} of them with the rows of "
+            f"others; {growth.evicted:,} left; {growth.rows:,} rows"
+        )
 
 
 def run_of(context: typer.Context, config: Path | None) -> "Run":
@@ -291,9 +323,9 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _last(model: Any, history: dict[str, list[float]], valid: str | None) -> tuple[Any, str]:
+def _last(model: Any, history: dict[str, list[float]], valid: Any) -> tuple[Any, str]:
     """What to show of a training: the numbers of the weights that are kept."""
-    if valid:
+    if valid is not None:
         return model.evaluate(valid, verbose=0), "on the validation table"
     best = model.best_epoch
     if best is None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfmoe.compute.device import num_replicas, sum_over_replicas
+from tfmoe.compute.replicas import num_replicas
 from tfmoe.compute.shared import Combination
 from tfmoe.compute.types import Tensor
 from tfmoe.objectives.metrics import ByTask
@@ -95,17 +95,17 @@ class WeightLearner(ByTask):
         Its value is the plain sum, so that epochs and weightings can be compared.
 
         Args:
-            losses: `(t,)`, each task's mean over the rows with its label, times its weight.
+            losses: `(t,)`, each task's mean over the rows with its label, of all replicas, times
+                its weight.
             counts: `(t,)`, the sums of the weights of these rows.
             combination: of the step.
         """
-        shared, present, share = _over_replicas(losses, counts)
+        known, present = ops.stop_gradient(losses), ops.cast(counts > 0, "float32")
         state = self.state
-        weights, new = self.weighting.weigh(shared, present, state)
+        weights, new = self.weighting.weigh(known, present, state)
         weights = ops.stop_gradient(ops.where(present > 0, weights, ops.zeros_like(weights)))
-        self._learn(new, shared)
-        own = share * losses
-        minimised, total = ops.sum(weights * own), ops.sum(own)
+        self._learn(new, known)
+        minimised, total = ops.sum(weights * losses), ops.sum(losses)
         loss = minimised + ops.stop_gradient(total - minimised)
         if combination is None:
             self._report(weights, present)
@@ -134,9 +134,9 @@ class WeightLearner(ByTask):
         weights = ops.stop_gradient(combination.weights) * ops.convert_to_tensor(self.last)
         self._report(weights, ops.convert_to_tensor(self.present))
 
-    def look_again(self, losses: Tensor, counts: Tensor) -> None:
-        """Learns from the losses of a batch after its step; arguments as of `weigh`."""
-        after, _, _ = _over_replicas(losses, counts)
+    def look_again(self, losses: Tensor) -> None:
+        """Learns from the losses of a batch after its step; see `weigh`."""
+        after = ops.stop_gradient(losses)
         self._learn(self.weighting.compare(after, self.state), after)
 
     def _report(self, weights: Tensor, present: Tensor) -> None:
@@ -172,18 +172,3 @@ class WeightLearner(ByTask):
         for name, variable in zip(self._names, self._state, strict=True):
             if name in store and tuple(store[name].shape) == tuple(variable.shape):
                 variable.assign(np.asarray(store[name]))
-
-
-def _over_replicas(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean losses over all replicas, which tasks have rows, and this replica's share of them.
-
-    Keras adds up the gradients of replicas and a loss is divided by their number, hence the share
-    is times their number.
-    """
-    losses, counts = ops.stop_gradient(losses), ops.stop_gradient(counts)
-    num = num_replicas()
-    if num == 1:
-        return losses, ops.cast(counts > 0, "float32"), ops.ones_like(losses)
-    sums, total = ops.unstack(sum_over_replicas(ops.stack([losses * counts, counts])), 2)
-    some = ops.where(total > 0, total, ops.ones_like(total))
-    return sums / some, ops.cast(total > 0, "float32"), num * counts / some
