@@ -10,6 +10,7 @@ from tfmoe.cli.metrics import metrics_table
 from tfmoe.cli.paths import MaybeDataFiles, must_be_new
 from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
+from tfmoe.remote import address
 from tfmoe.runs import by_name
 from tfmoe.runs.by_name import completion, one_of
 
@@ -197,14 +198,14 @@ def train(
         with new_file(out) as draft:
             model.save(draft)
         show(metrics_table(*_last(model, fitted, run.valid), schema_read.tasks))
-        say(f"Wrote {out}")
+        say(f"Wrote {address(out)}")
         if history is not None:
             with new_file(history) as draft:
                 gates.frame.to_csv(draft, index=False)
-            say(f"Wrote {history}")
+            say(f"Wrote {address(history)}")
         if write_config is not None:
             run.save(write_config)
-            say(f"Wrote {write_config}")
+            say(f"Wrote {address(write_config)}")
 
 
 def run_of(context: typer.Context, config: Path | None) -> "Run":
