@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -51,6 +52,10 @@ _AHEAD = 8 << 20
 _WHOLE = {"abfs", "az", "gcs", "gs", "memory", "s3", "s3a"}
 # Where file systems say when a file was written, or what its contents are: the first that is there.
 _TAGS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "Last-Modified", "updated", "created")
+
+
+class RemoteError(OSError):
+    """A store did not give or take what it was asked, however often."""
 
 
 def is_remote(path: PathLike) -> bool:
@@ -123,7 +128,7 @@ def tried(url: str, act: Callable[[], _Result]) -> _Result:
     """What `act` returns, which is called up to `TRIES` times as long as it fails.
 
     Raises:
-        OSError: if it still fails; what will not get better by waiting, as it comes up.
+        RemoteError: if it still fails; what will not get better by waiting, as it comes up.
     """
     failures = 0
     while True:
@@ -135,7 +140,7 @@ def tried(url: str, act: Callable[[], _Result]) -> _Result:
         except Exception as error:
             failures += 1
             if failures == TRIES:
-                raise OSError(
+                raise RemoteError(
                     f"A remote store must answer. Received {url}, tried {TRIES} times: "
                     f"{type(error).__name__}: {error}. Check the connection and the keys, and run "
                     "it again."
@@ -234,7 +239,8 @@ def stamp(path: str) -> Stamp:
 
 def _stamp_of(info: Mapping[str, Any]) -> Stamp:
     tag = next((info[name] for name in _TAGS if info.get(name) is not None), None)
-    return info["size"], tag
+    # Some say a time once as such, once in seconds.
+    return info["size"], tag.timestamp() if isinstance(tag, datetime) else tag
 
 
 def exists(path: PathLike) -> bool:
@@ -274,10 +280,15 @@ def names_in(folder: PathLike) -> list[str]:
 
 
 def below(url: str) -> dict[str, Stamp]:
-    """All files in a folder and its folders, in order: their stamps by URL."""
+    """All files in a folder and its folders, in order: their stamps by URL.
+
+    Args:
+        url: str, without a slash at its end.
+    """
     system, path = file_system(url)
     system.invalidate_cache()
-    return _stamps(system, url, tried(url, lambda: system.find(path, detail=True)))
+    found = tried(url, lambda: system.find(path, detail=True))
+    return {_url_of(url, path, name): _stamp_at(url, path, found[name]) for name in sorted(found)}
 
 
 def matching(url: str) -> dict[str, Stamp | None]:
@@ -285,20 +296,24 @@ def matching(url: str) -> dict[str, Stamp | None]:
     system, path = file_system(url)
     system.invalidate_cache()
     found = tried(url, lambda: system.glob(path, detail=True))
-    folders = {name: info for name, info in found.items() if info["type"] == "directory"}
-    files = {name: info for name, info in found.items() if name not in folders}
-    of_folders = {system.unstrip_protocol(name): None for name in folders}
-    return dict(sorted({**_stamps(system, url, files), **of_folders}.items()))
+    return {
+        _url_of(url, path, name): None
+        if found[name]["type"] == "directory"
+        else _stamp_at(url, path, found[name])
+        for name in sorted(found)
+    }
 
 
-def _stamps(system, url, found):
-    stamps = {}
-    for name, info in sorted(found.items()):
-        whole = system.unstrip_protocol(name)
-        stamps[whole] = _stamp_of(info)
-        if None in stamps[whole]:  # of a web server's list of links
-            stamps[whole] = stamp(whole)
-    return stamps
+def _url_of(url: str, path: str, name: str) -> str:
+    """The URL of a name in the file system in which another URL's path is `path`."""
+    # A host, too, stands in front of the path.
+    return url.removesuffix(path.lstrip("/")) + name.lstrip("/")
+
+
+def _stamp_at(url: str, path: str, info: Mapping[str, Any]) -> Stamp:
+    found = _stamp_of(info)
+    # A web server's page of links says nothing of what they are.
+    return stamp(_url_of(url, path, info["name"])) if None in found else found
 
 
 @contextlib.contextmanager
@@ -312,13 +327,13 @@ def local_copy(path: PathLike) -> Iterator[Path]:
     if not is_remote(path):
         yield Path(address(path))
         return
-    url = address(path)
+    url = address(path).rstrip("/")
     with tempfile.TemporaryDirectory() as held:
         copy = Path(held) / name_of(url)
         if is_folder(url):
             copy.mkdir()
             for one in below(url):
-                part = copy / one.removeprefix(url.rstrip("/") + "/")
+                part = copy / one.removeprefix(f"{url}/")
                 part.parent.mkdir(parents=True, exist_ok=True)
                 _download(one, part)
         else:
@@ -340,10 +355,17 @@ def upload(file: PathLike, url: str) -> None:
     if not kinds & _WHOLE and folder:
         system.makedirs(folder, exist_ok=True)
     draft = path if kinds & _WHOLE else f"{folder}/.{name}.tfmoe-draft"
-    tried(url, lambda: system.put_file(os.fspath(file), draft))
-    if draft != path:
-        tried(url, lambda: system.mv(draft, path))
-    system.invalidate_cache()
+    try:
+        tried(url, lambda: system.put_file(os.fspath(file), draft))
+        if draft != path:
+            tried(url, lambda: system.mv(draft, path))
+    except BaseException:
+        if draft != path:
+            with contextlib.suppress(Exception):
+                system.rm_file(draft)
+        raise
+    finally:
+        system.invalidate_cache()
 
 
 def remove(url: str) -> None:

@@ -1,4 +1,4 @@
-"""Stores of files to test with: an object store on loopback, one in memory that fails, a web server."""
+"""Stores to test with: an object store on loopback, one in memory that fails, a web server."""
 
 import contextlib
 import functools
@@ -45,6 +45,10 @@ class Failing(MemoryFileSystem):
     pseudo_dirs = [""]
     failures = 0
     calls = 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("failing://"))
 
     def _may_fail(self):
         Failing.calls += 1

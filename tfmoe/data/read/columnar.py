@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -57,14 +57,14 @@ class ColumnarFragment:
         kind = "ORC" if self._is_orc else "Arrow IPC"
         try:
             yield _Orc(self.path) if self._is_orc else _ipc(self.path)
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
+        except (FileNotFoundError, PermissionError, IsADirectoryError, remote.RemoteError):
             raise
         except pa.ArrowNotImplementedError as error:
             raise TypeError(
                 f"A file's columns must be of types that are read. Received {self.path}: {error}. "
                 "Write the column as numbers, text or lists of these."
             ) from error
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"Received {self.path}, which is no whole {kind} file: {error}. Write it again."
             ) from error
@@ -75,7 +75,7 @@ class ColumnarFragment:
         columns = list(kinds)
         start = 0
         with self._opened() as opened:
-            for table in _sized(opened.parts(columns)):
+            for table in tables.sized(opened.parts(columns)):
                 yield self._chunk(table, columns, start)
                 start += table.num_rows
 
@@ -90,21 +90,6 @@ class ColumnarFragment:
     def _chunk(self, table, columns, start):
         found = {name: plain(tables.one_array(table[name])) for name in columns}
         return tables.Chunk(found, self.path, start)
-
-
-def _sized(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Parts cut, and small ones joined, to tables of about `CHUNK_ROWS` rows."""
-    waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for part in parts:
-        for start in range(0, part.num_rows, tables.CHUNK_ROWS):
-            waiting.append(part.slice(start, tables.CHUNK_ROWS))
-            rows += waiting[-1].num_rows
-            if rows >= tables.CHUNK_ROWS:
-                yield pa.Table.from_batches(waiting).unify_dictionaries()
-                waiting, rows = [], 0
-    if rows:
-        yield pa.Table.from_batches(waiting).unify_dictionaries()
 
 
 class _Orc:

@@ -230,7 +230,9 @@ class CsvFragment:
             )
 
     def _unreadable(self, error, columns=()):
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        if isinstance(
+            error, FileNotFoundError | PermissionError | IsADirectoryError | remote.RemoteError
+        ):
             return error
         if isinstance(error, UnicodeError) or "invalid UTF8" in str(error) or self._is_utf_16():
             return self._not_decoded(error, columns)

@@ -140,7 +140,7 @@ def _readable(path, part=""):
     """Errors of Arrow's about a file say which file that is, and what to do."""
     try:
         yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except (FileNotFoundError, PermissionError, IsADirectoryError, remote.RemoteError):
         raise
     except pa.ArrowNotImplementedError as error:
         raise TypeError(

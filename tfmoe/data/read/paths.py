@@ -48,7 +48,7 @@ def files_of(given: Sequence[str | Path]) -> list[File]:
         # A file may be named so.
         named = not remote.is_remote(whole) and Path(whole).exists()
         pattern, how = (whole, None) if named else split_options(whole)
-        found = _behind(pattern) if remote.is_remote(pattern) else _here(pattern)
+        found = _behind(pattern.rstrip("/")) if remote.is_remote(pattern) else _here(pattern)
         if not found:
             where = "" if remote.is_remote(pattern) else f", looked up from {str(Path.cwd())!r}"
             raise FileNotFoundError(
@@ -138,7 +138,7 @@ def _seems_file(url: str) -> bool:
 
 
 def _in_remote_folder(url: str) -> dict[str, Stamp]:
-    root = url.rstrip("/") + "/"
+    root = f"{url}/"
     found = {}
     for path, stamp in remote.below(url).items():
         *folders, name = path.removeprefix(root).split("/")
