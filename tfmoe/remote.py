@@ -341,6 +341,12 @@ def local_copy(path: PathLike) -> Iterator[Path]:
         yield copy
 
 
+def read_text(path: PathLike) -> str:
+    """What is in a file of text in UTF-8, here or behind an URL."""
+    with local_copy(path) as copy:
+        return copy.read_text(encoding="utf-8")
+
+
 def _download(url: str, path: Path) -> None:
     with RemoteFile(url, _AHEAD) as file, path.open("wb") as written:
         shutil.copyfileobj(file, written, _AHEAD)

@@ -151,7 +151,7 @@ def test_a_model_and_what_is_served_there_and_back(store, rows, tmp_path):
 @pytest.mark.slow
 def test_the_command_line_reads_and_writes_urls(store, rows, tmp_path):
     put(store, rows, "parquet", tmp_path, "cli/table")
-    SCHEMA.save(tmp_path / "schema.yaml")
+    SCHEMA.save("s3://shop/cli/schema.yaml")
 
     def run(*words):
         done = CliRunner().invoke(app, [*map(str, words)])
@@ -159,7 +159,7 @@ def test_the_command_line_reads_and_writes_urls(store, rows, tmp_path):
         return done.output
 
     table, model = "s3://shop/cli/table", "s3://shop/cli/model.keras"
-    how = ["--schema", tmp_path / "schema.yaml", "--epochs", 1, "--num-experts", 2]
+    how = ["--schema", "s3://shop/cli/schema.yaml", "--epochs", 1, "--num-experts", 2]
     assert f"Wrote {model}" in run("train", table, *how, "--out", model)
     run("evaluate", model, table)
     out = "s3://shop/cli/predictions.parquet"
