@@ -56,8 +56,9 @@ PUBLIC = {
     *(f"tfmoe.{one}" for one in tfmoe.__all__),
     *(f"tfmoe.datasets.{one}" for one in tfmoe.datasets.__all__),
     *(f"tfmoe.optimizers.{one}" for one in ("Adam", "LazyAdam", "Adagrad", "ByPart")),
+    *(f"tfmoe.spark.{one}" for one in ("fit", "predict")),
     "tfmoe.tfrs.KerasLayer",
-} - {"tfmoe.data", "tfmoe.datasets", "tfmoe.optimizers"}
+} - {"tfmoe.data", "tfmoe.datasets", "tfmoe.optimizers", "tfmoe.spark"}
 
 
 def test_every_public_name_has_its_reference():

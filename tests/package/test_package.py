@@ -181,6 +181,7 @@ PUBLIC = {
         (tfmoe, tfmoe.__all__),
         (tfmoe.datasets, tfmoe.datasets.__all__),
         (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad", "ByPart"]),
+        (tfmoe.spark, ["fit", "predict"]),
     )
     for name in names
     if callable(getattr(room, name))
