@@ -1,5 +1,6 @@
 """Spark as a user has it, on this machine: one session for all tests, two workers, Java needed."""
 
+import itertools
 import os
 import shutil
 import sys
@@ -158,7 +159,7 @@ def test_what_workers_count_is_merged(table, monkeypatch):
     """Without Spark: what a worker does with the batches of its partition."""
     from pyspark import TaskContext
 
-    numbers = iter(range(3))
+    numbers = itertools.count()
     monkeypatch.setattr(TaskContext, "get", lambda: SimpleNamespace(partitionId=numbers.__next__))
     batches = table.to_batches(max_chunksize=400)
     states = [
