@@ -10,12 +10,19 @@ plot = ["matplotlib>=3.8"]
 rs = ["keras-rs>=0.2.1"]
 docs = ["mkdocs-material>=9.6", "mkdocstrings>=0.30", "mkdocstrings-python>=1.18"]
 tune = ["optuna>=4.0"]
+remote = ["fsspec>=2024.6.1", "s3fs>=2024.6.1"]
+spark = ["pyspark>=4.0"]
 tfrs = ["tensorflow-recommenders>=0.7.7", "tf_keras>=2.18"]
 test = [
     *plot,
     *rs,
     *tfrs,
     *tune,
+    *remote,
+    # An object store on loopback.
+    "moto[s3]>=5.0.10",
+    "flask>=3.0",
+    "flask-cors>=4.0.1",
     "hypothesis>=6.100",
     "ipykernel>=6.29",
     "jax>=0.4.34",
@@ -50,7 +57,16 @@ setup(
         "typer>=0.13.1",
         "pyyaml>=6.0",
     ],
-    extras_require={"docs": docs, "plot": plot, "rs": rs, "tfrs": tfrs, "tune": tune, "test": test},
+    extras_require={
+        "docs": docs,
+        "plot": plot,
+        "remote": remote,
+        "rs": rs,
+        "spark": spark,
+        "tfrs": tfrs,
+        "tune": tune,
+        "test": test,
+    },
     entry_points={"console_scripts": ["tfmoe = tfmoe.cli.app:app"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

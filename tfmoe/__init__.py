@@ -128,6 +128,7 @@ HOMES = {
     "measure": "model.measure",
     "optimizers": "optimizers",
     "permutation_importance": "reports.importance",
+    "spark": "spark",
     "task_affinity": "reports.conflict",
     "tune": "runs.tune",
     "write_report": "reports.pictures",
@@ -252,6 +253,7 @@ __all__ = [
     "measure",
     "optimizers",
     "permutation_importance",
+    "spark",
     "task_affinity",
     "tune",
     "write_report",
@@ -262,6 +264,7 @@ if TYPE_CHECKING:
     from tfmoe import datasets as datasets
     from tfmoe import distribution as distribution
     from tfmoe import optimizers as optimizers
+    from tfmoe import spark as spark
     from tfmoe.data.batch.task_mixer import TaskMixer as TaskMixer
     from tfmoe.data.preprocessor import Preprocessor as Preprocessor
     from tfmoe.distribution.workers import MultiWorkerModel as MultiWorkerModel

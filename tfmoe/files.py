@@ -6,6 +6,10 @@ neither a part under the final name, nor the scratch folder, nor the folders tha
 hold it. A process that is killed leaves its scratch folder, whose name begins with a dot and ends
 in `.tfmoe-draft`; whoever writes next beside it removes it. (Nothing here waits for the disk:
 this is about failures of programs, not of power.)
+
+What is to be at an URL is written among this machine's temporary files and then uploaded. A file
+of an object store appears when its last byte has come; of a folder that file comes last without
+which nothing is loaded from it.
 """
 
 import contextlib
@@ -17,6 +21,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tfmoe import remote
+from tfmoe.remote import PathLike, address, is_remote
+
 # What a file system says that has no hard links.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -24,31 +31,65 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _DRAFT = ".tfmoe-draft"
 _DRAFT_NAME = re.compile(r"\..*-[a-z0-9_]{8}" + re.escape(_DRAFT))
 
-PathLike = str | os.PathLike[str]
-
-
-def is_remote(path: PathLike) -> bool:
-    """Whether a path is that of a remote store."""
-    # A slash may be gone: `Path("gs://bucket")` is "gs:/bucket".
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+# Without these nothing is loaded from a folder; of one that is uploaded they are the last.
+_MARKERS = {"preprocessor.json", "saved_model.pb"}
 
 
 def check_local(path: PathLike) -> None:
     """Raises ValueError where a path is that of a remote store, which would become a folder."""
     if is_remote(path):
         raise ValueError(
-            f"Folders are written where this process runs. Received path={str(path)!r}. Write to "
+            f"This is written where this process runs. Received path={address(path)!r}. Write to "
             "a local folder, and copy it."
         )
 
 
 def check_new(path: PathLike) -> None:
     """Raises FileExistsError if something is at the path, be it a link to nothing."""
-    if os.path.lexists(path):
+    path = address(path)
+    if remote.exists(path) if is_remote(path) else os.path.lexists(path):
         raise FileExistsError(
-            f"Nothing is written over. Received path={str(path)!r}, which is there already. "
+            f"Nothing is written over. Received path={path!r}, which is there already. "
             "Remove it or choose another name."
         )
+
+
+@contextlib.contextmanager
+def _draft_of(url: str, folder: bool = False) -> Iterator[Path]:
+    """A local path, of an empty folder if asked for, of what is to be uploaded."""
+    remote.file_system(url)  # what is missing is told before the work
+    with tempfile.TemporaryDirectory(suffix=_DRAFT) as held:
+        draft = Path(held) / remote.name_of(url)
+        if folder:
+            draft.mkdir()
+        yield draft
+
+
+def _upload(draft: Path, url: str) -> None:
+    """Uploads a file, or what is in a folder; of several files all or none.
+
+    Raises:
+        FileExistsError: if one is there.
+    """
+    if not draft.is_dir():
+        check_new(url)
+        remote.upload(draft, url)
+        return
+    files = [file for file in draft.rglob("*") if file.is_file()]
+    files.sort(key=lambda file: (file.name in _MARKERS, file))
+    targets = {file: remote.join(url, file.relative_to(draft).as_posix()) for file in files}
+    for target in targets.values():
+        check_new(target)
+    begun: list[str] = []
+    try:
+        for file, target in targets.items():
+            begun.append(target)
+            remote.upload(file, target)
+    except BaseException:
+        for target in begun:
+            with contextlib.suppress(Exception):
+                remote.remove(target)
+        raise
 
 
 @contextlib.contextmanager
@@ -61,7 +102,7 @@ def scratch(path: PathLike) -> Iterator[Path]:
         ValueError: if the path is a remote one.
     """
     check_local(path)
-    path = Path(path)
+    path = Path(address(path))
     parent = path.parent
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +210,7 @@ def new_file(path: PathLike) -> Iterator[Path]:
 
     Raises:
         FileExistsError: if something is at the path.
-        ValueError: if the path is a remote one.
+        ImportError: if it is an URL, and what writes there is not installed.
 
     Example:
 
@@ -183,9 +224,15 @@ def new_file(path: PathLike) -> Iterator[Path]:
     'whole'
     """
     check_new(path)
+    if is_remote(path):
+        with _draft_of(address(path)) as draft:
+            yield draft
+            _upload(draft, address(path))
+        return
+    path = Path(address(path))
     with scratch(path) as folder:
         # Under its own name, for the ending decides what some libraries write.
-        draft = folder / Path(path).name
+        draft = folder / path.name
         yield draft
         place(draft, path)
 
@@ -198,12 +245,23 @@ def replaced(path: PathLike) -> Iterator[Path]:
     the last one's stays, whole.
 
     Raises:
-        ValueError: if the path is a remote one.
+        ValueError: if it is a folder, and the path an URL: one takes no other's place there.
     """
+    if is_remote(path):
+        with _draft_of(address(path)) as draft:
+            yield draft
+            if draft.is_dir():
+                raise ValueError(
+                    "In a remote store a folder takes no other's place. Received "
+                    f"path={address(path)!r}. Write one file, or a new folder."
+                )
+            remote.upload(draft, address(path))
+        return
+    path = Path(address(path))
     with scratch(path) as folder:
-        draft = folder / Path(path).name
+        draft = folder / path.name
         yield draft
-        if not draft.is_dir() and not Path(path).is_dir():
+        if not draft.is_dir() and not path.is_dir():
             os.replace(draft, path)
             return
         # A folder takes no other's place in one step; this one waits in the scratch folder.
@@ -220,11 +278,19 @@ def replaced(path: PathLike) -> Iterator[Path]:
 def new_folder(path: PathLike) -> Iterator[Path]:
     """An empty folder to fill, which appears at `path` when the block ends without error.
 
+    In a remote store its files appear one after the other.
+
     Raises: see `new_file`.
     """
     check_new(path)
+    if is_remote(path):
+        with _draft_of(address(path), folder=True) as draft:
+            yield draft
+            _upload(draft, address(path))
+        return
+    path = Path(address(path))
     with scratch(path) as folder:
-        draft = folder / Path(path).name
+        draft = folder / path.name
         draft.mkdir()
         yield draft
         place(draft, path)
@@ -237,9 +303,14 @@ def new_files(path: PathLike) -> Iterator[Path]:
     Raises:
         FileExistsError: if one of the files, or a file in the folder's place, is there. Then
             none of them is added.
-        ValueError: if the path is a remote one.
+        ImportError: if it is an URL, and what writes there is not installed.
     """
-    path = Path(path)
+    if is_remote(path):
+        with _draft_of(address(path), folder=True) as draft:
+            yield draft
+            _upload(draft, address(path))
+        return
+    path = Path(address(path))
     if not path.is_dir():
         with new_folder(path) as draft:
             yield draft
@@ -267,27 +338,33 @@ def new_files(path: PathLike) -> Iterator[Path]:
 def next_version(folder: PathLike) -> int:
     """One more than the largest number that names something in a folder; 1 if none does."""
     # Not `str.isdigit`, to which a superscript is a digit.
-    names = [name for name in os.listdir(folder) if re.fullmatch("[0-9]+", name)]
+    names = [name for name in remote.names_in(folder) if re.fullmatch("[0-9]+", name)]
     return 1 + max(map(int, names), default=0)
 
 
-def new_version(folder: PathLike, fill: Callable[[Path], None]) -> Path:
+def new_version(folder: PathLike, fill: Callable[[Path], None]) -> Path | str:
     """Makes a folder that gets the next free number as its name.
 
     The number is chosen when the folder is complete: of two processes that write at once each
-    gets its own.
+    gets its own, but in a remote store, where no number can be taken before its files are there.
 
     Args:
-        folder: local folder of the versions, made if there is none.
-        fill: called with an empty folder, which it fills.
+        folder: folder of the versions, made if there is none.
+        fill: called with an empty local folder, which it fills.
 
     Returns:
-        `folder / "<number>"`.
+        `folder / "<number>"`, or the URL of that as text.
 
     Raises:
-        ValueError: if the path is a remote one.
+        ImportError: if it is an URL, and what writes there is not installed.
     """
-    folder = Path(folder)
+    if is_remote(folder):
+        with _draft_of(address(folder), folder=True) as draft:
+            fill(draft)
+            url = remote.join(folder, str(next_version(folder)))
+            _upload(draft, url)
+            return url
+    folder = Path(address(folder))
     with scratch(folder / "version") as held:
         draft = held / "version"
         draft.mkdir()

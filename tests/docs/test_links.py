@@ -57,8 +57,9 @@ PUBLIC = {
     *(f"tfmoe.datasets.{one}" for one in tfmoe.datasets.__all__),
     *(f"tfmoe.optimizers.{one}" for one in ("Adam", "LazyAdam", "Adagrad", "ByPart")),
     "tfmoe.distribution.dataset",
+    *(f"tfmoe.spark.{one}" for one in ("fit", "predict")),
     "tfmoe.tfrs.KerasLayer",
-} - {"tfmoe.data", "tfmoe.datasets", "tfmoe.distribution", "tfmoe.optimizers"}
+} - {"tfmoe.data", "tfmoe.datasets", "tfmoe.distribution", "tfmoe.optimizers", "tfmoe.spark"}
 
 
 def test_every_public_name_has_its_reference():

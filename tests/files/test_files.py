@@ -296,8 +296,23 @@ def test_writers_at_once_get_versions_of_their_own(tmp_path):
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("path", ["gs://bucket/ranker", "s3:/bucket/ranker"])
-def test_remote_paths_are_refused(tmp_path, monkeypatch, write, path):
+def test_no_url_becomes_a_folder_where_its_store_is_unknown(tmp_path, monkeypatch, write, path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="a local folder, and copy it"):
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(ImportError, match=r"pip install 'tfmoe\[remote\]'"):
         write(path)
     assert tree(tmp_path) == []
+
+
+def test_a_scratch_folder_is_local(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="a local folder, and copy it"), files.scratch("s3://b/a"):
+        pass
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_an_url_of_a_local_file_is_its_path(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write(f"file://{tmp_path}/b")
+    assert tree(tmp_path)[0] == "b"

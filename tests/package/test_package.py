@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A room imports only rooms above it, and inside a room only circles are forbidden.
 ROOMS = [
     "validation",
+    "remote",
     "files",
     "keras_private",
     "schema",
@@ -40,6 +41,7 @@ ROOMS = [
     "extraction",
     "serving",
     "runs",
+    "spark",
     "cli",
 ]
 # What a room may load of a later one, late, inside a function: a schema is proposed for paths.
@@ -181,6 +183,7 @@ PUBLIC = {
         (tfmoe.datasets, tfmoe.datasets.__all__),
         (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad", "ByPart"]),
         (tfmoe.distribution, ["dataset"]),
+        (tfmoe.spark, ["fit", "predict"]),
     )
     for name in names
     if callable(getattr(room, name))
@@ -322,6 +325,7 @@ ADDED_NAMES = [
     "load_model",
     "measure",
     "permutation_importance",
+    "spark",
     "task_affinity",
     "tune",
     "write_report",
@@ -364,7 +368,7 @@ HEAVY = "{'tensorflow', 'keras', 'jax', 'torch'} & set(sys.modules)"
 
 
 def test_tables_need_neither_tensorflow_nor_keras():
-    rooms = ("validation", "files", "schema", "datasets", "data", "runs", "cli")
+    rooms = ("validation", "remote", "files", "schema", "datasets", "data", "runs", "spark", "cli")
     exempt = {"cli.__main__", "cli.demo", "cli.progress"}
     exempt |= {"cli.markets", "cli.markets_picture", "cli.markets_text"}
     modules = [

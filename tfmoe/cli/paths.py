@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfmoe.files import check_new
+from tfmoe.remote import address, exists, is_remote
 
 if TYPE_CHECKING:
     from tfmoe.model.model import MultiTaskModel
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 DataFiles = Annotated[
     str,
     typer.Argument(
-        help="Table: .csv, .tsv, .parquet or .tfrecord; a glob in quotes for several. Behind a "
-        "text file's path, if need be: 't.csv?delimiter=;&quoting=no&encoding=latin-1'."
+        help="Table: .csv, .tsv, .parquet, .feather, .orc or .tfrecord, a folder of such, or an "
+        "URL; a glob in quotes for several. Behind a text file's path, if need be: "
+        "'t.csv?delimiter=;&quoting=no&encoding=latin-1'."
     ),
 ]
 MaybeDataFiles = Annotated[
@@ -29,13 +31,14 @@ def must_be_new(path: Path, *suffixes: str) -> None:
     check_new(path)
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"A name that ends in {' or '.join(suffixes)} is needed. Received {path}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_remote(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load_model(path: Path) -> "MultiTaskModel":
     """The model of a file; starts TensorFlow if there is one."""
-    if not path.exists():
-        raise FileNotFoundError(f"There is no model at {path}. `tfmoe train` writes one.")
+    if not exists(path):
+        raise FileNotFoundError(f"There is no model at {address(path)}. `tfmoe train` writes one.")
 
     from tfmoe.cli.quiet import start_tensorflow
 

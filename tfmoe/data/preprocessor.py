@@ -66,13 +66,16 @@ class Preprocessor:
     vocabulary by falling count (ties by value). The rules for each kind of column are
     in `tfmoe.schema.columns` and, to the bit, in `tfmoe.data.encode.columns`.
 
-    A source of rows is a DataFrame; a dict of arrays of equal length; a path, glob or folder,
-    or a list of them, of CSV or TSV files (perhaps gzipped), Parquet or TFRecord files of
+    A source of rows is a DataFrame; a dict of arrays of equal length; a path, URL, glob or folder,
+    or a list of them, of CSV or TSV files (perhaps gzipped), Parquet, Arrow IPC (`.arrow`,
+    `.feather`) or ORC files, or TFRecord files of
     `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
     of them, which need not end: a stream. A callable with a parameter `start` leaves out so many
-    rows at the beginning. Files are read in chunks and never held as a whole. A text file that is
-    written otherwise than its name says is described behind its path, each part only if needed:
-    `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
+    rows at the beginning. Files are read in chunks and never held as a whole; they must not change
+    as long as a dataset reads them. A text file that is written otherwise than its name says is
+    described behind its path, each part only if needed:
+    `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`. A folder in a path that is named
+    `day=2024-01-01` is a column of its files, of integers if all its values are, else of text.
 
     A cell means the same whichever source it comes from. Errors say in which row of which file
     a cell is that no column reads.
@@ -597,14 +600,14 @@ class Preprocessor:
         """Writes a folder with `preprocessor.json` and `arrays.npz`, without pickles.
 
         Args:
-            path: local folder, made if there is none; nothing is overwritten, and the two
-                files appear when both are written.
-            state: whether to keep the counts and sketches that `merge` and `grow` need. Without
-                them the folder holds only what encoding needs.
+            path: folder or URL of one, made if there is none; nothing is overwritten, and the
+                two files appear when both are written.
+            state: whether to keep the counts and sketches that `merge` and `grow` need.
+                Without them the folder holds only what encoding needs.
 
         Raises:
             FileExistsError: if a Preprocessor is saved there.
-            ValueError: if the path is a remote one, or columns need `fit`.
+            ValueError: if columns need `fit`.
         """
         statistics = self._statistics if state else None
         storage.save(path, self.schema, self._ready(), statistics)

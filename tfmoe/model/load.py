@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import keras
 
-from tfmoe.files import PathLike, is_remote
 from tfmoe.model.model import MultiTaskModel
+from tfmoe.remote import PathLike, address, exists, local_copy
 from tfmoe.validation import checks_arguments
 
 
@@ -20,7 +18,7 @@ def load_model(path: PathLike) -> MultiTaskModel:
     and trains on. No code in the file is run.
 
     Args:
-        path: of a `.keras` file.
+        path: of a `.keras` file, or its URL.
 
     Returns:
         `MultiTaskModel`.
@@ -29,11 +27,12 @@ def load_model(path: PathLike) -> MultiTaskModel:
         FileNotFoundError: if there is no such file.
         ValueError: if the file holds another kind of model.
     """
-    if not is_remote(path) and not Path(path).exists():
+    if not exists(path):
         raise FileNotFoundError(
-            f"There is no model at {path}. `model.save` and `tfmoe train` write one."
+            f"There is no model at {address(path)}. `model.save` and `tfmoe train` write one."
         )
-    model = keras.saving.load_model(path)
+    with local_copy(path) as copy:
+        model = keras.saving.load_model(copy)
     if not isinstance(model, MultiTaskModel):
         raise ValueError(
             f"A MultiTaskModel is needed, which knows its columns. Received {path}, a "

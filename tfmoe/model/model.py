@@ -22,7 +22,7 @@ from tfmoe.features.encoder import Encoder
 from tfmoe.features.epnet import EPNet
 from tfmoe.features.interactions.interactions import Interactions, interactions_of
 from tfmoe.features.wide import Wide
-from tfmoe.files import check_new, is_remote, replaced
+from tfmoe.files import check_new, replaced
 from tfmoe.heads.extended import towers_of
 from tfmoe.heads.outputs import Outputs, ScoreOutputs, moments_of, start_at_means
 from tfmoe.heads.ppnet import PPNet
@@ -541,6 +541,7 @@ class MultiTaskModel(Trainable):
         """As in Keras, but the file appears whole or not at all.
 
         It is written beside its place, and takes the place of an older one when it is complete.
+        `filepath` may be an URL, as `s3://bucket/model.keras`: see the guide to remote data.
 
         Raises:
             FileExistsError: with `overwrite=False`, if something is there.
@@ -587,9 +588,7 @@ class MultiTaskModel(Trainable):
 
 
 def _draft_of(path: Any, overwrite: bool) -> contextlib.AbstractContextManager[Any]:
-    """Where to write what is to appear at a path; the path itself if that is a remote one."""
-    if is_remote(path):
-        return contextlib.nullcontext(path)
+    """Where to write what is to appear at a path, or at an URL."""
     if not overwrite:
         check_new(path)
     return replaced(path)

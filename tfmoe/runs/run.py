@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.files import PathLike, new_file
+from tfmoe.remote import read_text
 from tfmoe.runs import by_name
 from tfmoe.runs.kept_run import begin, fitted
 from tfmoe.schema.columns import SCENARIO
@@ -466,7 +467,7 @@ def load_settings(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         # JSON is YAML.
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     search = found.pop("search", None) if isinstance(found, dict) else None

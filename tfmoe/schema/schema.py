@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfmoe.files import PathLike, new_file
+from tfmoe.remote import read_text
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.crossed import Crossed
 from tfmoe.schema.histories import cut_alike
@@ -636,8 +637,7 @@ class Schema:
             ValueError: if the file has another ending, or holds no schema.
             FileNotFoundError: if there is no such file.
         """
-        path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        text, path = read_text(path), Path(path)
         if path.suffix in (".yaml", ".yml"):
             import yaml
 
@@ -659,7 +659,7 @@ class Schema:
 
         Raises:
             FileExistsError: if something is there.
-            ValueError: if the file has another ending, or the path is a remote one.
+            ValueError: if the file has another ending.
         """
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):

@@ -35,7 +35,7 @@ def export(
     path: PathLike,
     score: Mapping[str, float] | None = None,
     score_as: Literal["sum", "product"] = "sum",
-) -> Path:
+) -> Path | str:
     """Writes a model for TF Serving, its vocabularies inside.
 
     The signature `serving_default` takes the raw columns by name: float64 `(b,)` for a
@@ -57,19 +57,19 @@ def export(
 
     Args:
         model: `MultiTaskModel`.
-        path: local folder of the served model. The version is the next free number;
-            nothing in the folder is changed.
+        path: folder of the served model, or URL of one, to which `saved_model.pb` comes last. The
+            version is the next free number; nothing in the folder is changed.
         score: dict of weights by output, of which one more output, `score`, is made inside the
             graph, for a ranking by several tasks; None for none.
         score_as: `"sum"`, of weight times output, or `"product"`, of output to the power of its
             weight.
 
     Returns:
-        `pathlib.Path` of the version, `path/<number>`, with `sample_request.json` in it.
+        `pathlib.Path` of the version, `path/<number>`, or its URL as text, with
+        `sample_request.json` in it.
 
     Raises:
-        ValueError: if the backend is not TensorFlow, the path is a remote one, or a score cannot
-            be made of these outputs.
+        ValueError: if the backend is not TensorFlow, or a score cannot be made of these outputs.
         FloatingPointError: if a weight of the model is not finite.
         RuntimeError: if the exported graph's predictions differ from the model's.
     """

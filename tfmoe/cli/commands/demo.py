@@ -140,7 +140,7 @@ def _say_sizes(split: "Split") -> None:
     say(f"Rows: {sizes[0]} to train, {sizes[1]} to validate, {sizes[2]} to test")
 
 
-def _leave_model(model: "MultiTaskModel", split: "Split", folder: Path, seed: int) -> Path:
+def _leave_model(model: "MultiTaskModel", split: "Split", folder: Path, seed: int) -> Path | str:
     """Saves and exports a model, and shows ten raw rows that what was exported predicts."""
     from tfmoe.cli import demo as study
     from tfmoe.serving.export import export

@@ -8,6 +8,7 @@ import typer
 from tfmoe.cli.metrics import metrics_table, segments_table
 from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say, show
+from tfmoe.remote import address, names_in
 
 
 def evaluate(
@@ -78,4 +79,4 @@ def evaluate(
             from tfmoe.reports.quality import write_measures
 
             write_measures(found, out)
-            say(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+            say(f"Wrote {address(out)}: {', '.join(names_in(out))}")

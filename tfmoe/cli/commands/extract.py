@@ -8,6 +8,7 @@ import typer
 from tfmoe.cli.paths import ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say
 from tfmoe.files import new_file
+from tfmoe.remote import address
 from tfmoe.runs.by_name import USES, completion
 
 
@@ -55,4 +56,4 @@ def extract(
         say(f"Parameters: {done.num_parameters:,} of {done.num_parameters_before:,}")
         if done.largest_change is not None:
             say(f"Largest change of a prediction: {done.largest_change:.3g}")
-        say(f"Wrote {out}")
+        say(f"Wrote {address(out)}")

@@ -8,6 +8,7 @@ import typer
 from tfmoe.cli.metrics import MOST_TASKS
 from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say, show
+from tfmoe.remote import address, names_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def importance(
         show(importance_table(frame, every))
         if out is not None:
             write_importance(frame, out)
-            say(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+            say(f"Wrote {address(out)}: {', '.join(names_in(out))}")
 
 
 def importance_table(frame: "pd.DataFrame", every: bool = False) -> "Table":

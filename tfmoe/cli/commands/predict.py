@@ -8,6 +8,7 @@ import typer
 from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say
 from tfmoe.files import new_file
+from tfmoe.remote import address
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +48,7 @@ def predict(
                 table.to_pandas(types_mapper=pd.ArrowDtype).to_csv(draft, index=False)
             else:
                 pa.parquet.write_table(table, draft)
-        say(f"Wrote {table.num_rows:,} rows to {out}")
+        say(f"Wrote {table.num_rows:,} rows to {address(out)}")
 
 
 def _predictions(model: "MultiTaskModel", data: str, batch_size: int) -> dict[str, Any]:

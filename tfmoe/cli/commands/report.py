@@ -7,6 +7,7 @@ import typer
 
 from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say, show, warn
+from tfmoe.remote import address, names_in
 
 
 def report(
@@ -37,4 +38,4 @@ def report(
             show(use_table(use, use.gate, whole=out / "gates.csv"))
             for warning in use.warnings:
                 warn(warning)
-        say(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        say(f"Wrote {address(out)}: {', '.join(names_in(out))}")

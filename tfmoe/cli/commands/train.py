@@ -10,6 +10,7 @@ from tfmoe.cli.metrics import metrics_table
 from tfmoe.cli.paths import MaybeDataFiles, must_be_new
 from tfmoe.cli.terminal import console, errors_shown, say, show
 from tfmoe.files import new_file
+from tfmoe.remote import address
 from tfmoe.runs import by_name
 from tfmoe.runs.by_name import completion, one_of
 from tfmoe.runs.workers import check_workers, join_workers, train_with_workers
@@ -262,17 +263,17 @@ def train(
                 model.save(draft)
         numbers = _last(model, fitted, measured)
         if not getattr(model, "is_chief", True):
-            say(f"The first worker writes {out}")
+            say(f"The first worker writes {address(out)}")
             return
         show(metrics_table(*numbers, model.schema.tasks))
-        say(f"Wrote {out}")
+        say(f"Wrote {address(out)}")
         if history is not None:
             with new_file(history) as draft:
                 gates.frame.to_csv(draft, index=False)
-            say(f"Wrote {history}")
+            say(f"Wrote {address(history)}")
         if write_config is not None:
             run.save(write_config)
-            say(f"Wrote {write_config}")
+            say(f"Wrote {address(write_config)}")
 
 
 def _say_growth(model: Any) -> None:

@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from tfmoe.data.fit.fitted import LONGEST, Fitted
 from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.fit.statistics import Statistics
-from tfmoe.files import PathLike, check_local, new_files
+from tfmoe.files import new_files
+from tfmoe.remote import PathLike, address, exists, is_remote, join, local_copy
 from tfmoe.schema.columns import Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import is_integer
@@ -37,17 +38,8 @@ def save(path: PathLike, schema: Schema, fitted: Fitted, statistics: Statistics 
 
     Raises:
         FileExistsError: if there is a saved Preprocessor at `path`, or another file.
-        ValueError: if the path is a remote one.
     """
-    check_local(path)
-    path = Path(path)
-    taken = [file for file in (path / _JSON, path / _ARRAYS) if file.exists()]
-    if taken or (path.exists() and not path.is_dir()):
-        raise FileExistsError(
-            "A Preprocessor is saved into a folder of its own and never over another file. "
-            f"Received path={str(path)!r}, where there is {str((taken or [path])[0])!r}. Choose "
-            "another path, or remove it."
-        )
+    _check_free(path)
     document, arrays = _contents(schema, fitted)
     if statistics is not None:
         document["statistics"] = _put_statistics(arrays, fitted, statistics)
@@ -97,6 +89,18 @@ def _contents(schema: Schema, fitted: Fitted) -> tuple[dict[str, Any], dict[str,
     for name, unseen in fitted.unseen.items():
         arrays[f"unseen/{name}"] = unseen
     return document, arrays
+
+
+def _check_free(path):
+    taken = [one for one in (join(path, _JSON), join(path, _ARRAYS)) if exists(one)]
+    if not is_remote(path) and os.path.isfile(address(path)):
+        taken = [address(path)]
+    if taken:
+        raise FileExistsError(
+            "A Preprocessor is saved into a folder of its own and never over another file. "
+            f"Received path={address(path)!r}, where there is {taken[0]!r}. Choose another path, "
+            "or remove it."
+        )
 
 
 def _put_statistics(arrays, fitted, statistics):
@@ -194,14 +198,15 @@ def load(path: PathLike) -> tuple[Schema, Fitted, Statistics | None]:
         FileNotFoundError: if there is none.
         ValueError: if it was written by a newer version, or is damaged.
     """
-    path = Path(path)
-    if not (path / _JSON).exists() or not (path / _ARRAYS).exists():
+    path = address(path)
+    if not exists(join(path, _JSON)) or not exists(join(path, _ARRAYS)):
         raise FileNotFoundError(
             f"A saved Preprocessor is a folder with {_JSON} and {_ARRAYS}. Received "
-            f"path={str(path)!r}, which is none. Pass the path that was given to `save`."
+            f"path={path!r}, which is none. Pass the path that was given to `save`."
         )
     try:
-        return _read(path)
+        with local_copy(path) as folder:
+            return _read(path, folder)
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     except zipfile.BadZipFile as error:
@@ -215,8 +220,9 @@ def _damaged(path, what):
     )
 
 
-def _read(path):
-    document = json.loads((path / _JSON).read_text(encoding="utf-8"))
+def _read(path, folder):
+    """What the files in a folder hold; `path` is what errors call it."""
+    document = json.loads((folder / _JSON).read_text(encoding="utf-8"))
     if document.get("format") not in (_FORMAT, _GROWN):
         raise ValueError(
             f"This version of tfmoe reads the formats {_FORMAT} and {_GROWN}. Received format="
@@ -224,7 +230,7 @@ def _read(path):
             "that wrote it."
         )
     schema = Schema.from_dict(document["schema"])
-    arrays = _read_arrays(path / _ARRAYS)
+    arrays = _read_arrays(path, folder / _ARRAYS)
     values = {name: _get_vocabulary(arrays, name) for name in document["vocabulary"]}
     owners = {c.table: document["dtypes"][c.name] for c in categorical_columns(schema)}
     _check_contents(path, schema, document, values)
@@ -254,18 +260,18 @@ def _read(path):
     return schema, fitted, statistics
 
 
-def _read_arrays(path):
+def _read_arrays(path, arrays_file):
     """The arrays of the file, none of which says that it is larger than what is there."""
     arrays = {}
-    with zipfile.ZipFile(path) as packed:
+    with zipfile.ZipFile(arrays_file) as packed:
         for member in packed.infolist():
             with packed.open(member) as file:
                 version = np.lib.format.read_magic(file)
                 read = {1: "read_array_header_1_0", 2: "read_array_header_2_0"}[version[0]]
                 shape, _, dtype = getattr(np.lib.format, read)(file)
                 if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-                    raise _damaged(path.parent, f"{member.filename!r} is cut off")
-    with np.load(path, allow_pickle=False) as file:
+                    raise _damaged(path, f"{member.filename!r} is cut off")
+    with np.load(arrays_file, allow_pickle=False) as file:
         arrays = dict(file)
     return arrays
 

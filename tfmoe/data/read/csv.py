@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from tfmoe import remote
 from tfmoe.data.read import tables
 from tfmoe.data.read.options import TextOptions
 from tfmoe.data.read.quotes import CountedLines, needs_quotes, suspicious_cells, unquoted
@@ -59,7 +60,14 @@ class CsvFragment:
             raise self._unreadable(error) from error
 
     def _bytes(self):
-        return pa.input_stream(self.path, compression="detect")
+        source = remote.opened(self.path)
+        if source is self.path:
+            return pa.input_stream(self.path, compression="detect")
+        return pa.CompressedInputStream(source, "gzip") if self._is_gzipped else source
+
+    @property
+    def _is_gzipped(self):
+        return remote.without_query(self.path).lower().endswith(".gz")
 
     def _parsing(self):
         return pyarrow.csv.ParseOptions(
@@ -168,7 +176,7 @@ class CsvFragment:
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise self._unreadable(error, names) from error
         later = []
-        if self.options.encoding == "utf8" and not self.path.lower().endswith(".gz"):
+        if self.options.encoding == "utf8" and not self._is_gzipped:
             # Names that are there twice are none that is wanted.
             wanted = set(schema.names)
             header = [n if n in wanted else f"\n{i}" for i, n in enumerate(self._header)]
@@ -222,7 +230,9 @@ class CsvFragment:
             )
 
     def _unreadable(self, error, columns=()):
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        if isinstance(
+            error, FileNotFoundError | PermissionError | IsADirectoryError | remote.RemoteError
+        ):
             return error
         if isinstance(error, UnicodeError) or "invalid UTF8" in str(error) or self._is_utf_16():
             return self._not_decoded(error, columns)

@@ -1,11 +1,12 @@
-"""Tables in memory: DataFrames, and dicts of arrays."""
+"""Tables in memory: DataFrames, dicts of arrays, and record batches that come one by one."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from tfmoe.data.kinds import to_arrow
+from tfmoe.data.kinds import plain, to_arrow
 from tfmoe.data.numerals import numbers
 from tfmoe.data.read import tables
 
@@ -60,6 +61,40 @@ class TableFragment:
             if any(len(numbers(chunk).bad) for chunk in array.chunks):
                 raise
             return array
+
+
+class BatchesFragment:
+    """Arrow record batches as they come, of some columns; they can be read only once.
+
+    Args:
+        batches: iterable of `pa.RecordBatch`.
+        names: the columns of them.
+        part: words for where they come from, for errors.
+    """
+
+    file = 0
+    num_rows = None
+
+    def __init__(
+        self, batches: Iterable[pa.RecordBatch], names: Iterable[str], part: str = ""
+    ) -> None:
+        self._batches = batches
+        self._part = part
+        self.names = list(names)
+
+    def read(self, kinds: Mapping[str, str | None]) -> Iterator[tables.Chunk]:
+        """See `Fragment.read`."""
+        start = 0
+        for table in tables.sized(self._batches):
+            columns = {name: plain(tables.one_array(table[name])) for name in kinds}
+            yield tables.Chunk(columns, start=start, part=self._part)
+            start += table.num_rows
+
+    def look(self, num_rows: int) -> tables.Chunk:
+        """See `Fragment.look`; the first rows, which are not read again."""
+        chunk = next(self.read(dict.fromkeys(self.names)), None)
+        first = {name: array.slice(0, num_rows) for name, array in (chunk or {}).items()}
+        return tables.Chunk(first, part=self._part)
 
 
 def _common_length(table):

@@ -43,6 +43,8 @@ def split_options(source: str) -> tuple[str, TextOptions]:
     if found is None:
         return source, TextOptions()
     given = dict(pair.split("=", 1) for pair in found[1].split("&"))
+    if source.startswith(("http:", "https:")) and not given.keys() & {*_NAMES}:
+        return source, TextOptions()  # it is what the web server is asked
     given = {name: unquote(value) for name, value in given.items()}
     for name in given:
         if name not in _NAMES:

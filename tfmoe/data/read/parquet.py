@@ -10,8 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from tfmoe import remote
 from tfmoe.data.kinds import is_text, plain
 from tfmoe.data.read import tables
+
+# Of a file behind an URL: Arrow asks for what it needs in large parts.
+_AHEAD = 1 << 16
 
 
 class ParquetFragment:
@@ -42,7 +46,7 @@ class ParquetFragment:
     @classmethod
     def all_of(cls, path: str, file: int) -> list[ParquetFragment]:
         """The fragments of a file."""
-        with _readable(path), pyarrow.parquet.ParquetFile(path) as opened:
+        with _readable(path), _opened(path) as opened:
             metadata, schema = opened.metadata, opened.schema_arrow
         fragments: list[ParquetFragment] = []
         groups: list[int] = []
@@ -72,9 +76,7 @@ class ParquetFragment:
         start = self._start
         with (
             _readable(self.path, self._part),
-            pyarrow.parquet.ParquetFile(
-                self.path, read_dictionary=text, page_checksum_verification=True
-            ) as opened,
+            _opened(self.path, read_dictionary=text, page_checksum_verification=True) as opened,
         ):
             for batch in opened.iter_batches(size, row_groups=self._groups, columns=in_file):
                 found = {name: plain(batch.column(name)) for name in in_file}
@@ -92,7 +94,7 @@ class ParquetFragment:
         picked = np.unique(np.linspace(0, len(self._groups) - 1, 4).astype(int))
         parts: list[tables.Chunk] = []
         for place in picked.tolist() if self._groups else []:
-            with _readable(self.path, self._part), pyarrow.parquet.ParquetFile(self.path) as file:
+            with _readable(self.path, self._part), _opened(self.path) as file:
                 sizes = [file.metadata.row_group(g).num_rows for g in self._groups[:place]]
             group = ParquetFragment(
                 self.path,
@@ -114,6 +116,11 @@ class ParquetFragment:
         return tables.Chunk(columns, self.path, self._start, self._part)
 
 
+def _opened(path, **options):
+    source = remote.opened(path, _AHEAD)
+    return pyarrow.parquet.ParquetFile(source, pre_buffer=source is not path, **options)
+
+
 def _counted_indices(schema):
     """Named indices of pandas of which the file has where they begin and their step only."""
     try:
@@ -133,7 +140,7 @@ def _readable(path, part=""):
     """Errors of Arrow's about a file say which file that is, and what to do."""
     try:
         yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except (FileNotFoundError, PermissionError, IsADirectoryError, remote.RemoteError):
         raise
     except pa.ArrowNotImplementedError as error:
         raise TypeError(

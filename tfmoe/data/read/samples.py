@@ -7,6 +7,8 @@ import os
 import pyarrow as pa
 import pyarrow.csv
 
+from tfmoe import remote
+
 _BYTES = 1 << 18
 # Lines at either end of a block that may belong to a row cut by it.
 _CUT_LINES = 3
@@ -34,11 +36,12 @@ def spread_blocks(
         parsing, converting: how the file is read.
     """
     found: list[pa.Table] = []
-    size = os.path.getsize(path)
-    if size <= start:
-        return found
-    step = max((size - start) // count, _BYTES)
-    with open(path, "rb") as file:
+    source = remote.opened(path, _BYTES)
+    with open(path, "rb") if source is path else source as file:
+        size = file.seek(0, os.SEEK_END)
+        if size <= start:
+            return found
+        step = max((size - start) // count, _BYTES)
         # The last block ends with the file, where what was appended is.
         for offset in sorted({*range(start, max(size - _BYTES, start + 1), step), size - _BYTES}):
             file.seek(max(offset, start))

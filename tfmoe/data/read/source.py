@@ -7,7 +7,6 @@ columns asked for are read.
 
 from __future__ import annotations
 
-import glob
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,14 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from tfmoe.data.read.columnar import ColumnarFragment
 from tfmoe.data.read.csv import CsvFragment
 from tfmoe.data.read.memory import TableFragment
-from tfmoe.data.read.options import TextOptions, split_options
 from tfmoe.data.read.parquet import ParquetFragment
+from tfmoe.data.read.partitions import PartitionedFragment, columns_of
+from tfmoe.data.read.paths import ARROW, File, extension_of, files_of, folders_of
 from tfmoe.data.read.tables import Fragment
+from tfmoe.data.read.watched import WatchedFragment
 
 # What a user may pass as rows; see `open_source`.
 Rows: TypeAlias = (
@@ -31,10 +33,6 @@ Rows: TypeAlias = (
     | Iterable[pd.DataFrame]
     | Callable[..., Iterable[pd.DataFrame]]
 )
-
-_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-_TFRECORD = (".tfrecord", ".tfrecord.gz")
-_EXTENSIONS = (*_CSV, ".parquet", *_TFRECORD)
 
 
 class Source:
@@ -97,22 +95,27 @@ def total(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
-def open_source(source: Rows) -> Source:
+def open_source(source: Rows | Source) -> Source:
     """The `Source` for what a user passed.
 
     Args:
-        source: DataFrame; dict of arrays of equal length; path, glob or folder of CSV, TSV
-            (both perhaps gzipped), Parquet or TFRecord files; list of these; iterable of
-            DataFrames, or callable that returns an iterator of DataFrames, of which one with a
-            parameter `start` can begin at any row. Behind the path of text files may be said how
-            they are written, each part only if it needs to be:
-            `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`.
+        source: DataFrame; dict of arrays of equal length; path, URL, glob or folder of CSV, TSV
+            (both perhaps gzipped), Parquet, Arrow IPC (Feather), ORC or TFRecord files; list of
+            these; iterable of DataFrames, or callable that returns an iterator of DataFrames, of
+            which one with a parameter `start` can begin at any row. Folders in the path that are
+            named `column=value` are columns. Behind the path of text files may be said how they
+            are written, each part only if it needs to be:
+            `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`. A `Source` is itself.
 
     Raises:
         FileNotFoundError: if no file matches.
-        ValueError: if files are of an unknown kind or of several kinds, or an option is unknown.
+        ValueError: if files are of an unknown kind or of several kinds, an option is unknown, or
+            folders say different columns.
+        ImportError: if an URL needs a package that is not there.
         TypeError: if it is none of these.
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, pd.DataFrame | Mapping):
         table = TableFragment(source)
         return Source(lambda: [table], held=True)
@@ -161,67 +164,37 @@ def _frames(frames):
 
 
 def _files(given):
-    paths = []
-    options: dict[str, TextOptions] = {}
-    for whole in map(str, given):
-        # A file may be named so.
-        pattern, how = (whole, None) if Path(whole).exists() else split_options(whole)
-        found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        if found == [pattern] and Path(pattern).is_dir():
-            found = _files_in(Path(pattern))
-        if not found:
-            raise FileNotFoundError(
-                f"No file matches. Received source={pattern!r}, looked up from "
-                f"{str(Path.cwd())!r}. Check the path or the glob."
-            )
-        paths += found
-        options |= {path: how for path in found if how and how != TextOptions()}
-    kinds = {_extension(path) for path in paths}
+    files = files_of(given)
+    paths = [one.path for one in files]
+    kinds = {extension_of(path) for path in paths}
     if len(kinds) > 1:
         raise ValueError(
             f"The files of one source must be of one kind. Received {sorted(kinds)} among "
             f"{paths[:4]}. Read them one kind at a time."
         )
-    fragments = _fragments(paths, kinds.pop(), options)
+    partitions = columns_of([folders_of(path) for path in paths], paths)
+    fragments: list[Fragment] = []
+    kind = kinds.pop()
+    for number, (file, values) in enumerate(zip(files, partitions, strict=True)):
+        for fragment in _fragments(file, number, kind):
+            watched = WatchedFragment(fragment, file.path, file.stamp)
+            fragments.append(PartitionedFragment(watched, file.path, values) if values else watched)
     return Source(lambda: fragments)
 
 
-def _files_in(folder):
-    """The tables in a folder, as Spark writes one, but for marks such as `_SUCCESS`."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name[0] not in "._")
-    if not any(name.lower().endswith(_EXTENSIONS) for name in names):
-        raise ValueError(
-            f"A folder needs files of tables in it. Received {str(folder)!r} with {names[:4]}. "
-            "Those of folders in folders are given as a glob, 'folder/**/*.parquet'; what the "
-            "folders' names say is not read."
-        )
-    return [str(folder / name) for name in names]
-
-
-def _extension(path):
-    name = Path(path).name.lower()
-    for extension in _EXTENSIONS:
-        if name.endswith(extension):
-            return extension.removesuffix(".gz")
-    raise ValueError(
-        f"Files must be named {', '.join('*' + known for known in _EXTENSIONS)}. Received "
-        f"{path!r}. Rename or convert it; some files of a folder are given as a glob, "
-        "'folder/*.parquet'."
-    )
-
-
-def _fragments(paths, extension, options):
-    if options and extension not in (".csv", ".tsv"):
+def _fragments(file: File, number: int, kind: str) -> Sequence[Fragment]:
+    if file.options and kind not in (".csv", ".tsv"):
         raise ValueError(
             "Delimiter, quoting and encoding are those of text files. Received "
-            f"{next(iter(options))!r} with options. Leave them out."
+            f"{file.path!r} with options. Leave them out."
         )
-    if extension == ".parquet":
-        of_files = [ParquetFragment.all_of(path, file) for file, path in enumerate(paths)]
-        return [fragment for fragments in of_files for fragment in fragments]
-    if extension == ".tfrecord":
+    if kind == ".parquet":
+        return ParquetFragment.all_of(file.path, number)
+    if kind == ".tfrecord":
         # Imported here: the only files that need TensorFlow.
         from tfmoe.data.read.tfrecord import TfrecordFragment
 
-        return [TfrecordFragment(path, file) for file, path in enumerate(paths)]
-    return [CsvFragment(path, file, options.get(path)) for file, path in enumerate(paths)]
+        return [TfrecordFragment(file.path, number)]
+    if kind in (*ARROW, ".orc"):
+        return [ColumnarFragment(file.path, number)]
+    return [CsvFragment(file.path, number, file.options)]

@@ -128,6 +128,21 @@ def one_array(chunked: pa.ChunkedArray) -> pa.Array:
     return chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
 
 
+def sized(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Parts cut, and small ones joined, to tables of about `CHUNK_ROWS` rows."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for part in parts:
+        for start in range(0, part.num_rows, CHUNK_ROWS):
+            waiting.append(part.slice(start, CHUNK_ROWS))
+            rows += waiting[-1].num_rows
+            if rows >= CHUNK_ROWS:
+                yield pa.Table.from_batches(waiting).unify_dictionaries()
+                waiting, rows = [], 0
+    if rows:
+        yield pa.Table.from_batches(waiting).unify_dictionaries()
+
+
 def check_names(names: Iterable[str], wanted: Iterable[str], path: str | None = None) -> None:
     """Raises ValueError if a table has one of the wanted names twice."""
     counts = Counter(names)

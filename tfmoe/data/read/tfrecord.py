@@ -1,11 +1,13 @@
 """TFRecord files of tf.train.Example as Arrow columns. The one reader that needs TensorFlow."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
+from tfmoe import remote
 from tfmoe.data.read import tables
 
 # What a feature holds is learnt from the first records, or from the first that has it.
@@ -23,16 +25,20 @@ class TfrecordFragment:
         self.file = file
         self._absent: set[str] = set()
 
+    @contextmanager
     def _records(self):
+        """The file's records; of a file behind an URL those of a copy, as long as it is read."""
         import tensorflow as tf
 
-        compression = "GZIP" if str(self.path).lower().endswith(".gz") else ""
-        return tf.data.TFRecordDataset(str(self.path), compression)
+        compression = "GZIP" if remote.without_query(self.path).lower().endswith(".gz") else ""
+        with remote.local_copy(self.path) as path:
+            yield tf.data.TFRecordDataset(str(path), compression)
 
     @cached_property
     def _kinds(self):
         """Which of an Example's three lists holds each feature that was seen."""
-        return self._kinds_in(self._records().take(_LOOK_RECORDS).as_numpy_iterator())
+        with self._records() as records:
+            return self._kinds_in(records.take(_LOOK_RECORDS).as_numpy_iterator())
 
     def _kinds_in(self, records, sought=None):
         """Those of some records, read until the one that is sought is there."""
@@ -61,8 +67,10 @@ class TfrecordFragment:
     def _look_for(self, name):
         # Far fewer records hold the name's bytes than there are to parse.
         letters = name.encode()
-        batches = self._records().skip(_LOOK_RECORDS).batch(_BATCH_RECORDS).as_numpy_iterator()
-        found = self._kinds_in((one for batch in batches for one in batch if letters in one), name)
+        with self._records() as records:
+            batches = records.skip(_LOOK_RECORDS).batch(_BATCH_RECORDS).as_numpy_iterator()
+            likely = (one for batch in batches for one in batch if letters in one)
+            found = self._kinds_in(likely, name)
         if name in found:
             self._kinds[name] = found[name]
         else:
@@ -78,17 +86,16 @@ class TfrecordFragment:
 
         dtypes = {"int64_list": tf.int64, "float_list": tf.float32, "bytes_list": tf.string}
         features = {name: tf.io.RaggedFeature(dtypes[self._kinds[name]]) for name in kinds}
-        parsed = (
-            self._records()
-            .batch(_BATCH_RECORDS)
-            .map(lambda records: tf.io.parse_example(records, features))
-        )
         start = 0
         try:
-            for batch in parsed.prefetch(1):
-                found = {name: _cells(batch[name], kind == "list") for name, kind in kinds.items()}
-                yield tables.Chunk(found, self.path, start)
-                start += len(next(iter(found.values()), ()))
+            with self._records() as records:
+                parsed = records.batch(_BATCH_RECORDS).map(
+                    lambda some: tf.io.parse_example(some, features)
+                )
+                for batch in parsed.prefetch(1):
+                    found = {n: _cells(batch[n], kind == "list") for n, kind in kinds.items()}
+                    yield tables.Chunk(found, self.path, start)
+                    start += len(next(iter(found.values()), ()))
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise self._unreadable(error.message) from error
 
