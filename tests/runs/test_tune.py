@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import tfmoe
 from tfmoe.cli.app import app
+from tfmoe.runs import by_name
 from tfmoe.runs.run import Run, load_settings
 from tfmoe.runs.search import DEFAULT, Choice, Range, space_of, suggested
 from tfmoe.runs.tune import tune
@@ -112,6 +113,13 @@ def test_embeddings_have_the_size_that_a_run_says():
     schema = Run("t.csv", SCHEMA, embedding_dim=7).read_schema()
     assert schema.column("user").dim == 7
     assert Run("t.csv", SCHEMA).read_schema().column("user").dim == 3
+
+
+def test_experts_are_normalised_if_a_run_says_so():
+    assert by_name.structure_by_name("mmoe", layer_norm=True).get_config()["layer_norm"]
+    assert not by_name.structure_by_name("mmoe").get_config()["layer_norm"]
+    with pytest.raises(ValueError, match="--mixture mod-squad takes no --layer-norm"):
+        by_name.structure_by_name("mod-squad", layer_norm=True)
 
 
 class Trial:

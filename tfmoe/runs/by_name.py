@@ -169,6 +169,7 @@ def structure_by_name(
     hidden_units: str | None = None,
     dropout: float | None = None,
     entropy_reg: "float | Schedule | None" = None,
+    layer_norm: bool = False,
 ) -> "Structure":
     """A structure's recipe from what `tfmoe train` was told; None is what it was not told.
 
@@ -180,6 +181,7 @@ def structure_by_name(
         hidden_units: str, integers with commas between them, by default `"256,128"`.
         dropout: float, of the experts' hidden layers.
         entropy_reg: float or schedule, for gates that take such a weight.
+        layer_norm: bool, of the experts' hidden layers.
 
     Raises:
         ValueError: if it does not know one of them, or they do not go together.
@@ -189,11 +191,12 @@ def structure_by_name(
     takes = {*inspect.signature(kind.from_options).parameters}
     takes |= {*inspect.signature(kind.__init__).parameters}
     given: dict[str, object] = {"gate": gate, "num_experts": num_experts, "dropout": dropout}
-    given["hidden_units"] = hidden_units
+    given |= {"hidden_units": hidden_units, "layer_norm": layer_norm or None}
     if gate is None:
         given |= {"num_nonzeros": num_nonzeros, "entropy_reg": entropy_reg}
     check_taken(f"--mixture {structure}", given, takes)
-    options = {"num_experts": num_experts or NUM_EXPERTS, "dropout": dropout}
+    options: dict[str, Any] = {"num_experts": num_experts or NUM_EXPERTS, "dropout": dropout}
+    options["layer_norm"] = layer_norm or None
     options = {name: value for name, value in options.items() if value is not None}
     return kind.from_options(
         **options,

@@ -35,7 +35,7 @@ _WHOLE = {
 _SHARES = ("dropout", "column_dropout")
 _AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
 _TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
-_BOOLS = ("wide", "scenario_towers", "grow", "resume")
+_BOOLS = ("layer_norm", "wide", "scenario_towers", "grow", "resume")
 # What a run may say that trains a model on: how it is trained, and how it grows.
 _CHECKPOINTS = ("checkpoints", "checkpoint_steps", "resume")
 _TRAINING = ("data", "valid", "epochs", "batch_size", "patience", "seed", "grow", *_CHECKPOINTS)
@@ -67,6 +67,7 @@ class Run:
         hidden_units: units of an expert's layers, or None for `"256,128"`.
         tower_units: units of the towers' layers.
         dropout: float in [0, 1), of experts and towers, or None for none.
+        layer_norm: bool; whether the experts' hidden layers are normalised.
         embedding_dim: int >= 1, size of all embeddings in place of the schema's, or None.
         embeddings_regularizer: float >= 0, or None; see `MultiTaskModel`.
         kernel_regularizer: float >= 0, factor of an L2, or None; see `MultiTaskModel`.
@@ -122,6 +123,7 @@ class Run:
     hidden_units: str | None = None
     tower_units: str = "64"
     dropout: float | None = None
+    layer_norm: bool = False
     embedding_dim: int | None = None
     embeddings_regularizer: float | None = None
     kernel_regularizer: float | None = None
@@ -314,6 +316,7 @@ class Run:
             self.hidden_units,
             self.dropout,
             entropy_reg,
+            self.layer_norm,
         )
 
     def check_goes_together(self, schema: Schema) -> None:

@@ -22,6 +22,7 @@ DEFAULT: dict[str, Any] = {
     "num_experts": {"low": 2, "high": 12},
     "gate": ["softmax", "top-k", "dselect-k"],
     "dropout": {"low": 0.0, "high": 0.5},
+    "layer_norm": [False, True],
     "embeddings_regularizer": {"low": 1e-8, "high": 1e-3, "log": True},
     "kernel_regularizer": {"low": 1e-8, "high": 1e-3, "log": True},
     "interactions": [None, "cross", "fm"],
@@ -104,7 +105,7 @@ def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any])
 
 
 # Options that only some mixtures and gates take.
-_STRUCTURAL = ("gate", "num_experts", "num_nonzeros", "entropy_reg", "dropout")
+_STRUCTURAL = ("gate", "num_experts", "num_nonzeros", "entropy_reg", "dropout", "layer_norm")
 
 
 def _taken(settings: Mapping[str, Any]) -> set[str]:

@@ -85,6 +85,10 @@ def train(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="In experts and towers.")
     ] = None,
+    layer_norm: Annotated[
+        bool,
+        typer.Option("--layer-norm/--no-layer-norm", help="Normalise the experts' hidden layers."),
+    ] = False,
     embedding_dim: Annotated[
         int | None, typer.Option(min=1, help="Size of all embeddings; by default the schema's.")
     ] = None,
