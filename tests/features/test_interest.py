@@ -50,6 +50,13 @@ def test_attention_matches_reference(compared, softmax, units):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_starts_from_the_sum_of_the_history():
+    history, candidate = given(2)
+    found = tfmoe.InterestAttention()(1e-3 * history, 1e-3 * candidate, MASK)
+    expected = np.where(MASK[..., None], history, 0).sum(axis=1)
+    np.testing.assert_allclose(found, 1e-3 * expected, rtol=0.02, atol=1e-5)
+
+
 def block_of(block):
     attention = {w.path.split("attention/")[1]: array(w) for w in block.attention.weights}
     names = {"query": "query", "key": "key", "value": "value", "attention_output": "output"}

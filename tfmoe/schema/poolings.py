@@ -62,7 +62,8 @@ class TargetAttention(Pooling):
         a_j = MLP([h_j, t, h_j - t, h_j * t])
         sum over j of a_j h_j
 
-    Padding has no part in it. The cost grows linearly with the length.
+    Padding has no part in it. The cost grows linearly with the length. The `a_j` start near 1, so
+    that training starts from the sum of the history.
 
     Args:
         candidate: see `Pooling`.

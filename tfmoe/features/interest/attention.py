@@ -21,7 +21,8 @@ class InterestAttention(Interest):
         a_j = MLP([h_j, t, h_j - t, h_j * t])
         output = sum over j of a_j h_j
 
-    Differences and products are of the first `c` units of `h_j`, those of the candidate's space.
+    The `a_j` start near 1, so that the layer starts as the sum of the history, or its mean with
+    `softmax`. Differences and products are of the first `c` units of `h_j`, those of the candidate's space.
     In a `MultiTaskModel` it is `tfmoe.TargetAttention`, the pooling of a `Sequence`.
 
     Args:
@@ -69,9 +70,11 @@ class InterestAttention(Interest):
             self.add_weight(name=f"kernel_{i}", shape=shape, initializer="glorot_uniform")
             for i, shape in enumerate(zip(fans, units, strict=True))
         ]
+        # A history whose weights start near 0 is one that nothing is learnt from for long.
+        starts = ["zeros"] * len(self.hidden_units) + ["ones"]
         self.biases = [
-            self.add_weight(name=f"bias_{i}", shape=(num,), initializer="zeros")
-            for i, num in enumerate(units)
+            self.add_weight(name=f"bias_{i}", shape=(num,), initializer=start)
+            for i, (num, start) in enumerate(zip(units, starts, strict=True))
         ]
 
     def call(
