@@ -22,8 +22,9 @@ class InterestAttention(Interest):
         output = sum over j of a_j h_j
 
     The `a_j` start near 1, so that the layer starts as the sum of the history, or its mean with
-    `softmax`. Differences and products are of the first `c` units of `h_j`, those of the candidate's space.
-    In a `MultiTaskModel` it is `tfmoe.TargetAttention`, the pooling of a `Sequence`.
+    `softmax`. Differences and products are of the first `c` units of `h_j`, those of the
+    candidate's space. In a `MultiTaskModel` it is `tfmoe.TargetAttention`, the pooling of a
+    `Sequence`.
 
     Args:
         hidden_units: sequence of int >= 1, the MLP's hidden layers; a linear unit follows.
