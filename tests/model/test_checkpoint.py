@@ -244,6 +244,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("kind", CASES)
 def test_a_training_that_goes_on_ends_as_one_that_never_died(kind, tmp_path):
     case = kind(tmp_path)
@@ -444,6 +445,7 @@ def killed(folder, kills):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_process_may_be_killed_in_a_step_and_while_it_writes(tmp_path):
     kills = [["at", 0, 2], ["writing", 3]]
     assert killed(tmp_path, kills) == [signal.SIGKILL] * 2 + [0]

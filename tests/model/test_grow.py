@@ -134,7 +134,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 def test_a_step_on_old_rows_is_that_of_the_old_model(optimizer, monkeypatch):
     if optimizer in ("lazy", "adagrad"):
         # Tables as large as that have gradients of single rows.
