@@ -13,7 +13,6 @@ from tfmoe.files import new_file
 from tfmoe.remote import address
 from tfmoe.runs import by_name
 from tfmoe.runs.by_name import completion, one_of
-from tfmoe.runs.workers import check_workers, join_workers, train_with_workers
 
 if TYPE_CHECKING:
     from tfmoe.runs.run import Run
@@ -233,6 +232,8 @@ def train(
         run = run_of(context, config)
         if run.from_model is None:
             run.read_schema()  # or its error, before TensorFlow starts
+        from tfmoe.runs.workers import check_workers, join_workers, train_with_workers
+
         if workers:
             check_workers(run)
             if history is not None:
