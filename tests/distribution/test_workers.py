@@ -4,6 +4,7 @@ import json
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import tfmoe
@@ -110,8 +111,9 @@ def test_without_workers_it_is_a_model_like_others(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert type(again) is tfmoe.MultiWorkerModel
-    expected = model.predict(rows(), verbose=0)["y"]
-    np.testing.assert_array_equal(again.predict(rows(), verbose=0)["y"], expected)
+    table = pd.DataFrame(rows())
+    expected = model.predict(table, verbose=0)["y"]
+    np.testing.assert_array_equal(again.predict(table, verbose=0)["y"], expected)
 
 
 def test_errors_of_shared_batches():

@@ -239,10 +239,10 @@ class Preprocessor:
 
         Example:
 
-        >>> schema = Schema([Categorical("city")], [Binary("click")])
+        >>> schema = tfmoe.Schema([tfmoe.Categorical("city")], [tfmoe.Binary("click")])
         >>> first = pd.DataFrame({"city": ["Rome", "Oslo", "Rome"], "click": [0, 1, 0]})
         >>> later = pd.DataFrame({"city": ["Bonn", "Bonn", "Oslo"], "click": [1, 1, 0]})
-        >>> prep = Preprocessor(schema).fit(first).grow(later)
+        >>> prep = tfmoe.Preprocessor(schema).fit(first).grow(later)
         >>> prep.vocabulary("city").to_pylist()
         ['Rome', 'Oslo', 'Bonn']
         >>> prep.growth["city"].added

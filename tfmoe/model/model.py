@@ -413,6 +413,7 @@ class MultiTaskModel(Trainable):
 
         Example:
 
+        >>> import pandas as pd
         >>> rows = pd.DataFrame({"city": ["Rome", "Oslo", "Rome"], "click": [0, 1, 0]})
         >>> schema = tfmoe.Schema([tfmoe.Categorical("city")], [tfmoe.Binary("click")])
         >>> prep = tfmoe.Preprocessor(schema).fit(rows)
