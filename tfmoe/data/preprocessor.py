@@ -239,6 +239,7 @@ class Preprocessor:
 
         Example:
 
+        >>> import pandas as pd
         >>> schema = tfmoe.Schema([tfmoe.Categorical("city")], [tfmoe.Binary("click")])
         >>> first = pd.DataFrame({"city": ["Rome", "Oslo", "Rome"], "click": [0, 1, 0]})
         >>> later = pd.DataFrame({"city": ["Bonn", "Bonn", "Oslo"], "click": [1, 1, 0]})
