@@ -53,9 +53,7 @@ def mmoe(**options):
 STRUCTURES = {
     "mmoe": mmoe,
     "sparse": lambda: mmoe(gate=tfmoe.TopKGate(2), dispatch="sparse"),
-    "mod_squad": lambda: tfmoe.ModSquad(
-        num_blocks=1, dim=8, num_experts=8, gate=tfmoe.TopKGate(2)
-    ),
+    "mod_squad": lambda: tfmoe.ModSquad(num_blocks=1, dim=8, num_experts=8, gate=tfmoe.TopKGate(2)),
     "shared_bottom": lambda: tfmoe.SharedBottom(hidden_units=(6,)),
 }
 
@@ -130,9 +128,10 @@ def layouts():
     """How what is parted lies on the devices, and the state of Adam beside it."""
     parallel = tfmoe.distribution.ModelParallel(mesh(1, 8))
     model, _ = trained("mmoe", parallel, rows_multiple=8, wide=True)
-    found = {variable.path: shards(variable) for variable in model.weights}
-    found |= {v.path: shards(v) for v in model.optimizer.variables if len(v.shape) > 1}
-    return found
+    variables = {variable.path: variable for variable in model.weights}
+    # The optimizer's own name counts those that were made before.
+    variables |= {v.path.split("/")[1]: v for v in model.optimizer.variables}
+    return {path: shards(variable) for path, variable in variables.items()}
 
 
 def memory():
