@@ -100,18 +100,13 @@ class Embedding(keras.layers.Layer):
             "num_rows": self.num_rows,
             "dim": self.dim,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
-            **multiple_of(self.rows_multiple),
+            "rows_multiple": self.rows_multiple,
         }
 
 
 def filled_up(num_rows: int, multiple: int) -> int:
     """How many rows a table has that is filled up to a multiple."""
     return -(-num_rows // multiple) * multiple
-
-
-def multiple_of(multiple: int) -> dict[str, int]:
-    """What a config says of it, which says nothing where nothing is filled up."""
-    return {} if multiple == 1 else {"rows_multiple": multiple}
 
 
 class _ZeroFilled(keras.initializers.Initializer):

@@ -15,7 +15,7 @@ from tfmoe.compute.initializers import PerCopy, member_initializer
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
-from tfmoe.features.embedding import Embedding, multiple_of
+from tfmoe.features.embedding import Embedding
 from tfmoe.features.interest.history import History, histories_of, pooled_by_candidate
 from tfmoe.features.looked_up import square_norm
 from tfmoe.features.pooling import pooled, weights_of
@@ -450,5 +450,5 @@ class Encoder(keras.layers.Layer):
             "copies": self.copies,
             "embeddings_regularizer": self.embeddings_regularizer,
             "lengths": self.lengths or None,
-            **multiple_of(self.rows_multiple),
+            "rows_multiple": self.rows_multiple,
         }

@@ -11,7 +11,7 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
-from tfmoe.features.embedding import Embedding, filled_up, multiple_of
+from tfmoe.features.embedding import Embedding, filled_up
 from tfmoe.schema.columns import FIRST_ID
 
 
@@ -139,5 +139,5 @@ class PretrainedEmbedding(keras.layers.Layer):
             "train_vectors": self.train_vectors,
             "projection": self.projection,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
-            **multiple_of(self.rows_multiple),
+            "rows_multiple": self.rows_multiple,
         }

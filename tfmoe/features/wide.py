@@ -11,7 +11,7 @@ from keras import ops
 
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
-from tfmoe.features.embedding import Embedding, multiple_of
+from tfmoe.features.embedding import Embedding
 from tfmoe.features.pooling import nonzero, weights_of
 from tfmoe.schema.columns import PADDING_ID
 from tfmoe.schema.schema import Schema
@@ -128,5 +128,5 @@ class Wide(keras.layers.Layer):
             "schema": self.schema.to_dict(),
             "table_sizes": self.table_sizes,
             "num_outputs": list(self.num_outputs),
-            **multiple_of(self.rows_multiple),
+            "rows_multiple": self.rows_multiple,
         }

@@ -18,7 +18,6 @@ from tfmoe.compute.types import Initializer, Tensor
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import Rows
 from tfmoe.features.column_dropout import column_dropout_of
-from tfmoe.features.embedding import multiple_of
 from tfmoe.features.encoder import Encoder
 from tfmoe.features.epnet import EPNet
 from tfmoe.features.interactions.interactions import Interactions, interactions_of
@@ -459,6 +458,7 @@ class MultiTaskModel(Trainable):
     @property
     def _embedded(self) -> dict[str, Any]:
         """How tables are made, and the arguments that keep it from overfitting, as plain data."""
+        multiple = self.encoder.rows_multiple
         return {
             "embeddings_initializer": keras.initializers.serialize(
                 self.encoder.embeddings_initializer
@@ -468,7 +468,7 @@ class MultiTaskModel(Trainable):
             if self.kernel_regularizer
             else None,
             "column_dropout": self.column_dropout.rate if self.column_dropout else 0.0,
-            **multiple_of(self.encoder.rows_multiple),
+            **({} if multiple == 1 else {"rows_multiple": multiple}),
         }
 
     @property
