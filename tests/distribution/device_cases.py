@@ -127,7 +127,7 @@ def bytes_on_first(model):
 def layouts():
     """How what is parted lies on the devices, and the state of Adam beside it."""
     parallel = tfmoe.distribution.ModelParallel(mesh(1, 8))
-    model, _ = trained("mmoe", parallel, rows_multiple=8, wide=True)
+    model = with_state(parallel, wide=True)
     variables = {variable.path: variable for variable in model.weights}
     # The optimizer's own name counts those that were made before.
     variables |= {v.path.split("/")[1]: v for v in model.optimizer.variables}
@@ -136,14 +136,16 @@ def layouts():
 
 def memory():
     """Bytes on the first of 1, 2, 4 and 8 devices."""
-    found = []
-    for num in (1, 2, 4, 8):
-        parallel = tfmoe.distribution.ModelParallel(mesh(1, num))
-        model = made("mmoe", parallel, rows_multiple=8)
-        with parallel.scope():
-            model.fit(FRAME[:64], batch_size=64, epochs=1, verbose=0)
-        found.append(bytes_on_first(model))
-    return found
+    meshes = [mesh(1, num) for num in (1, 2, 4, 8)]
+    return [bytes_on_first(with_state(tfmoe.distribution.ModelParallel(one))) for one in meshes]
+
+
+def with_state(parallel, **options):
+    """A model before its first step, and the optimizer's state."""
+    model = made("mmoe", parallel, rows_multiple=8, **options)
+    with parallel.scope():
+        model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def refused():
@@ -166,22 +168,20 @@ def refused():
     return found
 
 
-def kept(folder):
+def kept(folder, parallel, model, numbers):
     """How far predictions are off of a file that one device loads, and of what is made of it."""
-    parallel = tfmoe.distribution.ModelParallel(mesh(2, 4))
-    model, numbers = trained("mmoe", parallel, rows_multiple=8, wide=True)
     with parallel.scope():
         model.save(folder / "model.keras")
     loaded = tfmoe.load_model(folder / "model.keras")
     with parallel.scope():
         again = tfmoe.load_model(folder / "model.keras")
         others = {"loaded there": again.predict(FRAME, verbose=0)}
-        parted = shards(again.encoder.tables["user"].embeddings)
     others["loaded"] = loaded.predict(FRAME, verbose=0)
     others["extracted"] = tfmoe.extract(loaded, ["click"]).predict(FRAME, verbose=0)
     found = {
         name: float(np.abs(its["click"] - numbers["click"]).max()) for name, its in others.items()
     }
+    parted = [shards(one.encoder.tables["user"].embeddings) for one in (model, again)]
     return {**found, "shards": parted}
 
 
@@ -189,21 +189,16 @@ def main():
     eight = keras.distribution.DeviceMesh((8,), ("batch",), keras.distribution.list_devices())
     data = keras.distribution.DataParallel(eight)
     both = tfmoe.distribution.ModelParallel(mesh(2, 4))
-    apart = {}
+    found = {"apart": {}}
     for structure in STRUCTURES:
-        options = {"measured": structure == "mmoe"}
+        options = {"measured": True, "wide": True} if structure == "mmoe" else {}
         alone = trained(structure, **options)
-        if structure == "mmoe":
-            apart["data"] = difference(alone, trained(structure, data, **options))
         together = trained(structure, both, rows_multiple=8, **options)
-        apart[structure] = difference(alone, together)
-    found = {
-        "apart": apart,
-        "shards": layouts(),
-        "bytes": memory(),
-        "refused": refused(),
-        "kept": kept(Path(sys.argv[1])),
-    }
+        found["apart"][structure] = difference(alone, together)
+        if structure == "mmoe":
+            found["apart"]["data"] = difference(alone, trained(structure, data, **options))
+            found["kept"] = kept(Path(sys.argv[1]), both, *together)
+    found |= {"shards": layouts(), "bytes": memory(), "refused": refused()}
     print(json.dumps(found))
 
 

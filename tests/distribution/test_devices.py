@@ -11,7 +11,10 @@ import tfmoe
 from tests.distribution.processes import ended, found
 
 # What is compiled runs for a moment only.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,8 @@ def test_what_cannot_be_parted_is_told(results):
 @pytest.mark.slow
 def test_one_device_loads_what_eight_have_saved(results):
     kept = results["kept"]
-    assert kept.pop("shards") == [[102, 8]] * 8
+    # After training, and loaded where there are as many devices.
+    assert kept.pop("shards") == [[[102, 8]] * 8] * 2
     assert set(kept) == {"loaded there", "loaded", "extracted"}
     assert max(kept.values()) < 1e-5
 
