@@ -21,6 +21,7 @@ BENCHMARKS = {
     "embedding": "benchmarks.embedding",
     "extract": "benchmarks.extract",
     "funnel": "benchmarks.funnel",
+    "gpu": "benchmarks.gpu",
     "growth": "benchmarks.growth",
     "interest": "benchmarks.interest",
     "movielens": "benchmarks.movielens",

@@ -57,6 +57,7 @@ PUBLIC = {
     *(f"tfmoe.datasets.{one}" for one in tfmoe.datasets.__all__),
     *(f"tfmoe.optimizers.{one}" for one in ("Adam", "LazyAdam", "Adagrad", "ByPart")),
     "tfmoe.distribution.dataset",
+    "tfmoe.distribution.ModelParallel",
     *(f"tfmoe.spark.{one}" for one in ("fit", "predict")),
     "tfmoe.tfrs.KerasLayer",
 } - {"tfmoe.data", "tfmoe.datasets", "tfmoe.distribution", "tfmoe.optimizers", "tfmoe.spark"}

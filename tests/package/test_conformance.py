@@ -321,12 +321,13 @@ CASES = [
     ),
     _case(tfmoe.InterestAttention, (6, 3), "tanh", True, inputs=HISTORY),
     _case(tfmoe.InterestTransformer, 4, 2, 6, 0.25, inputs=HISTORY),
-    _case(tfmoe.Embedding, 9, 3, UNIFORM, inputs=_ids(9, 4, 2)),
+    _case(tfmoe.Embedding, 9, 3, UNIFORM, 4, inputs=_ids(9, 4, 2)),
     *(
         _case(
             tfmoe.Encoder,
             *given,
             embeddings_regularizer=0.1,
+            rows_multiple=2,
             inputs=features,
             defaults=["tokens", "copies", "lengths"],
         )

@@ -182,7 +182,7 @@ PUBLIC = {
         (tfmoe, tfmoe.__all__),
         (tfmoe.datasets, tfmoe.datasets.__all__),
         (tfmoe.optimizers, ["Adam", "LazyAdam", "Adagrad", "ByPart"]),
-        (tfmoe.distribution, ["dataset"]),
+        (tfmoe.distribution, ["dataset", "ModelParallel"]),
         (tfmoe.spark, ["fit", "predict"]),
     )
     for name in names

@@ -33,8 +33,8 @@ class MultiWorkerModel(MultiTaskModel):
     Args:
         preprocessor, mixture, tower_units, tower_dropout, input_gate, tower_gate,
             scenario_towers, interactions, wide, embeddings_initializer,
-            embeddings_regularizer, kernel_regularizer, column_dropout, position, name,
-            dtype, trainable: see `MultiTaskModel`.
+            embeddings_regularizer, kernel_regularizer, column_dropout, position,
+            rows_multiple, name, dtype, trainable: see `MultiTaskModel`.
 
     Example:
 

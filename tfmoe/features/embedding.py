@@ -31,6 +31,8 @@ class Embedding(keras.layers.Layer):
         num_rows: int >= 1, number of ids.
         dim: int >= 1, size of a vector.
         embeddings_initializer: Keras initializer.
+        rows_multiple: int >= 1; the table is filled up with rows of 0, which no id reads, to a
+            multiple of it, so that as many devices can each hold a part.
 
     Call arguments:
         ids: int tensor of any shape, values in `[0, num_rows)`.
@@ -52,9 +54,11 @@ class Embedding(keras.layers.Layer):
         num_rows: int,
         dim: int,
         embeddings_initializer: Initializer = "uniform",
+        rows_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.rows_multiple = validation.integer("Embedding", "rows_multiple", rows_multiple, 1)
         num_rows = validation.integer("Embedding", "num_rows", num_rows, 1)
         dim = validation.integer("Embedding", "dim", dim, 1)
         self.num_rows, self.dim = num_rows, dim
@@ -71,8 +75,10 @@ class Embedding(keras.layers.Layer):
         # Not cast as a whole under half precision: only the rows that are read are.
         self.embeddings = self.add_weight(
             name="embeddings",
-            shape=(self.num_rows, self.dim),
-            initializer=self.embeddings_initializer,
+            shape=(filled_up(self.num_rows, self.rows_multiple), self.dim),
+            initializer=_ZeroFilled(self.embeddings_initializer, self.num_rows)
+            if self.num_rows % self.rows_multiple
+            else self.embeddings_initializer,
             autocast=False,
         )
 
@@ -94,7 +100,24 @@ class Embedding(keras.layers.Layer):
             "num_rows": self.num_rows,
             "dim": self.dim,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "rows_multiple": self.rows_multiple,
         }
+
+
+def filled_up(num_rows: int, multiple: int) -> int:
+    """How many rows a table has that is filled up to a multiple."""
+    return -(-num_rows // multiple) * multiple
+
+
+class _ZeroFilled(keras.initializers.Initializer):
+    """Another initializer's rows, and rows of 0: a filled up table starts as the other does."""
+
+    def __init__(self, initializer: Any, num_rows: int) -> None:
+        self.initializer, self.num_rows = initializer, num_rows
+
+    def __call__(self, shape: Shape, dtype: Any = None) -> Tensor:
+        rows = self.initializer((self.num_rows, *shape[1:]), dtype=dtype)
+        return ops.pad(rows, ((0, shape[0] - self.num_rows), (0, 0)))
 
 
 def _look_up_dense(variable: Any, ids: Tensor, may_be_compiled: bool) -> Tensor:

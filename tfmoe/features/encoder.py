@@ -66,6 +66,7 @@ class Encoder(keras.layers.Layer):
             the distinct ids of the batch but padding.
         lengths: dict by column of the size of each `Vector` whose schema has none, of the vectors
             of each `Pretrained`, and perhaps of others; `Preprocessor.lengths`.
+        rows_multiple: int >= 1, of the rows of every table, see `Embedding`.
 
     Call arguments:
         features: dict of tensors by column name: float `(b,)` for a number, float `(b, size)` for
@@ -104,9 +105,11 @@ class Encoder(keras.layers.Layer):
         copies: int | None = None,
         embeddings_regularizer: float | None = None,
         lengths: Mapping[str, int] | None = None,
+        rows_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.rows_multiple = validation.integer("Encoder", "rows_multiple", rows_multiple, 1)
         self.embeddings_regularizer = validation.number(
             "Encoder", "embeddings_regularizer", embeddings_regularizer, 0, optional=True
         )
@@ -173,12 +176,13 @@ class Encoder(keras.layers.Layer):
                 column.trainable,
                 column.projection,
                 member_initializer(self.embeddings_initializer, index),
+                self.rows_multiple,
                 dtype=self.dtype_policy,
                 name=name,
             )
         dim = column.dim * (self.copies or 1)
         own = self._initializer(index)
-        return Embedding(rows, dim, own, dtype=self.dtype_policy, name=name)
+        return Embedding(rows, dim, own, self.rows_multiple, dtype=self.dtype_policy, name=name)
 
     def start_at(self, fits: Mapping[str, Any]) -> None:
         """Takes over the vectors of `Pretrained` columns; `Preprocessor.fits`."""
@@ -446,4 +450,5 @@ class Encoder(keras.layers.Layer):
             "copies": self.copies,
             "embeddings_regularizer": self.embeddings_regularizer,
             "lengths": self.lengths or None,
+            "rows_multiple": self.rows_multiple,
         }

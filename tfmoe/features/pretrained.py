@@ -11,7 +11,7 @@ from keras import ops
 from tfmoe import validation
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
-from tfmoe.features.embedding import Embedding
+from tfmoe.features.embedding import Embedding, filled_up
 from tfmoe.schema.columns import FIRST_ID
 
 
@@ -27,6 +27,7 @@ class PretrainedEmbedding(keras.layers.Layer):
         train_vectors: bool, whether they are trained.
         projection: int >= 1, units of the matrix, or None.
         embeddings_initializer: Keras initializer of the three. The vectors are 0 until `start_at`.
+        rows_multiple: see `Embedding`; of the vectors, without the three.
 
     Call arguments:
         ids: int tensor of any shape, values in `[0, num_rows)`.
@@ -42,10 +43,12 @@ class PretrainedEmbedding(keras.layers.Layer):
         train_vectors: bool = False,
         projection: int | None = None,
         embeddings_initializer: Initializer = "uniform",
+        rows_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         owner = "PretrainedEmbedding"
+        self.rows_multiple = validation.integer(owner, "rows_multiple", rows_multiple, 1)
         self.num_rows = validation.integer(owner, "num_rows", num_rows, FIRST_ID + 1)
         self.size = validation.integer(owner, "size", size, 1)
         self.train_vectors = train_vectors
@@ -58,7 +61,7 @@ class PretrainedEmbedding(keras.layers.Layer):
         # A frozen table is a weight and no layer: of a layer all would be trained where somebody
         # sets `model.trainable`.
         self.vectors = (
-            Embedding(num, size, "zeros", dtype=self.dtype_policy, name="vectors")
+            Embedding(num, size, "zeros", rows_multiple, dtype=self.dtype_policy, name="vectors")
             if train_vectors
             else None
         )
@@ -97,7 +100,7 @@ class PretrainedEmbedding(keras.layers.Layer):
         if self.vectors is None:
             self.frozen = self.add_weight(
                 name="frozen",
-                shape=(self.num_rows - FIRST_ID, self.size),
+                shape=(filled_up(self.num_rows - FIRST_ID, self.rows_multiple), self.size),
                 initializer="zeros",
                 trainable=False,
                 autocast=False,
@@ -112,7 +115,8 @@ class PretrainedEmbedding(keras.layers.Layer):
     def start_at(self, vectors: np.ndarray) -> None:
         """Takes the vectors, float `(num_rows - 3, size)`."""
         table = self.frozen if self.vectors is None else self.vectors.embeddings
-        table.assign(vectors)
+        filled = table.shape[0] - len(vectors)
+        table.assign(np.pad(vectors, ((0, filled), (0, 0))))
 
     def call(self, ids: Tensor) -> Tensor:
         special = self.special(ops.minimum(ids, FIRST_ID - 1))
@@ -135,4 +139,5 @@ class PretrainedEmbedding(keras.layers.Layer):
             "train_vectors": self.train_vectors,
             "projection": self.projection,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "rows_multiple": self.rows_multiple,
         }

@@ -31,6 +31,7 @@ class Wide(keras.layers.Layer):
         schema: `Schema`, or what its `to_dict` returns.
         table_sizes: dict by column that owns an embedding table of its number of rows.
         num_outputs: sequence of int >= 1, for each task how many logits it has; `n` is the most.
+        rows_multiple: int >= 1, of the rows of every table, see `Embedding`.
 
     Call arguments:
         features: dict of tensors by column name, see `Encoder`.
@@ -46,9 +47,11 @@ class Wide(keras.layers.Layer):
         schema: Schema | dict[str, Any],
         table_sizes: Mapping[str, int],
         num_outputs: Sequence[int],
+        rows_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.rows_multiple = rows_multiple
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.table_sizes = {name: int(size) for name, size in table_sizes.items()}
         self.num_outputs = tuple(int(num) for num in num_outputs)
@@ -58,6 +61,7 @@ class Wide(keras.layers.Layer):
                 self.table_sizes[column.table],
                 self._width,
                 "zeros",
+                rows_multiple,
                 dtype=self.dtype_policy,
                 name=f"wide_{column.name}",
             )
@@ -124,4 +128,5 @@ class Wide(keras.layers.Layer):
             "schema": self.schema.to_dict(),
             "table_sizes": self.table_sizes,
             "num_outputs": list(self.num_outputs),
+            "rows_multiple": self.rows_multiple,
         }

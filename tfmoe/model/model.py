@@ -44,7 +44,7 @@ from tfmoe.model.training import Trainable, Untracked
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
 from tfmoe.structures.base import Structure, structure_of
-from tfmoe.validation import check_bool
+from tfmoe.validation import check_bool, integer
 
 
 class _Blueprint(NamedTuple):
@@ -149,6 +149,9 @@ class MultiTaskModel(Trainable):
             the model are without it. In training a number for each position and task is added to
             the logits of binary tasks, see `tfmoe.heads.position.PositionTower`. Models that
             `extract` and `add_task` make have none.
+        rows_multiple: int >= 1; every embedding table is filled up with rows that no id reads to a
+            multiple of it, as it must be to be parted among devices; see
+            `tfmoe.distribution.ModelParallel`. It changes no prediction.
         name, dtype, trainable: as for any Keras model.
 
     Call arguments:
@@ -183,6 +186,7 @@ class MultiTaskModel(Trainable):
         kernel_regularizer: str | float | keras.regularizers.Regularizer | None = None,
         column_dropout: float = 0.0,
         position: str | None = None,
+        rows_multiple: int = 1,
         name: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
         trainable: bool = True,
@@ -208,6 +212,7 @@ class MultiTaskModel(Trainable):
             copies=len(structure.encodings) if structure.input_kind == "copies" else None,
             embeddings_regularizer=embeddings_regularizer,
             lengths=blueprint.lengths,
+            rows_multiple=integer("MultiTaskModel", "rows_multiple", rows_multiple, 1),
             dtype=policy,
             name="tfmoe_encoder",
         )
@@ -222,7 +227,9 @@ class MultiTaskModel(Trainable):
             )
         if wide:
             widths = [task.num_logits for task in schema.tasks]
-            first_order = Wide(schema, encoder.table_sizes, widths, dtype=policy, name="tfmoe_wide")
+            first_order = Wide(
+                schema, encoder.table_sizes, widths, rows_multiple, dtype=policy, name="tfmoe_wide"
+            )
         scenarios = None
         if scenario_towers:
             scenarios = num_scenarios(schema, blueprint.table_sizes, "scenario_towers")
@@ -451,7 +458,8 @@ class MultiTaskModel(Trainable):
 
     @property
     def _embedded(self) -> dict[str, Any]:
-        """How tables start, and the arguments that keep it from overfitting, as plain data."""
+        """How tables are made, and the arguments that keep it from overfitting, as plain data."""
+        multiple = self.encoder.rows_multiple
         return {
             "embeddings_initializer": keras.initializers.serialize(
                 self.encoder.embeddings_initializer
@@ -461,6 +469,7 @@ class MultiTaskModel(Trainable):
             if self.kernel_regularizer
             else None,
             "column_dropout": self.column_dropout.rate if self.column_dropout else 0.0,
+            **({} if multiple == 1 else {"rows_multiple": multiple}),
         }
 
     @property

@@ -18,6 +18,7 @@ from tfmoe.compute.shared import combining, current
 from tfmoe.compute.types import Tensor
 from tfmoe.model.checkpoint import checkpoint_of, kept_training
 from tfmoe.model.class_weights import weighed_by_class
+from tfmoe.model.device_rows import check_parts, filled, shared_size
 from tfmoe.model.finite import FiniteLoss, warn_of_predictions
 from tfmoe.model.forward import ForwardOutput, in_step
 from tfmoe.model.inputs import (
@@ -453,7 +454,9 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         validation_data = self._encoded(validation_data, labels=True, batch_size=batch_size)
         if isinstance(validation_data, tuple) and len(validation_data) > 1:
             features, labels, *rest = validation_data
-            validation_data = (features, self._completed(labels), *rest)
+            validation_data = filled(features, self._completed(labels), *rest)
+        check_parts(batch_size, validation_split)
+        x, y, sample_weight = filled(x, y, sample_weight)
         whole = getattr(getattr(x, "epochs", None), "keeps_groups", False)
         if self.schema.ranks_pairs and not whole:
             warnings.warn(
@@ -592,9 +595,9 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         if y is None:
             x = self._encoded(x, labels=True, batch_size=batch_size)
         x, y, sample_weight = unpacked(x, y, sample_weight)
-        y = self._completed(y)
+        x, y, sample_weight = filled(x, self._completed(y), sample_weight)
         shared: dict[str, Any] = {
-            "batch_size": batch_size,
+            "batch_size": shared_size(batch_size),
             "sample_weight": sample_weight,
             "steps": steps,
         }
@@ -676,8 +679,12 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         x = self._encoded(x, labels=False, batch_size=batch_size)
         if hasattr(x, "element_spec"):
             batch_size = None
-        with quiet_end(x):
-            predictions = super().predict(x, batch_size=batch_size, **kwargs)
+        shared, _, _ = filled(x)
+        with quiet_end(shared):
+            predictions = super().predict(shared, batch_size=shared_size(batch_size), **kwargs)
+        if shared is not x:
+            num = len(next(iter(x.values())))
+            predictions = {name: values[:num] for name, values in predictions.items()}
         warn_of_predictions(predictions)
         return predictions
 
