@@ -245,6 +245,29 @@ def is_compiled_by_xla() -> bool:
     return in_xla(tf.compat.v1.get_default_graph())
 
 
+@contextlib.contextmanager
+def forgetting_gradients() -> Iterator[None]:
+    """While the graph of a step is traced, which nobody differentiates afterwards.
+
+    TensorFlow registers the gradient of each `tf.custom_gradient` for good, Keras's own ones too,
+    and with it the graph that it is of: the steps of all models that a process has ever trained.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+
+    if tf.executing_eagerly():
+        yield
+        return
+    registry = _private(_private(ops, "gradient_registry"), "_registry")
+    before = {*registry}
+    try:
+        yield
+    finally:
+        for name in [name for name in registry if name not in before]:
+            if name.startswith("CustomGradient"):
+                del registry[name]
+
+
 def track_layers(model: Any, layers: Any) -> None:
     """Makes layers of a Functional model's that are not in its graph count among its layers.
 

@@ -107,14 +107,20 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
     def train_step(self, *args: Any) -> Any:
         learner = self.weighting_state
         combination = None if learner is None else learner.combination()
-        with in_step(self), waiting_for(args[-1]), combining(combination):
+        with in_step(self), self._tracing(), waiting_for(args[-1]), combining(combination):
             if learner is not None and learner.weighting.looks_again:
                 return looked_again(self, super().train_step, self._named(*args, training=True))
             return super().train_step(*self._named(*args, training=True))
 
     def test_step(self, *args: Any) -> Any:
-        with in_step(self), waiting_for(args[-1]), silent():
+        with in_step(self), self._tracing(), waiting_for(args[-1]), silent():
             return super().test_step(*self._named(*args))
+
+    def _tracing(self) -> contextlib.AbstractContextManager[None]:
+        """What a step is traced in; replicas, which trace by turns, would disturb each other."""
+        if keras.backend.backend() != "tensorflow" or num_replicas() > 1:
+            return contextlib.nullcontext()
+        return keras_private.forgetting_gradients()
 
     def _named(self, *args: Any, training: bool = False) -> tuple[Any, ...]:
         """A step's arguments, features by name: the data, after a state on some backends."""
