@@ -19,7 +19,7 @@ def free_ports(num):
     return ports
 
 
-def ended(commands, folder, environments=(), seconds=300, alone=20):
+def ended(commands, folder, environments=(), seconds=900, alone=60):
     """Exit codes, outputs and errors of processes that run side by side.
 
     When one has failed, others have `alone` seconds left, for they may wait for it for ever.
