@@ -8,6 +8,8 @@ from tests.distribution.processes import ended, found
 # One of three: all of them, `python -m tests.distribution.replica_cases 3 NAME ...`, take half an
 # hour.
 CASES = sorted(replica_cases.cases())[::3]
+# Wrong as yet, as docs/guides/several_machines.md says.
+CASES.remove("optimizer-adam")
 # Tables by rows, as large ones are.
 ENVIRONMENT = {"TFMOE_THRESHOLDS": "dense_rows=5"}
 
@@ -42,6 +44,12 @@ def test_a_gate_that_levels_its_experts_trains_as_on_one_device(tmp_path):
 def test_all_is_trained_as_on_one_device(part, tmp_path):
     # In several processes, of which none grows large; replicas of unequal parts.
     check(tmp_path, 3, CASES[part::3])
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="tfmoe.optimizers.Adam is off on replicas")
+def test_adam_trains_as_on_one_device(tmp_path):
+    check(tmp_path, 2, ["optimizer-adam"])
 
 
 EVALUATED = """if True:
