@@ -153,10 +153,16 @@ def rates():
     )
 
 
+class Unknown(keras.optimizers.Adagrad):
+    """An optimizer of somebody's own."""
+
+
 OPTIMIZERS = {
     "lazy-adam": lambda: tfmoe.optimizers.LazyAdam(0.01),
     "adagrad": lambda: tfmoe.optimizers.Adagrad(0.1),
     "adam": lambda: tfmoe.optimizers.Adam(0.01),
+    "keras-rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "unknown": lambda: Unknown(0.01),
     "by-part": lambda: tfmoe.optimizers.ByPart(
         {"embeddings": tfmoe.optimizers.LazyAdam(0.01), "rest": keras.optimizers.SGD(0.1)},
         global_clipnorm=0.1,

@@ -236,7 +236,7 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
             if by_part is not None and table.trainable:
                 own = by_part.optimizer_of(table.embeddings)
             table.may_be_compiled = bool(self.jit_compile)
-            table.may_be_sparse = updates_rows(own) or several
+            table.may_be_sparse = updates_rows(own, several)
         self._compiled_with.value["optimizer"] = self.optimizer
         check_reported(self)
 

@@ -169,16 +169,19 @@ class Adagrad(SumsRows, keras.optimizers.Adagrad):
         _write(variable, ids, _rows(variable, ids) - step)
 
 
-def updates_rows(optimizer: Any) -> bool:
+def updates_rows(optimizer: Any, several_replicas: bool = False) -> bool:
     """Whether the step of a table with a sparse gradient costs less than one of the whole table.
 
     Most of Keras's optimizers make such a gradient dense, or what they keep of it. Of those that
-    are not known the better is assumed.
+    are not known the better is assumed; but sparse gradients of several replicas are put one behind
+    the other, so that ids repeat, and only those that add them up take the right step.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if type(optimizer) is keras.optimizers.SGD:
         return not optimizer.momentum
-    return isinstance(optimizer, LazyAdam | Adagrad) or not _is_of(optimizer, "keras", "tfmoe")
+    if isinstance(optimizer, LazyAdam | Adagrad):
+        return True
+    return not several_replicas and not _is_of(optimizer, "keras", "tfmoe")
 
 
 def _is_of(thing: Any, *packages: str) -> bool:
