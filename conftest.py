@@ -61,8 +61,8 @@ def forgotten():
     from tensorflow.python.framework import ops
 
     keras.utils.clear_session()
-    # A custom gradient is registered anew in each graph, for good, and holds the graph: the
-    # step of every model that was ever trained here.
+    # A custom gradient is registered anew in each graph, for good, and holds the graph. Steps of
+    # models forget theirs; functions that tests make by hand, and replicas, do not.
     gradients = ops.gradient_registry._registry
     for name in [name for name in gradients if name.startswith("CustomGradient")]:
         del gradients[name]

@@ -284,9 +284,8 @@ def new_folder(path: PathLike) -> Iterator[Path]:
     """
     check_new(path)
     if is_remote(path):
-        with _draft_of(address(path), folder=True) as draft:
+        with _uploaded(path) as draft:
             yield draft
-            _upload(draft, address(path))
         return
     path = Path(address(path))
     with scratch(path) as folder:
@@ -294,6 +293,14 @@ def new_folder(path: PathLike) -> Iterator[Path]:
         draft.mkdir()
         yield draft
         place(draft, path)
+
+
+@contextlib.contextmanager
+def _uploaded(path: PathLike) -> Iterator[Path]:
+    """A draft of a folder, whose files go to a remote store at the end."""
+    with _draft_of(address(path), folder=True) as draft:
+        yield draft
+        _upload(draft, address(path))
 
 
 @contextlib.contextmanager
@@ -306,9 +313,8 @@ def new_files(path: PathLike) -> Iterator[Path]:
         ImportError: if it is an URL, and what writes there is not installed.
     """
     if is_remote(path):
-        with _draft_of(address(path), folder=True) as draft:
+        with _uploaded(path) as draft:
             yield draft
-            _upload(draft, address(path))
         return
     path = Path(address(path))
     if not path.is_dir():
