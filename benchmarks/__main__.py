@@ -30,6 +30,7 @@ BENCHMARKS = {
     "pipeline": "benchmarks.pipeline",
     "ranking": "benchmarks.ranking",
     "robust": "benchmarks.robust",
+    "scale": "benchmarks.scale",
     "scenarios": "benchmarks.scenarios",
     "selectors": "benchmarks.selectors",
     "sparse": "benchmarks.sparse",

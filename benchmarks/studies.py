@@ -13,6 +13,8 @@ from scipy.stats import wilcoxon
 from benchmarks import results
 
 RUNS = results.ROOT / "benchmarks" / ".runs"
+# Runs of studies that have not ended, which go on from here on another machine.
+UNFINISHED = results.RESULTS / "unfinished"
 # What of a cell stands beside the progress bar.
 SHOWN = ("set", "model", "fraction", "rows", "unrelated", "seed")
 # A claim holds if its effect has the right sign, as a mean and as a median, and is this
@@ -25,7 +27,8 @@ class Grid:
 
     A run is named by a cell, a flat dict of all that determines it. Its scores are appended
     to `.runs/NAME.jsonl` as soon as they are there, with the commit of the code that made
-    them; a study that is started again skips what is there.
+    them; a study that is started again skips what is there, and what is in
+    `results/unfinished/NAME.jsonl`, where those of a study stand that was stopped and kept.
 
     Args:
         name: the study.
@@ -37,8 +40,8 @@ class Grid:
         self.name, self.function = name, function
         self.path = None if quick else RUNS / f"{name}.jsonl"
         self.scores, self.commits = {}, {}
-        if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+        for path in [] if quick else [UNFINISHED / f"{name}.jsonl", self.path]:
+            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
                 saved = json.loads(line)
                 self.scores[_key(saved["cell"])] = saved["scores"]
                 self.commits[_key(saved["cell"])] = saved["commit"]

@@ -9,7 +9,9 @@ from benchmarks.results import ROOT
 from benchmarks.rivals import HOW_TO_INSTALL, interpreter
 from benchmarks.rivals.worker import MARK
 
-THREADS = 2
+# As many as this process has cores, so that none waits for another of its own.
+AVAILABLE = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(2)
+THREADS = min(2, len(AVAILABLE))
 
 
 class Process:

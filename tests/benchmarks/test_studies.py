@@ -43,6 +43,20 @@ def test_a_grid_resumes(tmp_path, monkeypatch):
     assert len((tmp_path / "runs" / "fake.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_study_that_was_stopped_goes_on_from_what_was_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(studies, "UNFINISHED", tmp_path)
+    monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
+    monkeypatch.setattr(results, "commit", lambda: "new")
+    kept = {"cell": {"seed": 0}, "scores": {"score": 7}, "commit": "old"}
+    (tmp_path / "fake.jsonl").write_text(json.dumps(kept) + "\n")
+    cells = [{"seed": 0}, {"seed": 1}]
+    runs = studies.Grid("fake", lambda cell: {"score": 8}).run(cells)
+    assert runs == [{"seed": 0, "score": 7}, {"seed": 1, "score": 8}]
+    assert results.RUN_COMMITS["fake"] == {"old", "new"}
+    assert len((tmp_path / "runs" / "fake.jsonl").read_text().splitlines()) == 1
+
+
 def test_paired_tests():
     others = np.arange(10.0)
     better = others + np.linspace(0.5, 1.5, 10)
