@@ -333,7 +333,7 @@ def test_source_errors(tmp_path):
         open_source({"a": [1], "b": [1, 2]})
     with pytest.raises(ValueError, match=r"different column names. Received \['a'\] twice"):
         open_source(pd.DataFrame([[1, 2]], columns=["a", "a"]))
-    with pytest.raises(TypeError, match=r"must yield pandas DataFrames. Received a int"):
+    with pytest.raises(TypeError, match=r"must yield DataFrames, .* Received a int"):
         list(open_source(iter([1])).fragments())
 
 
@@ -492,3 +492,54 @@ def test_records_say_where_a_bad_cell_is(tmp_path):
     path = _examples(tmp_path / "c.tfrecord", [{"b": [1], "y": [0]}])
     with pytest.raises(ValueError, match=r"the table .*c.tfrecord without 'a'"):
         prep.fit(path)
+
+
+class Exported:
+    """A table of a library that pandas does not know, as Polars': it exports Arrow's columns."""
+
+    def __init__(self, table):
+        self._table, self.columns = table, table.column_names
+
+    def __len__(self):
+        return len(self._table)
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+def test_tables_of_other_libraries_are_read_as_pandas():
+    columns = {
+        "user": pa.array(["a", None, "b", "a"], pa.string_view()).dictionary_encode(),
+        "item": pa.array([2**60 + 1, None, 3, 3]),
+        "x": [0.5, None, 2.0, float("nan")],
+        "tags": pa.array([["a"], None, [], ["b", "a"]], pa.large_list(pa.string_view())),
+        "click": [1, 0, 0, 1],
+    }
+    table = pa.table(columns)
+    frame = pd.DataFrame(
+        {
+            "user": ["a", None, "b", "a"],
+            "item": pd.array([2**60 + 1, None, 3, 3], "Int64"),
+            "x": [0.5, None, 2.0, None],
+            "tags": [["a"], None, [], ["b", "a"]],
+            "click": [1, 0, 0, 1],
+        }
+    )
+    schema = Schema(
+        [
+            Categorical("user"),
+            Categorical("item"),
+            Numeric("x"),
+            MultiCategorical("tags", max_length=2),
+        ],
+        [Binary("click")],
+    )
+    expected = Preprocessor(schema).fit(frame, progress=False).arrays(frame)
+    parts = [Exported(table[:1]), table[1:]]
+    for source in (table, Exported(table), parts, lambda: iter(parts)):
+        found = Preprocessor(schema).fit(source, progress=False).arrays(source)
+        for own, other in zip(found[:2], expected[:2], strict=True):
+            np.testing.assert_equal(own, other)
+    assert Schema.infer(Exported(table), "click") == Schema.infer(frame, "click")
+    with pytest.raises(ValueError, match="different column names"):
+        open_source(pa.table([[1], [2]], ["x", "x"]))

@@ -157,17 +157,20 @@ def is_path(x: Any) -> bool:
 
 
 def frame_of(schema: Schema, x: Any) -> Any:
-    """Raw rows that are no DataFrame yet, as one; anything else as it is.
+    """Raw rows that are no pandas DataFrame yet, as one; anything else as it is.
 
-    One row comes as a dict, several as a list of such, or as a dict of equally long lists or arrays
-    by column. A dict of arrays may also be what `Preprocessor.arrays` makes, ids and floats. It is
-    raw rows if a column of the schema is a list, or an array of text or objects, or if columns go
-    by the table's names where the schema has others: features have none of these. A dict of
-    nothing but numeric arrays is features.
+    A table of Polars or pyarrow shares its columns with the DataFrame. One row comes as a dict,
+    several as a list of such, or as a dict of equally long lists or arrays by column. A dict of
+    arrays may also be what `Preprocessor.arrays` makes, ids and floats. It is raw rows if a column
+    of the schema is a list, or an array of text or objects, or if columns go by the table's names
+    where the schema has others: features have none of these. A dict of nothing but numeric arrays
+    is features.
 
     Raises:
         ValueError: if the columns of a dict of raw rows are not equally long.
     """
+    if hasattr(x, "__arrow_c_stream__") and not is_frame(x):
+        return _frame_of_arrow(x)
     if isinstance(x, list) and x and all(isinstance(row, Mapping) for row in x):
         rows = x
     elif isinstance(x, Mapping) and x and _is_row(schema, x):
@@ -179,6 +182,13 @@ def frame_of(schema: Schema, x: Any) -> Any:
     import pandas as pd
 
     return pd.DataFrame(rows)
+
+
+def _frame_of_arrow(x: Any) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    return pa.table(x).to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
 
 
 def _is_row(schema: Schema, x: Mapping[str, Any]) -> bool:

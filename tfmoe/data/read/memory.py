@@ -63,6 +63,22 @@ class TableFragment:
             return array
 
 
+def held(rows: Any, part: str = "") -> TableFragment | None:
+    """The fragment of a DataFrame or another table of Arrow columns; None for anything else.
+
+    Args:
+        rows: pandas DataFrame, or what Arrow's stream interface exports: of Polars, of pyarrow.
+        part: words for where the rows are, for errors.
+    """
+    if isinstance(rows, pd.DataFrame):
+        return TableFragment(rows, part)
+    if not hasattr(rows, "__arrow_c_stream__"):
+        return None
+    table = pa.table(rows)
+    tables.check_names(table.column_names, table.column_names)
+    return TableFragment(dict(zip(table.column_names, table.columns, strict=True)), part)
+
+
 class BatchesFragment:
     """Arrow record batches as they come, of some columns; they can be read only once.
 

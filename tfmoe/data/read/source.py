@@ -16,7 +16,7 @@ import pandas as pd
 
 from tfmoe.data.read.columnar import ColumnarFragment
 from tfmoe.data.read.csv import CsvFragment
-from tfmoe.data.read.memory import TableFragment
+from tfmoe.data.read.memory import TableFragment, held
 from tfmoe.data.read.parquet import ParquetFragment
 from tfmoe.data.read.partitions import PartitionedFragment, columns_of
 from tfmoe.data.read.paths import ARROW, File, extension_of, files_of, folders_of
@@ -99,12 +99,12 @@ def open_source(source: Rows | Source) -> Source:
     """The `Source` for what a user passed.
 
     Args:
-        source: DataFrame; dict of arrays of equal length; path, URL, glob or folder of CSV, TSV
-            (both perhaps gzipped), Parquet, Arrow IPC (Feather), ORC or TFRecord files; list of
-            these; iterable of DataFrames, or callable that returns an iterator of DataFrames, of
-            which one with a parameter `start` can begin at any row. Folders in the path that are
-            named `column=value` are columns. Behind the path of text files may be said how they
-            are written, each part only if it needs to be:
+        source: DataFrame, of pandas, Polars or pyarrow; dict of arrays of equal length; path, URL,
+            glob or folder of CSV, TSV (both perhaps gzipped), Parquet, Arrow IPC (Feather), ORC or
+            TFRecord files; list of these; iterable of DataFrames, or callable that returns an
+            iterator of DataFrames, of which one with a parameter `start` can begin at any row.
+            Folders in the path that are named `column=value` are columns. Behind the path of text
+            files may be said how they are written, each part only if it needs to be:
             `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`. A `Source` is itself.
 
     Raises:
@@ -116,8 +116,8 @@ def open_source(source: Rows | Source) -> Source:
     """
     if isinstance(source, Source):
         return source
-    if isinstance(source, pd.DataFrame | Mapping):
-        table = TableFragment(source)
+    table = TableFragment(source) if isinstance(source, Mapping) else held(source)
+    if table is not None:
         return Source(lambda: [table], held=True)
     if isinstance(source, str | Path):
         return _files([source])
@@ -155,12 +155,13 @@ def _takes_start(source):
 
 def _frames(frames):
     for number, frame in enumerate(frames):
-        if not isinstance(frame, pd.DataFrame):
+        table = held(frame, f"of DataFrame {number}")
+        if table is None:
             raise TypeError(
-                "An iterable source must yield pandas DataFrames. Received a "
-                f"{type(frame).__name__}. Paths of several files are given as a list."
+                "An iterable source must yield DataFrames, of pandas, Polars or pyarrow. Received "
+                f"a {type(frame).__name__}. Paths of several files are given as a list."
             )
-        yield TableFragment(frame, f"of DataFrame {number}")
+        yield table
 
 
 def _files(given):
