@@ -17,8 +17,8 @@ from tfmoe.heads.values import (
     regression_value,
     serving_shift,
 )
+from tfmoe.schema.files import part_from_dict, part_to_dict
 from tfmoe.schema.links import ESCM2, ESMM
-from tfmoe.schema.schema import part_from_dict, part_to_dict
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task, in_chain_order, parent_of
 
 # By task, what its labels are standardised by: mean and standard deviation.

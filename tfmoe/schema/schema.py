@@ -11,117 +11,25 @@ from typing import Any
 
 from tfmoe.files import PathLike, new_file
 from tfmoe.remote import read_text
-from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
-from tfmoe.schema.crossed import Crossed
-from tfmoe.schema.histories import cut_alike
-from tfmoe.schema.links import Link, link_to_plain
-from tfmoe.schema.nested import to_plain
-from tfmoe.schema.poolings import Pooling
-from tfmoe.schema.pretrained import Pretrained
-from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task, in_chain_order, parent_of
-from tfmoe.schema.text import Text
-from tfmoe.schema.timestamp import Timestamp
-from tfmoe.schema.vector import Vector
-from tfmoe.validation import check_choice, checks_arguments, did_you_mean, may_be_served
-
-_COLUMNS = (
-    *(Numeric, Categorical, MultiCategorical, Sequence),
-    *(Vector, Timestamp, Crossed, Text, Pretrained),
+from tfmoe.schema.checks import check
+from tfmoe.schema.columns import Column
+from tfmoe.schema.files import (
+    KINDS,
+    named_once,
+    nearest,
+    parsed_yaml,
+    part_from_dict,
+    part_to_dict,
 )
-_KINDS = {kind.__name__: kind for kind in (*_COLUMNS, Binary, Regression, Multiclass)}
+from tfmoe.schema.histories import cut_alike
+from tfmoe.schema.tasks import Binary, Task, in_chain_order, parent_of
+from tfmoe.validation import checks_arguments, did_you_mean
 
 #: Where the codes of the rows' groups stand among the features; no column can be called so.
 GROUP_CODES = "group codes"
 
 # The names of columns with a part of their own, in the order of Schema's arguments.
 _ROLES = ("weight_column", "task_column", "scenario", "group")
-
-
-def part_to_dict(part: Column | Task) -> dict[str, Any]:
-    """A column's or task's kind and the fields that differ from their defaults."""
-    given: dict[str, Any] = {"kind": type(part).__name__, "name": part.name}
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if not field.compare and not isinstance(value, str):
-            continue  # a table, of which a schema's file has but the path
-        if field.name != "name" and value != field.default:
-            given[field.name] = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, Link):
-            given[field.name] = link_to_plain(value)
-        if isinstance(value, Pooling):
-            given[field.name] = to_plain(value)
-    return given
-
-
-def part_from_dict(given: Any, base: type[Any]) -> Any:
-    """The column or task, as `base` says, of what `part_to_dict` made."""
-    if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
-        raise ValueError(
-            "A schema file lists columns and tasks as mappings with a `kind` and a "
-            f"`name`. Received {given!r}."
-        )
-    kinds = {name: kind for name, kind in _KINDS.items() if issubclass(kind, base)}
-    check_choice(
-        f"The schema's {base.__name__.lower()} {given.get('name')!r}", "kind", given["kind"], kinds
-    )
-    kind = kinds[given["kind"]]
-    if not all(isinstance(name, str) for name in given):
-        raise ValueError(f"A schema file names fields by text. Received {given!r}.")
-    fields = {name: value for name, value in given.items() if name != "kind"}
-    known = [field.name for field in dataclasses.fields(kind)]
-    unknown = sorted(set(fields) - set(known))
-    if unknown or "name" not in fields:
-        raise ValueError(
-            f"A {given['kind']} has the fields {known}, of which `name` is required. "
-            f"Received {given!r}, with unknown fields {unknown}."
-            f"{_nearest(unknown, known)}"
-        )
-    return kind(**fields)
-
-
-def _nearest(unknown: list[str], known: abc.Iterable[str]) -> str:
-    """What each unknown field may have been meant to be."""
-    hints = {name: did_you_mean(name, known) for name in unknown}
-    return "".join(f" For {name!r}:{hint}" for name, hint in hints.items() if hint)
-
-
-def _yaml(text: str, path: Path) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        ValueError: if a mapping names a key twice, of which YAML would keep the last.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            lines: dict[Any, int] = {}
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    name, line = key.value, key.start_mark.line + 1
-                    if name in lines:
-                        raise _named_twice(name, f"lines {lines[name]} and {line} of {path}")
-                    lines[name] = line
-            return super().construct_mapping(node, deep)
-
-    return yaml.load(text, Loader)
-
-
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict. Raises ValueError if it names a key twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        name = next(name for name in names if names.count(name) > 1)
-        raise _named_twice(name, f"one object, with {dict(pairs)}")
-    return found
-
-
-def _named_twice(name: str, place: str) -> ValueError:
-    return ValueError(
-        f"A schema file says a thing once. Received {name!r} twice, in {place}. Remove one of "
-        "them; columns and tasks are lists, of which each item begins with a dash in YAML."
-    )
 
 
 @checks_arguments
@@ -181,7 +89,7 @@ class Schema:
             object.__setattr__(self, field, parts)
             for part in parts:
                 if not isinstance(part, base) or type(part) is base:
-                    kinds = [n for n, kind in _KINDS.items() if issubclass(kind, base)]
+                    kinds = [n for n, kind in KINDS.items() if issubclass(kind, base)]
                     raise ValueError(
                         f"Schema takes `{field}` of the kinds {kinds}. Received {part!r}."
                     )
@@ -193,264 +101,13 @@ class Schema:
                 raise ValueError(
                     f"Schema needs different names. Received {field} named {repeated} twice."
                 )
-        self._check_served_names()
-        self._check_reported_names()
-        self._check_labels()
-        self._check_tables()
+        check(self)
         object.__setattr__(self, "columns", cut_alike(self.columns))
-        self._check_label_spaces()
-        self._check_chains()
-        self._check_served_outputs()
-        self._check_task_column()
-        self._check_scenario()
-        self._check_group()
-
-    def _check_served_names(self) -> None:
-        inputs = list(self.feature_names)
-        if len(set(inputs)) < len(inputs):
-            twice = sorted({name for name in inputs if inputs.count(name) > 1})
-            raise ValueError(
-                "A list's weights are an input called `<name>_weights`. Received columns of which "
-                f"two become {twice}. Choose another name, and give the table's as `source`."
-            )
-        if isinstance(self.task_column, str):
-            inputs.append(self.task_column)
-        lower = [name.lower() for name in inputs]
-        twins = sorted(name for name in set(inputs) if lower.count(name.lower()) > 1)
-        if len(twins) > 1:
-            raise ValueError(
-                "A served model's inputs must differ by more than capital letters. Received inputs "
-                f"named {twins}. Choose another name, and give the table's as `source`."
-            )
-
-    def _check_reported_names(self) -> None:
-        """Raises ValueError where a history would have one entry for two things."""
-        owners = {"loss": "the total loss"}
-        for task in self.tasks:
-            for name in task.reported_names:
-                owner = f"task {task.name!r}"
-                if name in owners:
-                    self._refuse_names(name, owner, owners[name])
-                owners[name] = owner
-        for name, owner in owners.items():
-            validated = name.removeprefix("val_")
-            if validated != name and validated in owners:
-                other = f"{owners[validated]} in validation"
-                self._refuse_names(name, owner, other)
-
-    @staticmethod
-    def _refuse_names(name: str, owner: str, other: str) -> None:
-        raise ValueError(
-            "Losses and metrics are called by task, `<task>_loss` and the like, with `val_` before "
-            f"it in validation, and no two of them alike. Received {owner} with {name!r}, which "
-            f"is also what is reported of {other}. Choose another name for a task, and give the "
-            "table's as `source`."
-        )
-
-    def _check_labels(self) -> None:
-        inputs = {raw: column.name for column in self.columns for raw in column.raw_names}
-        for task in self.tasks:
-            if task.raw_name in inputs:
-                raise ValueError(
-                    f"The label of task {task.name!r} must not be an input as well, or "
-                    f"the model reads the answer. Received column {inputs[task.raw_name]!r} "
-                    f"with source {task.raw_name!r}. Remove the column."
-                )
-        for weights in (self.weight_column, *(task.weight_column for task in self.tasks)):
-            if weights in inputs:
-                raise ValueError(
-                    f"`weight_column` is no input. Received weight_column={weights!r}, "
-                    "which is also among the columns. Remove one."
-                )
-
-    def _check_tables(self) -> None:
-        owners = {c.name: c for c in self.columns if isinstance(c, Categorical) and not c.share}
-        for column in self.columns:
-            share = getattr(column, "share", None)
-            if share and share not in owners:
-                raise ValueError(
-                    f"Column {column.name!r} can only share the table of a categorical "
-                    f"column that has its own. Received share={share!r}; such columns "
-                    f"are {sorted(owners)}."
-                )
-
-        single = {
-            column.name
-            for column in self.columns
-            if isinstance(column, Categorical) and not column.is_list
-        }
-        for column in self.columns:
-            if isinstance(column, Crossed) and not set(column.columns) <= single:
-                raise ValueError(
-                    f"Column {column.name!r} crosses Categorical columns of the schema. Received "
-                    f"columns={list(column.columns)}; such columns are {sorted(single)}. For a "
-                    "number, cut it into intervals and declare these as Categorical."
-                )
-
-    def _check_label_spaces(self) -> None:
-        binary = {task.name: task for task in self.tasks if isinstance(task, Binary)}
-        for task in self.tasks:
-            named = {t.name for t in self.tasks}
-            if task.where == task.name or (task.where in named and task.where not in binary):
-                raise ValueError(
-                    f"Task {task.name!r} can only be limited by another, binary task or "
-                    f"by a raw column. Received where={task.where!r}; the binary tasks "
-                    f"are {sorted(binary)}."
-                )
-            if task.where_value is not None and task.where in binary:
-                raise ValueError(
-                    f"Task {task.name!r} is limited by task {task.where!r}, whose labels are 0 and "
-                    f"1. Received where_value={task.where_value!r}. Leave it out; `positive` of "
-                    f"{task.where!r} says which label is 1."
-                )
-
-    def _check_chains(self) -> None:
-        binary = {task.name: task for task in self.tasks if isinstance(task, Binary)}
-        for task in binary.values():
-            if task.given is None:
-                continue
-            if self.task_column is not None:
-                raise ValueError(
-                    "With `task_column` a row has one task's label, and none of another to be "
-                    f"given. Received task {task.name!r} given {task.given!r}. Leave one out."
-                )
-            if task.given not in binary:
-                raise ValueError(
-                    f"Task {task.name!r} is given another binary task. Received "
-                    f"given={task.given!r}; the binary tasks are {sorted(binary)}."
-                )
-            before: Task | None = self.parent(task)
-            seen = [task.name]
-            while before is not None and before.name not in seen:
-                seen.append(before.name)
-                before = self.parent(before)
-            if before is not None:
-                raise ValueError(
-                    "Tasks are given one another in a chain that begins somewhere. Received "
-                    f"{' given '.join([*seen, before.name])}. Leave out one `given`."
-                )
-            first = binary[seen[-1]]
-            if first.loss == "pairwise":
-                raise ValueError(
-                    f"Task {task.name!r} needs the probability of {first.name!r}. Received "
-                    f'loss="pairwise" of {first.name!r}, which makes none. Take another loss '
-                    "there, or leave out `given` here."
-                )
-            if first.where is not None or first.negatives_kept < 1 or first.positive_weight != 1:
-                raise ValueError(
-                    f"Task {task.name!r} needs the probability of {first.name!r} in all rows, as "
-                    f"they are. Received {first!r} with `where`, `negatives_kept` or "
-                    "`positive_weight`. Leave these out there, or `given` here."
-                )
-
-    def _check_served_outputs(self) -> None:
-        """Raises ValueError where two predictions would have one name, or there are none."""
-        owners: dict[str, str] = {}
-        for task in self.tasks:
-            for name in (task.name, *task.further_outputs):
-                if name in owners:
-                    raise ValueError(
-                        f"Predictions are called by task, and some tasks have further ones. "
-                        f"Received task {task.name!r} with {name!r}, which is also one of task "
-                        f"{owners[name]!r}. Choose another name, and give the table's as `source`."
-                    )
-                owners[name] = task.name
-        if not any(task.served for task in self.tasks):
-            raise ValueError(
-                "At least one task is `served`. Received served=False for all of "
-                f"{[task.name for task in self.tasks]}."
-            )
-
-    def _check_task_column(self) -> None:
-        if self.task_column is None:
-            keyed = [task.name for task in self.tasks if task.key is not None]
-            if keyed:
-                raise ValueError(
-                    "A task's `key` is what its rows have in `task_column`. Received keys of "
-                    f"{keyed} with task_column=None. Name the column, or leave out the keys."
-                )
-            return
-        if not isinstance(self.task_column, str) or not may_be_served(self.task_column):
-            raise ValueError(
-                "A served model takes `task_column`: letters, digits, underscores, a letter first, "
-                "and no word of Python. "
-                f"Received task_column={self.task_column!r}. Rename the table's column."
-            )
-        taken: dict[str | None, str] = {
-            task.raw_name: f"the label of task {task.name!r}" for task in self.tasks
-        }
-        taken[self.weight_column] = "the `weight_column`"
-        taken |= {column.name: "the name of an input column" for column in self.columns}
-        if self.task_column in taken:
-            raise ValueError(
-                "`task_column` says which task a row belongs to and is nothing else. Received "
-                f"task_column={self.task_column!r}, which is {taken[self.task_column]}. An input "
-                "that reads it has another name, and it as `source`."
-            )
-        unserved = [task.name for task in self.tasks if not task.served or task.further_outputs]
-        if unserved:
-            raise ValueError(
-                "With `task_column` all tasks share the one output `score`. Received tasks "
-                f"{unserved} with served=False or parts=True. Leave that out."
-            )
-        keys = self.task_keys
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise ValueError(
-                "With `task_column` each task needs a `key` (or a name) of its own, as text. "
-                f"Received {repeated} twice. Choose different ones."
-            )
-        limited = [task.name for task in self.tasks if task.where in self.task_names]
-        if limited:
-            raise ValueError(
-                "With `task_column` a row has one task's label, so `where` must be a raw column. "
-                f"Received tasks {limited} limited by another. Write that into a column."
-            )
-        multiclass = [task.name for task in self.tasks if isinstance(task, Multiclass)]
-        if 0 < len(multiclass) < len(self.tasks):
-            raise ValueError(
-                "With `task_column` all tasks share one output, so all or none are Multiclass. "
-                f"Received Multiclass {multiclass} among {list(self.task_names)}. Make two schemas."
-            )
-
-    def _check_scenario(self) -> None:
-        if self.scenario is None:
-            return
-        owners = {c.name: c for c in self.columns if isinstance(c, Categorical)}
-        single = [c for c in owners.values() if not isinstance(c, MultiCategorical)]
-        fitting = [c.name for c in single if not owners[c.table].hash_buckets]
-        if self.scenario not in fitting:
-            raise ValueError(
-                "`scenario` is the name of a Categorical column whose values are counted, not "
-                f"hashed: one of {fitting}. Received scenario={self.scenario!r}. Add such a "
-                "column, or leave `scenario` out."
-            )
 
     @property
     def ranks_pairs(self) -> bool:
         """Whether a task's loss is of pairs of rows of one group."""
         return any(isinstance(t, Binary) and t.loss == "pairwise" for t in self.tasks)
-
-    def _check_group(self) -> None:
-        if self.ranks_pairs and (self.group is None or self.task_column is not None):
-            raise ValueError(
-                'The loss "pairwise" is of pairs of rows of one group, all with its label. '
-                f"Received group={self.group!r}, task_column={self.task_column!r}. Name the column "
-                "of the users, sessions or queries, and leave `task_column` out."
-            )
-        if self.group is None:
-            return
-        taken: dict[str | None, str] = {
-            task.raw_name: f"the label of task {task.name!r}" for task in self.tasks
-        }
-        taken |= {self.weight_column: "the `weight_column`", self.task_column: "the `task_column`"}
-        if not isinstance(self.group, str) or not self.group or self.group in taken:
-            what = f", which is {taken[self.group]}" if self.group in taken else ""
-            raise ValueError(
-                "`group` is the name of a raw column whose values group rows, and neither label, "
-                f"weight nor task. Received group={self.group!r}{what}. Name the column of the "
-                "users, sessions or queries, or leave `group` out."
-            )
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -609,7 +266,7 @@ class Schema:
         if unknown:
             raise ValueError(
                 f"A schema has the fields {list(known)}. Received unknown fields "
-                f"{unknown}.{_nearest([str(name) for name in unknown], known)}"
+                f"{unknown}.{nearest([str(name) for name in unknown], known)}"
             )
         for field in ("columns", "tasks"):
             if not isinstance(given[field], list | tuple):
@@ -627,7 +284,7 @@ class Schema:
     @classmethod
     def from_json(cls, text: str) -> Schema:
         """The schema that `to_json` gave. Raises ValueError as `from_dict`."""
-        return cls.from_dict(json.loads(text, object_pairs_hook=_named_once))
+        return cls.from_dict(json.loads(text, object_pairs_hook=named_once))
 
     @classmethod
     def load(cls, path: PathLike) -> Schema:
@@ -642,7 +299,7 @@ class Schema:
             import yaml
 
             try:
-                return cls.from_dict(_yaml(text, path))
+                return cls.from_dict(parsed_yaml(text, path))
             except yaml.YAMLError as error:
                 raise ValueError(f"{path} is no YAML: {error}") from error
         if path.suffix == ".json":
