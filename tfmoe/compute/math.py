@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from tfmoe.compute.types import Tensor
 
 
 def smooth_step(t: Any, gamma: float) -> Any:
@@ -97,3 +101,19 @@ def mix(experts: Any, weights: Any) -> Any:
     if weights.shape[0] == 1:
         return ops.einsum("beu,te->btu", experts, weights[0])
     return ops.matmul(weights, experts)
+
+
+def parted(x: Tensor, sizes: Sequence[Any]) -> list[Tensor]:
+    """What lies side by side along a tensor's second axis, `(b, sizes[0], ...)` and so on.
+
+    In one operation if the sizes are numbers, not tensors: the gradient of a slice is as large as
+    the whole, and that of many would be many times the work.
+    """
+    if all(isinstance(size, int) for size in sizes):
+        ends = list(itertools.accumulate(sizes))[:-1]
+        return ops.split(x, ends, axis=1) if ends else [x]
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(x[:, start : start + size])
+        start += size
+    return parts

@@ -12,6 +12,7 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.initializers import PerCopy, member_initializer
+from tfmoe.compute.math import parted
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
@@ -371,13 +372,11 @@ class Encoder(keras.layers.Layer):
             return {columns[0].name: self._look_up(table, ids[0])}
         wide = [i[:, None] if len(i.shape) == 1 else i for i in ids]
         vectors = self._look_up(table, ops.concatenate(wide, axis=1))
-        found, start = {}, 0
-        for column, own, two_axes in zip(columns, ids, wide, strict=True):
-            stop = start + ops.shape(two_axes)[1]
-            part = vectors[:, start] if len(own.shape) == 1 else vectors[:, start:stop]
-            found[column.name] = part
-            start = stop
-        return found
+        parts = parted(vectors, [ops.shape(own)[1] for own in wide])
+        return {
+            column.name: part[:, 0] if len(own.shape) == 1 else part
+            for column, own, part in zip(columns, ids, parts, strict=True)
+        }
 
     def _interest(
         self,

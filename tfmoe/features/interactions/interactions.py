@@ -10,6 +10,7 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute import nested
+from tfmoe.compute.math import parted
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
 from tfmoe.features.interactions.base import ByColumns
@@ -137,7 +138,7 @@ class Interactions(keras.layers.Layer):
         for part in self.parts:
             given = last
             if isinstance(part, ByColumns):
-                given = ops.stack(columns, axis=1)
+                given = self._stacked(inputs, columns)
             elif _is_dot(part):
                 given = columns
             made.append(part(given))
@@ -146,12 +147,16 @@ class Interactions(keras.layers.Layer):
         outputs = [inputs, *outputs] if self.keep_input else outputs
         return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
 
+    def _stacked(self, inputs: Tensor, columns: list[Tensor]) -> Tensor:
+        """The columns `(b, c, d)`; of one size they lie so already."""
+        if self.maps:
+            return ops.stack(columns, axis=1)
+        return ops.reshape(inputs, (-1, len(self.sizes), self.sizes[0]))
+
     def _columns(self, inputs: Tensor) -> list[Tensor]:
         """The columns as vectors of one size, `(b, d)` each."""
-        columns, start = [], 0
-        for index, size in enumerate(self.sizes):
-            own = inputs[:, start : start + size]
-            start += size
+        columns = []
+        for index, own in enumerate(parted(inputs, self.sizes)):
             projection = self.maps.get(str(index))
             columns.append(own if projection is None else ops.matmul(own, projection))
         return columns

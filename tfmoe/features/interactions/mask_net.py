@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tfmoe import validation
+from tfmoe.compute.math import parted
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
 
@@ -88,10 +89,8 @@ class MaskNet(keras.layers.Layer):
         return hidden
 
     def _normed(self, inputs: Tensor) -> Tensor:
-        parts, start = [], 0
-        for size in self.sizes:
-            part = inputs[:, start : start + size]
-            start += size
+        parts = []
+        for size, part in zip(self.sizes, parted(inputs, self.sizes), strict=True):
             if size > 1:
                 centred = part - ops.mean(part, axis=-1, keepdims=True)
                 variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
