@@ -4,7 +4,7 @@ The tasks are `region_tasks`: 8 true experts in four groups of two. Two orthogon
 the inputs into four regions; in each a task is made of the two experts of another group, and
 which they are differs from task to task. The gates see the row, by a linear router a task, all of
 them with a bias; the sparse ones select two. Every gate can say exactly which experts are right:
-the largest scores can, and so can the bits of DSelect-k and the trees of COMET. `gate_study.py`
+the largest scores can, and so can the bits of DSelect-k and the trees of COMET. `gate_models.py`
 says who else is there and what the model is.
 
 The tasks are learned with Adam and with SGD (momentum 0.9), which are tables of their own. Every
@@ -45,7 +45,8 @@ import numpy as np
 
 from benchmarks import gate_study
 from benchmarks.gate_choices import GUMBEL
-from benchmarks.gate_study import ADAM, FEATURES, SGD, Study
+from benchmarks.gate_models import ADAM, FEATURES, GATES, SGD
+from benchmarks.gate_study import Study
 from tfmoe.data import region_tasks
 
 OPTIONS = {"optimizers": (str, f"{ADAM},{SGD}", "with which the tasks are learned")}
@@ -72,7 +73,7 @@ STUDY = Study(
     experts=EXPERTS,
     chosen=CHOSEN,
     router="linear",
-    gates=tuple(name for name in gate_study.GATES if name != GUMBEL),
+    gates=tuple(name for name in GATES if name != GUMBEL),
     world=_world,
     selected=_selected,
     sizes={

@@ -2,7 +2,7 @@
 
 The tasks are `grouped_tasks`: 16 true experts in four groups; a task is made of the four of its
 group, for all rows alike. So all gates are static, one selection a task for all rows, and the
-sparse ones select four. `gate_study.py` says who else is there and what the model is.
+sparse ones select four. `gate_models.py` says who else is there and what the model is.
 
 Each number of tasks is learned with Adam and with SGD (momentum 0.9), which are tables of their
 own. Every contestant gets the same budget in each: 8 random trials of the learning rate, of gates
@@ -44,7 +44,8 @@ import itertools
 import numpy as np
 
 from benchmarks import gate_study
-from benchmarks.gate_study import ADAM, FEATURES, SGD, Study
+from benchmarks.gate_models import ADAM, FEATURES, GATES, SGD
+from benchmarks.gate_study import Study
 from tfmoe.data import grouped_tasks
 
 OPTIONS = {
@@ -69,7 +70,7 @@ STUDY = Study(
     experts=EXPERTS,
     chosen=CHOSEN,
     router="static",
-    gates=tuple(gate_study.GATES),
+    gates=tuple(GATES),
     world=_world,
     selected=_selected,
     sizes={

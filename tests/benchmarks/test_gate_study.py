@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from benchmarks import gate_study, regions, search, synthetic
+from benchmarks import gate_models, gate_study, regions, search, synthetic
 from benchmarks.contestants import SHARED, WIDE
-from benchmarks.gate_study import ADAM, GATES, SGD, SINGLE
+from benchmarks.gate_models import ADAM, GATES, SGD, SINGLE
 from benchmarks.primary import Primary, holm
 from benchmarks.verdicts import Difference
 from tfmoe.data import selection_scores
@@ -27,8 +27,8 @@ def cell_of(study, model, optimizer=ADAM, num_tasks=4):
 
 
 def built(study, model, num_tasks=4):
-    structure = gate_study.structure_of(study, cell_of(study, model, num_tasks=num_tasks))
-    structure.build((None, gate_study.FEATURES))
+    structure = gate_models.structure_of(study, cell_of(study, model, num_tasks=num_tasks))
+    structure.build((None, gate_models.FEATURES))
     return structure
 
 
@@ -71,9 +71,9 @@ def test_a_shared_bottom_has_the_mixtures_parameters(study, num_tasks):
     def parameters(model, units):
         return built(study, model, num_tasks).count_params() + num_tasks * (units + 1)
 
-    width, last = gate_study.bottom_units(study, SHARED, num_tasks)
+    width, last = gate_models.bottom_units(study, SHARED, num_tasks)
     # Top-k has one score an expert, and no more.
-    within = parameters("Top-k", gate_study.UNITS[-1])
+    within = parameters("Top-k", gate_models.UNITS[-1])
     found = parameters(SHARED, last)
     assert last == width // 2
     assert 0.9 * within < found <= within
@@ -81,7 +81,7 @@ def test_a_shared_bottom_has_the_mixtures_parameters(study, num_tasks):
 
 @pytest.mark.parametrize("study", STUDIES, ids=name_of)
 def test_one_layer_costs_a_row_of_a_task_what_selected_experts_do(study):
-    (width,) = gate_study.bottom_units(study, WIDE, 3)
+    (width,) = gate_models.bottom_units(study, WIDE, 3)
     router = 10 * study.experts if study.router == "linear" else 0
     budget = study.chosen * (10 * 16 + 16 * 8 + 8) + 8 + router
     assert budget - 11 < width * 10 + width <= budget
@@ -124,7 +124,7 @@ def test_parts_learn_at_rates_of_their_own(optimizer, model, rates):
     structure = built(synthetic.STUDY, model)
     towers = Towers((1,) * 4, hidden_units=())
     towers.build((None, 4, 8))
-    made = gate_study.optimizer_of(cell, structure, towers)
+    made = gate_models.optimizer_of(cell, structure, towers)
     found = {name: float(one.learning_rate) for name, one in made.parts.items()}
     assert found == pytest.approx(rates)
     groups = made.grouped([*structure.trainable_variables, *towers.trainable_variables])
