@@ -29,6 +29,7 @@ BENCHMARKS = {
     "peers": "benchmarks.peers",
     "pipeline": "benchmarks.pipeline",
     "ranking": "benchmarks.ranking",
+    "regions": "benchmarks.regions",
     "robust": "benchmarks.robust",
     "scale": "benchmarks.scale",
     "scenarios": "benchmarks.scenarios",

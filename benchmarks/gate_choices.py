@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import keras
 from keras.optimizers.schedules import ExponentialDecay, PolynomialDecay
 
 from benchmarks.search import log_uniform, one_of
@@ -81,3 +82,27 @@ def gate_of(choices, cell, k, router, steps):
     """The gate of a run, whose settings stand in its cell under their names."""
     choice = choices[cell["model"]]
     return choice.make(k, router, steps, **{name: cell[name] for name in choice.space})
+
+
+class _WithBias:
+    """A gate whose scores have a bias, which starts at 0."""
+
+    def score_parts(self):
+        return [part._replace(bias=part.bias or "zeros") for part in super().score_parts()]
+
+
+@keras.saving.register_keras_serializable("benchmarks")
+class _SoftmaxWithBias(_WithBias, SoftmaxGate):
+    pass
+
+
+@keras.saving.register_keras_serializable("benchmarks")
+class _TopKWithBias(_WithBias, TopKGate):
+    pass
+
+
+def biased(gate):
+    """The same gate with a bias in its linear router, if it has none; those of DSelect-k and COMET
+    have one."""
+    kind = {SoftmaxGate: _SoftmaxWithBias, TopKGate: _TopKWithBias}.get(type(gate))
+    return gate if kind is None else kind.from_config(gate.get_config())

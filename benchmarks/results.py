@@ -24,11 +24,16 @@ PICTURES = PAGES / "pictures"
 PARTS = {
     "correlation": ("set",),
     "defaults": ("table",),
+    "regions": ("set",),
     "scenarios": ("set",),
     "structures": ("set",),
     "synthetic": ("tasks", "set"),
+    "synthetic_2026-11": ("tasks", "set"),
     "weighting": ("set",),
 }
+
+# Studies that another has superseded: there is nothing to run, and their rows and pages stay.
+SUPERSEDED = ("synthetic_2026-11",)
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
@@ -168,12 +173,12 @@ def print_table(rows):
 def cells(rows):
     """Header and body as text; a column for every key that any row has.
 
-    Lists are for pictures and have no column. What `KEY_error` and `KEY_p` say stands in the
-    column of KEY.
+    Lists are for pictures and have no column. What `KEY_error`, `KEY_p` and the bounds `KEY_low`
+    and `KEY_high` say stands in the column of KEY.
     """
     keys = [key for row in rows for key in row if not isinstance(row[key], list)]
     keys = list(dict.fromkeys(keys))
-    beside = {f"{key}{ending}" for key in keys for ending in ("_error", "_p")}
+    beside = {f"{key}{ending}" for key in keys for ending in ("_error", "_low", "_high", "_p")}
     keys = [key for key in keys if key not in beside]
     return keys, [[_cell(row, key) for key in keys] for row in rows]
 
@@ -182,6 +187,8 @@ def _cell(row, key):
     shown = text(row.get(key))
     if row.get(f"{key}_error") is not None:
         shown += f" ± {row[f'{key}_error']:.2g}"
+    if row.get(f"{key}_low") is not None:
+        shown += f", {row[f'{key}_low']:.2g} to {row[f'{key}_high']:.2g}"
     if row.get(f"{key}_p") is not None:
         shown += f" (p {row[f'{key}_p']:.2g})"
     return shown

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from benchmarks import results
@@ -139,6 +140,13 @@ def paired(values, others):
     effect, error = mean(difference)
     p = float(wilcoxon(difference, method="exact").pvalue) if np.any(difference) else 1.0
     return {"effect": effect, "effect_error": error, "p": p}
+
+
+def interval(values, others):
+    """Bounds of how much larger `values` are than `others`, 95 %, by Student's t of the pairs."""
+    effect, error = mean(np.asarray(values, float) - others)
+    reach = float(student.ppf(0.975, len(values) - 1)) * error
+    return effect - reach, effect + reach
 
 
 def score_rows(runs, key, *keys):

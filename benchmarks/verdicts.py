@@ -95,12 +95,12 @@ class Paired:
         contrary = row["effect"] < 0 and row["p"] < 0.05
         return Finding(
             self.case,
-            _against(other[self.key] for other in pair),
+            against(other[self.key] for other in pair),
             1 if row["holds"] == "yes" else -1 if contrary else 0,
             f"{row['effect']:.2g}",
             f"{row['effect_error']:.2g}",
-            _p(row["p"]),
-            published=_against(other[self.published] for other in pair) if self.published else "",
+            p_text(row["p"]),
+            published=against(other[self.published] for other in pair) if self.published else "",
         )
 
 
@@ -135,11 +135,11 @@ class Difference:
         effect, p = sign * both[self.key], both[f"{self.key}_p"]
         return Finding(
             self.case,
-            _against((ours[self.key], rival[self.key])),
+            against((ours[self.key], rival[self.key])),
             (1 if effect > 0 else -1) if p < self.below else 0,
             f"{effect:.2g}",
             f"{both[f'{self.key}_error']:.2g}",
-            _p(p),
+            p_text(p),
         )
 
 
@@ -158,7 +158,9 @@ class Shares:
         counts = [round(share * self.trials) for share in (ours, rival)]
         p = float(fisher_exact([[count, self.trials - count] for count in counts]).pvalue)
         certain = (1 if ours > rival else -1) if p < 0.05 else 0
-        return Finding(self.case, _against((ours, rival)), certain, f"{ours - rival:.2g}", p=_p(p))
+        return Finding(
+            self.case, against((ours, rival)), certain, f"{ours - rival:.2g}", p=p_text(p)
+        )
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Single:
 
     def find(self, rows: Sequence[Row]) -> Finding:
         found = [pick(rows, where)[self.key] for where in (self.ours, *self.rivals)]
-        return Finding(self.case, _against(found), 0, spread="one run each")
+        return Finding(self.case, against(found), 0, spread="one run each")
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class Less:
     def find(self, rows: Sequence[Row]) -> Finding:
         ours, rival = (pick(rows, where)[self.key] for where in (self.ours, self.rival))
         certain = 0 if abs(ours / rival - 1) < MARGIN else 1 if ours < rival else -1
-        return Finding(self.case, _against((ours, rival)), certain)
+        return Finding(self.case, against((ours, rival)), certain)
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ class Apart:
         )
         text = f"quartiles {low:.3g} to {high:.3g} against {rival_low:.3g} to {rival_high:.3g}"
         certain = 1 if high < rival_low else -1 if low > rival_high else 0
-        return Finding(self.case, _against(row[self.key] for row in pair), certain, spread=text)
+        return Finding(self.case, against(row[self.key] for row in pair), certain, spread=text)
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ class Count:
         return Finding(self.case, f"{number} of {len(found)}", verdict)
 
 
-def _against(values: Iterable[float]) -> str:
+def against(values: Iterable[float]) -> str:
     """Values side by side: with four digits where all are of the size of an AUC, else three."""
     values = list(values)
     if all(0.7 <= value <= 1 for value in values):
@@ -287,6 +289,6 @@ def _against(values: Iterable[float]) -> str:
     )
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
     # 0.0497 is below 0.05, and should not read as if it were not.
     return f"p {p:.3g}" if p >= 0.01 else f"p {p:.2g}"

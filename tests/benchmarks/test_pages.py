@@ -37,8 +37,9 @@ def test_committed_pages_are_those_of_the_saved_rows(path):
     assert pages.fill(text) == text, "Run `python -m benchmarks tables`."
 
 
-def test_every_benchmark_has_a_page():
-    assert {path.stem for path in STUDIES} == set(BENCHMARKS)
+def test_every_benchmark_and_superseded_study_has_a_page():
+    assert not set(BENCHMARKS) & set(results.SUPERSEDED)
+    assert {path.stem for path in STUDIES} == {*BENCHMARKS, *results.SUPERSEDED}
     assert PAGES[0].stem == pages.INDEX
 
 
@@ -80,7 +81,8 @@ def test_pictures_are_of_the_saved_rows(path):
 
 
 def test_no_picture_is_left_over():
-    assert {path.stem for path in results.PICTURES.iterdir()} <= set(BENCHMARKS)
+    shown = {path.stem for path in results.PICTURES.iterdir()}
+    assert shown <= {*BENCHMARKS, *results.SUPERSEDED}
 
 
 def anchors(text):
@@ -110,7 +112,7 @@ def test_every_claim_has_rows_and_a_table():
     assert {claim.paper for claim in claims.CLAIMS} == set(tables)
     for claim in claims.CLAIMS:
         rows, _ = results.newest(claim.study)
-        assert claim.study in BENCHMARKS
+        assert claim.study in (results.SUPERSEDED if claim.paper == "superseded" else BENCHMARKS)
         assert claim.cases
         if rows:
             found = [case.find(rows) for case in claim.cases]
@@ -126,14 +128,17 @@ def test_rows_are_of_the_newest_run_only(folder, monkeypatch):
     results.save("fake", [{"name": "old", "ratio": 1.0}], RUN | {"date": "2026-01-01T00:00:00"})
     rows = [{"name": "é", "rows_per_s": 12345, "points": [1, 2]}, {"name": "b", "ratio": 0.25}]
     rows += [{"name": "a - b", "ratio": 0.5, "ratio_error": 0.012, "ratio_p": 0.0004}]
+    rows += [{"name": "b - a", "ratio": 0.25, "ratio_low": 0.2, "ratio_high": 0.3}]
+    rows[-1] |= {"ratio_error": 0.03, "ratio_p": 0.01}
     monkeypatch.setattr(results, "RUN_COMMITS", {"fake": {"abc", "abb"}})
     results.save("fake", rows, RUN | {"date": "2026-02-02T00:00:00"})
     filled = pages.fill("before\n<!-- rows:fake -->\nstale\n<!-- end -->\nafter <!-- end -->")
     assert filled == (
         "before\n<!-- rows:fake -->\n\n"
-        "<details markdown>\n<summary>All 3 rows</summary>\n\n"
+        "<details markdown>\n<summary>All 4 rows</summary>\n\n"
         "| name | rows_per_s | ratio |\n| --- | --- | --- |\n| é | 12,345 |  |\n| b |  | 0.25 |\n\n"
-        "| name | ratio |\n| --- | --- |\n| a - b | 0.5000 ± 0.012 (p 0.0004) |\n\n"
+        "| name | ratio |\n| --- | --- |\n| a - b | 0.5000 ± 0.012 (p 0.0004) |\n"
+        "| b - a | 0.25 ± 0.03, 0.2 to 0.3 (p 0.01) |\n\n"
         "</details>\n\n"
         "`python -m benchmarks fake` on 2026-02-02, commit abc, changed files (its runs: "
         "abb, abc); a chip, 2 cores; "

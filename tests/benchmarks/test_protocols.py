@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from benchmarks import __main__ as command_line
-from benchmarks import census, movielens, multimnist, peers, search, studies, synthetic
+from benchmarks import census, movielens, multimnist, peers, search, studies
 from benchmarks.gate_choices import DSELECT_K, OWN, PUBLISHED, TOP_K, gate_of, gates
 from tfmoe.datasets.synthetic import synthetic_ratings
 
@@ -126,33 +126,6 @@ def test_mnist_is_read_from_its_files(tmp_path, monkeypatch):
     read, digits = multimnist._read("train")
     assert np.array_equal(read, images)
     assert digits.tolist() == [3, 4]
-
-
-def test_settings_that_keep_to_four_experts_come_first():
-    runs = [
-        {"valid": valid, "valid_experts": experts}
-        for valid, experts in [(0.1, 16.0), (0.3, 4.2), (0.2, 3.0), (np.nan, 0.0), (0.1, 5.0)]
-    ]
-    ranked = sorted(runs, key=synthetic.by_size)
-    assert ranked == [runs[2], runs[1], runs[4], runs[0], runs[3]]
-
-
-def test_a_comparison_names_the_measures_that_differ_for_certain():
-    def runs(score, f1, experts):
-        rng = np.random.default_rng(0)
-        same = dict.fromkeys(("jaccard", "precision", "recall"), 0.5) | {"experts": experts}
-        return [
-            {"seed": seed, **same, "score": score + rng.random(), "f1": f1 + rng.random()}
-            for seed in range(20)
-        ]
-
-    found = {"ours": runs(1.0, 1.0, 4.0), "theirs": runs(1.1, 1.2, 16.0)}
-    row = synthetic._comparison("ours", "theirs", found, tasks=16, set="static")
-    assert (row["name"], row["better"], row["worse"]) == ("ours - theirs", "score", "f1")
-    assert row["score"] == pytest.approx(-0.1)
-    assert row["score_p"] < 1e-5
-    assert row["jaccard_p"] == 1.0
-    assert synthetic.headline([row]) == "ours_theirs_static_16=1/5"
 
 
 def test_movielens_reports_the_best_twentieth_by_validation_loss():

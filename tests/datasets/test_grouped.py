@@ -7,9 +7,9 @@ from tfmoe.datasets.grouped import (
     GroupedTasks,
     add_unrelated,
     grouped_tasks,
-    selection_scores,
     task_rows,
 )
+from tfmoe.datasets.selection import selection_scores
 
 
 def world_of(groups, weights):

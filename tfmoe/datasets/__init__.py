@@ -5,10 +5,12 @@ from tfmoe.datasets.aliexpress import aliexpress
 from tfmoe.datasets.census import census_income
 from tfmoe.datasets.correlated import correlated_tasks
 from tfmoe.datasets.funnel import Funnel, conversion_funnel
-from tfmoe.datasets.grouped import add_unrelated, grouped_tasks, selection_scores, task_rows
+from tfmoe.datasets.grouped import add_unrelated, grouped_tasks, task_rows
 from tfmoe.datasets.kuairand import kuairand
 from tfmoe.datasets.movielens import movielens
 from tfmoe.datasets.movielens_histories import movielens_histories
+from tfmoe.datasets.regions import region_tasks
+from tfmoe.datasets.selection import selection_scores
 from tfmoe.datasets.synthetic import Split, synthetic_ratings
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "kuairand",
     "movielens",
     "movielens_histories",
+    "region_tasks",
     "selection_scores",
     "synthetic_ratings",
     "task_rows",

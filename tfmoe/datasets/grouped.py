@@ -1,11 +1,10 @@
-"""Tasks in groups that share experts, made up, with the truth known; scores of a selection."""
+"""Tasks in groups that share experts, made up, with the truth known."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from tfmoe.datasets.synthetic import Split
 from tfmoe.schema.columns import Numeric
@@ -31,22 +30,6 @@ class GroupedTasks(NamedTuple):
     test: tuple[np.ndarray, np.ndarray]
     groups: np.ndarray
     weights: np.ndarray
-
-
-class SelectionScores(NamedTuple):
-    """How well a selection of experts agrees with the truth, each from 0 to 1.
-
-    Attributes:
-        jaccard: mean over pairs of tasks of one group of the share of their experts that
-            both select, `|A & B| / |A | B|`; NaN if no group has two tasks.
-        precision, recall, f1: of the (task, expert) pairs selected, after the model's
-            experts were matched one to one with the true ones as well as can be.
-    """
-
-    jaccard: float
-    precision: float
-    recall: float
-    f1: float
 
 
 def grouped_tasks(
@@ -111,7 +94,7 @@ def grouped_tasks(
         )
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(num_rows, num_features))
-    outputs = _experts(x, num_experts, rng)
+    outputs = random_experts(x, num_experts, rng)
 
     num_groups = num_experts // experts_per_group
     groups = np.arange(num_tasks) * num_groups // num_tasks
@@ -128,7 +111,7 @@ def grouped_tasks(
     return GroupedTasks(train, valid, test, groups, weights)
 
 
-def _experts(x, num, rng):
+def random_experts(x: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
     """Outputs `(e, n)` of new true experts, with mean 0 and variance 1 over the rows."""
     num_features = x.shape[1]
     kernels = rng.normal(size=(num, num_features, _HIDDEN)) / np.sqrt(num_features)
@@ -172,7 +155,7 @@ def add_unrelated(
     y = np.zeros((len(x), num_tasks), "float32")
     for t in range(num_tasks):
         rng = np.random.default_rng([seed, t])
-        y[:, t] = _experts(x, 1, rng)[0] + noise * rng.normal(size=len(x))
+        y[:, t] = random_experts(x, 1, rng)[0] + noise * rng.normal(size=len(x))
     ends = np.cumsum([len(part[0]) for part in parts])[:-1]
     added = np.split(y, ends)
     train, valid, test = (
@@ -249,37 +232,3 @@ def task_rows(
     tasks = [Regression(name, source="label", standardize=False) for name in names]
     train, valid, test = tables
     return Split(train, valid, test, Schema(columns, tasks, task_column="task"))
-
-
-def selection_scores(selected: ArrayLike, world: GroupedTasks) -> SelectionScores:
-    """Compares the experts that a model selects with those its tasks are made of.
-
-    Args:
-        selected: bool `(t, e)`, the experts each task uses; any number of experts.
-        world: `GroupedTasks`.
-
-    Returns:
-        `SelectionScores`.
-
-    Example:
-
-    >>> world = grouped_tasks(num_tasks=4, num_experts=4, experts_per_group=2, num_rows=100)
-    >>> selected = world.weights[:, ::-1] > 0  # the order of experts does not count
-    >>> selection_scores(selected, world)
-    SelectionScores(jaccard=1.0, precision=1.0, recall=1.0, f1=1.0)
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    chosen, true = np.asarray(selected, bool), world.weights > 0
-    alike = [
-        (chosen[i] & chosen[j]).sum() / max((chosen[i] | chosen[j]).sum(), 1)
-        for i in range(len(chosen))
-        for j in range(i)
-        if world.groups[i] == world.groups[j]
-    ]
-    agreements = chosen.T.astype(int) @ true
-    right = agreements[linear_sum_assignment(agreements, maximize=True)].sum()
-    precision, recall = right / max(chosen.sum(), 1), right / true.sum()
-    f1 = 2 * right / (chosen.sum() + true.sum())
-    jaccard = np.mean(alike) if alike else np.nan
-    return SelectionScores(*map(float, (jaccard, precision, recall, f1)))
