@@ -8,6 +8,9 @@ A section is `<!-- KIND:NAME -->`, anything, `<!-- end -->`:
 - `claims:PAPER`: the claims of a paper, a line for each claim (on the index);
 - `studies:all`: all pages and their runs (on the index).
 
+Of a study that was superseded the index says so, and leaves its claims out once its successor was
+run; its own page keeps them.
+
 `<!-- prose of DATES -->` names the runs that a page's sentences were written of.
 """
 
@@ -78,6 +81,8 @@ def _cases(study: str) -> str:
 def _claims(paper: str) -> str:
     lines = []
     for claim in _of("paper", paper):
+        if results.newest(results.SUPERSEDED.get(claim.study, ""))[0]:
+            continue
         sentence = f"{claim.text} [{claim.study}]({claim.study}.md)"
         rows, _ = results.newest(claim.study)
         if not rows:
@@ -112,7 +117,10 @@ def _studies() -> str:
         if path.stem != INDEX:
             title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             days = sorted({run["date"][:10] for run in results.newest(path.stem)[1]})
-            lines.append([f"[{title}]({path.name})", " and ".join(days) or "not run yet"])
+            said = " and ".join(days) or "not run yet"
+            if successor := results.SUPERSEDED.get(path.stem):
+                said += f"; superseded by [{successor}]({successor}.md)"
+            lines.append([f"[{title}]({path.name})", said])
     return table((["study", "run"], lines))
 
 

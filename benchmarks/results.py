@@ -30,6 +30,10 @@ PARTS = {
     "weighting": ("set",),
 }
 
+# Studies that are commands no more, and the one that took the place of each: their rows, page and
+# picture stay, their module is gone.
+SUPERSEDED: dict[str, str] = {}
+
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
 

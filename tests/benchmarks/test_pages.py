@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from benchmarks import claims, pages, results
+from benchmarks import claims, pages, results, verdicts
 from benchmarks.__main__ import BENCHMARKS
 
 PAGES = pages.paths()
 STUDIES = [path for path in PAGES if path.stem != pages.INDEX]
+NAMES = {*BENCHMARKS, *results.SUPERSEDED}
 RUN = {
     "commit": "abc",
     "dirty": True,
@@ -38,8 +39,16 @@ def test_committed_pages_are_those_of_the_saved_rows(path):
 
 
 def test_every_benchmark_has_a_page():
-    assert {path.stem for path in STUDIES} == set(BENCHMARKS)
+    assert {path.stem for path in STUDIES} == NAMES
     assert PAGES[0].stem == pages.INDEX
+
+
+def test_superseded_studies_keep_rows_and_page_but_are_no_commands():
+    assert not set(results.SUPERSEDED) & set(BENCHMARKS)
+    for name, successor in results.SUPERSEDED.items():
+        assert successor in BENCHMARKS
+        assert results.newest(name)[0]
+        assert f"]({successor}.md)" in (results.PAGES / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name_of)
@@ -80,7 +89,7 @@ def test_pictures_are_of_the_saved_rows(path):
 
 
 def test_no_picture_is_left_over():
-    assert {path.stem for path in results.PICTURES.iterdir()} <= set(BENCHMARKS)
+    assert {path.stem for path in results.PICTURES.iterdir()} <= NAMES
 
 
 def anchors(text):
@@ -110,7 +119,7 @@ def test_every_claim_has_rows_and_a_table():
     assert {claim.paper for claim in claims.CLAIMS} == set(tables)
     for claim in claims.CLAIMS:
         rows, _ = results.newest(claim.study)
-        assert claim.study in BENCHMARKS
+        assert claim.study in NAMES
         assert claim.cases
         if rows:
             found = [case.find(rows) for case in claim.cases]
@@ -118,7 +127,7 @@ def test_every_claim_has_rows_and_a_table():
 
 
 def test_every_study_with_tests_has_claims():
-    tested = {name for name in BENCHMARKS if any("p" in row for row in results.newest(name)[0])}
+    tested = {name for name in NAMES if any("p" in row for row in results.newest(name)[0])}
     assert tested <= {claim.study for claim in claims.CLAIMS}
 
 
@@ -171,3 +180,28 @@ def test_a_study_that_was_not_run_says_so(folder, monkeypatch):
     (results.PAGES / "fake.md").write_text("# A title\n\nText.", encoding="utf-8")
     filled = pages.fill("<!-- studies:all -->\n<!-- end -->")
     assert "| [A title](fake.md) | not run yet |" in filled
+
+
+def test_a_superseded_study_is_shown_until_its_successor_was_run(folder, monkeypatch):
+    monkeypatch.setattr(results, "SUPERSEDED", {"old": "new"})
+    where = {"name": "a"}
+    both = [
+        claims.Claim("own", study, f"So it is in {study}.", [verdicts.Ratio("case", where)])
+        for study in ("old", "new")
+    ]
+    monkeypatch.setattr(claims, "CLAIMS", both)
+    results.PAGES.mkdir()
+    for study in ("old", "new"):
+        (results.PAGES / f"{study}.md").write_text(f"# The {study}\n", encoding="utf-8")
+    index = "<!-- claims:own -->\n<!-- end -->\n<!-- studies:all -->\n<!-- end -->"
+    results.save("old", [where | {"ratio": 2.0}], RUN | {"date": "2026-01-01T00:00:00"})
+    filled = pages.fill(index)
+    assert "| So it is in old. [old](old.md) | **holds** |" in filled
+    assert "| So it is in new. [new](new.md) |  | Not run yet. |" in filled
+    assert "| [The old](old.md) | 2026-01-01; superseded by [new](new.md) |" in filled
+    results.save("new", [where | {"ratio": 0.5}], RUN | {"date": "2026-02-02T00:00:00"})
+    filled = pages.fill(index)
+    assert "So it is in old." not in filled
+    assert "| So it is in new. [new](new.md) | **does not hold** |" in filled
+    # Its own page keeps what was found.
+    assert "- **holds**. So it is in old." in pages.fill("<!-- verdict:old -->\n<!-- end -->")
