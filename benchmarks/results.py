@@ -24,6 +24,7 @@ PICTURES = PAGES / "pictures"
 PARTS = {
     "correlation": ("set",),
     "defaults": ("table",),
+    "movielens": ("set",),
     "scenarios": ("set",),
     "structures": ("set",),
     "synthetic": ("tasks", "set"),
@@ -32,7 +33,7 @@ PARTS = {
 
 # Studies that are commands no more, and the one that took the place of each: their rows, page and
 # picture stay, their module is gone.
-SUPERSEDED: dict[str, str] = {}
+SUPERSEDED = {"movielens_cut": "movielens"}
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)
