@@ -44,21 +44,16 @@ def _gumbel(k, router, steps, temperature):
 
 
 def _smooth(gate, space):
-    """DSelect-k or COMET. The weight of the entropy is constant, or rises from 0."""
+    """DSelect-k or COMET. The weight of the entropy rises from 0."""
 
     def make(k, router, steps, gamma, entropy):
-        weight = entropy if space is PUBLISHED else PolynomialDecay(0.0, steps, entropy)
+        weight = PolynomialDecay(0.0, steps, entropy)
         return gate(num_nonzeros=k, gamma=gamma, entropy_reg=weight, router=router)
 
     return Choice(make, space)
 
 
-# What the papers search, for gates per example.
-PUBLISHED = {
-    "gamma": one_of(0.01, 0.1, 1.0, 5.0, 10.0),
-    "entropy": one_of(0.05, 0.1, 0.5, 1.0, 5.0, 10.0),
-}
-# Ours. A bit starts within gamma / 100 and stands still beyond gamma / 2: with so few steps a
+# A bit starts within gamma / 100 and stands still beyond gamma / 2: with so few steps a
 # smaller gamma would decide at once, and by chance. Gates decide from an entropy of about 0.03.
 OWN = {"gamma": log_uniform(1.0, 30.0), "entropy": log_uniform(1e-3, 0.3)}
 
@@ -67,7 +62,7 @@ def gates(space):
     """A `Choice` for each gate.
 
     Args:
-        space: `OWN`, or `PUBLISHED` as the papers have it for DSelect-k and COMET.
+        space: what of DSelect-k and COMET is searched, `OWN`.
     """
     return {
         SOFTMAX: Choice(_softmax, {"temperature": log_uniform(0.2, 2.0)}),

@@ -1,257 +1,221 @@
-"""MovieLens-1M by the protocol of the DSelect-k and COMET papers: watched, and which rating?
+"""MovieLens-1M whole: do gated experts have less loss than a shared bottom, and at what cost?
 
-The data are `tfmoe.datasets.movielens` with seed 0. The model: embeddings of 128 for user and
-movie, side by side; 16 experts of one layer of 256 units with dropout 0.5; towers of 256; gates
-that select 2 per example; Adam, batches of 512; up to 100 epochs, until the validation loss has
-not fallen for 25, with the weights of the best. A shared bottom, and single tasks, have 256,
-1,024 or 4,096 units, as many as all experts. The loss is `w` of the binary cross-entropy of
-`watch` and `1 - w` of the squared error of `rating`, with w = 0.1 and w = 0.9. Every contestant
-gets as many random trials, of the learning rate, log-uniform in [5e-5, 5e-4], and of what it has
-to be set (the published gammas and entropies, see `gate_choices.py`; Gumbel's temperature falls
-during the first ten epochs). Reported are means and standard errors over the best of them by
-validation loss: one in twenty, at least two. `best_...` is what the best one was set to.
+Which movie was watched, and how was it rated: all 1,574,602 training rows of
+`tfmoe.datasets.movielens` with seed 0, configured as `tfmoe demo --data ml-1m` is: seven columns,
+experts of one layer of 128, towers of 64, Adam, batches of 4,096, at most eight epochs, of which
+the best on validation rows counts, and no more than two without a better one. Single tasks have a
+best epoch each. `loss` is what is trained on, the log loss of `watch` plus the squared error of
+`rating`, on test rows. `movielens_models.py` says how large each contestant is.
 
-`--trials`, `--epochs`, `--patience` and `--fraction`, a share of the users, cut it to what a
-machine can do; the rows say to what. With `--winners`, another share, the best trial of each is
-run once more on so many users. The floors are those of the same cut: the mean rating, means of
-users and movies, popularity (`tfmoe.datasets.movielens.floors`). The movies that a user has not
-watched are drawn with equal chances, which makes `watch` largely a question of popularity, or,
-with `--negatives popularity`, in proportion to how often they were rated.
+**The contest** (`--part whole`): sixteen experts, two selected by each task. Each of the seven
+contestants gets eight random trials: of the learning rate, log-uniform in [1e-3, 1e-2] and the same
+for all; of a gate's own, as a multiple of it in [0.03, 1]; of the softmax's temperature; of
+DSelect-k's gamma and entropy. The best on validation rows is run with ten fresh seeds, of the
+weights and of the order: the rows, and the movies that were not watched, are the same.
+
+Claims, named before the first run was recorded, and tested by Wilcoxon's test over the seeds with
+Holm's correction for six: DSelect-k has less loss than Top-k; than noisy Top-k; than a shared
+bottom of equal compute. MMoE has less loss than a shared bottom of equal parameters; than single
+tasks. Noisy Top-k has less loss than a shared bottom of equal compute.
+
+**Quality per compute** (`--part compute`): 4 to 64 experts of 32 units, beside a shared bottom as
+wide as all of them, each with two trials and three seeds of at most three epochs. Nothing is
+tested.
+
+- `multiplications`: of a row, mean over test rows, from the encoded columns to both scores, of
+  those experts (`computed`) that have weight for one of its tasks. It is what sparse compute costs
+  where no row of a batch weighs more experts than its tasks select; until then all are computed.
+- `p`, `low`, `high`: after Holm's correction (`p_alone` before it); a 95 % interval of the effect
+  by itself.
+- `seconds`: of a run, which may have had a part of a core: no measurement of speed.
 """
 
 import functools
-import itertools
-import math
 
-import keras
 import numpy as np
 
 from benchmarks import search, studies
-from benchmarks.gate_choices import PUBLISHED, gate_of, gates
-from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.datasets.movielens import SPLIT, floors, movielens
-from tfmoe.datasets.synthetic import Split, synthetic_ratings
-from tfmoe.model.model import MultiTaskModel
-from tfmoe.optimizers import Adam
-from tfmoe.reports.gate_use import gate_use
-from tfmoe.schema.columns import Categorical
-from tfmoe.schema.schema import Schema
-from tfmoe.structures.mmoe import MMoE
-from tfmoe.structures.shared_bottom import SharedBottom
+from benchmarks.gate_choices import DSELECT_K, NOISY_TOP_K, TOP_K
+from benchmarks.movielens_models import (
+    BOTTOM,
+    COMPUTE,
+    GATES,
+    MEASURES,
+    MMOE,
+    PARAMETERS,
+    PER_COMPUTE,
+    SINGLE,
+    WHOLE,
+    one_run,
+    table,
+)
+from tfmoe.datasets.movielens import SPLIT, floors
 
-SINGLE, SHARED = "single tasks", "shared bottom"
 MEANS = "popularity; user and movie means"
-WEIGHTS = (0.1, 0.9)  # of `watch`
-EXPERTS, CHOSEN, BATCH_SIZE = 16, 2, 512
-LEARNING_RATE = search.log_uniform(5e-5, 5e-4)
-GATES = gates(PUBLISHED)
-COOLING = 10  # epochs in which Gumbel's temperature falls
-SEED = 0  # of the negatives and of the users that stay
-MEASURES = ("loss", "watch_auc", "watch_log_loss", "rating_mse", "experts")
+MODELS = {
+    WHOLE: (SINGLE, PARAMETERS, COMPUTE, MMOE, TOP_K, NOISY_TOP_K, DSELECT_K),
+    PER_COMPUTE: (BOTTOM, MMOE, TOP_K, DSELECT_K),
+}
+CLAIMED = (
+    (DSELECT_K, TOP_K),
+    (DSELECT_K, NOISY_TOP_K),
+    (DSELECT_K, COMPUTE),
+    (MMOE, PARAMETERS),
+    (MMOE, SINGLE),
+    (NOISY_TOP_K, COMPUTE),
+)
+SIZES = {
+    WHOLE: {"units": 128, "epochs": 8, "batch_size": 4096},
+    PER_COMPUTE: {"units": 32, "epochs": 3, "batch_size": 4096},
+}
+QUICK_SIZES = {"units": 4, "epochs": 1, "batch_size": 512}
+EXPERTS = {WHOLE: (16,), PER_COMPUTE: (4, 8, 16, 32, 64)}
+BUDGETS = {
+    WHOLE: search.Budget(trials=8, finalists=1, again=0, seeds=10),
+    PER_COMPUTE: search.Budget(trials=2, finalists=1, again=0, seeds=3),
+}
+LEARNING_RATE = {"learning_rate": search.log_uniform(1e-3, 1e-2)}
+GATE_RATE = {"gate_rate": search.log_uniform(0.03, 1.0)}
+ALL = "all"
 OPTIONS = {
-    "trials": (int, 500, "random settings of each contestant"),
-    "epochs": (int, 100, "the most of a run"),
-    "patience": (int, 25, "epochs for which the validation loss may not fall"),
-    "fraction": (float, 1.0, "share of the users"),
-    "winners": (float, 0.0, "share of the users for one more run of each one's best trial"),
-    "negatives": (str, "uniform", "which movies were not watched; or `popularity`"),
+    "part": (str, WHOLE, "the contest, `whole`, or quality per compute, `compute`"),
+    "models": (
+        str,
+        ALL,
+        "some of the contestants, semicolons between. With --no-save: their runs are kept, of "
+        "which a last call for all makes the rows",
+    ),
 }
 
 
-def run(quick, trials=500, epochs=100, patience=25, fraction=1.0, winners=0.0, negatives="uniform"):
-    """Rows of the floors; a row for each weight and contestant."""
-    if quick:
-        trials, epochs, fraction = 1, 1, 0.02
-    contestants = [SHARED, list(GATES)[-2]] if quick else [SINGLE, SHARED, *GATES]
-    sizes = {"dim": 4, "units": 8} if quick else {"dim": 128, "units": 256}
-    sizes |= {"experts": EXPERTS, "chosen": CHOSEN, "batch_size": BATCH_SIZE}
+def run(quick, part=WHOLE, models=ALL):
+    """A row for each floor, contestant and size; a row for each claim."""
     grid = studies.Grid("movielens", functools.partial(one_run, quick), quick)
-    cut = {"fraction": fraction, "epochs": epochs, "patience": patience, "negatives": negatives}
-    cut |= {} if quick else {"split": SPLIT}
-    rows, larger = [{**row, **cut} for row in _floors(table(quick, fraction, negatives))], []
-    for weight in WEIGHTS[:1] if quick else WEIGHTS:
-        for name in contestants:
-            space = {"learning_rate": LEARNING_RATE} | _space(name)
-            base = {"set": f"watch {weight}", "watch_weight": weight, "model": name} | cut | sizes
-            runs = search.trials(grid, base, space, search.Budget(trials=trials))
-            rows.append(_row(runs, space, cut | {"trials": trials}))
-            if winners:
-                cell = {key: runs[0][key] for key in (*base, *space, "seed", "world")}
-                again = grid.run([cell | {"fraction": winners}])
-                larger.append(_row(again, space, cut | {"fraction": winners, "trials": 1}))
-    if winners:
-        larger = [
-            {**row, **cut, "fraction": winners} for row in _floors(table(quick, winners, negatives))
-        ] + larger
-    return rows + larger
+    if quick:
+        return _contest(grid, True, (COMPUTE, NOISY_TOP_K)) + _sizes(grid, True, (TOP_K,))
+    chosen = MODELS[part] if models == ALL else _named(models, MODELS[part])
+    return {WHOLE: _contest, PER_COMPUTE: _sizes}[part](grid, False, chosen)
 
 
-def _space(name):
-    """What is searched for a contestant besides the learning rate."""
-    return GATES[name].space if name in GATES else {"width": search.one_of(1, 4, 16)}
+def _named(text, known):
+    """Names out of a text; some have commas."""
+    names = [name.strip() for name in text.split(";")]
+    if not set(names) <= set(known):
+        raise SystemExit(f"--models takes some of {'; '.join(known)!r}. Received {text!r}.")
+    return names
 
 
-def _row(runs, space, cut):
-    best = runs[: max(2, math.ceil(len(runs) / 20))]
-    row = {"name": best[0]["model"], "watch_weight": best[0]["watch_weight"]}
-    for key in MEASURES:
-        values = [run[key] for run in best if run[key] is not None]
-        if values:
-            row[key] = float(np.mean(values))
-        if len(values) > 1:
-            row[f"{key}_error"] = studies.mean(values)[1]
-    settings = {f"best_{name}": best[0][name] for name in space}
-    return row | cut | {"of_best": len(best), "parameters": best[0]["parameters"]} | settings
+def _contest(grid, quick, models):
+    found = {name: _runs(grid, quick, WHOLE, name, EXPERTS[WHOLE][0]) for name in models}
+    rows = _floors(quick) + [_row(runs) for runs in found.values()]
+    return rows + claims_of(found)
 
 
-@functools.cache
-def table(quick, fraction, negatives):
-    """The data of a share of the users, with user and movie alone as inputs."""
-    split = synthetic_ratings(num_rows=2000) if quick else movielens("ml-1m", negatives, SEED)
-    if not quick and fraction < 1:
-        users = np.sort(split.train["user_id"].unique())
-        chosen = np.random.default_rng(SEED).permutation(users)[: round(fraction * len(users))]
-        parts = (
-            part[part["user_id"].isin(chosen)].reset_index(drop=True)
-            for part in (split.train, split.valid, split.test)
-        )
-        split = Split(*parts, split.schema)
-    return split
-
-
-def _floors(split):
-    found = floors(split)
+def _sizes(grid, quick, models):
+    numbers = EXPERTS[PER_COMPUTE][:1] if quick else EXPERTS[PER_COMPUTE]
     return [
-        {"name": "constant", "watch_auc": 0.5, "rating_mse": found["rating_mse_constant"]},
-        {
-            "name": MEANS,
-            "watch_auc": found["watch_auc"],
-            "watch_log_loss": found["watch_log_loss"],
-            "rating_mse": found["rating_mse_bias"],
-        },
+        _row(_runs(grid, quick, PER_COMPUTE, name, number)) for name in models for number in numbers
     ]
 
 
-def one_run(quick, cell):
-    """The loss on validation rows, and what is reported of test rows."""
-    split = table(quick, cell["fraction"], cell["negatives"])
-    weights = {"watch": cell["watch_weight"], "rating": 1 - cell["watch_weight"]}
-    if cell["model"] == SINGLE:
-        parts = [_trained(split, [task], weights, cell) for task in split.schema.tasks]
-    else:
-        parts = [_trained(split, split.schema.tasks, weights, cell)]
-    valid, test = ({k: v for part in parts for k, v in part[i].items()} for i in (0, 1))
-    loss = sum(weights[task] * test[of] for task, of in _LOSSES.items())
-    parameters = test["parameters"]
-    if cell["model"] == SINGLE:
-        parameters = sum(part[1]["parameters"] for part in parts)
-    return {
-        "parameters": parameters,
-        "valid": sum(weights[task] * valid[of] for task, of in _LOSSES.items()),
-        "loss": loss,
-        "watch_auc": test["watch_auc"],
-        "watch_log_loss": test["watch_log_loss"],
-        "rating_mse": test["rating_mse"],
-        "experts": test.get("experts"),
-    }
+def _runs(grid, quick, part, name, experts):
+    base = {"set": part, "model": name, "experts": experts}
+    base |= QUICK_SIZES if quick else SIZES[part]
+    runs, _ = search.winner(grid, base, space_of(name), search.QUICK if quick else BUDGETS[part])
+    return runs
 
 
-_LOSSES = {"watch": "watch_log_loss", "rating": "rating_mse"}
+def space_of(name):
+    """What is searched of a contestant."""
+    return LEARNING_RATE | (GATE_RATE | GATES[name].space if name in GATES else {})
 
 
-def _trained(split, tasks, weights, cell):
-    """Metrics on validation and on test rows of a model of these tasks."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(cell["seed"])
-    columns = [Categorical(name, dim=cell["dim"], dtype="int") for name in ("user_id", "movie_id")]
-    prep = Preprocessor(Schema(columns, tasks)).fit(split.train, progress=False)
-    steps = min(COOLING, cell["epochs"]) * math.ceil(len(split.train) / BATCH_SIZE)
-    model = MultiTaskModel(prep, _mixture(cell, steps), tower_units=(cell["units"],))
-    model.compile(
-        Adam(cell["learning_rate"]),
-        loss_weights={task.name: weights[task.name] for task in tasks},
-        metrics={task.name: [] for task in tasks},
-    )
-    valid = prep.dataset(split.valid, 4096)
-    best = keras.callbacks.EarlyStopping(patience=cell["patience"], restore_best_weights=True)
-    rows = prep.dataset(split.train, BATCH_SIZE, shuffle=True, seed=cell["seed"])
-    model.fit(rows, validation_data=valid, epochs=cell["epochs"], callbacks=[best], verbose=0)
-    found = [_measured(model, part, tasks) for part in (split.valid, split.test)]
-    found[1]["parameters"] = model.count_params()
-    if cell["model"] in GATES:
-        (use,) = gate_use(model, split.test, similarity=False)
-        found[1]["experts"] = float(np.mean(use.num_used))
-    return found
+def claims_of(found):
+    """A row for each claim whose contestants were run.
+
+    Args:
+        found: dict from a contestant to its runs.
+    """
+    rows = []
+    for pair in CLAIMED:
+        if all(name in found for name in pair):
+            ours, theirs = (studies.by_seed(found[name], "loss") for name in pair)
+            row = studies.claim(claim_name(*pair), ours, theirs, "loss", set=WHOLE)
+            row["low"], row["high"] = studies.interval(theirs, ours)
+            rows.append(row)
+    return studies.holm(rows, len(CLAIMED))
 
 
-def _mixture(cell, steps):
-    if cell["model"] in (SINGLE, SHARED):
-        return SharedBottom(hidden_units=(cell["width"] * cell["units"],), dropout=0.5)
-    gate = gate_of(GATES, cell, CHOSEN, "linear", steps)
-    return MMoE(num_experts=EXPERTS, hidden_units=(cell["units"],), gate=gate, dropout=0.5)
+def claim_name(ours, theirs):
+    """What a claim's row is called."""
+    return f"{ours} has less loss than {theirs}"
 
 
-def _measured(model, rows, tasks):
-    """AUC and log loss of `watch`, mean squared error of `rating` over the rated rows."""
-    from sklearn.metrics import log_loss, roc_auc_score
+def _row(runs):
+    last = runs[-1]
+    row = {"name": last["model"], "set": last["set"], "experts": last["experts"]}
+    for key in MEASURES:
+        row[key], row[f"{key}_error"] = studies.mean(studies.by_seed(runs, key))
+    for key in ("valid", "computed", "multiplications", "seconds"):
+        if key in last:
+            row[key] = float(np.mean([run[key] for run in runs]))
+    row |= {"parameters": last["parameters"], "seeds": len(runs)}
+    return row | {name: last[name] for name in space_of(last["model"])}
 
-    predicted = model.predict(model.preprocessor.dataset(rows, 4096, labels=False), verbose=0)
-    names, found = [task.name for task in tasks], {}
-    if not all(np.isfinite(predicted[name]).all() for name in names):
-        return dict.fromkeys(("watch_auc", "watch_log_loss", "rating_mse"), math.inf)
-    if "watch" in names:
-        found["watch_auc"] = float(roc_auc_score(rows["watch"], predicted["watch"]))
-        found["watch_log_loss"] = float(log_loss(rows["watch"], predicted["watch"]))
-    if "rating" in names:
-        rated = rows["watch"].to_numpy() == 1
-        errors = predicted["rating"][rated] - rows["rating"].to_numpy()[rated]
-        found["rating_mse"] = float(np.mean(errors**2))
-    return found
+
+def _floors(quick):
+    found = floors(table(quick))
+    both = {} if quick else {"split": SPLIT}
+    return [
+        {"name": "constant", "set": WHOLE, "watch_auc": 0.5}
+        | {"rating_mse": found["rating_mse_constant"]}
+        | both,
+        {"name": MEANS, "set": WHOLE, "loss": found["watch_log_loss"] + found["rating_mse_bias"]}
+        | {"watch_auc": found["watch_auc"], "watch_log_loss": found["watch_log_loss"]}
+        | {"rating_mse": found["rating_mse_bias"]}
+        | both,
+    ]
 
 
 def headline(rows):
-    """The contestant with the least loss for each weight."""
+    """For each part the contestant that is best on validation rows; how many claims hold."""
     parts = []
-    for weight in WEIGHTS:
-        own = [row for row in rows if row.get("watch_weight") == weight]
-        own = [row for row in own if row["fraction"] == own[0]["fraction"]]
+    for part in MODELS:
+        own = [row for row in rows if row["set"] == part and "valid" in row]
         if own:
-            best = min(own, key=lambda row: row["loss"])
-            percent = round(100 * weight)
-            parts.append(f"best_at_watch_{percent}={best['name'].replace(' ', '_')}")
-            parts.append(f"loss_at_watch_{percent}={best['loss']:.4f}")
-    return " ".join(parts)
+            best = min(own, key=lambda row: row["valid"])
+            name = best["name"].replace(",", "").replace(" ", "_")
+            parts += [f"best_in_{part}={name}", f"{part}_loss={best['loss']:.4f}"]
+    claims = [row["holds"] for row in rows if "holds" in row]
+    return " ".join([*parts, *([f"claims={claims.count('yes')}/{len(claims)}"] * bool(claims))])
 
 
 def draw(rows, path):
-    """Both tasks on test rows: panels for each weight, a marker for each share of the users."""
+    """Loss of each contestant; loss against multiplications, a line for each kind of model."""
     from matplotlib.figure import Figure
 
-    models = [row for row in rows if "watch_weight" in row]
-    weights = list(dict.fromkeys(row["watch_weight"] for row in models))
-    shares = list(dict.fromkeys(row["fraction"] for row in models))
-    figure = Figure(figsize=(10, 2.8 * len(weights)), layout="constrained")
-    measures = {"watch_auc": "AUC of watch", "rating_mse": "mean squared error of rating"}
-    grid = figure.subplots(len(weights), 2, squeeze=False, sharex="col", sharey=True)
-    for (weight, (key, what)), axis in zip(
-        itertools.product(weights, measures.items()), grid.flat, strict=True
-    ):
-        for i, share in enumerate(shares):
-            shown = [r for r in models if (r["watch_weight"], r["fraction"]) == (weight, share)]
+    parts = [part for part in MODELS if any(row["set"] == part for row in rows)]
+    figure = Figure(figsize=(6 * len(parts), 4), layout="constrained")
+    for axis, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        shown = [row for row in rows if row["set"] == part and "valid" in row]
+        if part == WHOLE:
+            studies.points(axis, shown, "loss", "loss_error")
+            axis.invert_yaxis()
+            axis.set(xlabel="loss on test rows", title="sixteen experts")
+            continue
+        for name in dict.fromkeys(row["name"] for row in shown):
+            own = [row for row in shown if row["name"] == name]
             axis.errorbar(
-                [row[key] for row in shown],
-                [row["name"] for row in shown],
-                xerr=[row.get(f"{key}_error") or 0.0 for row in shown],
-                fmt="os"[i % 2],
-                color=f"C{i}",
-                label=f"{100 * share:g} % of the users",
+                [row["multiplications"] for row in own],
+                [row["loss"] for row in own],
+                [row["loss_error"] for row in own],
+                marker="o",
+                capsize=3,
+                label=name,
             )
-            floor = next(row for row in rows if row["name"] == MEANS and row["fraction"] == share)
-            axis.axvline(
-                floor[key], color=f"C{i}", linestyle="--", label=f"{MEANS}, {100 * share:g} %"
-            )
-        axis.set(title=f"watch weighs {weight:g}", xlabel=what)
+        axis.set_xscale("log")
+        axis.set(xlabel="multiplications a row", ylabel="loss on test rows")
+        axis.set(title="4 to 64 experts of 32 units")
         axis.grid(alpha=0.3)
-    axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        axis.legend()
     studies.save(figure, path)

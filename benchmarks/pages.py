@@ -8,6 +8,8 @@ A section is `<!-- KIND:NAME -->`, anything, `<!-- end -->`:
 - `claims:PAPER`: the claims of a paper, a line for each claim (on the index);
 - `studies:all`: all pages and their runs (on the index).
 
+Of a study that was superseded the index says so; its claims are of the paper "superseded".
+
 `<!-- prose of DATES -->` names the runs that a page's sentences were written of.
 """
 
@@ -112,7 +114,10 @@ def _studies() -> str:
         if path.stem != INDEX:
             title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             days = sorted({run["date"][:10] for run in results.newest(path.stem)[1]})
-            lines.append([f"[{title}]({path.name})", " and ".join(days) or "not run yet"])
+            said = " and ".join(days) or "not run yet"
+            if successor := results.SUPERSEDED.get(path.stem):
+                said += f"; superseded by [{successor}]({successor}.md)"
+            lines.append([f"[{title}]({path.name})", said])
     return table((["study", "run"], lines))
 
 

@@ -24,6 +24,7 @@ PICTURES = PAGES / "pictures"
 PARTS = {
     "correlation": ("set",),
     "defaults": ("table",),
+    "movielens": ("set",),
     "regions": ("set",),
     "scenarios": ("set",),
     "structures": ("set",),
@@ -32,8 +33,9 @@ PARTS = {
     "weighting": ("set",),
 }
 
-# Studies that another has superseded: there is nothing to run, and their rows and pages stay.
-SUPERSEDED = ("synthetic_2026-11",)
+# Studies that are commands no more, and the one that took the place of each: their rows, page and
+# picture stay, their module is gone.
+SUPERSEDED = {"movielens_cut": "movielens", "synthetic_2026-11": "synthetic"}
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)

@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from benchmarks import claims, pages, results
+from benchmarks import claims, pages, results, verdicts
 from benchmarks.__main__ import BENCHMARKS
 
 PAGES = pages.paths()
 STUDIES = [path for path in PAGES if path.stem != pages.INDEX]
+NAMES = {*BENCHMARKS, *results.SUPERSEDED}
 RUN = {
     "commit": "abc",
     "dirty": True,
@@ -37,10 +38,17 @@ def test_committed_pages_are_those_of_the_saved_rows(path):
     assert pages.fill(text) == text, "Run `python -m benchmarks tables`."
 
 
-def test_every_benchmark_and_superseded_study_has_a_page():
-    assert not set(BENCHMARKS) & set(results.SUPERSEDED)
-    assert {path.stem for path in STUDIES} == {*BENCHMARKS, *results.SUPERSEDED}
+def test_every_benchmark_has_a_page():
+    assert {path.stem for path in STUDIES} == NAMES
     assert PAGES[0].stem == pages.INDEX
+
+
+def test_superseded_studies_keep_rows_and_page_but_are_no_commands():
+    assert not set(results.SUPERSEDED) & set(BENCHMARKS)
+    for name, successor in results.SUPERSEDED.items():
+        assert successor in BENCHMARKS
+        assert results.newest(name)[0]
+        assert f"]({successor}.md)" in (results.PAGES / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name_of)
@@ -81,8 +89,7 @@ def test_pictures_are_of_the_saved_rows(path):
 
 
 def test_no_picture_is_left_over():
-    shown = {path.stem for path in results.PICTURES.iterdir()}
-    assert shown <= {*BENCHMARKS, *results.SUPERSEDED}
+    assert {path.stem for path in results.PICTURES.iterdir()} <= NAMES
 
 
 def anchors(text):
@@ -120,7 +127,7 @@ def test_every_claim_has_rows_and_a_table():
 
 
 def test_every_study_with_tests_has_claims():
-    tested = {name for name in BENCHMARKS if any("p" in row for row in results.newest(name)[0])}
+    tested = {name for name in NAMES if any("p" in row for row in results.newest(name)[0])}
     assert tested <= {claim.study for claim in claims.CLAIMS}
 
 
@@ -176,3 +183,12 @@ def test_a_study_that_was_not_run_says_so(folder, monkeypatch):
     (results.PAGES / "fake.md").write_text("# A title\n\nText.", encoding="utf-8")
     filled = pages.fill("<!-- studies:all -->\n<!-- end -->")
     assert "| [A title](fake.md) | not run yet |" in filled
+
+
+def test_the_index_names_what_took_a_studys_place(folder, monkeypatch):
+    monkeypatch.setattr(results, "SUPERSEDED", {"old": "new"})
+    results.PAGES.mkdir()
+    (results.PAGES / "old.md").write_text("# The old\n", encoding="utf-8")
+    results.save("old", [{"name": "a"}], RUN | {"date": "2026-01-01T00:00:00"})
+    filled = pages.fill("<!-- studies:all -->\n<!-- end -->")
+    assert "| [The old](old.md) | 2026-01-01; superseded by [new](new.md) |" in filled

@@ -34,6 +34,8 @@ def table():
     frame["seen"] = [rng.integers(0, 30, n).tolist() for n in rng.integers(0, 4, ROWS)]
     frame["a"] = (frame.x0 + rng.normal(size=ROWS) > 0).astype(float)
     frame["b"] = frame.x0 - frame.x1
+    # Far off in the second batch, for the second of two replicas.
+    frame["far"] = frame.b.where(np.arange(ROWS) // (BATCH // 2) != 3, 1e4)
     frame["c"] = frame.a * (frame.x1 > 0)
     frame["chained"] = frame.c
     frame["weight"] = rng.uniform(0.5, 2, ROWS)
@@ -125,6 +127,13 @@ def cases():
         "multiclass": {"schema": schema([TASKS[1], tfmoe.Multiclass("c", num_classes=3)])},
         "given-loss": {"compile": {"loss": {"b": "mae"}, "metrics": {"a": ["accuracy"]}}},
         "many-tables": {"compile": {"optimizer": rates()}},
+        "half": {"policy": "mixed_float16"},
+        # Of one replica gradients are more than half precision can hold, once an epoch.
+        "half-overflow": {
+            "policy": "mixed_float16",
+            "schema": schema([tfmoe.Regression("far", standardize=False)]),
+            "compile": {"optimizer": scaled},
+        },
     }
     for name in by_name.WEIGHTINGS:
         found[f"weighting-{name}"] = {"compile": {"weighting": name}}
@@ -153,6 +162,10 @@ def rates():
     )
 
 
+def scaled():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**10)
+
+
 class Unknown(keras.optimizers.Adagrad):
     """An optimizer of somebody's own."""
 
@@ -174,6 +187,7 @@ OPTIMIZERS = {
 
 def trained(strategy, case):
     """The history of a training, its weights, and what was measured after it."""
+    keras.config.set_dtype_policy(case.get("policy", "float32"))
     given = case.get("schema", JOINT)
     compiled = {"jit_compile": False, **case.get("compile", {})}
     if not case.get("measured"):
@@ -191,6 +205,8 @@ def trained(strategy, case):
     history = model.fit(data, epochs=2, verbose=0, **validated).history
     weights = {w.path: np.array(w) for w in model.trainable_weights}
     state = {w.path: np.array(w) for w in model.non_trainable_weights if "seed" not in w.path}
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        state["loss scale"] = np.array(model.optimizer.dynamic_scale)
     return history, weights, state
 
 

@@ -7,7 +7,7 @@ from tests.distribution.processes import ended, found
 
 # One of three: all of them, `python -m tests.distribution.replica_cases 3 NAME ...`, take half an
 # hour.
-CASES = sorted(replica_cases.cases())[::3]
+CASES = sorted(name for name in replica_cases.cases() if not name.startswith("half"))[::3]
 # Tables by rows, as large ones are.
 ENVIRONMENT = {"TFMOE_THRESHOLDS": "dense_rows=5"}
 
@@ -35,6 +35,45 @@ def _is_small(name, value):
 
 def test_a_gate_that_levels_its_experts_trains_as_on_one_device(tmp_path):
     check(tmp_path, 2, ["balance"])
+
+
+@pytest.mark.slow
+def test_half_precision_trains_as_on_one_device(tmp_path):
+    of_cases = differences(tmp_path, 2, ["half", "half-overflow"])
+    assert set(of_cases) == {"half", "half-overflow"}
+    for name, own in of_cases.items():
+        assert own["loss scale"] == 0.0
+        # Its rounding; a step that only one of them took would be more.
+        assert max(own.values()) < 2e-3, name
+
+
+ACCUMULATED = """if True:
+    import tensorflow as tf
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    import json, keras, tfmoe
+    from tests.distribution.replica_cases import JOINT, mmoe
+    found = []
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = tfmoe.MultiTaskModel(JOINT, mmoe(), tower_units=())
+        plain = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+        for optimizer in (plain, {"rest": plain}, keras.optimizers.LossScaleOptimizer(plain)):
+            try:
+                model.compile(optimizer)
+            except ValueError as error:
+                found.append(str(error))
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_gradients_of_several_batches_are_not_added_up(tmp_path):
+    (result,) = ended([["-c", ACCUMULATED]], tmp_path)
+    messages = found(result)
+    assert len(messages) == 3
+    for message in messages:
+        assert "Received gradient_accumulation_steps=2 in SGD. Take batches 2 times" in message
 
 
 @pytest.mark.slow

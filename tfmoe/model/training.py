@@ -59,7 +59,11 @@ from tfmoe.objectives.weighting.by_name import weighting_of
 from tfmoe.objectives.weighting.learner import WeightLearner, silent
 from tfmoe.optimizers.by_part import made, routed
 from tfmoe.optimizers.fused import updates_rows
-from tfmoe.optimizers.replicas import clip_together
+from tfmoe.optimizers.replicas import (
+    agree_on_overflow,
+    check_accumulates_nothing,
+    clip_together,
+)
 from tfmoe.schema.schema import GROUP_CODES
 from tfmoe.validation import integer
 
@@ -220,6 +224,9 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         # Past Keras's own lists, in which a metric stays for ever; its file has it all the same.
         self.__dict__["weighting_state"] = learner_of(self, weighting, loss or {})
         optimizer = made(optimizer)
+        several = replicas_of(self) > 1
+        if several:
+            check_accumulates_nothing(keras.optimizers.get(optimizer))
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -227,9 +234,9 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         if by_part is not None:
             by_part.route(parts_of(self))
             by_part.grouped(self.trainable_variables)  # or its error
-        several = replicas_of(self) > 1
         if several:
             clip_together(self.optimizer)
+            agree_on_overflow(self.optimizer)
         first_order = {} if self.wide is None else self.wide.tables
         for table in (*self.encoder.tables.values(), *first_order.values()):
             own = self.optimizer

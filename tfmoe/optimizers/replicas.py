@@ -1,9 +1,11 @@
-"""Gradients of several replicas are clipped as one."""
+"""Gradients of several replicas are clipped, and looked at, as one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import keras
 
 from tfmoe.compute.replicas import num_replicas, sum_over_replicas
 from tfmoe.keras_private import clip_otherwise
@@ -19,6 +21,35 @@ def clip_together(optimizer: Any) -> None:
         clips = (getattr(one, name, None) for name in ("clipnorm", "clipvalue", "global_clipnorm"))
         if any(limit is not None for limit in clips):
             clip_otherwise(one, _together)
+
+
+def agree_on_overflow(optimizer: Any) -> None:
+    """Has an optimizer that scales the loss leave out a step in which any replica overflows.
+
+    Keras asks the first replica alone, and would add up what the others have.
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # The class's, so that a second one takes the place of the first.
+        usual = type(optimizer).check_finite
+
+        def fine(gradients: list[Any]) -> Any:
+            bad = keras.ops.cast(~usual(optimizer, gradients), "float32")
+            return sum_over_replicas(bad) == 0
+
+        optimizer.check_finite = fine
+
+
+def check_accumulates_nothing(optimizer: Any) -> None:
+    """Raises ValueError if an optimizer, or one inside it, adds up gradients of several batches."""
+    for one in nested(optimizer):
+        steps = one.gradient_accumulation_steps
+        if steps:
+            raise ValueError(
+                "On several replicas an optimizer takes a step for each batch: TensorFlow cannot "
+                "add up replicas' gradients in some steps only. Received "
+                f"gradient_accumulation_steps={steps} in {type(one).__name__}. Take batches "
+                f"{steps} times as large, of which each replica computes its part."
+            )
 
 
 def _together(gradients: list[Any], clip: Callable[[list[Any]], list[Any]]) -> list[Any]:
