@@ -24,6 +24,7 @@ PICTURES = PAGES / "pictures"
 PARTS = {
     "correlation": ("set",),
     "defaults": ("table",),
+    "many_tasks": ("set",),
     "scenarios": ("set",),
     "structures": ("set",),
     "synthetic": ("tasks", "set"),
