@@ -24,6 +24,7 @@ BENCHMARKS = {
     "gpu": "benchmarks.gpu",
     "growth": "benchmarks.growth",
     "interest": "benchmarks.interest",
+    "many_tasks": "benchmarks.many_tasks",
     "movielens": "benchmarks.movielens",
     "multimnist": "benchmarks.multimnist",
     "peers": "benchmarks.peers",

@@ -26,7 +26,7 @@ class Primary:
         test, row = self.family[self.number], _row(self.family[self.number], rows)
         if row is None:
             return Finding(test.case, "not run yet", 0)
-        own, corrected = (values[self.number] for values in self._p_values(rows))
+        own, with_others = (values[self.number] for values in self._p_values(rows))
         sign = -1 if test.less else 1
         low, high = sorted(sign * row[f"{test.key}_{end}"] for end in ("low", "high"))
         names = (test.ours, test.rival)
@@ -35,9 +35,9 @@ class Primary:
         return Finding(
             test.case,
             against(pair),
-            (1 if effect > 0 else -1) if corrected < 0.05 else 0,
+            (1 if effect > 0 else -1) if with_others < 0.05 else 0,
             f"{effect:.2g}",
-            p=f"{p_text(own)}, corrected {p_text(corrected)}",
+            p=f"{p_text(own)}, corrected {p_text(with_others)}",
             spread=f"95 % from {low:.2g} to {high:.2g}",
         )
 
@@ -45,7 +45,7 @@ class Primary:
         """Those of all tests, as they are and corrected."""
         found = [(test, _row(test, rows)) for test in self.family]
         own = [1.0 if row is None else row[f"{test.key}_p"] for test, row in found]
-        return own, holm(own)
+        return own, corrected(own)
 
 
 def _row(test: Difference, rows: Sequence[Row]) -> Row | None:
@@ -54,14 +54,20 @@ def _row(test: Difference, rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.items() >= where.items()), None)
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """Corrected p of tests that were made together (Holm, 1979), in their order.
+def corrected(values: Sequence[float], tests: int | None = None) -> list[float]:
+    """Holm's corrected p of tests that were made together, in their order.
 
     The least is multiplied by their number, the next by one less, and so on; none is less
     than one before it.
+
+    Args:
+        values: the p of each.
+        tests: how many there are, if these are some of them; none is then less than of them all.
+
+    Source: Holm, 1979, https://www.jstor.org/stable/4615733.
     """
-    corrected, largest = [0.0] * len(values), 0.0
+    found, largest, number = [0.0] * len(values), 0.0, tests or len(values)
     for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = largest
-    return corrected
+        largest = max(largest, min(1.0, (number - rank) * values[place]))
+        found[place] = largest
+    return found

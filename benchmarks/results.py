@@ -24,6 +24,7 @@ PICTURES = PAGES / "pictures"
 PARTS = {
     "correlation": ("set",),
     "defaults": ("table",),
+    "many_tasks": ("set",),
     "movielens": ("set",),
     "regions": ("set",),
     "scenarios": ("set",),

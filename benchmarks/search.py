@@ -24,6 +24,13 @@ class Budget(NamedTuple):
     again: int = 2
     seeds: int = 20
 
+    @property
+    def runs(self):
+        """The runs that `winner` makes for a contestant."""
+        if self.trials == 1:
+            return self.seeds
+        return self.trials + self.again * self.finalists * (self.finalists > 1) + self.seeds
+
 
 QUICK = Budget(trials=1, finalists=1, again=0, seeds=2)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import time
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from benchmarks import results
+from benchmarks.primary import corrected
 
 RUNS = results.ROOT / "benchmarks" / ".runs"
 # Runs of studies that have not ended, which go on from here on another machine.
@@ -30,15 +32,19 @@ class Grid:
     to `.runs/NAME.jsonl` as soon as they are there, with the commit of the code that made
     them; a study that is started again skips what is there, and what is in
     `results/unfinished/NAME.jsonl`, where those of a study stand that was stopped and kept.
+    After the first run that it makes it says how long the missing ones will take.
 
     Args:
         name: the study.
         function: from a cell to its scores, a dict that JSON can hold.
         quick: bool; if True nothing is read or kept.
+        total: int, how many runs all calls of `run` ask for; None where that is not known, and
+            what is told is about the first call that misses some.
     """
 
-    def __init__(self, name, function, quick=False):
+    def __init__(self, name, function, quick=False, total=None):
         self.name, self.function = name, function
+        self.left, self.told = total, quick
         self.path = None if quick else RUNS / f"{name}.jsonl"
         self.scores, self.commits = {}, {}
         for path in [] if quick else [UNFINISHED / f"{name}.jsonl", self.path]:
@@ -54,19 +60,31 @@ class Grid:
 
         columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
         missing = [cell for cell in cells if _key(cell) not in self.scores]
+        self.left = self.left and self.left - (len(cells) - len(missing))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(self.name, total=len(missing))
             for cell in missing:
                 bar.update(task, description=f"{self.name}: {_short(cell)}")
                 # Before anything is made: an initializer without a seed draws one then.
                 keras.utils.set_random_seed(cell["seed"])
+                start = time.perf_counter()
                 with _few_steps(self.path is None):
                     self._keep(cell, self.function(cell))
+                if not self.told:
+                    self.told = True
+                    bar.console.print(self._forecast(len(missing), time.perf_counter() - start))
+                self.left = self.left and self.left - 1
                 bar.advance(task)
         if self.path is not None:
             commits = (self.commits[_key(cell)] for cell in cells)
             results.RUN_COMMITS[self.name].update(filter(None, commits))
         return [{**cell, **self.scores[_key(cell)]} for cell in cells]
+
+    def _forecast(self, missing, seconds):
+        """How long the runs will take; the first one is slower than the others."""
+        runs = self.left or missing
+        hours = f"{runs * seconds / 3600:.2g} h" + ("" if self.left else ", and perhaps more")
+        return f"{self.name}: about {runs} runs of {seconds:.3g} s: {hours}"
 
     def _keep(self, cell, scores):
         scores = json.loads(json.dumps(scores))
@@ -177,26 +195,21 @@ def claim(name, values, others, metric, **more):
     return {"name": name, **more, **tested, "holds": "yes" if holds else "no"}
 
 
-def holm(rows, number):
-    """Rows of `claim` with `p` corrected for a number of tests by Holm, and `p_alone` as it was.
+def holm(rows, tests=None):
+    """Rows of `claim` with Holm's correction: the chance that any of them errs is that of one.
 
     Args:
-        rows: list of dicts, in any order; those of the tests that are missing count as the least
-            certain.
-        number: int, how many tests were planned.
+        rows: list of dicts.
+        tests: int, how many the study has, if it was run in parts and these are some of them. The
+            correction is then no weaker than one of them all.
 
-    Source: Holm, 1979, https://www.jstor.org/stable/4615733.
+    Returns:
+        The rows, whose `p` is corrected and decides `holds`; `p_alone` is what it was.
     """
-    corrected, largest = {}, 0.0
-    for place, row in enumerate(sorted(rows, key=lambda row: row["p"])):
-        # Not below that of a test that is more certain.
-        largest = max(largest, min(1.0, (number - place) * row["p"]))
-        corrected[id(row)] = largest
     found = []
-    for row in rows:
-        p = corrected[id(row)]
-        holds = row["holds"] if p < SIGNIFICANT else "no"
-        found.append(row | {"p_alone": row["p"], "p": p, "holds": holds})
+    for row, p in zip(rows, corrected([row["p"] for row in rows], tests), strict=True):
+        holds = "yes" if row["holds"] == "yes" and p < SIGNIFICANT else "no"
+        found.append(row | {"p": p, "p_alone": row["p"], "holds": holds})
     return found
 
 

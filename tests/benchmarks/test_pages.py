@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import claims, pages, results, verdicts
+from benchmarks import claims, pages, results
 from benchmarks.__main__ import BENCHMARKS
 
 PAGES = pages.paths()

@@ -36,7 +36,7 @@ def test_the_winner_is_chosen_on_validation_rows_and_run_on_fresh_seeds(ran):
     runs, settings = search.winner(grid, {"model": "a"}, RATE, BUDGET)
     tried = [cell["learning_rate"] for cell in cells[:30]]
     assert settings["learning_rate"] == min(tried, key=lambda rate: abs(np.log10(rate) + 2))
-    assert len(cells) == 30 + 3 * 2 + 4
+    assert len(cells) == 30 + 3 * 2 + 4 == BUDGET.runs
     assert [run["seed"] for run in runs] == [0, 1, 2, 3]
     assert all(run["learning_rate"] == settings["learning_rate"] for run in runs)
     trial_seeds = {cell["seed"] for cell in cells[:36]}
@@ -48,6 +48,8 @@ def test_a_single_trial_wins_without_being_run(ran):
     runs, settings = search.winner(grid, {"model": "a"}, RATE, search.QUICK)
     assert settings == search.drawn(RATE, trial=0)
     assert [cell["seed"] for cell in cells] == [run["seed"] for run in runs] == [0, 1]
+    assert search.QUICK.runs == 2
+    assert search.Budget(trials=4, finalists=1, again=1, seeds=5).runs == 9
 
 
 def test_all_contestants_see_the_same_trials(ran):

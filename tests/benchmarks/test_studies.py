@@ -1,6 +1,7 @@
 """What the studies rest on: grids, paired tests, equal compute, tasks of the census."""
 
 import json
+import re
 from collections import defaultdict
 
 import keras
@@ -57,6 +58,28 @@ def test_a_study_that_was_stopped_goes_on_from_what_was_kept(tmp_path, monkeypat
     assert len((tmp_path / "runs" / "fake.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("total", "runs"), [(None, 2), (9, 8)], ids=["of this call", "of the study"]
+)
+def test_a_grid_says_how_long_it_will_take(tmp_path, monkeypatch, capsys, total, runs):
+    monkeypatch.setattr(studies, "RUNS", tmp_path)
+    monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
+    cells = [{"seed": seed} for seed in range(3)]
+    studies.Grid("fake", lambda cell: {}).run(cells[:1])
+    capsys.readouterr()
+    grid = studies.Grid("fake", lambda cell: {}, total=total)
+    grid.run(cells)
+    grid.run([{"seed": 3}])
+    said = capsys.readouterr()
+    told = re.findall(r"fake: about (\d+) runs of \S+ s: \S+ h(, and perhaps more)?", said.err)
+    assert told == [(str(runs), "" if total else ", and perhaps more")]
+    assert said.out == ""
+    # Of what is there nothing is said, and neither of a quick form.
+    studies.Grid("fake", lambda cell: {}, total=total).run(cells)
+    studies.Grid("fake", lambda cell: {}, quick=True).run(cells)
+    assert "about" not in capsys.readouterr().err
+
+
 def test_paired_tests():
     others = np.arange(10.0)
     better = others + np.linspace(0.5, 1.5, 10)
@@ -83,6 +106,34 @@ def test_claims_know_which_way_is_better(metric, holds):
     # Five seeds of one sign may be chance.
     others = np.arange(10.0)
     assert studies.claim("more", others[:5] + 1, others[:5], metric)["holds"] == "no"
+
+
+def test_holms_correction():
+    rows = [
+        {"name": name, "p": p, "holds": holds}
+        for name, p, holds in (("a", 0.03, "yes"), ("b", 0.005, "yes"), ("c", 0.01, "no"))
+    ]
+    found = studies.holm(rows)
+    assert [row["p"] for row in found] == pytest.approx([0.03, 0.015, 0.02])
+    assert [row["p_alone"] for row in found] == [0.03, 0.005, 0.01]
+    assert [row["holds"] for row in found] == ["yes", "yes", "no"]
+    # Three of six, whichever the others are.
+    found = studies.holm(rows, 6)
+    assert [row["p"] for row in found] == pytest.approx([0.12, 0.03, 0.05])
+    assert [row["holds"] for row in found] == ["no", "yes", "no"]
+    # A later test is never more certain than an earlier one, and none above 1.
+    found = studies.holm([{"p": p, "holds": "yes"} for p in (0.04, 0.045, 0.6)])
+    assert [row["p"] for row in found] == pytest.approx([0.12, 0.12, 0.6])
+    assert studies.holm([{"p": 0.7, "holds": "no"}], 6)[0]["p"] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holms_correction_of_a_part_is_no_weaker(seed):
+    rng = np.random.default_rng(seed)
+    rows = [{"p": p, "holds": "yes"} for p in 10 ** rng.uniform(-4, 0, size=6)]
+    whole = [row["p"] for row in studies.holm(rows)]
+    parts = [row["p"] for part in (rows[:3], rows[3:]) for row in studies.holm(part, 6)]
+    assert np.all(np.array(parts) >= whole)
 
 
 def test_rows_are_means_over_seeds_and_pairs_are_by_seed():

@@ -1,11 +1,9 @@
 """Census-Income (KDD): the table on which MMoE was compared with its rivals."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
+from tfmoe.datasets import public
 from tfmoe.datasets.synthetic import Split
 from tfmoe.files import PathLike
 from tfmoe.schema.columns import Categorical, Numeric
@@ -92,7 +90,7 @@ def _column(name):
 
 
 def _read(name_or_path, ending):
-    path = _file(name_or_path, f"census-income.{ending}")
+    path = public.named("census_income", name_or_path, _NAME, f"census-income.{ending}", _HOME)
     # "NA" is an origin here, not a missing one.
     rows = pd.read_csv(
         path, header=None, skipinitialspace=True, keep_default_na=False, na_values=["?"]
@@ -112,18 +110,3 @@ def _read(name_or_path, ending):
     rows["college"] = rows["education"].isin(_COLLEGE).astype("int64")
     rows["never_married"] = (rows["marital_stat"] == "Never married").astype("int64")
     return rows
-
-
-def _file(name_or_path, name):
-    folder = Path(name_or_path)
-    if name_or_path == _NAME and os.environ.get("TFMOE_DATA"):
-        folder = Path(os.environ["TFMOE_DATA"]) / _NAME
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"census_income takes the path of a folder that holds {name} or {name}.gz, or "
-        f"{_NAME!r} with the environment variable TFMOE_DATA set to the folder that holds "
-        f"such a folder. Received name_or_path={str(name_or_path)!r} and "
-        f"TFMOE_DATA={os.environ.get('TFMOE_DATA')!r}. Get the files from {_HOME}."
-    )

@@ -1,5 +1,6 @@
 """What the readers of public files share: the files, some columns of some rows, a part held out."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def find(places: Iterable[Path], *names: str) -> Path | None:
                 if path.is_file():
                     return path
     return None
+
+
+def named(owner: str, name_or_path: PathLike, name: str, file: str, home: str) -> Path:
+    """A file in a folder, or in the folder `name` of the one that TFMOE_DATA names.
+
+    Raises:
+        FileNotFoundError: if there is neither `file` nor `file.gz`.
+    """
+    folder = Path(name_or_path)
+    if name_or_path == name and os.environ.get("TFMOE_DATA"):
+        folder = Path(os.environ["TFMOE_DATA"]) / name
+    found = find([folder], file)
+    if found is None:
+        raise FileNotFoundError(
+            f"{owner} takes the path of a folder that holds {file} or {file}.gz, or {name!r} with "
+            "the environment variable TFMOE_DATA set to the folder that holds such a folder. "
+            f"Received name_or_path={str(name_or_path)!r} and "
+            f"TFMOE_DATA={os.environ.get('TFMOE_DATA')!r}. Get the files from {home}."
+        )
+    return found
 
 
 def lacking(owner: str, path: PathLike, wanted: str, home: str) -> FileNotFoundError:
