@@ -300,7 +300,7 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
                     "train_step as it is."
                 )
             losses, counts = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
-            trained = counts * self._objectives.value.trained
+            trained = ops.multiply(ops.stop_gradient(counts), self._objectives.value.trained)
             total = learner.weigh(losses, trained, combination)
             if self.schema.task_column:
                 # What is reported is what evaluation reports, a mean over rows.
