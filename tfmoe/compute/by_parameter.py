@@ -8,7 +8,6 @@ the sum of the losses, as ever.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -122,18 +121,5 @@ def _of_rows(gradients: list[Any]) -> _Stack:
 
 
 def _of_all_replicas(stacks: list[_Stack | None]) -> list[_Stack | None]:
-    """Sums over replicas, of all variables at once: they go over the wire as one tensor."""
-    some = [stack.values for stack in stacks if stack is not None]
-    if not some:
-        return stacks
-    flat = ops.concatenate([ops.reshape(one, (one.shape[0], -1)) for one in some], axis=1)
-    flat, start = sum_over_replicas(flat), 0
-    found: list[_Stack | None] = []
-    for stack in stacks:
-        if stack is None:
-            found.append(None)
-            continue
-        size = math.prod(stack.values.shape[1:])
-        found.append(_Stack(ops.reshape(flat[:, start : start + size], stack.values.shape)))
-        start += size
-    return found
+    """Sums over replicas, of which each has the gradients of its rows."""
+    return [None if stack is None else _Stack(sum_over_replicas(stack.values)) for stack in stacks]
