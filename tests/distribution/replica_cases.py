@@ -121,6 +121,12 @@ def cases():
         "chain": {"schema": chained()},
         "chain-escm2": {"schema": chained(tfmoe.ESCM2())},
         "chain-aitm": {"schema": chained(tfmoe.AITM())},
+        "separate": {"structure": lambda: structure("ple"), "compile": {"weighting": "upgrad"}},
+        "separate-chain": {
+            "schema": chained(tfmoe.AITM()),
+            "model": {"embeddings_regularizer": 0.1},
+            "compile": {"weighting": "dualbalancing"},
+        },
         "focal": {"schema": schema([tfmoe.Binary("a", loss="focal"), TASKS[1]])},
         "quantile": {"schema": schema([TASKS[0], regression("quantile")])},
         "huber": {"schema": schema([TASKS[0], regression("huber")])},

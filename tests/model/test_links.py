@@ -185,16 +185,6 @@ def test_what_is_asked_for_is_served(rows):
     assert list(both) == ["click", "buy", "buy_given_click"]
 
 
-def test_gradients_of_a_chain_are_not_combined():
-    schema = tfmoe.Schema(
-        [tfmoe.Numeric("age", transform="none")], schema_of("esmm", "esmm").tasks[:3]
-    )
-    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(4,)))
-    with pytest.raises(ValueError, match="which are given others"):
-        model.compile(weighting="pcgrad")
-    model.compile(weighting="uncertainty")
-
-
 def test_texts_may_name_the_positive_label_of_a_chain(rows):
     words = rows.copy()
     words["click"] = np.where(rows["click"] == 1, "yes", "no")

@@ -357,20 +357,9 @@ def test_famo_looks_again_with_the_same_dropout_and_leaves_no_trace():
     np.testing.assert_allclose(decayed, 0, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: build("pcgrad", tfmoe.PLE(hidden_units=(4,))), "Received PLE, which shares"),
-        (
-            lambda: build("mgda", tfmoe.CrossStitch(hidden_units=(4,))),
-            "CrossStitch, which shares no",
-        ),
-        (lambda: build("nonsense"), "Received weighting='nonsense'"),
-    ],
-)
-def test_what_cannot_be_had_is_told_at_compile(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_what_cannot_be_had_is_told_at_compile():
+    with pytest.raises(ValueError, match="Received weighting='nonsense'"):
+        build("nonsense")
 
 
 @pytest.mark.parametrize("loss", ["poisson", "lognormal"])

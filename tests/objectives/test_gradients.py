@@ -82,6 +82,15 @@ def test_single_precision_is_enough(name, seed):
     np.testing.assert_allclose(combined(name, jacobian, "float32"), exact, rtol=5e-3, atol=atol)
 
 
+@pytest.mark.parametrize("name", ["cagrad", "cagrad_1.5"])
+def test_cagrad_of_single_precision_is_exact_to_its_rounding(name):
+    for seed in range(40):
+        jacobian = jacobian_of(seed)
+        expected = METHODS[name][1](jacobian)
+        away = np.linalg.norm(combined(name, jacobian, "float32") - expected)
+        assert away < 2e-6 * np.linalg.norm(expected), seed
+
+
 @pytest.mark.quick(3)
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pcgrad"])
 @given(seed=seeds)

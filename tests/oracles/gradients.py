@@ -109,3 +109,14 @@ def pcgrad(jacobian, order):
 def dual_balancing(jacobian):
     norms = [np.sqrt(np.sum(row**2)) for row in jacobian]
     return sum(max(norms) / norm * row for norm, row in zip(norms, jacobian, strict=True))
+
+
+def by_parameter(jacobian, combine):
+    """`combine` where at least two tasks have a gradient that is not 0, elsewhere the sum."""
+    shared = [n for n in range(jacobian.shape[1]) if np.sum(jacobian[:, n] != 0) > 1]
+    found = jacobian.sum(axis=0)
+    there = jacobian[:, shared]
+    tasks = [t for t in range(len(jacobian)) if np.any(there[t] != 0)]
+    if tasks:
+        found[shared] = combine(there[tasks])
+    return found

@@ -449,13 +449,19 @@ def weighed_steps():
     y["b"][::3] = np.nan
     y["c"][-32:] = np.nan
     results = {}
-    for name in ("uncertainty", "dwa", "rlw", "famo", "gradnorm", "pcgrad", "upgrad"):
-        mixture = tfmoe.MMoE(num_experts=3, hidden_units=(4,))
+    apart = {"ple_pcgrad": tfmoe.PLE(num_levels=2, hidden_units=(4,))}
+    apart["cgc_dualbalancing"] = tfmoe.CGC(hidden_units=(4,))
+    for name in (
+        *("uncertainty", "dwa", "rlw", "famo", "gradnorm", "pcgrad", "upgrad"),
+        *apart,
+    ):
+        mixture = apart.get(name, tfmoe.MMoE(num_experts=3, hidden_units=(4,)))
         model = tfmoe.MultiTaskModel(tfmoe.Schema(columns, tasks), mixture, ())
         set_weights(model)
         sgd = keras.optimizers.SGD(0.1)
         metrics = {task.name: [] for task in tasks}
-        model.compile(sgd, weighting=name, metrics=metrics, jit_compile=compiles())
+        weighting = name.split("_")[-1]
+        model.compile(sgd, weighting=weighting, metrics=metrics, jit_compile=compiles())
         options = {"batch_size": 32, "epochs": 3, "shuffle": False, "verbose": 0}
         history = model.fit(x, y, **options).history
         if name == "upgrad":  # solved by steps whose rounding is each backend's own

@@ -31,6 +31,8 @@ class Combination:
         weigh: maps the gradients' inner products `(t, t)`, float32, and the numbers that the loss
             has sent, `(n,)`, to the weights `(t,)`.
         num_sent: int, `n`.
+        by_parameter: bool; whether they are compared at the parameters that tasks share, each of
+            a backward pass of its own (`by_parameter.py`), and not at a tensor on the way.
 
     Attributes:
         link: float32 `(1 + n,)` of zeros that the loss must depend on, see `linked`; None until
@@ -38,12 +40,21 @@ class Combination:
         gram: the inner products, over all replicas and free of the loss's scale; None until the
             backward pass.
         weights: the weights.
+        losses: with `by_parameter` the weighed losses `(t,)`, and one more if others are added to
+            them; None until they are known. What is sent is in `sent`, for no link brings it.
     """
 
     def __init__(
-        self, num_tasks: int, weigh: Callable[[Tensor, Tensor], Tensor], num_sent: int = 0
+        self,
+        num_tasks: int,
+        weigh: Callable[[Tensor, Tensor], Tensor],
+        num_sent: int = 0,
+        by_parameter: bool = False,
     ) -> None:
         self.num_tasks, self.weigh, self.num_sent = num_tasks, weigh, num_sent
+        self.by_parameter = by_parameter
+        self.losses: Tensor | None = None
+        self.sent: Tensor | None = None
         self.link: Tensor | None = None
         self.gram: Tensor | None = None
         self.weights: Tensor | None = None
@@ -90,6 +101,12 @@ def current() -> Combination | None:
     return _COMBINATION.get()
 
 
+def at_tensor() -> Combination | None:
+    """The same, if it is one at the shared tensor."""
+    combination = current()
+    return None if combination is None or combination.by_parameter else combination
+
+
 def mix_shared(outputs: Tensor, weights: Tensor, task: Tensor | None = None) -> Tensor:
     """`mix(outputs, weights)` where `outputs` are the last tensor that all tasks share.
 
@@ -102,7 +119,7 @@ def mix_shared(outputs: Tensor, weights: Tensor, task: Tensor | None = None) -> 
         weights: `(b, t, e)` or `(1, t, e)`; of one row's task `(b, 1, e)`.
         task: int `(b,)`, the task of each row, or None where a row has them all.
     """
-    combination = current()
+    combination = at_tensor()
     if combination is None:
         return mix(outputs, weights)
 
@@ -143,7 +160,7 @@ def shared_outputs(outputs: Tensor, task: Tensor | None = None) -> Tensor:
         outputs: `(b, t, ...)`, or `(b, 1, ...)` with `task`.
         task: int `(b,)`, the task of each row, or None where a row has them all.
     """
-    combination = current()
+    combination = at_tensor()
     if combination is None:
         return outputs
 

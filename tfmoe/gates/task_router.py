@@ -30,7 +30,7 @@ class TaskRouter:
     What tasks have in common is learned from all of them, and a new task needs no more
     than an embedding. "low_rank" is one matrix a task, `W_0 + U diag(e_t) V`. There is no
     linear router on `[x; e_t]`: the task would only add a constant to the scores, the same
-    for all examples.
+    for all examples. A scenario, `Schema(scenario=...)`, is a column and so in `x` already.
 
     Args:
         dim: int >= 1, size of a task's embedding; of "low_rank" also the rank by which

@@ -101,7 +101,7 @@ class FiniteLoss(keras.callbacks.Callback):
         """The loss, whose gradient waits for the answer that it is finite.
 
         Args:
-            loss: scalar.
+            loss: scalar, or several losses `(n,)`.
             features: dict by column.
             logits: dict by output.
         """
@@ -111,7 +111,7 @@ class FiniteLoss(keras.callbacks.Callback):
 
         floats = {n: v for n, v in features.items() if v.dtype.is_floating}
         fatal = [_largest(values) > _FATAL for values in floats.values()]
-        bad = ~tf.math.is_finite(loss) | tf.reduce_any(fatal or [False])
+        bad = ~tf.reduce_all(tf.math.is_finite(loss)) | tf.reduce_any(fatal or [False])
         # Of several workers one would else wait for one that has ended.
         fine = sum_over_replicas(tf.cast(bad, tf.float32)) == 0
         step = tf.convert_to_tensor(self.model.optimizer.iterations)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from tfmoe.compute.shared import current, shared_outputs
+from tfmoe.compute.shared import at_tensor, shared_outputs
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.output import GateOutput
 from tfmoe.heads.scenario_towers import ScenarioTowers
@@ -129,7 +129,7 @@ class Stages(NamedTuple):
         inputs: Any = self.inputs(encoded, mode)
         hidden = self.structure(inputs, **task, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])
-        if current() is not None and self.structure.shared_point() == "outputs":
+        if at_tensor() is not None and self.structure.shared_point() == "outputs":
             hidden = shared_outputs(hidden, **task)
         conditions = self._conditions(encoded, features)
         made = self.towers(hidden, **task, **mode, **conditions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -46,6 +47,7 @@ from tfmoe.model.replicas import (
     replicas_of,
     scope_of,
 )
+from tfmoe.model.separate_step import separate_step
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
@@ -111,10 +113,13 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
     def train_step(self, *args: Any) -> Any:
         learner = self.weighting_state
         combination = None if learner is None else learner.combination()
+        step: Any = super().train_step
+        if combination is not None and combination.by_parameter:
+            step = functools.partial(separate_step, self, combination)
         with in_step(self), self._tracing(), waiting_for(args[-1]), combining(combination):
             if learner is not None and learner.weighting.looks_again:
-                return looked_again(self, super().train_step, self._named(*args, training=True))
-            return super().train_step(*self._named(*args, training=True))
+                return looked_again(self, step, self._named(*args, training=True))
+            return step(*self._named(*args, training=True))
 
     def test_step(self, *args: Any) -> Any:
         with in_step(self), self._tracing(), waiting_for(args[-1]), silent():
@@ -188,8 +193,8 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         Raises:
             ValueError: if a dict names an unknown task, or is no dict; if two metrics have one
                 name; if `weighted_metrics` are given; if an auxiliary loss is of another kind, or
-                no gate tells tasks apart; if `weighting` is unknown, or combines gradients of a
-                structure whose tasks share no tensor but its inputs.
+                no gate tells tasks apart; if `weighting` is unknown, or does not go with the
+                tasks.
         """
         check_workers(self)
         if kwargs.get("weighted_metrics"):
@@ -302,22 +307,28 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
                     "train_step as it is."
                 )
             losses, counts = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
-            trained = counts * self._objectives.value.trained
+            trained = ops.multiply(ops.stop_gradient(counts), self._objectives.value.trained)
             total = learner.weigh(losses, trained, combination)
             if self.schema.task_column:
                 # What is reported is what evaluation reports, a mean over rows.
                 plain = over_weights(ops.sum(losses * counts), ops.sum(counts))
                 total = total + ops.stop_gradient(plain - total)
-        for loss in of_this_replica(self.losses):
-            total = total + ops.sum(ops.cast(loss, "float32"))
+        others = [ops.sum(ops.cast(one, "float32")) for one in of_this_replica(self.losses)]
         for tracker in self._trackers.value:
             with_label = self._objectives.value.with_label(labels)
             loss = tracker.add(y_pred.aux, with_label, training)
-            total = total + loss if training else total
+            others += [loss] if training else []
         # All replicas have the same total. Keras adds up their gradients, and their losses.
-        total = total / num_replicas()
-        guard = self._guard.value
-        return guard.guarded(total, x, y_pred.logits) if guard and training else total
+        total = sum(others, start=total) / num_replicas()
+        if not training:
+            return total
+        guard, combination = self._guard.value, current()
+        if combination is None or not combination.by_parameter:
+            return guard.guarded(total, x, y_pred.logits) if guard else total
+        parts = [combination.losses, *([sum(others)[None]] if others else [])]
+        parts = ops.concatenate(parts) / num_replicas()
+        combination.losses = guard.guarded(parts, x, y_pred.logits) if guard else parts
+        return total
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None

@@ -14,7 +14,6 @@ from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.learner import WeightLearner
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression
-from tfmoe.structures.base import Structure
 
 
 def learner_of(
@@ -28,12 +27,11 @@ def learner_of(
         own_losses: names of the tasks whose loss is another than their own.
 
     Raises:
-        ValueError: if gradients are to be combined that do not meet, or losses to be compared that
-            may be below 0.
+        ValueError: if gradients are to be combined where nothing is shared that is trained, or
+            losses to be compared that may be below 0.
     """
     if weighting is None:
         return None
-    check_combines(weighting, model.structure, type(model.mixture).__name__)
     check_tasks(weighting, model.schema, own_losses)
     if weighting.combines and model.added_tasks:
         raise ValueError(
@@ -41,7 +39,11 @@ def learner_of(
             f"share. Received a model with added tasks {list(model.added_tasks)}, of which all "
             "that is shared is frozen. Leave out `weighting`."
         )
-    return WeightLearner(weighting, model.schema.task_names)
+    # The loss of a task that is given another one reaches that one's tower too, and so comes to the
+    # shared tensor by slices that are not its own.
+    chained = any(model.schema.parent(task) is not None for task in model.schema.tasks)
+    by_parameter = chained or model.structure.shared_point() == "inputs"
+    return WeightLearner(weighting, model.schema.task_names, by_parameter)
 
 
 def check_tasks(weighting: Weighting, schema: Schema, own_losses: Container[str] = ()) -> None:
@@ -61,34 +63,6 @@ def check_tasks(weighting: Weighting, schema: Schema, own_losses: Container[str]
             f'Received the tasks {below}, whose loss is "poisson" or "lognormal" and may be below. '
             "Use fixed weights, RLW, or a combination of gradients such as tfmoe.UPGrad()."
         )
-    chained = [task.name for task in schema.tasks if schema.parent(task) is not None]
-    if weighting.combines and chained:
-        raise ValueError(
-            f"{owner} combines the gradient of each task's own loss. Received the tasks {chained}, "
-            "which are given others: their losses reach those tasks' towers too. Use a weighting "
-            "of losses such as tfmoe.Uncertainty()."
-        )
-
-
-def check_combines(
-    weighting: Weighting | None, structure: Structure, owner: str | None = None
-) -> None:
-    """Raises ValueError if gradients are to be combined where a structure's tasks share nothing.
-
-    Args:
-        weighting: `Weighting`, or None for fixed weights.
-        structure: `Structure`, or its recipe.
-        owner: str, what the structure is called.
-    """
-    if weighting is None or not weighting.combines or structure.shared_point() != "inputs":
-        return
-    raise ValueError(
-        f"{type(weighting).__name__} combines the tasks' gradients at the last tensor that all "
-        "tasks share, behind which nothing is computed once a task, as in MMoE, OMoE, "
-        f"SharedBottom and STAR. Received {owner or type(structure).__name__}, which shares no "
-        "more than its inputs. Use a weighting of losses such as tfmoe.Uncertainty(), or a "
-        "structure of your own with `shared_point` and `fan_out`."
-    )
 
 
 class EpochEnds(keras.callbacks.Callback):

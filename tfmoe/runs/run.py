@@ -322,12 +322,11 @@ class Run:
     def check_goes_together(self, schema: Schema) -> None:
         """Raises ValueError where options do not go together; needs Keras, and no rows."""
         from tfmoe.model.inputs import scenario_of
-        from tfmoe.model.weighing import check_combines, check_tasks
+        from tfmoe.model.weighing import check_tasks
         from tfmoe.objectives.weighting.by_name import weighting_of
 
         asked = self._structure(self.entropy_reg)
         chosen = weighting_of(self.weighting)
-        check_combines(chosen, asked)
         if chosen is not None:
             check_tasks(chosen, schema)
         needs = {

@@ -75,8 +75,8 @@ class Structure(keras.layers.Layer):
 
         Returns:
             `"outputs"` if all tasks get the same representation; `"inside"` if `call` passes that
-            tensor through `fan_out`, once; else `"inputs"`, where they are not combined, for all
-            that reads them would be computed once a task.
+            tensor through `fan_out`, once; else `"inputs"`: they are combined at the parameters
+            that tasks share, in a backward pass for each task.
 
         Raises:
             ValueError: if the tasks share nothing.

@@ -14,7 +14,7 @@ from tfmoe import validation
 from tfmoe.compute import nested
 from tfmoe.compute.math import mix
 from tfmoe.compute.registered import registered
-from tfmoe.compute.shared import current, mix_shared
+from tfmoe.compute.shared import at_tensor, mix_shared
 from tfmoe.compute.types import Activation, Dispatch, Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.experts.mlp import Experts
@@ -318,7 +318,7 @@ class MMoE(Structure):
         draws = bool(self._perceptrons_config["dropout"])
         certain = self.gate.always_sparse
         mixing = mix
-        if self.shared_point() == "inside" and current() is not None:
+        if self.shared_point() == "inside" and at_tensor() is not None:
             mixing = functools.partial(mix_shared, task=task)
             # A branch that is taken by the data would hide its gradients.
             most = most if certain else None

@@ -21,12 +21,12 @@ class Weighting:
 
     It is a recipe and never changes; what it learns is a state that the model keeps and saves. One
     of one's own is a subclass, registered with Keras, with `get_config` if it has arguments, and
-    with `weigh`; or with `combines = True` and `combine`, for the gradients at the last tensor that
-    all tasks share. The losses it sees are multiplied by `Task.weight` or `loss_weights` before.
-    All methods are pure functions of tensors, for a step may be compiled.
+    with `weigh`; or with `combines = True` and `combine`, for the gradients at what tasks share, a
+    tensor or else parameters (see `PCGrad`). The losses it sees are multiplied by `Task.weight` or
+    `loss_weights` before. All methods are pure functions of tensors, for a step may be compiled.
     """
 
-    #: Whether it looks at the tasks' gradients at the shared tensor.
+    #: Whether it looks at the tasks' gradients at what they share.
     combines: bool = False
     #: Whether it must see the losses of a batch again after the step.
     looks_again: bool = False
@@ -58,7 +58,7 @@ class Weighting:
         raise NotImplementedError
 
     def combine(self, gram: Tensor, received: Tensor) -> Tensor:
-        """The weights of the tasks' gradients at the shared tensor, `(t,)`.
+        """The weights of the tasks' gradients at what they share, `(t,)`.
 
         Args:
             gram: `(t, t)`, the inner products of the gradients of the weighed losses; zeros for a

@@ -1,4 +1,4 @@
-"""Combinations of the tasks' gradients at the last tensor that all tasks share."""
+"""Combinations of the tasks' gradients, where tasks share a tensor or else parameters."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ class PCGrad(Combined):
     such as the experts' outputs of `MMoE` or the output of `SharedBottom`, in the one backward pass
     there is. What lies below, experts and encoder, learns from the combination. What lies above,
     towers and gates, learns from each task's own loss; so gradients that reach the encoder through
-    gates are not combined. It is for structures that have such a tensor
-    (`Structure.shared_point`). Gradients are compared in float32.
+    gates are not combined. Gradients are compared in float32.
+
+    Of structures without such a tensor (`Structure.shared_point`), such as `PLE`, and of tasks that
+    are given others, they take the gradients by all parameters at which at least two tasks' losses
+    have one, in a backward pass for each task; all other parameters learn from the sum of the
+    losses.
 
     Args:
         seed: int >= 0, of the orders. They come again after 2,039 steps.

@@ -40,12 +40,16 @@ class WeightLearner(ByTask):
     Args:
         weighting: `Weighting`.
         tasks: sequence of str, the tasks' names.
+        by_parameter: bool, see `Combination`.
     """
 
-    def __init__(self, weighting: Weighting, tasks: Sequence[str]) -> None:
+    def __init__(
+        self, weighting: Weighting, tasks: Sequence[str], by_parameter: bool = False
+    ) -> None:
         names = [f"{name}_weight" for name in tasks]
         super().__init__(names, range(len(names)), name="task_weights")
         self.weighting = weighting
+        self.by_parameter = by_parameter
         size = (len(names),)
         self.sums = self.add_variable(size, "zeros", "float32", name="sums")
         self.counts = self.add_variable(size, "zeros", "float32", name="counts")
@@ -84,8 +88,8 @@ class WeightLearner(ByTask):
         """What a training step combines gradients by, if it does."""
         if not self.weighting.combines:
             return None
-        num = len(self.names)
-        return Combination(num, self.weighting.combine, num * self.weighting.num_sent)
+        num, sent = len(self.names), len(self.names) * self.weighting.num_sent
+        return Combination(num, self.weighting.combine, sent, self.by_parameter)
 
     def weigh(
         self, losses: Tensor, counts: Tensor, combination: Combination | None = None
@@ -110,7 +114,7 @@ class WeightLearner(ByTask):
         if combination is None:
             self._report(weights, present)
             return loss
-        if combination.link is None:
+        if not combination.by_parameter and combination.link is None:
             raise ValueError(
                 'A structure that says `shared_point` "inside" passes the last tensor that all '
                 "tasks share through `fan_out`. Received a step in which it did not. Call it, or "
@@ -119,6 +123,10 @@ class WeightLearner(ByTask):
         self.last.assign(weights)
         self.present.assign(present)
         sent = self.weighting.send({**state, **new}) if combination.num_sent else None
+        if combination.by_parameter:
+            combination.losses = weights * losses
+            combination.sent = None if sent is None else ops.stop_gradient(sent)
+            return loss
         return loss + num_replicas() * combination.linked(sent)
 
     def after_backward(self, combination: Combination) -> None:
