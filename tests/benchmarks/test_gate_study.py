@@ -8,7 +8,7 @@ from keras import ops
 from benchmarks import gate_models, gate_study, regions, search, synthetic
 from benchmarks.contestants import SHARED, WIDE
 from benchmarks.gate_models import ADAM, GATES, SGD, SINGLE
-from benchmarks.primary import Primary, holm
+from benchmarks.primary import Primary, corrected
 from benchmarks.verdicts import Difference
 from tfmoe.data import selection_scores
 from tfmoe.heads.towers import Towers
@@ -169,9 +169,9 @@ def test_a_run_that_diverged_counts_as_the_mean_label(monkeypatch):
 
 
 def test_p_values_are_corrected_together():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert corrected([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert corrected([0.5, 0.9]) == [1.0, 1.0]
+    assert corrected([]) == []
 
 
 def test_a_primary_claim_is_judged_with_the_others_of_its_family():

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 import tfmoe
-from benchmarks import claims, movielens, movielens_models, search, studies
+from benchmarks import claims, movielens, movielens_models, search
 from benchmarks.gate_choices import DSELECT_K, NOISY_TOP_K, TOP_K
 from benchmarks.movielens_models import BOTTOM, COMPUTE, GATES, MMOE, PARAMETERS, SINGLE
 
@@ -140,19 +140,3 @@ def test_a_run_that_fails_has_no_scores():
     assert found["loss"] == pytest.approx(math.log(2) + found["rating_mse"])
     bad = good | {"rating": np.full(len(split.test), np.nan)}
     assert set(movielens_models._measured(split.test, bad).values()) == {math.inf}
-
-
-def test_holm():
-    rows = [{"name": n, "p": p, "holds": "yes"} for n, p in (("a", 0.01), ("b", 0.04), ("c", 0.02))]
-    found = studies.holm(rows, 3)
-    assert [row["p"] for row in found] == pytest.approx([0.03, 0.04, 0.04])
-    assert [row["p_alone"] for row in found] == [0.01, 0.04, 0.02]
-    assert [row["holds"] for row in found] == ["yes"] * 3
-    # Planned tests that are missing count.
-    found = studies.holm(rows[:2], 6)
-    assert [row["p"] for row in found] == pytest.approx([0.06, 0.2])
-    assert [row["holds"] for row in found] == ["no", "no"]
-    others = np.arange(10.0)
-    low, high = studies.interval(others + 1 + 0.1 * (others % 2), others)
-    assert low < 1.05 < high
-    assert high - low == pytest.approx(2 * 2.262 * studies.mean(0.1 * (others % 2))[1], rel=1e-3)
