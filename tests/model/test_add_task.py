@@ -181,6 +181,7 @@ def test_other_tasks_rows_do_not_move_a_new_tasks_balance():
     assert np.any(np.array(bias) != before)
 
 
+@pytest.mark.slow
 def test_a_task_of_another_kind_has_a_tower_of_its_own():
     model = trained(tfmoe.SharedBottom(hidden_units=(4,)), one_task=False)
     extended = model.add_task(tfmoe.Multiclass("us", num_classes=3))

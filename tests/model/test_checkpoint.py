@@ -244,7 +244,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", CASES)
 def test_a_training_that_goes_on_ends_as_one_that_never_died(kind, tmp_path):
     case = kind(tmp_path)

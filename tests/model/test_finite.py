@@ -63,6 +63,7 @@ def test_weights_that_explode_are_told():
         model.fit(model.preprocessor.dataset(rows, batch_size=100), epochs=5, verbose=0)
 
 
+@pytest.mark.slow
 def test_who_wants_to_go_on_may():
     rows = table()
     model = model_of(rows)

@@ -90,7 +90,7 @@ CASES = {
 
 @pytest.mark.parametrize("new_rows", ["initializer", "unknown"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 def test_old_predictions_stay_to_the_bit_and_new_rows_start_as_asked(case, new_rows):
     options = {} if case == "position" else {"scenario": "device"}
     prep = _prep(**options)
@@ -161,6 +161,7 @@ def test_a_step_on_old_rows_is_that_of_the_old_model(optimizer, monkeypatch):
     _same_predictions(model, wider, EARLY, exact=False)
 
 
+@pytest.mark.slow
 def test_states_of_new_rows_start_as_the_optimizer_starts_them():
     prep = _prep()
     start = 0.25
@@ -182,6 +183,7 @@ def test_states_of_new_rows_start_as_the_optimizer_starts_them():
 
 
 @pytest.mark.parametrize("new_rows", ["initializer", "unknown"])
+@pytest.mark.quick(1)
 def test_rows_of_evicted_values_start_anew(new_rows):
     prep = _prep()
     model = _trained(prep, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
@@ -214,6 +216,7 @@ def test_rows_of_evicted_values_start_anew(new_rows):
     _step(model.grow(gone), LATER)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_so():
     prep = _prep()
     model = _trained(prep)
@@ -245,6 +248,7 @@ def test_two_growths_at_once_are_those_one_by_one():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_grows_on(tmp_path):
     prep = _prep()
     model = _trained(prep)

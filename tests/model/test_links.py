@@ -56,7 +56,7 @@ def fitted(schema, rows, **options):
 @pytest.fixture(
     scope="module",
     params=[
-        ("escm2-dr", "aitm"),
+        pytest.param(("escm2-dr", "aitm"), marks=pytest.mark.slow),
         pytest.param(("dbmtl", "escm2-ips"), marks=pytest.mark.slow),
     ],
     ids=str,

@@ -144,6 +144,7 @@ def test_tables_start_as_they_are_told(tmp_path):
         assert other.encoder.embeddings_initializer.stddev == 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_saved_extracted_and_frozen(tmp_path):
     options = {"embeddings_regularizer": 0.25, "kernel_regularizer": 0.125, "column_dropout": 0.2}
     built = model(**options)

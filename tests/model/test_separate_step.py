@@ -82,7 +82,7 @@ def check(model, data, combine):
     return jacobian
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_the_optimizer_gets_what_the_definition_says(structure, weighting):
@@ -164,7 +164,7 @@ def test_a_task_without_labels_changes_nothing_and_one_alone_learns_as_ever():
     assert np.isnan(logs["b_weight"])
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each_weighting
 def test_every_weighting_trains(name):
     history = fit(build(name, ple(), optimizer=keras.optimizers.Adam(0.02)), epochs=2)
@@ -201,6 +201,7 @@ def test_a_loss_scale_changes_nothing(name):
         np.testing.assert_allclose(weight, again, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_the_plain_sum_as_ever():
     model = build(Chosen(), ple(), optimizer=keras.optimizers.SGD(0.0))
     history = fit(model)
@@ -229,6 +230,7 @@ def test_rows_of_one_task_each_meet_in_parameters():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_a_large_table_has_the_same_rows():
     columns = [*COLUMNS, tfmoe.Categorical("user", hash_buckets=20, dim=3)]
     schema = tfmoe.Schema(columns, SCHEMA.tasks)

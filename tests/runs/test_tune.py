@@ -229,11 +229,9 @@ def test_searches_that_cannot_be(folder, tmp_path):
         tune(settings(folder), SEARCH, tmp_path, trials=None)
     with pytest.raises(ValueError, match="valid=None with epochs=2"):
         tune(settings(folder, valid=None), SEARCH, tmp_path)
-    refused = {**SEARCH, "weighting": ["pcgrad"]}
-    given = settings(folder, mixture="ple")
-    del given["num_experts"]
-    with pytest.raises(ValueError, match=r"none of which is .one because: .* Received PLE"):
-        tune(given, {**refused, "gate": None}, tmp_path, trials=1)
+    refused = {**SEARCH, "scenario_towers": [True]}
+    with pytest.raises(ValueError, match=r"none of which is .one because: .*scenario"):
+        tune(settings(folder), refused, tmp_path, trials=1)
 
 
 def test_without_optuna_it_says_what_to_install(folder, tmp_path, monkeypatch):

@@ -68,6 +68,7 @@ class Schema:
             not; without it, if a task has a `key`.
 
     Example:
+    >>> from tfmoe import Binary, Numeric
     >>> schema = Schema([Numeric("age")], [Binary("click")])
     >>> Schema.from_json(schema.to_json()) == schema
     True
