@@ -499,8 +499,20 @@ def test_half_precision_predicts_float32(prep, df, policy, tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.mixture.experts.compute_dtype == model.mixture.experts.compute_dtype != "float32"
     np.testing.assert_allclose(again.predict(df, verbose=0)["mood"], predictions["mood"])
-    again.compile("adam")
-    assert again.jit_compile is False
+    for made in (model, again):
+        made.compile("adam")
+        assert made.jit_compile is False
+        scales = isinstance(made.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert scales == (policy == "mixed_float16")
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_models_own_precision_scales_the_loss_where_it_must(prep, policy):
+    mixture = tfmoe.SharedBottom(hidden_units=(4,), dtype=policy)
+    model = tfmoe.MultiTaskModel(prep, mixture, dtype=policy)
+    model.compile("adam")
+    scales = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scales == (policy == "mixed_float16")
 
 
 def test_a_mixture_in_another_precision_is_told(prep):

@@ -277,6 +277,8 @@ class MultiTaskModel(Trainable):
         super().__init__(
             inputs=inputs, outputs=outputs, name=name, dtype=dtype, trainable=trainable
         )
+        # Keras's model of a graph leaves its `dtype` out, and `compile` then scales no loss.
+        self.dtype_policy = policy
         self.encoder, self.mixture, self.towers, self.head = encoder, mixture, towers, head
         self.input_gate, self.tower_gate = conditions.input_gate, conditions.tower_gate
         self.imputation, self.interactions, self.wide = imputation, between, first_order
