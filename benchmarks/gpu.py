@@ -6,13 +6,7 @@ is one epoch. `speed` is the rows a second divided by those of the first of the 
 median of the ratios within the rounds.
 """
 
-import json
-import os
-import subprocess
-import sys
-
-from benchmarks.results import ROOT
-from benchmarks.rivals.worker import MARK
+from benchmarks.job import answer
 
 
 def run(quick):
@@ -21,15 +15,8 @@ def run(quick):
     Raises:
         RuntimeError: if the process on JAX fails, as it does without an accelerator.
     """
-    command = [sys.executable, "-m", "benchmarks.gpu_worker", *(["--quick"] if quick else [])]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not answers:
-        raise RuntimeError(f"`{' '.join(command[1:])}` failed on JAX: {done.stderr[-3000:]}")
-    return json.loads(answers[-1].removeprefix(MARK))
+    options = ["--quick"] if quick else []
+    return answer("benchmarks.gpu_worker", *options, KERAS_BACKEND="jax")
 
 
 def headline(rows):

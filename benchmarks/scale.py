@@ -21,16 +21,12 @@ are, and `sorted` as large ones.
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
 from benchmarks import studies
-from benchmarks.results import ROOT
-from benchmarks.rivals.worker import MARK
+from benchmarks.job import answer
 
 ROWS, FAR = (10**5, 10**6, 10**7), 10**8
 MOST = ROWS[-1]
@@ -79,20 +75,11 @@ def _quick_cells():
 
 def one_run(folder, quick, cell):
     """What a process of its own found."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    if cell["name"] == "sharded":
-        flag = f"--xla_force_host_platform_device_count={cell['of']}"
-        environment |= {"KERAS_BACKEND": "jax", "XLA_FLAGS": flag}
-    module = "benchmarks.scale_sharded" if cell["name"] == "sharded" else "benchmarks.scale_job"
     asked = json.dumps({**cell, "folder": folder, "quick": quick})
-    command = [sys.executable, "-m", module, asked]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not answers:
-        raise RuntimeError(f"`{' '.join(command[1:])}` failed: {done.stderr[-3000:]}")
-    return json.loads(answers[-1].removeprefix(MARK))
+    if cell["name"] != "sharded":
+        return answer("benchmarks.scale_job", asked, TF_CPP_MIN_LOG_LEVEL="3")
+    flag = f"--xla_force_host_platform_device_count={cell['of']}"
+    return answer("benchmarks.scale_sharded", asked, KERAS_BACKEND="jax", XLA_FLAGS=flag)
 
 
 def _by_cell(runs):
