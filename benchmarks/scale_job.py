@@ -56,7 +56,8 @@ class Job:
         """Milliseconds of a step of as many threads, with or without replicas."""
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(self.of)
+        if not self.quick:
+            tf.config.threading.set_intra_op_parallelism_threads(self.of)
         scope = contextlib.nullcontext()
         if self.name == "replicas":
             (cpu,) = tf.config.list_physical_devices("CPU")
