@@ -118,9 +118,12 @@ def test_every_claim_has_a_row_of_that_name():
     tests = [row for row in rows if "holds" in row]
     assert all(row["low"] < row["effect"] < row["high"] for row in tests)
     assert movielens.headline(rows).endswith("claims=0/6")
-    # Some of the contestants give some of the claims, corrected for all six.
+    # Some of the contestants give some of the claims, corrected for all six; pages say which.
     del found[SINGLE]
     assert len(movielens.claims_of(found)) == 5
+    some = [movielens._row(runs) for runs in found.values()] + movielens.claims_of(found)
+    told = [case.find(some).verdict for claim in own for case in claim.cases]
+    assert sorted(told) == [-1] * 5 + [0]
     assert movielens.claims_of(found)[0]["p"] == pytest.approx(6 * 2 / 2**10)
 
 
