@@ -182,15 +182,16 @@ def test_a_model_predicts_and_trains_on(golden, name):
     assert model.count_params() == facts["num_parameters"]
     assert write.num_trained(model) == facts["num_trained"]
     assert model.compiled == facts["compiled"]
-    check_config(golden, model, features, f"{path}/predictions")
+    tolerance = TOLERANCES[facts["dtype"]]
+    check_config(golden, model, features, f"{path}/predictions", tolerance)
     if not facts["compiled"]:
         return
-    rtol, atol = TOLERANCES[facts["dtype"]]
+    rtol, atol = tolerance
     expected = pytest.approx(facts["logs"], rel=10 * rtol, abs=10 * atol)
     assert write.logs(model, batch) == expected
     write.next_step(model, batch)
     if facts["steady"]:
-        after = max(AFTER_STEP, TOLERANCES[facts["dtype"]])
+        after = max(AFTER_STEP, tolerance)
         golden.check(write.predictions(model, features), f"{path}/next_step", after)
     else:
         before = golden.expected(f"{path}/predictions")
@@ -199,13 +200,13 @@ def test_a_model_predicts_and_trains_on(golden, name):
             assert np.any(values != before[output])
 
 
-def check_config(golden, model, features, path):
+def check_config(golden, model, features, path, tolerance=TOLERANCES["float32"]):
     """Raises AssertionError unless a model's config makes that model, up to its weights."""
     config = json.dumps(model.get_config(), sort_keys=True)
     again = type(model).from_config(json.loads(config))
     assert json.dumps(again.get_config(), sort_keys=True) == config
     again.set_weights(model.get_weights())
-    golden.check(write.predictions(again, features), path)
+    golden.check(write.predictions(again, features), path, tolerance)
 
 
 @pytest.mark.quick(1)
