@@ -68,6 +68,27 @@ def test_a_row_of_one_task_gets_its_own_tower(num_outputs, hidden_units, layer_n
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("hidden_units", [(), (6,), (6, 4)])
+@pytest.mark.parametrize("num_outputs", [OUTPUTS, 6 * OUTPUTS], ids=len)
+def test_one_input_for_all_is_read_as_its_copies(num_outputs, hidden_units, linked):
+    links = {"1": ("dbmtl", 0)} if linked else None
+    layer = tfmoe.Towers(num_outputs, hidden_units, layer_norm=True, links=links)
+    layer.build((None, len(num_outputs), UNITS))
+    shake(layer)
+    found = []
+    for repeats in (1, len(num_outputs)):
+        x = tf.constant(inputs(num_tasks=1))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = layer(tf.repeat(x, repeats, axis=1))
+            loss = tf.add_n([tf.reduce_sum(tf.sin(one)) for one in outputs])
+        weights = [weight.value for weight in layer.trainable_weights]
+        found.append([*outputs, *tape.gradient(loss, [x, *weights])])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_tasks_never_start_alike():
     initializer = keras.initializers.GlorotUniform(seed=4)
     layer = tfmoe.Towers((1, 1), (UNITS, 1), kernel_initializer=initializer)

@@ -1,5 +1,8 @@
 """Numbers that are not finite are told, and spoil nothing."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pandas as pd
@@ -54,6 +57,28 @@ def test_under_xla_the_epoch_tells_and_the_weights_are_those_before():
         model.fit(model.preprocessor.dataset(huge(rows), batch_size=100), verbose=0)
     for weight, expected in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, expected)
+
+
+def test_a_later_training_of_the_same_graph_is_told_of_its_own():
+    rows = table()
+    model = model_of(rows)
+    prep = model.preprocessor
+    model.fit(prep.dataset(rows[:200], batch_size=100), epochs=2, verbose=0)
+    bad = prep.dataset(huge(rows), batch_size=100)
+    with pytest.raises(FloatingPointError, match=r"in batch 3 of epoch 1; columns .* a \(up to"):
+        model.fit(bad, epochs=2, verbose=0)
+    history = model.fit(bad, verbose=0, check_finite=False).history
+    assert not np.isfinite(history["loss"][0])
+
+
+def test_a_model_that_was_trained_can_be_forgotten():
+    rows = table()
+    model = model_of(rows)
+    model.fit(model.preprocessor.dataset(rows, batch_size=200), verbose=0)
+    forgotten = weakref.ref(model)
+    del model
+    gc.collect()
+    assert forgotten() is None
 
 
 def test_weights_that_explode_are_told():

@@ -461,6 +461,32 @@ def test_gate_losses_count_in_training_only(prep, df):
     assert totals[True] - totals[False] == pytest.approx(undecided, rel=1e-2)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_towers_read_a_shared_bottom_once(prep, df, gated, monkeypatch):
+    model = tfmoe.MultiTaskModel(
+        prep,
+        tfmoe.SharedBottom(hidden_units=(4,)),
+        tower_gate=tfmoe.PPNet("user_id") if gated else None,
+    )
+    features = prep.arrays(df, labels=False)
+    read, call = [], type(model.towers).call
+
+    def recorded(layer, inputs, *args, **kwargs):
+        read.append(inputs.shape[1])
+        return call(layer, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.towers), "call", recorded)
+    found = model.forward_pass(features).logits
+    hidden = model.structure(model.encode(features))
+    # A gate of a tower's own multiplies its units, which are not the others'.
+    assert read == ([hidden.shape[1]] if gated else [1])
+    if not gated:
+        expected = model.head(model.towers(hidden))[1]
+        assert set(found) == set(expected)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
+
+
 def test_columns_may_be_named_like_layers():
     names = ["dense", "encoder", "towers", "gate", "mixture", "inputs", "concatenate", "sigmoid"]
     schema = tfmoe.Schema(

@@ -14,6 +14,11 @@ from tfmoe.compute.device import on_cpu
 
 # Bits of the number below all NaNs, -infinity, as an int16.
 MINUS_INFINITY = {"bfloat16": -0x80, "float16": -0x400}
+# Networks with so many times fewer units than features have gradients of one wide product: that
+# at the features, one of each network, would be far larger than all else. 128 networks from 512
+# to 16: 29 ms instead of 108 on a core of an AMD EPYC, 17 instead of 20 with oneDNN; from 256 to
+# 64 no less.
+NARROW = 8
 
 
 def is_unrolled(num: int, kernel_shape: tuple = (), training: bool = False) -> bool:
@@ -43,7 +48,7 @@ def batched_dense(inputs: Any, kernel: Any, bias: Any) -> list:
     """`inputs[:, e] @ kernel[e] + bias[e]` for every `e`.
 
     Args:
-        inputs: `(b, e, f)`.
+        inputs: `(b, e, f)`, or `(b, f)`, the same for all.
         kernel: `(e, f, u)`.
         bias: `(e, u)`.
 
@@ -56,7 +61,8 @@ def batched_dense(inputs: Any, kernel: Any, bias: Any) -> list:
             apart(inputs, num), ops.unstack(kernel, num), ops.unstack(bias, num), strict=True
         )
         return [ops.matmul(hidden, k) + b for hidden, k, b in parts]
-    outputs = affine(ops.transpose(inputs, (1, 0, 2)), kernel, bias)
+    shared = len(inputs.shape) == 2
+    outputs = affine(inputs if shared else ops.transpose(inputs, (1, 0, 2)), kernel, bias)
     return ops.unstack(outputs, num)
 
 
@@ -100,9 +106,16 @@ def _affine_of_shared(inputs, kernel, bias):
         wide_kernel = tf.concat([kernel, bias[:, None], zeros], axis=1)
 
         def gradient(upstream):
-            of_kernel = tf.matmul(wide_inputs[None], upstream, transpose_a=True)
-            of_inputs = tf.unstack(tf.matmul(upstream, kernel, transpose_b=True))
-            return tf.add_n(of_inputs), of_kernel[:, :size], of_kernel[:, size]
+            if size >= NARROW * units:
+                upstream = tf.reshape(tf.transpose(upstream, (1, 0, 2)), (rows, num * units))
+                flat = tf.reshape(tf.transpose(kernel, (1, 0, 2)), (size, num * units))
+                of_inputs = tf.matmul(upstream, flat, transpose_b=True)
+                of_kernel = tf.matmul(wide_inputs, upstream, transpose_a=True)
+                of_kernel = tf.transpose(tf.reshape(of_kernel, (-1, num, units)), (1, 0, 2))
+            else:
+                of_inputs = tf.add_n(tf.unstack(tf.matmul(upstream, kernel, transpose_b=True)))
+                of_kernel = tf.matmul(wide_inputs[None], upstream, transpose_a=True)
+            return of_inputs, of_kernel[:, :size], of_kernel[:, size]
 
         return tf.matmul(wide_inputs[None], wide_kernel), gradient
 

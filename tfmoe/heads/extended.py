@@ -67,9 +67,12 @@ class ExtendedTowers(keras.layers.Layer):
     def call(self, inputs: Any, task: Any = None, training: bool = False) -> Any:
         base, *added = self.groups
         if task is None:
-            logits = base(inputs[:, : self.num_base], training=training)
+            # Without an axis of tasks all read the same.
+            shared = inputs.shape[1] == 1
+            logits = base(inputs if shared else inputs[:, : self.num_base], training=training)
             for i, group in enumerate(added, self.num_base):
-                logits = logits + group(inputs[:, i : i + 1], training=training)
+                own = inputs if shared else inputs[:, i : i + 1]
+                logits = logits + group(own, training=training)
             return logits
         widest = max(self.num_outputs)
         old = ops.minimum(task, self.num_base - 1)

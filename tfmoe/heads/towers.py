@@ -35,7 +35,7 @@ class Towers(keras.layers.Layer):
 
     Call arguments:
         inputs: float tensor `(b, t, u)`, one representation a task; `(b, 1, u)` with
-            `task`.
+            `task`, or if all tasks read the same.
         task: int tensor `(b,)`, the task of each row, or None where a row has them all.
             Only a row's own tower is computed where that is faster.
         training: bool, for the dropout.
@@ -106,24 +106,26 @@ class Towers(keras.layers.Layer):
         if len(shape) != 3 or shape[1] not in tasks:
             raise ValueError(
                 "Towers take inputs of shape (batch, tasks, units) with "
-                f"{len(self.num_outputs)} tasks, or (batch, 1, units) with the `task` of each "
-                f"row. Received shape {tuple(shape)}."
+                f"{len(self.num_outputs)} tasks, or (batch, 1, units), read by all tasks or with "
+                f"the `task` of each row. Received shape {tuple(shape)}."
             )
 
     def call(self, inputs: Any, task: Any = None, training: bool = False, gates: Any = None) -> Any:
         num = len(self.num_outputs)
-        self._check_shape(inputs.shape, (num,) if task is None else (1,))
+        self._check_shape(inputs.shape, (1, num) if task is None else (1,))
         if task is not None:
             task = ops.convert_to_tensor(task)
             check_tasks("Towers", task, num)
         if task is not None and num > 1 and self._dispatch_pays():
             return self._own(inputs[:, 0], task, training, gates)
-        if task is not None:
-            inputs = ops.repeat(inputs, num, axis=1)
-        if gates is None:
+        if inputs.shape[1] < num:
+            inputs = self._read_by_all(inputs, gates)
+        if gates is not None:
+            hidden = self.hidden.gated(inputs, gates, training)
+        elif self.hidden.hidden_units:
             hidden = self.hidden(inputs, training=training)
         else:
-            hidden = self.hidden.gated(inputs, gates, training)
+            hidden = inputs
         if self.links is not None:
             hidden = self.links(hidden)
         logits = batched_dense(ops.cast(hidden, self._exact), *self._last())
@@ -131,6 +133,13 @@ class Towers(keras.layers.Layer):
             return [values[:, :n] for values, n in zip(logits, self.num_outputs, strict=True)]
         taken = ops.take_along_axis(ops.stack(logits, axis=1), task[:, None, None], axis=1)
         return taken[:, 0]
+
+    def _read_by_all(self, inputs: Any, gates: Any) -> Any:
+        """What all towers read, `(b, u)` of `(b, 1, u)`, or a copy for each where one needs it."""
+        linked_at_once = self.links is not None and not self.hidden.hidden_units
+        if gates is not None or linked_at_once:
+            return ops.repeat(inputs, len(self.num_outputs), axis=1)
+        return inputs[:, 0]
 
     @property
     def _exact(self) -> str:

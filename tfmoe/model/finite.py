@@ -8,7 +8,7 @@ the epoch tells.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from tfmoe.compute.replicas import sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.keras_private import is_compiled_by_xla
 from tfmoe.model.plan import steps_done
+from tfmoe.model.untracked import Untracked
 
 # What a column's number may be before its products with weights are suspected.
 _LARGE = 1e15
@@ -95,52 +96,18 @@ class FiniteLoss(keras.callbacks.Callback):
         self.model.set_weights(self._kept)
         return "The weights are those of the end of the epoch before."
 
-    def guarded(
-        self, loss: Tensor, features: Mapping[str, Tensor], logits: Mapping[str, Tensor]
-    ) -> Tensor:
-        """The loss, whose gradient waits for the answer that it is finite.
-
-        Args:
-            loss: scalar, or several losses `(n,)`.
-            features: dict by column.
-            logits: dict by output.
-        """
-        if keras.backend.backend() != "tensorflow" or is_compiled_by_xla():
-            return loss
-        import tensorflow as tf
-
-        floats = {n: v for n, v in features.items() if v.dtype.is_floating}
-        fatal = [_largest(values) > _FATAL for values in floats.values()]
-        bad = ~tf.reduce_all(tf.math.is_finite(loss)) | tf.reduce_any(fatal or [False])
-        # Of several workers one would else wait for one that has ended.
-        fine = sum_over_replicas(tf.cast(bad, tf.float32)) == 0
-        step = tf.convert_to_tensor(self.model.optimizer.iterations)
-
-        def noted(step: Any, bad: Any, largest: Any) -> np.int32:
-            self._note(int(step), list(logits), bad, list(floats), largest)
-            raise FloatingPointError(self.message)
-
-        def told() -> Tensor:
-            bad = [~(_largest(values) <= _LARGE) for values in logits.values()]
-            largest = [_largest(values) for values in floats.values()] or [tf.constant(0.0)]
-            found = [step, tf.stack(bad), tf.stack(largest)]
-            return tf.numpy_function(noted, found, tf.int32)
-
-        @tf.custom_gradient
-        def wait(loss: Tensor) -> tuple[Tensor, Any]:
-            waited = tf.cond(fine, lambda: tf.constant(0, tf.int32), told)
-
-            def gradient(upstream: Tensor) -> Tensor:
-                with tf.control_dependencies([waited]):
-                    return tf.identity(upstream)
-
-            return tf.identity(loss), gradient
-
-        return wait(loss)
-
-    def _note(
+    def note(
         self, step: int, outputs: list[str], bad: Any, columns: list[str], largest: Any
     ) -> None:
+        """Keeps the message of a step that is not finite.
+
+        Args:
+            step: int, steps that the optimizer had done.
+            outputs: names of outputs.
+            bad: bool `(o,)`, which of them are NaN, infinite or huge.
+            columns: names of columns of numbers.
+            largest: float `(c,)` or longer, the largest absolute value of each.
+        """
         where = f"batch {step - self._start + 1} of epoch {self._epoch + 1}"
         tasks = [name for name, is_bad in zip(outputs, bad, strict=True) if is_bad]
         of = f" of {tasks}" if tasks and tasks != ["score"] else ""
@@ -159,6 +126,69 @@ class FiniteLoss(keras.callbacks.Callback):
         self.message = (
             f"A training's loss and weights must be finite numbers. Received {cause}{hint}."
         )
+
+
+def guarded(
+    current: Untracked,
+    step: Any,
+    loss: Tensor,
+    features: Mapping[str, Tensor],
+    logits: Mapping[str, Tensor],
+) -> Tensor:
+    """The loss, whose gradient waits for the answer that it is finite.
+
+    Args:
+        current: holds the `FiniteLoss` of the training that runs, or None: a later training
+            may run the same graph.
+        step: int variable, steps that the optimizer has done.
+        loss: scalar, or several losses `(n,)`.
+        features: dict by column.
+        logits: dict by output.
+    """
+    if keras.backend.backend() != "tensorflow" or is_compiled_by_xla():
+        return loss
+    import tensorflow as tf
+
+    floats = {n: v for n, v in features.items() if v.dtype.is_floating}
+    fatal = [_largest(values) > _FATAL for values in floats.values()]
+    bad = ~tf.reduce_all(tf.math.is_finite(loss)) | tf.reduce_any(fatal or [False])
+    # Of several workers one would else wait for one that has ended.
+    fine = sum_over_replicas(tf.cast(bad, tf.float32)) == 0
+    step = tf.convert_to_tensor(step)
+    noted = _noter(current, list(logits), list(floats))
+
+    def told() -> Tensor:
+        bad = [~(_largest(values) <= _LARGE) for values in logits.values()]
+        largest = [_largest(values) for values in floats.values()] or [tf.constant(0.0)]
+        found = [step, tf.stack(bad), tf.stack(largest)]
+        return tf.numpy_function(noted, found, tf.int32)
+
+    @tf.custom_gradient
+    def wait(loss: Tensor) -> tuple[Tensor, Any]:
+        waited = tf.cond(fine, lambda: tf.constant(0, tf.int32), told)
+
+        def gradient(upstream: Tensor) -> Tensor:
+            with tf.control_dependencies([waited]):
+                return tf.identity(upstream)
+
+        return tf.identity(loss), gradient
+
+    return wait(loss)
+
+
+def _noter(current: Untracked, outputs: list[str], columns: list[str]) -> Callable[..., np.int32]:
+    """What a step calls that is not finite.
+
+    TensorFlow never lets go of it, so that neither a model nor a tensor may hang on it.
+    """
+
+    def noted(step: Any, bad: Any, largest: Any) -> np.int32:
+        if current.value is None:
+            return np.int32(0)
+        current.value.note(int(step), outputs, bad, columns, largest)
+        raise FloatingPointError(current.value.message)
+
+    return noted
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from keras import ops
 from tfmoe.compute.shared import at_tensor, shared_outputs
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.output import GateOutput
+from tfmoe.heads.extended import ExtendedTowers
 from tfmoe.heads.scenario_towers import ScenarioTowers
+from tfmoe.heads.towers import Towers
 from tfmoe.heads.values import imputed_name, imputed_tasks
 from tfmoe.model.inputs import columns_of, context_of, scenario_of, task_of
 from tfmoe.schema.schema import GROUP_CODES, Schema
@@ -111,6 +113,14 @@ class Stages(NamedTuple):
         names = [imputed_name(self.schema.tasks[index]) for index in tasks]
         return {name: values[:, 0] for name, values in zip(names, logits, strict=True)}
 
+    def _once(self, inputs: Tensor) -> dict[str, Any]:
+        """What makes a structure leave out copies of its output that the towers do not need."""
+        reads_once = isinstance(self.towers, Towers | ExtendedTowers) and self.tower_gate is None
+        needs_slices = self.imputation is not None or at_tensor() is not None
+        if not self.structure.only_copies or not reads_once or needs_slices:
+            return {}
+        return {"task": ops.zeros_like(inputs[:, 0], dtype="int32")}
+
     def forward(
         self, features: dict[str, Tensor], training: bool | None = None, return_aux: bool = True
     ) -> ForwardOutput:
@@ -127,7 +137,8 @@ class Stages(NamedTuple):
         context = context_of(self.schema, self.structure, features)
         encoded: Any = self.encode(features, mode)
         inputs: Any = self.inputs(encoded, mode)
-        hidden = self.structure(inputs, **task, **context, **mode, **aux)
+        own = task or self._once(inputs)
+        hidden = self.structure(inputs, **own, **context, **mode, **aux)
         hidden, records = hidden if return_aux else (hidden, [])
         if at_tensor() is not None and self.structure.shared_point() == "outputs":
             hidden = shared_outputs(hidden, **task)

@@ -40,7 +40,8 @@ from tfmoe.model.inputs import (
 )
 from tfmoe.model.parts import regularize, regularizer_of
 from tfmoe.model.position import position_tower_of, served_schema
-from tfmoe.model.training import Trainable, Untracked
+from tfmoe.model.training import Trainable
+from tfmoe.model.untracked import Untracked
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
 from tfmoe.structures.base import Structure, structure_of

@@ -20,7 +20,7 @@ from tfmoe.compute.types import Tensor
 from tfmoe.model.checkpoint import checkpoint_of, kept_training
 from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.device_rows import check_parts, filled, shared_size
-from tfmoe.model.finite import FiniteLoss, warn_of_predictions
+from tfmoe.model.finite import FiniteLoss, guarded, warn_of_predictions
 from tfmoe.model.forward import ForwardOutput, in_step
 from tfmoe.model.inputs import (
     check_ids,
@@ -48,6 +48,7 @@ from tfmoe.model.replicas import (
     scope_of,
 )
 from tfmoe.model.separate_step import separate_step
+from tfmoe.model.untracked import Untracked
 from tfmoe.model.watched import check_reported, check_watched, reported, warn_of_near_ties
 from tfmoe.model.weighing import EpochEnds, learner_of, looked_again
 from tfmoe.objectives.exact import exact_metrics
@@ -73,13 +74,6 @@ from tfmoe.validation import integer
 _MANY_METRICS = 32
 # Rows of a batch where nothing is learnt.
 _LARGE_BATCH = 4096
-
-
-class Untracked:
-    """Holds what Keras must not take for a part of the model."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.Model):
@@ -322,13 +316,19 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
         total = sum(others, start=total) / num_replicas()
         if not training:
             return total
-        guard, combination = self._guard.value, current()
+        combination = current()
         if combination is None or not combination.by_parameter:
-            return guard.guarded(total, x, y_pred.logits) if guard else total
+            return self._guarded(total, x, y_pred)
         parts = [combination.losses, *([sum(others)[None]] if others else [])]
         parts = ops.concatenate(parts) / num_replicas()
-        combination.losses = guard.guarded(parts, x, y_pred.logits) if guard else parts
+        combination.losses = self._guarded(parts, x, y_pred)
         return total
+
+    def _guarded(self, loss: Any, x: Any, y_pred: Any) -> Any:
+        """The loss, looked at in each step where that is wanted."""
+        if self._guard.value is None:
+            return loss
+        return guarded(self._guard, self.optimizer.iterations, loss, x, y_pred.logits)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None

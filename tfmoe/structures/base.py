@@ -48,6 +48,9 @@ class Structure(keras.layers.Layer):
     input_kind: str = "flat"
     #: Size of a token, where the inputs are tokens.
     token_dim: int | None = None
+    #: Whether `task` only leaves out copies: without gates, and all tasks get one representation,
+    #: which a model whose towers can read it once then asks for without the copies.
+    only_copies: bool = False
 
     def __init__(self, num_tasks: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

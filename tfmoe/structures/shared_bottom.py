@@ -48,6 +48,8 @@ class SharedBottom(Specified):
     Source: Caruana, 1997, https://doi.org/10.1023/A:1007379606734.
     """
 
+    only_copies = True
+
     def __init__(
         self,
         num_tasks: int | None = None,

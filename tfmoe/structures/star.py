@@ -65,6 +65,8 @@ class STAR(Specified):
     Source: Sheng et al., 2021, https://arxiv.org/abs/2101.11427.
     """
 
+    only_copies = True
+
     def __init__(
         self,
         num_tasks: int | None = None,
