@@ -121,6 +121,34 @@ def _correlation(rival, scales):
     ]
 
 
+def _correlated():
+    """The six claims that `correlation` named before its first run was recorded."""
+    paper, more, scarce = (
+        f"{tasks} tasks, experts of {units}" for tasks, units in ((2, 16), (8, 16), (8, 4))
+    )
+    tests = (
+        (paper, "OMoE", "one gate for both (OMoE)"),
+        (paper, "shared bottom", "a shared bottom of equal parameters"),
+        (more, "OMoE", "one gate for all (OMoE)"),
+        (scarce, "shared bottom", "a shared bottom of equal parameters"),
+        (scarce, "wide shared bottom", "a shared bottom of equal compute"),
+        (scarce, "single tasks", "single tasks of equal parameters"),
+    )
+    family = [
+        Difference(rival, "MMoE", rival, {"set": where, "correlation": 0.5})
+        for where, rival, _ in tests
+    ]
+    return tuple(
+        Claim(
+            "mmoe",
+            "correlation",
+            f"Tasks of correlation 0.5, {where}: MMoE has less error than {words}.",
+            [Primary(number, family)],
+        )
+        for number, (where, _, words) in enumerate(tests)
+    )
+
+
 def _census(ours, published=None):
     return [
         Paired(
@@ -255,24 +283,7 @@ DSELECT_K = (
 )
 
 MMOE = (
-    Claim(
-        "mmoe",
-        "correlation",
-        "Two tasks of nearly straight sines: MMoE has less error than a shared bottom.",
-        _correlation("shared bottom", ("",)),
-    ),
-    Claim(
-        "mmoe",
-        "correlation",
-        "Two tasks of steep sines: MMoE has less error than a shared bottom.",
-        _correlation("shared bottom", (", scale 1",)),
-    ),
-    Claim(
-        "mmoe",
-        "correlation",
-        "One gate for each task (MMoE) has less error than one gate for both (OMoE).",
-        _correlation("OMoE", ("", ", scale 1")),
-    ),
+    *_correlated(),
     Claim(
         "mmoe",
         "census",
@@ -431,6 +442,7 @@ TUNED = (
         ],
     ),
 )
+
 
 ADDED, ROUTING = "task-aware, added after", "task-aware"
 TASK_AWARE = (
@@ -760,6 +772,24 @@ PACKAGE = (
 
 # Of studies that another has superseded.
 SUPERSEDED = (
+    Claim(
+        "superseded",
+        "correlation_2026-11",
+        "Two tasks of nearly straight sines: MMoE has less error than a shared bottom.",
+        _correlation("shared bottom", ("",)),
+    ),
+    Claim(
+        "superseded",
+        "correlation_2026-11",
+        "Two tasks of steep sines: MMoE has less error than a shared bottom.",
+        _correlation("shared bottom", (", scale 1",)),
+    ),
+    Claim(
+        "superseded",
+        "correlation_2026-11",
+        "One gate for each task (MMoE) has less error than one gate for both (OMoE).",
+        _correlation("OMoE", ("", ", scale 1")),
+    ),
     Claim(
         "superseded",
         "movielens_cut",
