@@ -444,8 +444,51 @@ TUNED = (
 )
 
 
+def _conflicting():
+    """The six claims that `conflicting_tasks` named before its first run was recorded."""
+    bottom = "shared bottom, equal compute"
+    stages = {
+        "permuted": "Groups that see MNIST's pixels each in its own order",
+        "rotated": "Groups that see inputs each turned otherwise",
+    }
+    asked = (
+        (
+            ("transfer", "", "score"),
+            "a task of 64 labels does better among the others in a task-aware mixture than in a "
+            "shared bottom of equal compute",
+        ),
+        (
+            ("unseen", ", frozen", "score"),
+            "a new task of 64 labels does better by a task-aware mixture that stays frozen than by "
+            "a frozen shared bottom of equal compute with a new tower",
+        ),
+        (
+            ("robust", "", "change"),
+            "sixteen unrelated tasks cost the others less in a task-aware mixture than in a shared "
+            "bottom of equal compute",
+        ),
+    )
+    family = [
+        Difference(
+            f"{bottom}{way}",
+            f"task-aware{way}",
+            f"{bottom}{way}",
+            {"set": stage, "question": question},
+            key,
+            less=key == "change" or stage == "rotated",
+        )
+        for ((question, way, key), _), stage in product(asked, stages)
+    ]
+    words = [f"{stages[stage]}: {text}." for (_, text), stage in product(asked, stages)]
+    return tuple(
+        Claim("task-aware", "conflicting_tasks", text, [Primary(number, family)])
+        for number, text in enumerate(words)
+    )
+
+
 ADDED, ROUTING = "task-aware, added after", "task-aware"
 TASK_AWARE = (
+    *_conflicting(),
     Claim(
         "task-aware",
         "transfer",

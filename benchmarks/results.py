@@ -22,6 +22,7 @@ PICTURES = PAGES / "pictures"
 
 # Benchmarks that may be run in parts, and what of a row tells its part.
 PARTS = {
+    "conflicting_tasks": ("set",),
     "correlation": ("set",),
     "correlation_2026-11": ("set",),
     "defaults": ("table",),
