@@ -13,6 +13,7 @@ BENCHMARKS = {
     "aliexpress": "benchmarks.aliexpress",
     "census": "benchmarks.census",
     "conflict": "benchmarks.conflict",
+    "conflicting_tasks": "benchmarks.conflicting_tasks",
     "correlation": "benchmarks.correlation",
     "defaults": "benchmarks.defaults",
     "demo": "benchmarks.demo",

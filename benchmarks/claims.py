@@ -121,6 +121,34 @@ def _correlation(rival, scales):
     ]
 
 
+def _correlated():
+    """The six claims that `correlation` named before its first run was recorded."""
+    paper, more, scarce = (
+        f"{tasks} tasks, experts of {units}" for tasks, units in ((2, 16), (8, 16), (8, 4))
+    )
+    tests = (
+        (paper, "OMoE", "one gate for both (OMoE)"),
+        (paper, "shared bottom", "a shared bottom of equal parameters"),
+        (more, "OMoE", "one gate for all (OMoE)"),
+        (scarce, "shared bottom", "a shared bottom of equal parameters"),
+        (scarce, "wide shared bottom", "a shared bottom of equal compute"),
+        (scarce, "single tasks", "single tasks of equal parameters"),
+    )
+    family = [
+        Difference(rival, "MMoE", rival, {"set": where, "correlation": 0.5})
+        for where, rival, _ in tests
+    ]
+    return tuple(
+        Claim(
+            "mmoe",
+            "correlation",
+            f"Tasks of correlation 0.5, {where}: MMoE has less error than {words}.",
+            [Primary(number, family)],
+        )
+        for number, (where, _, words) in enumerate(tests)
+    )
+
+
 def _census(ours, published=None):
     return [
         Paired(
@@ -255,24 +283,7 @@ DSELECT_K = (
 )
 
 MMOE = (
-    Claim(
-        "mmoe",
-        "correlation",
-        "Two tasks of nearly straight sines: MMoE has less error than a shared bottom.",
-        _correlation("shared bottom", ("",)),
-    ),
-    Claim(
-        "mmoe",
-        "correlation",
-        "Two tasks of steep sines: MMoE has less error than a shared bottom.",
-        _correlation("shared bottom", (", scale 1",)),
-    ),
-    Claim(
-        "mmoe",
-        "correlation",
-        "One gate for each task (MMoE) has less error than one gate for both (OMoE).",
-        _correlation("OMoE", ("", ", scale 1")),
-    ),
+    *_correlated(),
     Claim(
         "mmoe",
         "census",
@@ -432,8 +443,52 @@ TUNED = (
     ),
 )
 
+
+def _conflicting():
+    """The six claims that `conflicting_tasks` named before its first run was recorded."""
+    bottom = "shared bottom, equal compute"
+    stages = {
+        "permuted": "Groups that see MNIST's pixels each in its own order",
+        "rotated": "Groups that see inputs each turned otherwise",
+    }
+    asked = (
+        (
+            ("transfer", "", "score"),
+            "a task of 64 labels does better among the others in a task-aware mixture than in a "
+            "shared bottom of equal compute",
+        ),
+        (
+            ("unseen", ", frozen", "score"),
+            "a new task of 64 labels does better by a task-aware mixture that stays frozen than by "
+            "a frozen shared bottom of equal compute with a new tower",
+        ),
+        (
+            ("robust", "", "change"),
+            "sixteen unrelated tasks cost the others less in a task-aware mixture than in a shared "
+            "bottom of equal compute",
+        ),
+    )
+    family = [
+        Difference(
+            f"{bottom}{way}",
+            f"task-aware{way}",
+            f"{bottom}{way}",
+            {"set": stage, "question": question},
+            key,
+            less=key == "change" or stage == "rotated",
+        )
+        for ((question, way, key), _), stage in product(asked, stages)
+    ]
+    words = [f"{stages[stage]}: {text}." for (_, text), stage in product(asked, stages)]
+    return tuple(
+        Claim("task-aware", "conflicting_tasks", text, [Primary(number, family)])
+        for number, text in enumerate(words)
+    )
+
+
 ADDED, ROUTING = "task-aware, added after", "task-aware"
 TASK_AWARE = (
+    *_conflicting(),
     Claim(
         "task-aware",
         "transfer",
@@ -760,6 +815,24 @@ PACKAGE = (
 
 # Of studies that another has superseded.
 SUPERSEDED = (
+    Claim(
+        "superseded",
+        "correlation_2026-11",
+        "Two tasks of nearly straight sines: MMoE has less error than a shared bottom.",
+        _correlation("shared bottom", ("",)),
+    ),
+    Claim(
+        "superseded",
+        "correlation_2026-11",
+        "Two tasks of steep sines: MMoE has less error than a shared bottom.",
+        _correlation("shared bottom", (", scale 1",)),
+    ),
+    Claim(
+        "superseded",
+        "correlation_2026-11",
+        "One gate for each task (MMoE) has less error than one gate for both (OMoE).",
+        _correlation("OMoE", ("", ", scale 1")),
+    ),
     Claim(
         "superseded",
         "movielens_cut",

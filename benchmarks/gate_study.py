@@ -82,7 +82,7 @@ def contest(study, quick, num_tasks, optimizer):
     theirs = [name for name in (TOP_K, NOISY_TOP_K) if name in found]
     where = {"tasks": num_tasks, "set": optimizer}
     pairs = itertools.product(ours, theirs)
-    return rows + [comparison(*pair, found, **where) for pair in pairs]
+    return rows + [studies.difference(*pair, found, MEASURES, **where) for pair in pairs]
 
 
 def at_most(model, number):
@@ -156,18 +156,6 @@ def _row(name, runs, settings):
     for key in (key for key in MEASURES if key in runs[0]):
         row[key], row[f"{key}_error"] = studies.mean(studies.by_seed(runs, key))
     return row | {"seeds": len(runs), **settings}
-
-
-def comparison(ours, theirs, found, **where):
-    """How much more `ours` has of each measure than `theirs`, and between what bounds."""
-    row = {"name": f"{ours} - {theirs}", **where}
-    for key in MEASURES:
-        pair = [studies.by_seed(found[name], key) for name in (ours, theirs)]
-        tested = studies.paired(*pair)
-        row |= {key: tested["effect"], f"{key}_error": tested["effect_error"]}
-        row[f"{key}_low"], row[f"{key}_high"] = studies.interval(*pair)
-        row[f"{key}_p"] = tested["p"]
-    return row
 
 
 def headline(rows):

@@ -150,7 +150,7 @@ def parts(quick, fraction):
         images, digits = rng.integers(256, size=(60, DIGIT, DIGIT)), np.arange(60) % 10
         files = {"train": (images, digits), "t10k": (images, digits)}
     else:
-        files = {name: _read(name) for name in ("train", "t10k")}
+        files = {name: read(name) for name in ("train", "t10k")}
     images, digits = files["train"]
     split = train_test_split(images, digits, test_size=1 / 6, stratify=digits, random_state=0)
     sources = (split[0], split[2]), (split[1], split[3]), files["t10k"]
@@ -174,7 +174,7 @@ def combined(images, digits, seed, num=None):
     return Pictures(x, np.stack([digits[first], digits[second]], axis=1).astype("int32"))
 
 
-def _read(name):
+def read(name):
     """Images `(n, 28, 28)` and digits `(n,)` of the files of one part."""
     folder = Path(os.environ.get("TFMOE_DATA", ".")) / "mnist"
     found = []

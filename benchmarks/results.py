@@ -22,7 +22,9 @@ PICTURES = PAGES / "pictures"
 
 # Benchmarks that may be run in parts, and what of a row tells its part.
 PARTS = {
+    "conflicting_tasks": ("set",),
     "correlation": ("set",),
+    "correlation_2026-11": ("set",),
     "defaults": ("table",),
     "many_tasks": ("set",),
     "movielens": ("set",),
@@ -36,7 +38,11 @@ PARTS = {
 
 # Studies that are commands no more, and the one that took the place of each: their rows, page and
 # picture stay, their module is gone.
-SUPERSEDED = {"movielens_cut": "movielens", "synthetic_2026-11": "synthetic"}
+SUPERSEDED = {
+    "correlation_2026-11": "correlation",
+    "movielens_cut": "movielens",
+    "synthetic_2026-11": "synthetic",
+}
 
 # By benchmark, the commits that made the runs its rows are from, where runs are kept.
 RUN_COMMITS = defaultdict(set)

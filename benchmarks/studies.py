@@ -167,6 +167,25 @@ def interval(values, others):
     return effect - reach, effect + reach
 
 
+def difference(ours, theirs, found, measures, **where):
+    """A row of how much more `ours` has of each measure than `theirs`, and between what bounds.
+
+    Args:
+        ours, theirs: names.
+        found: dict from a name to its runs.
+        measures: the keys of runs that are compared.
+        where: what else the row has.
+    """
+    row = {"name": f"{ours} - {theirs}", **where}
+    for key in measures:
+        pair = [by_seed(found[name], key) for name in (ours, theirs)]
+        tested = paired(*pair)
+        row |= {key: tested["effect"], f"{key}_error": tested["effect_error"]}
+        row[f"{key}_low"], row[f"{key}_high"] = interval(*pair)
+        row[f"{key}_p"] = tested["p"]
+    return row
+
+
 def score_rows(runs, key, *keys):
     """A row for each model under each condition: mean of `key` over the seeds."""
     rows = []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from benchmarks import gate_models, gate_study, regions, search, synthetic
+from benchmarks import gate_models, gate_study, regions, search, studies, synthetic
 from benchmarks.contestants import SHARED, WIDE
 from benchmarks.gate_models import ADAM, GATES, SGD, SINGLE
 from benchmarks.primary import Primary, corrected
@@ -52,7 +52,7 @@ def test_a_comparison_has_the_differences_and_their_bounds():
 
     found = {"ours": runs(1.0, 1.0, 4.0), "theirs": runs(1.1, 1.2, 16.0)}
     found["theirs"][3]["f1"] += 1.0
-    row = gate_study.comparison("ours", "theirs", found, tasks=16, set=ADAM)
+    row = studies.difference("ours", "theirs", found, gate_study.MEASURES, tasks=16, set=ADAM)
     assert (row["name"], row["tasks"], row["set"]) == ("ours - theirs", 16, "adam")
     assert row["score"] == pytest.approx(-0.1)
     assert row["score_p"] < 1e-5

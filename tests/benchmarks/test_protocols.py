@@ -115,13 +115,13 @@ def test_pictures_are_two_digits_of_a_part_added_up():
 def test_mnist_is_read_from_its_files(tmp_path, monkeypatch):
     monkeypatch.setenv("TFMOE_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="four files of MNIST"):
-        multimnist._read("train")
+        multimnist.read("train")
     (tmp_path / "mnist").mkdir()
     images = np.arange(2 * 784).astype("uint8").reshape(2, 28, 28)
     for kind, head, data in (("images-idx3", 16, images), ("labels-idx1", 8, [[3, 4]])):
         text = bytes(head) + np.array(data, "uint8").tobytes()
         (tmp_path / "mnist" / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(text))
-    read, digits = multimnist._read("train")
+    read, digits = multimnist.read("train")
     assert np.array_equal(read, images)
     assert digits.tolist() == [3, 4]
 

@@ -14,6 +14,38 @@ def test_shapes_and_directions():
     np.testing.assert_allclose(products, 4 * np.array([[1, 0.6], [0.6, 1]]), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("num_tasks", "correlation"),
+    [(2, -1.0), (3, -0.5), (5, -0.2), (8, 0.0), (8, 0.5), (8, 0.9), (8, 1.0)],
+)
+def test_each_pair_of_tasks_has_the_cosine(num_tasks, correlation):
+    tasks = correlated_tasks(
+        correlation, num_features=9, num_rows=(6, 2, 1), num_tasks=num_tasks, seed=3
+    )
+    assert [y.shape for _, y in tasks[:3]] == [(n, num_tasks) for n in (6, 2, 1)]
+    expected = (1 - correlation) * np.eye(num_tasks) + correlation
+    products = tasks.weights @ tasks.weights.T / 0.3**2
+    np.testing.assert_allclose(products, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("correlation", [-0.1, 0.3, 0.99])
+def test_directions_are_mixed_by_choleskys_triangle(correlation):
+    """Of the same random directions, which the closed form mixes."""
+    tasks = correlated_tasks(correlation, 12, num_rows=(1, 1, 1), num_tasks=6, scale=1.0, seed=4)
+    directions, _ = np.linalg.qr(np.random.default_rng(4).normal(size=(12, 6)))
+    matrix = np.full((6, 6), correlation) + (1 - correlation) * np.eye(6)
+    expected = np.linalg.cholesky(matrix) @ directions.T
+    np.testing.assert_allclose(tasks.weights, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("correlation", [-1.0, -0.3, 0.9, 1.0])
+def test_two_tasks_are_the_papers(correlation):
+    tasks = correlated_tasks(correlation, 7, scale=2.0, num_rows=(1, 1, 1), seed=5)
+    first, second = np.linalg.qr(np.random.default_rng(5).normal(size=(7, 2)))[0].T
+    other = correlation * first + math.sqrt(1 - correlation**2) * second
+    np.testing.assert_allclose(tasks.weights, 2 * np.stack([first, other]), atol=1e-12)
+
+
 @pytest.mark.parametrize("correlation", [-1.0, 0.0, 0.5, 1.0])
 def test_labels_without_sines_correlate_as_said(correlation):
     tasks = correlated_tasks(correlation, num_sines=0, num_rows=(20_000, 1, 1), noise=0.0)
@@ -58,6 +90,9 @@ def test_seed_decides():
         ({"num_rows": (1, 2)}, "Received num_rows=\\(1, 2\\). Give three"),
         ({"num_rows": (1, 0, 2)}, "at least 1. Received num_rows=0"),
         ({"num_features": 1}, "at least 2. Received num_features=1"),
+        ({"num_features": 3, "num_tasks": 4}, "at least 4. Received num_features=3"),
+        ({"num_tasks": 1}, "at least 2. Received num_tasks=1"),
+        ({"correlation": -0.5, "num_tasks": 4}, "Received correlation=-0.5, num_tasks=4"),
         ({"noise": -1.0}, "number of at least 0. Received noise=-1.0"),
     ],
 )
