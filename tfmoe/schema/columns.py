@@ -119,6 +119,11 @@ class Column:
         """Rows of its own embedding table, if the schema alone says so."""
         return None
 
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether other columns may use its vocabulary and its table, by `share`."""
+        return False
+
 
 def _check_regularizer(owner: str, column: "Numeric | Categorical") -> None:
     factor = number(owner, "regularizer", column.regularizer, 0, optional=True)
@@ -217,9 +222,9 @@ class Categorical(Column):
         hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the
             SipHash of its text modulo this number.
         share: name of another column whose vocabulary and embedding table this one
-            uses. Both are fitted together. `dim`, `regularizer`, `dtype`, `min_count`,
-            `max_size`, `hash_buckets` and `missing` are then the other column's and must be
-            left alone here.
+            uses, also of a `Pretrained`, whose vectors it then has. Both are fitted together.
+            `dim`, `regularizer`, `dtype`, `min_count`, `max_size`, `hash_buckets` and `missing`
+            are then the other column's and must be left alone here.
         missing: sequence of the texts and integers that stand for a missing value, such as
             `["NA", "?"]` or `[-1]`, beside the empty cell. Nothing does by default: `NA` may
             be Namibia. Of lists they are missing elements.
@@ -282,6 +287,10 @@ class Categorical(Column):
     @property
     def table_rows(self) -> int | None:
         return FIRST_ID + self.hash_buckets if self.hash_buckets else None
+
+    @property
+    def may_be_shared(self) -> bool:
+        return not self.share
 
 
 @checks_arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tfmoe.schema.columns import LONGEST_HISTORY, Categorical, Column, MultiCategorical, Sequence
+from tfmoe.schema.columns import LONGEST_HISTORY, Column, MultiCategorical, Sequence
 from tfmoe.schema.poolings import Pooling
 
 
@@ -65,7 +65,7 @@ def _check_candidates(group, pooling, by_name):
     usable = [
         name
         for name, column in by_name.items()
-        if isinstance(column, Categorical) and column.table in tables and name not in inside
+        if column.embeds and column.table in tables and name not in inside
     ]
     for name in pooling.candidates:
         if name not in usable:
