@@ -392,11 +392,16 @@ class Encoder(keras.layers.Layer):
             vectors[name] * ops.cast(own, self.compute_dtype)[..., None]
             for name, own in zip(history.names, present, strict=True)
         ]
+        weights = weights_of(self.schema.column(history.name), features)
+        if weights is not None:
+            # Of a value that is missing it is missing too, but its position may have others.
+            weights = ops.where(features[history.name] == PADDING_ID, 1.0, weights)
         found = pooled_by_candidate(
             self.interests[history.name],
             self._apart(history.names, parts),
             self._apart(history.candidates, [encoded[name] for name in history.candidates]),
             functools.reduce(ops.logical_or, present),
+            weights,
             training,
         )
         wide = [ops.reshape(part, (-1, (self.copies or 1) * part.shape[-1])) for part in found]

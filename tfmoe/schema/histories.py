@@ -57,6 +57,17 @@ def _check_histories(by_name):
         pooling = group[0].pooling
         if isinstance(pooling, Pooling):
             _check_candidates(group, pooling, by_name)
+            _check_weights(group)
+
+
+def _check_weights(group):
+    for column in group[1:]:
+        if column.weights is not None:
+            raise ValueError(
+                f"Sequence {column.name!r} is pooled by the candidate of {group[0].name!r}, and "
+                f"weighed as its positions are. Received weights={column.weights!r}. Set them on "
+                f"{group[0].name!r}, or leave them out."
+            )
 
 
 def _check_candidates(group, pooling, by_name):
