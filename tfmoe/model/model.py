@@ -141,7 +141,8 @@ class MultiTaskModel(Trainable):
             it has a regularizer. Gates and interactions have none of it.
         column_dropout: float in [0, 1), the rate at which what a column gives of a row is 0 in
             training, the rest being scaled by `1 / (1 - rate)`; in front of `interactions` and
-            structure, for structures that read no tokens.
+            structure. Of a structure that reads tokens it is a column's token, or those of a
+            sequence together.
         position: name of a column of the schema, `Categorical` or `Numeric` in buckets, that says
             where in a list a row was shown, or None. What was clicked depends on it, and not what
             is to be clicked: it is no input of the structure, of predictions, of evaluation or
@@ -216,7 +217,7 @@ class MultiTaskModel(Trainable):
             dtype=policy,
             name="tfmoe_encoder",
         )
-        dropout = column_dropout_of(column_dropout, encoder.sizes, structure, policy)
+        dropout = column_dropout_of(column_dropout, encoder, blueprint.lengths, policy)
         between = interactions_of(interactions, encoder.sizes, structure, policy)
         first_order = None
         check_bool("MultiTaskModel", "wide", wide)
