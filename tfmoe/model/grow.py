@@ -274,7 +274,8 @@ def _id_tables(model: Any) -> dict[int, _IdTable]:
     for name, table in {} if model.wide is None else model.wide.tables.items():
         found[id(table.embeddings)] = _IdTable(model.schema.column(name).table)
     if model.position_tower is not None:
-        found[id(model.position_tower.table.embeddings)] = _IdTable(model.position)
+        for table in model.position_tower.tables:
+            found[id(table.embeddings)] = _IdTable(model.position)
     for layer in flatten_layers(model):
         if isinstance(layer, StarExperts):
             owner = model.schema.column(model.schema.scenario).table

@@ -149,7 +149,7 @@ class MultiTaskModel(Trainable):
             of the served model, whose rows need not have it, and `schema` and `preprocessor` of
             the model are without it. In training a number for each position and task is added to
             the logits of binary tasks, see `tfmoe.heads.position.PositionTower`. Models that
-            `extract` and `add_task` make have none.
+            `extract` and `add_task` make have it too, if a task of theirs is binary.
         rows_multiple: int >= 1; every embedding table is filled up with rows that no id reads to a
             multiple of it, as it must be to be parted among devices; see
             `tfmoe.distribution.ModelParallel`. It changes no prediction.
@@ -255,7 +255,7 @@ class MultiTaskModel(Trainable):
             imputation = Towers(
                 ones, tower_units, dropout=tower_dropout, dtype=policy, name="tfmoe_imputation"
             )
-        tower = position_tower_of(whole, position, blueprint.table_sizes)
+        tower = position_tower_of(whole, position, blueprint.table_sizes, num_added)
         stages = Stages(
             schema,
             encoder,
@@ -345,8 +345,9 @@ class MultiTaskModel(Trainable):
 
         What was trained (experts, embeddings, gates and towers) is copied and frozen, and the
         old tasks' predictions are the same to the bit, also after further training. Only the
-        new task's tower and its part of the gate are trained, as variables of their own. This
-        model stays as it is.
+        new task's tower and its part of the gate are trained, as variables of their own, and with
+        a `position` the new task's numbers of it; `training_preprocessor` encodes that. This model
+        stays as it is.
 
         Args:
             task: `Task` such as `Binary`. The new model's `preprocessor` encodes its rows.
@@ -371,12 +372,13 @@ class MultiTaskModel(Trainable):
         """
         related = places(self.schema, like, self._num_added)
         check_routing(routing)
-        preprocessor = self.preprocessor.add_task(task, rows, mean, std)
+        preprocessor = self.training_preprocessor.add_task(task, rows, mean, std)
         blueprint: Any = _Blueprint.of(preprocessor, self._num_added + 1)
         model = MultiTaskModel(
             blueprint,
             self.structure.extended(related, routing),
             **self.around,
+            position=self.position,
         )
         copy_extended(self, model, related)
         return model
