@@ -230,12 +230,12 @@ def test_a_schema_refuses_candidates_and_positions_that_do_not_fit(columns, mess
         tfmoe.Schema(columns, [tfmoe.Binary("click")])
 
 
-def columns(pooling):
+def columns(pooling, weights=None):
     options = {"pooling": pooling} if isinstance(pooling, str) else {}
     return [
         tfmoe.Numeric("age"),
         *(ITEM, KIND),
-        tfmoe.Sequence("seen", share="item", max_length=4, pooling=pooling),
+        tfmoe.Sequence("seen", share="item", max_length=4, pooling=pooling, weights=weights),
         tfmoe.Sequence("kinds", share="kind", aligned_with="seen", **options),
         tfmoe.Sequence("dwell", dim=2, aligned_with="seen", dtype="string", **options),
     ]
@@ -306,6 +306,8 @@ def table(num_rows=120, seed=0):
     rows["dwell"] = [rng.choice(["short", "long"], len(one)).tolist() for one in seen]
     rows["click"] = [float(item in one) for item, one in zip(rows["item"], seen, strict=True)]
     rows["stars"] = rng.normal(size=num_rows)
+    minutes = [None, 0.0, 0.5, 2.0, -1.0]
+    rows["minutes"] = [rng.choice(minutes, len(one)).tolist() for one in seen]
     return rows
 
 
@@ -368,7 +370,9 @@ def test_copies_are_read_by_one_layer(pooling):
 def test_a_model_keeps_its_interest(pooling, tmp_path):
     rows = table()
     tasks = [tfmoe.Binary("click"), tfmoe.Regression("stars")]
-    prep = tfmoe.Preprocessor(tfmoe.Schema(columns(pooling), tasks)).fit(rows, progress=False)
+    weights = "minutes" if isinstance(pooling, tfmoe.TargetAttention) else None
+    schema = tfmoe.Schema(columns(pooling, weights), tasks)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
     model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(num_experts=2, hidden_units=(4,)))
     model.compile("adam", jit_compile=False)
     model.fit(rows, batch_size=40, verbose=0)
