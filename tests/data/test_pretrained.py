@@ -6,8 +6,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 import tfmoe
+from tfmoe.data.encode import graph
+from tfmoe.serving.export import tensors
+from tfmoe.serving.sample_rows import sample_rows, typical_rows
 
 IDS = np.array([30, 10, 20])
 VECTORS = np.array([[3.0, 0.3], [1.0, 0.1], [2.0, 0.2]], "float32")
@@ -117,3 +121,146 @@ def test_parts_are_merged():
         for _ in range(2)
     ]
     assert parts[0].merge(parts[1]).num_rows == 4
+
+
+def sharing(strings, **options):
+    """A column with vectors, and four that share them."""
+    vectors = {(f"i{n}" if strings else n): [n, 0.5] for n in (30, 10, 20)}
+    return tfmoe.Schema(
+        [
+            tfmoe.Sequence("seen", share="item", max_length=3),
+            tfmoe.Sequence("kinds", aligned_with="seen", hash_buckets=9, dtype="string"),
+            tfmoe.Pretrained("item", vectors=vectors, **options),
+            tfmoe.MultiCategorical("parts", share="item", separator="|", max_length=None),
+            tfmoe.Categorical("last", share="item"),
+        ],
+        TASKS,
+    )
+
+
+def histories(strings):
+    def named(cell):
+        if isinstance(cell, list):
+            return [named(one) for one in cell]
+        return None if cell is None else f"i{cell}" if strings else cell
+
+    cells = {
+        "seen": [[10, 20, 30, 99], [], None, [None, 10, None]],
+        "item": [20, 99, None, 30],
+        "last": [10, 10, 77, None],
+        "parts": [[30, 10], [20], None, [99, 77]],
+    }
+    rows = {name: [named(cell) for cell in own] for name, own in cells.items()}
+    rows["parts"] = [None if one is None else "|".join(map(str, one)) for one in rows["parts"]]
+    rows["kinds"] = [["a", "b", "c", "d"], [], ["e"], ["a", None, None]]
+    return pd.DataFrame({name: pd.Series(own, dtype=object) for name, own in rows.items()})
+
+
+# The vectors have the ids 3 to 5 in their order.
+SHARED = {
+    "seen": [[5, 3, 2], [1, 0, 0], [0, 0, 0], [0, 4, 0]],
+    "item": [5, 2, 1, 3],
+    "last": [4, 4, 2, 1],
+    "parts": [[3, 4], [5, 0], [1, 0], [2, 2]],
+}
+
+
+@pytest.mark.parametrize("strings", [False, True])
+def test_other_columns_share_the_values_and_their_vectors(tmp_path, strings):
+    schema, rows = sharing(strings), histories(strings).assign(y=0)
+    words = "5 of 16 values of 'item' and 'seen' and 'parts' and 'last' name values without"
+    with pytest.warns(UserWarning, match=words):
+        prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    assert prep.lengths == {"seen": 3, "kinds": 3, "item": 2, "parts": 2}
+    assert prep.table_sizes == {"kinds": 12, "item": 6}
+    kind = "string" if strings else "int"
+    assert {prep.dtypes[name] for name in SHARED} == {kind}
+    known = ["i30", "i10", "i20"] if strings else [30, 10, 20]
+    assert prep.vocabulary("seen").to_pylist() == prep.vocabulary("item").to_pylist() == known
+    assert tfmoe.Schema.from_json(schema.to_json()) == schema
+
+    with pytest.warns(UserWarning, match="without a vector"):
+        parts = [tfmoe.Preprocessor(schema).fit(part, progress=False) for part in (rows, rows[:2])]
+    merged = parts[0].merge(parts[1])
+    merged.save(tmp_path / "merged")
+    prep.save(tmp_path / "plain", state=False)
+    loaded = tfmoe.Preprocessor.load(tmp_path / "merged")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for one in (prep, merged, loaded, tfmoe.Preprocessor.load(tmp_path / "plain")):
+        for source in (rows, tmp_path / "rows.parquet"):
+            found = one.arrays(source, labels=False)
+            for name, ids in SHARED.items():
+                assert found[name].tolist() == ids, name
+    assert loaded.merge(parts[1]).num_rows == 8
+
+
+def test_a_graph_reads_shared_vectors_as_training_does():
+    for strings in (False, True):
+        schema, rows = sharing(strings), histories(strings).assign(y=0)
+        with pytest.warns(UserWarning, match="without a vector"):
+            prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+        encoder = graph.GraphEncoder(prep)
+        # Of one table there is one look-up, but where text is parted for a table of integers.
+        assert len(encoder.tables) == (1 if strings else 2)
+        for seed in range(3):
+            odd = pd.concat([rows.drop(columns="y"), sample_rows(prep, 30, seed)])
+            odd = odd.reset_index(drop=True)
+            expected, found = prep.arrays(odd, labels=False), encoder(tensors(prep, odd))
+            for name, ids in expected.items():
+                np.testing.assert_array_equal(found[name], ids, err_msg=name)
+        assert len(typical_rows(prep, 3)) == 3
+
+
+def test_records_have_histories_of_what_has_vectors(tmp_path):
+    path, rows = tmp_path / "rows.tfrecord", histories(False)
+    columns = [sharing(False).column(name) for name in ("seen", "item")]
+    prep = tfmoe.Preprocessor(tfmoe.Schema(columns, TASKS))
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for seen, item in zip(rows["seen"], rows["item"], strict=True):
+            given = [one for one in seen or [] if one is not None]
+            cells = {"seen": given, "item": [] if item is None else [item], "y": [1]}
+            features = {
+                name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+                for name, values in cells.items()
+            }
+            record = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(record.SerializeToString())
+    with pytest.warns(UserWarning, match="2 of 8 values of 'item' and 'seen'"):
+        prep.fit(path, progress=False)
+    found = prep.arrays(path)[0]
+    assert found["seen"].tolist() == [[5, 3, 2], [1, 0, 0], [1, 0, 0], [4, 0, 0]]
+    assert found["item"].tolist() == SHARED["item"]
+
+
+def test_further_vectors_are_those_of_all_columns():
+    schema, rows = sharing(False), histories(False).assign(y=0)
+    with pytest.warns(UserWarning, match="without a vector"):
+        prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    with pytest.warns(UserWarning, match="2 of 16 values"):
+        grown = prep.grow(rows, vectors={"item": {99: [9.0, 9.0]}}, progress=False)
+    found = grown.arrays(rows, labels=False)
+    assert found["seen"][0].tolist() == [5, 3, 6]
+    assert found["parts"][3].tolist() == [6, 2]
+    assert grown.table_sizes["item"] == 7
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            [tfmoe.Vector("item"), tfmoe.Sequence("seen", share="item")],
+            r"or the vectors of a Pretrained. Received share='item'; such columns are \[\]",
+        ),
+        (
+            [
+                tfmoe.Pretrained("item"),
+                tfmoe.Sequence("seen", share="item", pooling=tfmoe.BST("kind")),
+                tfmoe.Categorical("kind"),
+            ],
+            r"such columns are \['item'\]",
+        ),
+    ],
+)
+def test_what_shares_no_vectors(columns, message):
+    with pytest.raises(ValueError, match=message):
+        tfmoe.Schema(columns, TASKS)

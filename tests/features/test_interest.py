@@ -50,6 +50,47 @@ def test_attention_matches_reference(compared, softmax, units):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+WEIGHTS = np.array([[1, 0, -2, 0.5, 3], [0, 0, 9, 9, 9], [9, 2.5, 9, -1, 9], [0.25, 7, 7, 7, 7]])
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_weights_of_the_values_are_those_of_the_oracle(softmax):
+    layer = tfmoe.InterestAttention((6, 3), softmax=softmax)
+    history, candidate = given(2)
+    weights = WEIGHTS.astype("float32")
+    layer(history, candidate, MASK, weights=weights)
+    drawn(layer)
+    layers = [*zip(map(array, layer.kernels), map(array, layer.biases), strict=True)]
+    expected = [
+        oracle.attention(h.astype("float64"), c, m, layers, softmax, w)
+        for h, c, m, w in zip(history, candidate, MASK, WEIGHTS, strict=True)
+    ]
+    found = layer(history, candidate, MASK, weights=weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    # Of weight 0 is what is not there; of weight 1 all are as without.
+    np.testing.assert_array_equal(np.asarray(found)[1], 0)
+    other = np.where(weights[..., None] == 0, 77.0, history)
+    np.testing.assert_allclose(layer(other, candidate, MASK, weights=weights), found, rtol=1e-5)
+    nothing = layer(history, candidate, MASK, weights=np.zeros_like(weights))
+    np.testing.assert_array_equal(nothing, 0)
+    ones = layer(history, candidate, MASK, weights=np.ones_like(weights))
+    np.testing.assert_allclose(ones, layer(history, candidate, MASK), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_where_all_values_say_the_same_it_is_the_weighted_sum_or_mean(softmax):
+    layer = tfmoe.InterestAttention((), softmax=softmax)
+    history, candidate = given()
+    layer(history, candidate, MASK)
+    layer.kernels[0].assign(np.zeros(layer.kernels[0].shape))
+    weights = np.where(MASK, WEIGHTS, 0).astype("float32")
+    expected = np.einsum("bl,bld->bd", weights, history)
+    if softmax:
+        expected = expected / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-9)
+    found = layer(history, candidate, MASK, weights=weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_attention_starts_from_the_sum_of_the_history():
     history, candidate = given(2)
     found = tfmoe.InterestAttention()(1e-3 * history, 1e-3 * candidate, MASK)
@@ -133,6 +174,13 @@ def test_no_history_is_zeros_to_attention_and_finite_to_blocks():
             lambda: tfmoe.Sequence("kinds", aligned_with="seen", pooling=tfmoe.BST("kind")),
             "Set it on 'seen'",
         ),
+        *(
+            (
+                lambda pooling=pooling: tfmoe.Sequence("seen", pooling=pooling, weights="w"),
+                "BST norms its tokens",
+            )
+            for pooling in ("max", "last", tfmoe.BST("item"))
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
@@ -168,6 +216,13 @@ SEEN = tfmoe.Sequence("seen", share="item", max_length=4)
             [ITEM, SEEN, tfmoe.Sequence("kinds", aligned_with="seen", max_length=9)],
             "at max_length=4",
         ),
+        (
+            [
+                *(ITEM, tfmoe.Sequence("kinds", aligned_with="seen", weights="w")),
+                tfmoe.Sequence("seen", share="item", pooling=tfmoe.TargetAttention("item")),
+            ],
+            "Set them on 'seen'",
+        ),
     ],
 )
 def test_a_schema_refuses_candidates_and_positions_that_do_not_fit(columns, message):
@@ -175,15 +230,71 @@ def test_a_schema_refuses_candidates_and_positions_that_do_not_fit(columns, mess
         tfmoe.Schema(columns, [tfmoe.Binary("click")])
 
 
-def columns(pooling):
+def columns(pooling, weights=None):
     options = {"pooling": pooling} if isinstance(pooling, str) else {}
     return [
         tfmoe.Numeric("age"),
         *(ITEM, KIND),
-        tfmoe.Sequence("seen", share="item", max_length=4, pooling=pooling),
+        tfmoe.Sequence("seen", share="item", max_length=4, pooling=pooling, weights=weights),
         tfmoe.Sequence("kinds", share="kind", aligned_with="seen", **options),
         tfmoe.Sequence("dwell", dim=2, aligned_with="seen", dtype="string", **options),
     ]
+
+
+@pytest.mark.parametrize("copies", [None, 2])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_encoder_weighs_positions_by_the_history_s_own_weights(softmax, copies):
+    pooling = tfmoe.TargetAttention(("item", "kind"), (5,), softmax=softmax)
+    schema = tfmoe.Schema(
+        [
+            *(ITEM, KIND),
+            tfmoe.Sequence("kinds", share="kind", aligned_with="seen"),
+            tfmoe.Sequence("seen", share="item", max_length=4, pooling=pooling, weights="w"),
+        ],
+        [tfmoe.Binary("click")],
+    )
+    rows = pd.DataFrame(
+        {
+            "item": [1, 2, 3, 4],
+            "kind": ["a", "b", "a", "c"],
+            "seen": [[1, 2, 3], [2, None, 1], None, [5, 1, 2, 3, 4]],
+            "kinds": [["a", "b", "a"], ["b", "a", "a"], ["a"], ["a", "a", "b", "a", "c"]],
+            "w": [[0.5, 0.0, -2.0], [3.0, 9.0, None], None, [7.0, 1.0, 2.0, 0.0, 4.0]],
+            "click": [0, 1, 0, 1],
+        }
+    )
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    features, *_ = prep.arrays(rows)
+    encoder = tfmoe.Encoder(schema, prep.table_sizes, copies=copies)
+    encoder(features)
+    drawn(encoder)
+    found = np.asarray(encoder(features)).reshape(4, copies or 1, -1)
+    layer = encoder.interests["seen"]
+    layers = [*zip(map(array, layer.kernels), map(array, layer.biases), strict=True)]
+    # The weight of a missing value is gone with it, and a missing one is 1.
+    weights = [[0.5, 0, -2, 1], [3, 1, 1, 1], [1, 1, 1, 1], [1, 2, 0, 4]]
+    ids = {name: features[name] for name in ("item", "kind", "seen", "kinds")}
+    mask = (ids["seen"] != 0) | (ids["kinds"] != 0)
+    tables = {name: array(encoder.tables[name].embeddings) for name in ("item", "kind")}
+    for copy in range(copies or 1):
+        vectors = {name: np.split(one, copies or 1, axis=1)[copy] for name, one in tables.items()}
+        for row in range(4):
+            own = [
+                vectors[owner][ids[name][row]] * (ids[name][row] != 0)[:, None]
+                for owner, name in (("item", "seen"), ("kind", "kinds"))
+            ]
+            candidate = [vectors[name][ids[name][row]] for name in ("item", "kind")]
+            expected = oracle.attention(
+                np.concatenate(own, axis=1),
+                np.concatenate(candidate),
+                mask[row],
+                layers,
+                softmax,
+                weights[row],
+            )
+            # The columns stand in the schema's order.
+            expected = np.concatenate([*candidate, expected[4:], expected[:4]])
+            np.testing.assert_allclose(found[row, copy], expected, rtol=1e-4, atol=1e-5)
 
 
 def table(num_rows=120, seed=0):
@@ -195,6 +306,8 @@ def table(num_rows=120, seed=0):
     rows["dwell"] = [rng.choice(["short", "long"], len(one)).tolist() for one in seen]
     rows["click"] = [float(item in one) for item, one in zip(rows["item"], seen, strict=True)]
     rows["stars"] = rng.normal(size=num_rows)
+    minutes = [None, 0.0, 0.5, 2.0, -1.0]
+    rows["minutes"] = [rng.choice(minutes, len(one)).tolist() for one in seen]
     return rows
 
 
@@ -257,7 +370,9 @@ def test_copies_are_read_by_one_layer(pooling):
 def test_a_model_keeps_its_interest(pooling, tmp_path):
     rows = table()
     tasks = [tfmoe.Binary("click"), tfmoe.Regression("stars")]
-    prep = tfmoe.Preprocessor(tfmoe.Schema(columns(pooling), tasks)).fit(rows, progress=False)
+    weights = "minutes" if isinstance(pooling, tfmoe.TargetAttention) else None
+    schema = tfmoe.Schema(columns(pooling, weights), tasks)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
     model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(num_experts=2, hidden_units=(4,)))
     model.compile("adam", jit_compile=False)
     model.fit(rows, batch_size=40, verbose=0)

@@ -63,6 +63,179 @@ def test_what_is_added_is_that_of_the_oracle():
     assert again.get_config() == layer.get_config()
 
 
+def test_an_added_task_has_a_table_of_its_own_which_alone_is_trained():
+    ids = np.array([3, 4, 1, 3, 0, 5], "int32")
+    values = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    whole, layer = PositionTower(6, [True, False, True, True]), None
+    for num_added in (0, 1, 2):
+        other, layer = (
+            layer,
+            PositionTower(6, [True, False, True, True][: 2 + num_added], num_added),
+        )
+        layer(ids)
+        if other is not None:
+            layer.copy_extended(other)
+        layer.tables[-1].embeddings.assign(
+            values[:, :2] if other is None else values[:, [1 + num_added]]
+        )
+    whole(ids)
+    whole.table.embeddings.assign(values)
+    for task in (None, np.array([0, 0, 0, 3, 2, 3], "int32")):
+        np.testing.assert_allclose(layer(ids, task), whole(ids, task), atol=1e-6)
+    assert [tuple(weight.shape) for weight in layer.trainable_weights] == [(6, 1)]
+    part = PositionTower(6, [True, True])
+    part(ids)
+    part.copy_from(layer, [3, 0])
+    np.testing.assert_array_equal(part.table.embeddings, values[:, [3, 0]])
+    like = PositionTower(6, [True] * 5, 3)
+    like(ids)
+    like.copy_extended(layer, 1)
+    np.testing.assert_array_equal(like.tables[-1].embeddings, values[:, [1]])
+    again = PositionTower.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+
+
+def trained(seed=0):
+    """A model whose numbers of positions are no zeros, and rows."""
+    rows = clicks(80)
+    _, built = model(rows, mixture=tfmoe.MMoE(num_experts=2, hidden_units=(4,)))
+    table = built.position_tower.table.embeddings
+    values = np.random.default_rng(seed).normal(size=table.shape).astype("float32")
+    table.assign(values)
+    return rows, built, values
+
+
+def features_of(built, rows):
+    return built.training_preprocessor.arrays(rows, labels=False)
+
+
+def logits_of(built, rows, training):
+    found = built.forward_pass(features_of(built, rows), training=training).logits
+    return {name: keras.ops.convert_to_numpy(values) for name, values in found.items()}
+
+
+def added(ids, numbers):
+    """The oracle: each row's number less their mean over the rows with a position."""
+    counted = [number for id_, number in zip(ids, numbers[ids], strict=True) if id_ > 1]
+    return np.array([numbers[i] - sum(counted) / len(counted) if i > 1 else 0.0 for i in ids])
+
+
+def test_what_is_extracted_adds_what_it_had_learned():
+    rows, built, values = trained()
+    extracted = tfmoe.extract(built, ["click"])
+    assert extracted.position == "place"
+    assert list(extracted.input) == ["item"]
+    np.testing.assert_array_equal(extracted.position_tower.table.embeddings, values[:, :1])
+    served = rows.drop(columns="position")
+    expected = built.predict(served, verbose=0)["click"]
+    np.testing.assert_allclose(extracted.predict(served, verbose=0)["click"], expected, rtol=1e-5)
+    # In training it adds what it had learned.
+    some = rows.assign(position=rows["position"].where(rows["item"] > 1))
+    own = added(features_of(extracted, some)["place"], values[:, 0])
+    assert np.any(own)
+    assert np.any(own == 0)
+    told = logits_of(extracted, some, False)["click"] + own
+    np.testing.assert_allclose(
+        logits_of(extracted, some, True)["click"], told, rtol=1e-4, atol=1e-5
+    )
+    # Nothing is added to a regression, and its rows need not have the column.
+    regression = tfmoe.extract(built, "stay")
+    assert regression.position is None
+    assert regression.position_tower is None
+    assert "place" not in features_of(regression, served)
+
+
+@pytest.mark.slow
+def test_what_is_extracted_trains_on_with_it(tmp_path):
+    rows, built, values = trained()
+    served = rows.drop(columns="position")
+    extracted = tfmoe.extract(built, ["click"])
+    extracted.compile("adam", jit_compile=False)
+    extracted.fit(rows, batch_size=40, epochs=1, verbose=0)
+    assert np.any(np.asarray(extracted.position_tower.table.embeddings) != values[:, :1])
+    extracted.save(tmp_path / "click.keras")
+    loaded = tfmoe.load_model(tmp_path / "click.keras")
+    again = loaded.predict(served, verbose=0)["click"]
+    np.testing.assert_allclose(extracted.predict(served, verbose=0)["click"], again, rtol=1e-6)
+    tables = [one.position_tower.table.embeddings for one in (loaded, extracted)]
+    np.testing.assert_array_equal(*tables)
+    regression = tfmoe.extract(built, "stay")
+    regression.compile("adam", jit_compile=False)
+    regression.fit(served, batch_size=40, epochs=1, verbose=0)
+
+
+def test_a_task_that_is_added_starts_as_the_one_that_it_is_like():
+    rows, built, values = trained()
+    wider = built.add_task(tfmoe.Binary("like"), like="click")
+    assert wider.position == "place"
+    tower = wider.position_tower
+    np.testing.assert_array_equal(tower.table.embeddings, values)
+    np.testing.assert_array_equal(tower.added_tables[0].embeddings, values[:, :1])
+    served = rows.drop(columns="position")
+    before = wider.predict(served, verbose=0)
+    for name, expected in built.predict(served, verbose=0).items():
+        np.testing.assert_array_equal(before[name], expected)
+    own = added(features_of(wider, rows)["place"], values[:, 0])
+    told = logits_of(wider, rows, False)["like"] + own
+    np.testing.assert_allclose(logits_of(wider, rows, True)["like"], told, rtol=1e-4, atol=1e-5)
+    weights = [weight for weight in wider.trainable_weights if "position" in weight.path]
+    assert [weight.path for weight in weights] == [tower.added_tables[0].embeddings.path]
+
+
+@pytest.mark.slow
+def test_a_task_that_is_added_learns_its_own(tmp_path):
+    rows, built, values = trained()
+    rows["like"] = 1 - rows["click"]
+    served = rows.drop(columns="position")
+    wider = built.add_task(tfmoe.Binary("like"), like="click")
+    tower, before = wider.position_tower, wider.predict(served, verbose=0)
+    wider.compile(keras.optimizers.Adam(0.05), jit_compile=False)
+    wider.fit(rows, batch_size=40, epochs=1, verbose=0)
+    np.testing.assert_array_equal(tower.table.embeddings, values)
+    assert np.any(np.asarray(tower.added_tables[0].embeddings) != values[:, :1])
+    now = wider.predict(served, verbose=0)
+    for name in ("click", "stay"):
+        np.testing.assert_array_equal(now[name], before[name])
+    assert np.any(now["like"] != before["like"])
+    wider.save(tmp_path / "wider.keras")
+    loaded = tfmoe.load_model(tmp_path / "wider.keras")
+    again = loaded.position_tower
+    np.testing.assert_array_equal(
+        again.added_tables[0].embeddings, tower.added_tables[0].embeddings
+    )
+    assert [tuple(one.shape) for one in again.trainable_weights] == [(len(values), 1)]
+    later = wider.training_preprocessor.grow(rows.assign(position=99), progress=False)
+    grown = wider.grow(later).position_tower
+    assert [len(np.asarray(one.embeddings)) for one in grown.tables] == [len(values) + 1] * 2
+    np.testing.assert_array_equal(
+        np.asarray(grown.added_tables[0].embeddings)[:-1], tower.added_tables[0].embeddings
+    )
+    # One more, of another kind than those that there are.
+    more = wider.add_task(tfmoe.Regression("value", standardize=False), like="click")
+    assert [np.shape(one.embeddings)[1] for one in more.position_tower.tables] == [2, 1, 1]
+    assert not np.any(np.asarray(more.position_tower.tables[-1].embeddings))
+    more.compile("adam", jit_compile=False)
+    more.fit(rows.assign(value=1.0), batch_size=40, epochs=1, verbose=0)
+
+
+@pytest.mark.slow
+def test_an_added_market_learns_its_own():
+    rows = clicks(80).assign(market=lambda df: np.where(df["item"] % 2, "de", "fr"))
+    tasks = [tfmoe.Binary("de", source="click"), tfmoe.Binary("fr", source="click")]
+    schema = tfmoe.Schema(SCHEMA.columns, tasks, task_column="market")
+    mixture = tfmoe.MMoE(num_experts=2, hidden_units=(4,))
+    _, built = model(rows, "place", schema, mixture=mixture)
+    built.fit(rows, batch_size=40, epochs=1, verbose=0)
+    wider = built.add_task(tfmoe.Binary("us", source="click"), like=["de"])
+    wider.compile("adam", jit_compile=False)
+    wider.fit(rows.assign(market="us"), batch_size=40, epochs=1, verbose=0)
+    numbers = [np.asarray(one.embeddings) for one in wider.position_tower.tables]
+    np.testing.assert_array_equal(numbers[0], built.position_tower.table.embeddings)
+    assert np.any(numbers[1][:, 0] != numbers[0][:, 0])
+    old, new = (one.predict(rows, verbose=0)["score"] for one in (built, wider))
+    np.testing.assert_array_equal(old, new)
+
+
 @pytest.mark.slow
 def test_training_reads_it_and_nothing_else_does():
     rows = clicks()
@@ -108,7 +281,7 @@ def test_it_is_saved_and_datasets_may_have_it(tmp_path):
     np.testing.assert_allclose(loaded.predict(served, verbose=0)["click"], now, rtol=1e-6)
     loaded.fit(rows, batch_size=400, epochs=1, validation_data=served, verbose=0)
     extracted = tfmoe.extract(loaded, ["click"])
-    assert extracted.position is None
+    assert extracted.position == "place"
 
 
 @pytest.mark.slow

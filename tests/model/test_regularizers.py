@@ -100,6 +100,7 @@ def test_other_backends_have_the_same_losses(backend):
         "from tests.model import test_regularizers as t\n"
         "t.check_losses()\n"
         "t.check_dropout()\n"
+        "t.check_dropout_of_tokens()\n"
     )
     run_on(backend, "-c", code)
 
@@ -201,8 +202,64 @@ def check_dropout():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(inputs)), inputs)
 
 
+def dropped_tokens(tokens, counts, kept, rate):
+    """The oracle: the tokens of each row's columns, one after the other."""
+    found = np.zeros_like(tokens)
+    for row, own in enumerate(kept):
+        start = 0
+        for count, stays in zip(counts, own, strict=True):
+            for place in range(start, start + count):
+                found[row, place] = tokens[row, place] / (1 - rate) if stays else 0
+            start += count
+    return found
+
+
+def check_dropout_of_tokens():
+    """The tokens of a column are 0 together, on any backend."""
+    counts, rate = [1, 1, 3, 2], 0.25
+    layer = ColumnDropout(counts, rate, 3, axis=1)
+    inputs = np.random.default_rng(0).normal(size=(3000, 7, 2)).astype("float32")
+    dropped = keras.ops.convert_to_numpy(layer(inputs, training=True))
+    kept = (dropped != 0).all(axis=2)[:, [0, 1, 2, 5]]
+    np.testing.assert_allclose(dropped, dropped_tokens(inputs, counts, kept, rate), rtol=1e-6)
+    np.testing.assert_allclose(kept.mean(axis=0), 1 - rate, atol=0.03)
+    np.testing.assert_allclose((kept[:, 0] & kept[:, 2]).mean(), (1 - rate) ** 2, atol=0.03)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(inputs)), inputs)
+    assert ColumnDropout.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
 def test_columns_are_dropped_as_a_whole():
     check_dropout()
+    check_dropout_of_tokens()
+
+
+def test_a_structure_of_tokens_loses_those_of_columns():
+    columns = [
+        tfmoe.Sequence("history", dim=2, hash_buckets=5, max_length=2),
+        *(SCHEMA.column(name) for name in ("age", "user", "seen", "city")),
+    ]
+    schema = tfmoe.Schema(columns, SCHEMA.tasks)
+    x, y = data()
+    del x["last"]
+    x["history"] = np.full((24, 2), 3, "int32")
+    x["history"][::3, 1] = 0
+    keras.utils.set_random_seed(1)
+    squad = tfmoe.ModSquad(dim=4, num_blocks=1, num_experts=2)
+    built = tfmoe.MultiTaskModel(schema, squad, column_dropout=0.5)
+    assert built.column_dropout.sizes == (1, 1, 1, 1, 2)
+    tokens, present = built.encode(x)
+    stages = built._stages.value
+    dropped, same = stages.inputs((tokens, present), {"training": True})
+    np.testing.assert_array_equal(same, present)
+    # The columns in the tokens' order; the sequence, the first column, comes last.
+    kept = (np.asarray(dropped) != 0).all(axis=2)[:, :5]
+    assert 0 < kept.mean() < 1
+    expected = dropped_tokens(np.asarray(tokens), [1, 1, 1, 1, 2], kept, 0.5)
+    np.testing.assert_allclose(dropped, expected, rtol=1e-6)
+    built.compile("sgd", run_eagerly=True)
+    assert np.isfinite(built.train_on_batch(x, y, return_dict=True)["loss"])
+    again = tfmoe.MultiTaskModel.from_config(built.get_config())
+    assert again.column_dropout.get_config() == built.column_dropout.get_config()
 
 
 @pytest.mark.slow
@@ -227,8 +284,6 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=message):
             model(**options)
-    with pytest.raises(ValueError, match="Received a ModSquad, which reads tokens"):
-        tfmoe.MultiTaskModel(SCHEMA, tfmoe.ModSquad(dim=4), column_dropout=0.1)
     with pytest.raises(ValueError, match=r"`regularizer`.*Received regularizer=-1"):
         tfmoe.Categorical("user", regularizer=-1)
     with pytest.raises(ValueError, match="decides its `regularizer`"):

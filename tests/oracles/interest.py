@@ -11,18 +11,28 @@ def mlp(vector, layers):
     return vector
 
 
-def attention(history, candidate, mask, layers, softmax):
-    """`history` `(l, d)`, `candidate` `(c,)`; positions whose mask is False are left out."""
-    size, kept = len(candidate), [one for one, inside in zip(history, mask, strict=True) if inside]
+def attention(history, candidate, mask, layers, softmax, weights=None):
+    """`history` `(l, d)`, `candidate` `(c,)`; positions whose mask is False are left out.
+
+    With `weights` `(l,)` each value counts so often, those of weight 0 not at all.
+    """
+    given = np.ones(len(history)) if weights is None else np.asarray(weights, "float64")
+    inside = [place for place, own in enumerate(mask) if own and given[place] != 0]
+    size, kept = len(candidate), [history[place] for place in inside]
+    own_weights = [given[place] for place in inside]
     scores = []
     for one in kept:
         own = one[:size]
         seen = np.concatenate([one, candidate, own - candidate, own * candidate])
         scores.append(mlp(seen, layers)[0])
-    weights = np.array(scores)
-    if softmax:
-        weights = np.exp(weights - weights.max()) / np.exp(weights - weights.max()).sum()
-    return sum((w * one for w, one in zip(weights, kept, strict=True)), np.zeros(history.shape[1]))
+    if softmax and kept:
+        raised = [np.exp(score - max(scores)) for score in scores]
+        total = sum(abs(w) * one for w, one in zip(own_weights, raised, strict=True))
+        scores = [one / total for one in raised]
+    pooled = np.zeros(history.shape[1])
+    for weight, score, one in zip(own_weights, scores, kept, strict=True):
+        pooled = pooled + weight * score * one
+    return pooled
 
 
 def norm(vector, weights):

@@ -6,7 +6,7 @@ import pandas as pd
 import tfmoe
 from tests.oracles import tables
 
-VECTORS = {f"m{i}": [float(i), 0.5, -0.1 * i] for i in range(9)}
+VECTORS = {f"m{i}": [float(i), 0.5, -0.1 * i] for i in range(12)}
 COLUMNS = [
     *tables.SCHEMA.columns,
     tfmoe.Vector("emb"),
@@ -21,6 +21,8 @@ COLUMNS = [
     ),
     tfmoe.Pretrained("film", source="movie_id", vectors=VECTORS),
     tfmoe.Pretrained("film_2", source="movie_id", vectors=VECTORS, projection=2, trainable=True),
+    tfmoe.Sequence("films", source="history", share="film", max_length=3),
+    tfmoe.Categorical("film_3", source="movie_id", share="film_2"),
     tfmoe.Text("title", ngrams=2, hash_buckets=30, dim=3, max_length=4),
 ]
 SCHEMA = tfmoe.Schema(COLUMNS, tables.SCHEMA.tasks)

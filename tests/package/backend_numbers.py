@@ -90,16 +90,19 @@ def _between(schema, features, x):
     """What stands between columns and structure: interactions, histories, the first order."""
     import tfmoe
 
+    attention = tfmoe.TargetAttention("city", softmax=True)
     read = tfmoe.Schema(
         [
             *(schema.column("age"), schema.column("city")),
             tfmoe.Sequence("visits", share="city", pooling=tfmoe.TargetAttention("city")),
+            tfmoe.Sequence("weighed", share="city", pooling=attention, weights="w"),
             tfmoe.Sequence("cities", share="city", pooling=tfmoe.BST("city", 1)),
             tfmoe.Sequence("others", share="city", aligned_with="visits"),
         ],
         schema.tasks,
     )
-    features = {**features, "others": IDS[:, ::-1].copy()}
+    features = {**features, "others": IDS[:, ::-1].copy(), "weighed": IDS}
+    features["weighed_weights"] = x[:, :3]
     flat = [tfmoe.MaskNet((4,), 3, sizes=[2, 3]), tfmoe.Cross(2)]
     by_column = [tfmoe.FM(), tfmoe.FiBiNET(2), tfmoe.AutoInt(2)]
     found = {type(layer).__name__: (layer, x) for layer in flat}

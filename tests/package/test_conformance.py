@@ -35,7 +35,7 @@ SIZES = {"city": 9, "tags": 6, "income": 7}
 HISTORIES = tfmoe.Schema(
     [
         *(SCHEMA.column("age"), SCHEMA.column("city"), tfmoe.Categorical("tag", share="tags")),
-        tfmoe.Sequence("visits", share="city", pooling=tfmoe.TargetAttention("city")),
+        tfmoe.Sequence("visits", share="city", pooling=tfmoe.TargetAttention("city"), weights="w"),
         tfmoe.Sequence("kinds", dim=2, aligned_with="visits", hash_buckets=6),
         tfmoe.Sequence("tags", dim=2, pooling=tfmoe.BST("tag", 1, hidden_units=3)),
     ],
@@ -83,7 +83,7 @@ FEATURES = {
     "tags": _ids(6, 4, 2),
     "income": _ids(7, 4),
 }
-READ = {**FEATURES, "tag": _ids(6, 4), "kinds": _ids(9, 4, 5)}
+READ = {**FEATURES, "tag": _ids(6, 4), "kinds": _ids(9, 4, 5), "visits_weights": _matrix(4, 5)}
 HISTORY = {
     "history": _matrix(4, 5, 4),
     "candidate": _matrix(4, 2),
@@ -320,6 +320,13 @@ CASES = [
         for kind in ("aitm", "dbmtl")
     ),
     _case(tfmoe.InterestAttention, (6, 3), "tanh", True, inputs=HISTORY),
+    _case(
+        tfmoe.InterestAttention,
+        (6, 3),
+        "tanh",
+        True,
+        inputs={**HISTORY, "weights": np.where(np.arange(5) == 1, 0, _matrix(4, 5))},
+    ),
     _case(tfmoe.InterestTransformer, 4, 2, 6, 0.25, inputs=HISTORY),
     _case(tfmoe.Embedding, 9, 3, UNIFORM, 4, inputs=_ids(9, 4, 2)),
     *(

@@ -41,7 +41,6 @@ from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.read.source import Rows, open_source
 from tfmoe.data.read.tables import placed
 from tfmoe.files import PathLike
-from tfmoe.schema.columns import Categorical
 from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Regression, Task
@@ -657,7 +656,7 @@ class Preprocessor:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """`"int"` or `"string"` for each `Categorical` kind, as declared or seen."""
+        """`"int"` or `"string"` for each column of values, as declared or seen."""
         return dict(self._ready().dtypes)
 
     @property
@@ -695,7 +694,8 @@ class Preprocessor:
         """The values that have ids of their own, in the order of their ids from 3 on.
 
         Args:
-            column: name of a categorical column; one that shares has its owner's.
+            column: name of a categorical column, or of a `Pretrained`; one that shares has its
+                owner's.
 
         Returns:
             Arrow array, int64 or large_string; null where a value has lost its id, see `grow`.
@@ -703,16 +703,15 @@ class Preprocessor:
         Raises:
             ValueError: if the column hashes or is numeric.
         """
-        owners = {c.name: c.table for c in self.schema.columns if isinstance(c, Categorical)}
-        vocabularies = self._ready().vocabularies
-        found = vocabularies.get(owners.get(column, ""))
-        if found is None:
+        tables = self._ready().tables
+        found = {c.name: tables.get(c.table) for c in self.schema.columns}
+        with_one = {n: one.values for n, one in found.items() if isinstance(one, Vocabulary)}
+        if column not in with_one:
             raise ValueError(
                 "Only a categorical column that does not hash has a vocabulary. Received "
-                f"column={column!r}; columns with one are "
-                f"{[name for name, table in owners.items() if table in vocabularies]}."
+                f"column={column!r}; columns with one are {list(with_one)}."
             )
-        return found
+        return with_one[column]
 
     def _encoder(self, labels):
         return RowEncoder(self.schema, self._ready(), labels)

@@ -11,6 +11,7 @@ from keras import ops
 
 from tfmoe.compute.types import Tensor
 from tfmoe.compute.weights import copy_weights
+from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.gates.base import Gate
 from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.conditions import copy_conditions
@@ -82,7 +83,8 @@ def extract(
     rows where every gate selects experts that were kept.
 
     The result is a `MultiTaskModel` like any other, not compiled; it can be fitted, saved,
-    exported and extracted from again. The model given stays as it is.
+    exported and extracted from again. A `position` is kept for what is trained further, where one
+    of the tasks is binary. The model given stays as it is.
 
     Args:
         model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom`, `ModSquad` or another
@@ -122,7 +124,7 @@ def extract(
     kept never get the weight of dropped ones.
     """
     _check(model, threshold, tolerance, by)
-    preprocessor = model.preprocessor.select(tasks)
+    preprocessor, position = _selected(model, tasks)
     names = preprocessor.schema.task_names
     _warn_of_sampled(model, names)
     rows = [model.schema.task_names.index(name) for name in names]
@@ -140,6 +142,7 @@ def extract(
         preprocessor,
         model.structure.select(experts, rows),
         **model.around,
+        position=position,
     )
     if model.structure.input_kind == "copies":
         numbers = model.structure.encodings
@@ -150,6 +153,8 @@ def extract(
     copy_conditions(model, extracted, rows)
     extracted.towers.copy_from(model.towers, rows)
     _copy_imputation(model, extracted)
+    if model.position_tower is not None and extracted.position_tower is not None:
+        extracted.position_tower.copy_from(model.position_tower, rows)
     if model.interactions is not None:
         copy_weights(model.interactions, extracted.interactions)
     if model.wide is not None and extracted.wide is not None:
@@ -169,6 +174,15 @@ def extract(
         _kept(model.structure, experts), extracted.count_params(), model.count_params(), change
     )
     return extracted
+
+
+def _selected(model: MultiTaskModel, tasks: str | Iterable[str]) -> tuple[Preprocessor, str | None]:
+    """What the extracted model is made with, and the column of its position, if it has one."""
+    selected = model.training_preprocessor.select(tasks)
+    position = model.position
+    if position is None or any(isinstance(task, Binary) for task in selected.schema.tasks):
+        return selected, position
+    return selected.without(position), None
 
 
 def _warn_of_sampled(model: MultiTaskModel, names: Sequence[str]) -> None:

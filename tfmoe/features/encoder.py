@@ -240,6 +240,16 @@ class Encoder(keras.layers.Layer):
         """The sizes of the columns' vectors, in the schema's order."""
         return [self._size(column) for column in self._columns]
 
+    def token_counts(self, lengths: Mapping[str, int]) -> list[int]:
+        """How many tokens each column is, in the tokens' order: those of sequences come last.
+
+        Args:
+            lengths: dict by sequence of its positions.
+        """
+        last = [column.name for column in self._columns if isinstance(column, Sequence)]
+        single = len(self._columns) - len(last)
+        return [1] * single + [lengths[name] for name in last]
+
     def _size_of(self, names: Iterable[str]) -> int:
         """The sizes of some columns' vectors, added up."""
         return sum(self._size(self.schema.column(name)) for name in names)
@@ -392,11 +402,16 @@ class Encoder(keras.layers.Layer):
             vectors[name] * ops.cast(own, self.compute_dtype)[..., None]
             for name, own in zip(history.names, present, strict=True)
         ]
+        weights = weights_of(self.schema.column(history.name), features)
+        if weights is not None:
+            # Of a value that is missing it is missing too, but its position may have others.
+            weights = ops.where(features[history.name] == PADDING_ID, 1.0, weights)
         found = pooled_by_candidate(
             self.interests[history.name],
             self._apart(history.names, parts),
             self._apart(history.candidates, [encoded[name] for name in history.candidates]),
             functools.reduce(ops.logical_or, present),
+            weights,
             training,
         )
         wide = [ops.reshape(part, (-1, (self.copies or 1) * part.shape[-1])) for part in found]
@@ -419,11 +434,12 @@ class Encoder(keras.layers.Layer):
         return parts
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> Any:
-        columns, batch = self.schema.columns, next(iter(input_shape.values()))[0]
+        batch = next(iter(input_shape.values()))[0]
         if self.tokens is None:
             size = sum(self.sizes)
             return (batch, size) if self.copies is None else (batch, self.copies, size)
-        counts = [input_shape[c.name][1] if isinstance(c, Sequence) else 1 for c in columns]
+        lengths = {name: shape[1] for name, shape in input_shape.items() if len(shape) > 1}
+        counts = self.token_counts(lengths)
         count = None if None in counts else sum(counts)
         return (batch, count, self.tokens), (batch, count)
 

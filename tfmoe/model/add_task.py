@@ -42,7 +42,7 @@ def copy_extended(old: Any, new: Any, like: Sequence[int]) -> None:
     Args:
         old, new: `MultiTaskModel`.
         like: indices of the tasks that the new one is like. If the first of them is of the
-            new task's kind, the new tower starts as that one's.
+            new task's kind, the new tower starts as that one's, and so do the numbers of positions.
     """
     copy_weights(old.encoder, new.encoder)
     if old.input_gate is not None:
@@ -53,4 +53,7 @@ def copy_extended(old: Any, new: Any, like: Sequence[int]) -> None:
     new.structure.copy_extended(old.structure, like)
     first, task = old.schema.tasks[like[0]], new.schema.tasks[-1]
     same_kind = type(first) is type(task) and first.num_logits == task.num_logits
-    new.towers.copy_extended(old.towers, like[0] if same_kind else None)
+    start = like[0] if same_kind else None
+    new.towers.copy_extended(old.towers, start)
+    if old.position_tower is not None:
+        new.position_tower.copy_extended(old.position_tower, start)

@@ -91,7 +91,10 @@ class Stages(NamedTuple):
         self, encoded: Tensor | tuple[Tensor, Tensor], mode: dict[str, Any]
     ) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of it."""
-        if self.column_dropout is not None:
+        if self.column_dropout is not None and isinstance(encoded, tuple):
+            tokens, present = encoded
+            encoded = self.column_dropout(tokens, **mode), present
+        elif self.column_dropout is not None:
             encoded = self.column_dropout(encoded, **mode)
         return encoded if self.interactions is None else self.interactions(encoded, **mode)
 

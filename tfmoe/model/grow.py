@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from keras import ops
 
-from tfmoe.data.encode.codecs.pretrained import PretrainedFit
 from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.fit.growth import renamed_columns
 from tfmoe.data.preprocessor import Preprocessor
@@ -68,9 +67,6 @@ def plan(
         if isinstance(table, Vocabulary) and isinstance(new, Vocabulary):
             changed = FIRST_ID + _changed(table.values, new.values[: len(table.values)])
         fresh[owner] = np.append(changed, np.arange(sizes[owner], now[names[owner]]))
-    for name, fit in before.fits.items():
-        if isinstance(fit, PretrainedFit):
-            fresh[name] = np.arange(sizes[name], now[names[name]])
     return Plan(names, fresh, new_rows == "unknown")
 
 
@@ -278,7 +274,8 @@ def _id_tables(model: Any) -> dict[int, _IdTable]:
     for name, table in {} if model.wide is None else model.wide.tables.items():
         found[id(table.embeddings)] = _IdTable(model.schema.column(name).table)
     if model.position_tower is not None:
-        found[id(model.position_tower.table.embeddings)] = _IdTable(model.position)
+        for table in model.position_tower.tables:
+            found[id(table.embeddings)] = _IdTable(model.position)
     for layer in flatten_layers(model):
         if isinstance(layer, StarExperts):
             owner = model.schema.column(model.schema.scenario).table

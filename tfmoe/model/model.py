@@ -142,14 +142,15 @@ class MultiTaskModel(Trainable):
             it has a regularizer. Gates and interactions have none of it.
         column_dropout: float in [0, 1), the rate at which what a column gives of a row is 0 in
             training, the rest being scaled by `1 / (1 - rate)`; in front of `interactions` and
-            structure, for structures that read no tokens.
+            structure. Of a structure that reads tokens it is a column's token, or those of a
+            sequence together.
         position: name of a column of the schema, `Categorical` or `Numeric` in buckets, that says
             where in a list a row was shown, or None. What was clicked depends on it, and not what
             is to be clicked: it is no input of the structure, of predictions, of evaluation or
             of the served model, whose rows need not have it, and `schema` and `preprocessor` of
             the model are without it. In training a number for each position and task is added to
             the logits of binary tasks, see `tfmoe.heads.position.PositionTower`. Models that
-            `extract` and `add_task` make have none.
+            `extract` and `add_task` make have it too, if a task of theirs is binary.
         rows_multiple: int >= 1; every embedding table is filled up with rows that no id reads to a
             multiple of it, as it must be to be parted among devices; see
             `tfmoe.distribution.ModelParallel`. It changes no prediction.
@@ -217,7 +218,7 @@ class MultiTaskModel(Trainable):
             dtype=policy,
             name="tfmoe_encoder",
         )
-        dropout = column_dropout_of(column_dropout, encoder.sizes, structure, policy)
+        dropout = column_dropout_of(column_dropout, encoder, blueprint.lengths, policy)
         between = interactions_of(interactions, encoder.sizes, structure, policy)
         first_order = None
         check_bool("MultiTaskModel", "wide", wide)
@@ -255,7 +256,7 @@ class MultiTaskModel(Trainable):
             imputation = Towers(
                 ones, tower_units, dropout=tower_dropout, dtype=policy, name="tfmoe_imputation"
             )
-        tower = position_tower_of(whole, position, blueprint.table_sizes)
+        tower = position_tower_of(whole, position, blueprint.table_sizes, num_added)
         stages = Stages(
             schema,
             encoder,
@@ -345,8 +346,9 @@ class MultiTaskModel(Trainable):
 
         What was trained (experts, embeddings, gates and towers) is copied and frozen, and the
         old tasks' predictions are the same to the bit, also after further training. Only the
-        new task's tower and its part of the gate are trained, as variables of their own. This
-        model stays as it is.
+        new task's tower and its part of the gate are trained, as variables of their own, and with
+        a `position` the new task's numbers of it; `training_preprocessor` encodes that. This model
+        stays as it is.
 
         Args:
             task: `Task` such as `Binary`. The new model's `preprocessor` encodes its rows.
@@ -371,12 +373,13 @@ class MultiTaskModel(Trainable):
         """
         related = places(self.schema, like, self._num_added)
         check_routing(routing)
-        preprocessor = self.preprocessor.add_task(task, rows, mean, std)
+        preprocessor = self.training_preprocessor.add_task(task, rows, mean, std)
         blueprint: Any = _Blueprint.of(preprocessor, self._num_added + 1)
         model = MultiTaskModel(
             blueprint,
             self.structure.extended(related, routing),
             **self.around,
+            position=self.position,
         )
         copy_extended(self, model, related)
         return model

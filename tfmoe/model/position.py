@@ -39,7 +39,7 @@ def served_schema(schema: Schema, position: str | None) -> Schema:
 
 
 def position_tower_of(
-    schema: Schema, position: str | None, table_sizes: Mapping[str, int]
+    schema: Schema, position: str | None, table_sizes: Mapping[str, int], num_added: int
 ) -> PositionTower | None:
     """The layer of a model's argument `position`, built; None without.
 
@@ -47,11 +47,14 @@ def position_tower_of(
         schema: `Schema` of the rows to train on.
         position: name of the column, or None.
         table_sizes: dict by column of its number of ids.
+        num_added: how many of the last tasks were added one by one.
     """
     if position is None:
         return None
     biased = [isinstance(task, Binary) for task in schema.tasks]
-    tower = PositionTower(table_sizes[position], biased, dtype="float32", name="tfmoe_position")
+    tower = PositionTower(
+        table_sizes[position], biased, num_added, dtype="float32", name="tfmoe_position"
+    )
     tower.build()
     return tower
 

@@ -89,14 +89,14 @@ def _check_labels(schema: Schema) -> None:
 
 
 def _check_tables(schema: Schema) -> None:
-    owners = {c.name: c for c in schema.columns if isinstance(c, Categorical) and not c.share}
+    owners = {column.name for column in schema.columns if column.may_be_shared}
     for column in schema.columns:
         share = getattr(column, "share", None)
         if share and share not in owners:
             raise ValueError(
                 f"Column {column.name!r} can only share the table of a categorical "
-                f"column that has its own. Received share={share!r}; such columns "
-                f"are {sorted(owners)}."
+                "column that has its own, or the vectors of a Pretrained. Received "
+                f"share={share!r}; such columns are {sorted(owners)}."
             )
 
     single = {
@@ -248,7 +248,7 @@ def _check_scenario(schema: Schema) -> None:
         return
     owners = {c.name: c for c in schema.columns if isinstance(c, Categorical)}
     single = [c for c in owners.values() if not isinstance(c, MultiCategorical)]
-    fitting = [c.name for c in single if not owners[c.table].hash_buckets]
+    fitting = [c.name for c in single if c.table in owners and not owners[c.table].hash_buckets]
     if schema.scenario not in fitting:
         raise ValueError(
             "`scenario` is the name of a Categorical column whose values are counted, not "

@@ -119,6 +119,11 @@ class Column:
         """Rows of its own embedding table, if the schema alone says so."""
         return None
 
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether other columns may use its vocabulary and its table, by `share`."""
+        return False
+
 
 def _check_regularizer(owner: str, column: "Numeric | Categorical") -> None:
     factor = number(owner, "regularizer", column.regularizer, 0, optional=True)
@@ -217,9 +222,9 @@ class Categorical(Column):
         hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the
             SipHash of its text modulo this number.
         share: name of another column whose vocabulary and embedding table this one
-            uses. Both are fitted together. `dim`, `regularizer`, `dtype`, `min_count`,
-            `max_size`, `hash_buckets` and `missing` are then the other column's and must be
-            left alone here.
+            uses, also of a `Pretrained`, whose vectors it then has. Both are fitted together.
+            `dim`, `regularizer`, `dtype`, `min_count`, `max_size`, `hash_buckets` and `missing`
+            are then the other column's and must be left alone here.
         missing: sequence of the texts and integers that stand for a missing value, such as
             `["NA", "?"]` or `[-1]`, beside the empty cell. Nothing does by default: `NA` may
             be Namibia. Of lists they are missing elements.
@@ -283,6 +288,10 @@ class Categorical(Column):
     def table_rows(self) -> int | None:
         return FIRST_ID + self.hash_buckets if self.hash_buckets else None
 
+    @property
+    def may_be_shared(self) -> bool:
+        return not self.share
+
 
 @checks_arguments
 @dataclass(frozen=True)
@@ -336,15 +345,16 @@ class MultiCategorical(Categorical):
                 f"`separator`. Received strip={self.strip!r}, separator={self.separator!r}. Give "
                 "the separator, or leave `strip` out if cells are lists."
             )
+        weighs = self.pooling in ("mean", "sum") or getattr(self.pooling, "takes_weights", False)
         if self.weights is not None and (
-            not isinstance(self.weights, str)
-            or self.weights in ("", self.raw_name)
-            or self.pooling not in ("mean", "sum")
+            not isinstance(self.weights, str) or self.weights in ("", self.raw_name) or not weighs
         ):
             raise ValueError(
                 f"{owner} takes as `weights` the name of another raw column, whose numbers weigh "
-                f"the values in a mean or a sum. Received weights={self.weights!r} with "
-                f'pooling={self.pooling!r}. Take pooling="mean" or "sum", or leave `weights` out.'
+                "the values in a mean, a sum or TargetAttention: a maximum and a last value are "
+                "what they are, and BST norms its tokens. Received "
+                f"weights={self.weights!r} with pooling={self.pooling!r}. Take one of the three, "
+                "or leave `weights` out."
             )
 
     @property
@@ -384,7 +394,8 @@ class Sequence(MultiCategorical):
 
     Args:
         name, source, dim, regularizer, dtype, min_count, max_size, hash_buckets, share, missing,
-            unknown_rate, separator, strip, weights: see `MultiCategorical`. Tokens are not weighed.
+            unknown_rate, separator, strip, weights: see `MultiCategorical`, and of a pooling by a
+            candidate `TargetAttention`. Tokens are not weighed.
         max_length: int >= 1, or None for what `MultiCategorical` takes.
         pooling: `"mean"`, `"sum"` or `"max"` over the values' embeddings; `"last"`, the last
             value's; or `TargetAttention(candidate)` or `BST(candidate)`.
@@ -393,7 +404,8 @@ class Sequence(MultiCategorical):
             that is missing as a whole; both are cut alike, at the other's `max_length`, which need
             not be repeated, and a position counts where one of them has a value. A pooling by a
             candidate of the other one weighs its position by all of them, and pools this one by
-            the same weights; without one, each is pooled by its own word.
+            the same weights, so that a column of `weights` is the other one's too; without one,
+            each is pooled by its own word.
     """
 
     _: KW_ONLY

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tfmoe.schema.columns import LONGEST_HISTORY, Categorical, Column, MultiCategorical, Sequence
+from tfmoe.schema.columns import LONGEST_HISTORY, Column, MultiCategorical, Sequence
 from tfmoe.schema.poolings import Pooling
 
 
@@ -57,6 +57,17 @@ def _check_histories(by_name):
         pooling = group[0].pooling
         if isinstance(pooling, Pooling):
             _check_candidates(group, pooling, by_name)
+            _check_weights(group)
+
+
+def _check_weights(group):
+    for column in group[1:]:
+        if column.weights is not None:
+            raise ValueError(
+                f"Sequence {column.name!r} is pooled by the candidate of {group[0].name!r}, and "
+                f"weighed as its positions are. Received weights={column.weights!r}. Set them on "
+                f"{group[0].name!r}, or leave them out."
+            )
 
 
 def _check_candidates(group, pooling, by_name):
@@ -65,7 +76,7 @@ def _check_candidates(group, pooling, by_name):
     usable = [
         name
         for name, column in by_name.items()
-        if isinstance(column, Categorical) and column.table in tables and name not in inside
+        if column.embeds and column.table in tables and name not in inside
     ]
     for name in pooling.candidates:
         if name not in usable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tfmoe.schema.nested import of_kind
 from tfmoe.validation import (
@@ -35,6 +35,9 @@ class Pooling:
 
     candidate: str | tuple[str, ...]
 
+    # Whether the values' own `weights` have a part in it.
+    takes_weights: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         make_plain(self)
         owner, given = type(self).__name__, self.candidate
@@ -65,6 +68,13 @@ class TargetAttention(Pooling):
     Padding has no part in it. The cost grows linearly with the length. The `a_j` start near 1, so
     that training starts from the sum of the history.
 
+    A sequence with `weights` is the sum over j of `w_j a_j h_j`, with `softmax`
+
+        a_j = exp(MLP_j) / sum over i of |w_i| exp(MLP_i)
+
+    so that, where the network says the same of all values, it is the sum or the mean that
+    `weights` make in other poolings. A value of weight 0 is as if it were not there.
+
     Args:
         candidate: see `Pooling`.
         hidden_units: sizes of the MLP's hidden layers; a linear unit follows.
@@ -80,6 +90,8 @@ class TargetAttention(Pooling):
     hidden_units: tuple[int, ...] = (32,)
     activation: str = "relu"
     softmax: bool = False
+
+    takes_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,7 +110,9 @@ class BST(Pooling):
 
     `p` is a learned vector of how long before the candidate the position is: padding behind a
     history changes nothing. The pooled vector is the last token. In the last block only that is
-    computed, so that with one block the cost grows linearly with the length.
+    computed, so that with one block the cost grows linearly with the length. It takes no `weights`
+    of the values: tokens are normed, whatever they were multiplied by, and attention has shares,
+    which cannot be below 0 as weights may.
 
     Args:
         candidate: see `Pooling`.

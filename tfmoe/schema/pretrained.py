@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tfmoe.schema.columns import Column
 from tfmoe.validation import check_bool, check_choice, checks_arguments, integer
@@ -17,6 +17,10 @@ class Pretrained(Column):
     missing, 2 unknown. Values of the data without a vector are unknown, and all have the one vector
     of the unknown, which is learned, as that of the missing is; `fit` warns of how many cells there
     are. The vectors travel with the Preprocessor, the model and what is exported.
+
+    Other columns have the same vectors by `share`: a history of products is
+    `Sequence("seen", share="product")`, pooled as any other, also with regard to the product. What
+    is trained of the vectors, and the matrix, is then of all these columns.
 
     Args:
         name, source: see `Column`.
@@ -38,6 +42,10 @@ class Pretrained(Column):
     projection: int | None = None
     dtype: str | None = None
 
+    # What a `Categorical` says of its table, for columns that share this one.
+    hash_buckets: ClassVar[None] = None
+    missing: ClassVar[tuple[str | int, ...]] = ()
+
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Pretrained({self.name!r})"
@@ -53,4 +61,8 @@ class Pretrained(Column):
 
     @property
     def is_sized(self) -> bool:
+        return True
+
+    @property
+    def may_be_shared(self) -> bool:
         return True

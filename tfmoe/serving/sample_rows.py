@@ -12,6 +12,7 @@ from tfmoe.data.encode.codecs import codec_of
 from tfmoe.data.encode.graph import is_text
 from tfmoe.schema.columns import MISSING_INT, Categorical, Column, MultiCategorical, Numeric
 from tfmoe.schema.histories import list_groups
+from tfmoe.schema.pretrained import Pretrained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ def _readers(schema):
 
 def _own_codec(schema, readers):
     """The codec of the first reader of a kind that makes cells of its own, or None."""
-    own = [column for column in readers if not isinstance(column, Numeric | Categorical)]
+    own = [c for c in readers if not isinstance(c, Numeric | Categorical | Pretrained)]
     return codec_of(own[0], schema) if own else None
 
 

@@ -24,6 +24,7 @@ from tfmoe.data.encode.columns import weight_values
 from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.task_column import TaskColumn
 from tfmoe.data.encode.values import ValueCodes
+from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import GROUP_CODES, Schema
@@ -45,7 +46,7 @@ def required_columns(
     Args:
         schema: `Schema`.
         names: the table's columns.
-        dtypes: dict of categorical column to `"int"`, `"string"` or None.
+        dtypes: dict of column that owns a table of values to `"int"`, `"string"` or None.
         labels: whether to read the labels that the table has.
         weights: whether to read the weight column, and that of groups.
 
@@ -222,14 +223,14 @@ class RowEncoder:
 
     @cached_property
     def _literal(self):
-        """Columns whose vocabulary has a `12.0`, which a text file must not turn into `12`."""
-        owners = set()
-        for owner, values in self.fitted.vocabularies.items():
-            if pa.types.is_large_string(values.type):
-                ends = values.filter(pc.ends_with(values, ".0"))
+        """Owners whose vocabulary has a `12.0`, which a text file must not turn into `12`."""
+        owners = []
+        for owner, table in self.fitted.tables.items():
+            if isinstance(table, Vocabulary) and not table.is_int:
+                ends = table.values.filter(pc.ends_with(table.values, ".0"))
                 if pc.any(pc.match_substring_regex(ends, r"^-?[0-9]+\.0\z")).as_py():
-                    owners.add(owner)
-        return [c.name for c in categorical_columns(self.schema) if c.table in owners]
+                    owners.append(owner)
+        return owners
 
     def groups(self, chunk: Mapping[str, pa.Array]) -> np.ndarray | None:
         """The codes of the rows' groups, int32 `(n,)`, -1 of none; None if rows have no groups.

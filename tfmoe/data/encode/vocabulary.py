@@ -132,6 +132,11 @@ class Vocabulary:
         kept = {name: value for name, value in state.items() if name not in ("_text", "_ids")}
         self.__dict__ |= {"missing": Marks(()), **kept, "_places": None}
 
+    @property
+    def dtype(self) -> str:
+        """`"int"` or `"string"`, of its values."""
+        return "int" if self.is_int else "string"
+
     @cached_property
     def known(self) -> pa.Array:
         """The values that have an id, in the order of these."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import NumericFit
-from tfmoe.data.encode.rows import categorical_columns, table_owners
+from tfmoe.data.encode.rows import table_owners
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.sketches import Moments
@@ -32,7 +32,7 @@ class Fitted:
 
     Args:
         num_rows: rows seen.
-        dtypes: `"int"` or `"string"` of each `Categorical` kind.
+        dtypes: `"int"` or `"string"` of each column with a table of values.
         vocabularies: Arrow array in id order, of each column that owns a vocabulary; null where
             an id is free.
         numeric: `NumericFit` of each `Numeric`.
@@ -41,7 +41,7 @@ class Fitted:
             a task without labels.
         label_moments: mean and standard deviation of each regression's labels; tasks without
             labels are not there, nor those that an earlier version has fitted.
-        tables: `Vocabulary` or `HashTable` of each owner.
+        tables: `Vocabulary` or `HashTable` of each owner, those that came with vectors too.
         one_spelling: whether hashing takes `true` and `True` for one value.
         fits: what the codecs of the other kinds of column have fitted.
         unseen: by column that owns a vocabulary, of how many growths in a row did not see each
@@ -141,7 +141,10 @@ class Fitted:
             else Vocabulary(vocabularies[owner], column.missing)
             for owner, column in table_owners(schema).items()
         }
-        by_column = {c.name: dtypes[c.table] or "string" for c in categorical_columns(schema)}
+        given = {name: codecs[name].vocabulary(fit) for name, fit in fits.items()}
+        brought = {name: table for name, table in given.items() if table is not None}
+        kinds = {**dtypes, **{name: table.dtype for name, table in brought.items()}}
+        by_column = {c.name: kinds[c.table] or "string" for c in schema.columns if c.table in kinds}
         return cls(
             num_rows,
             by_column,
@@ -150,7 +153,7 @@ class Fitted:
             widths,
             label_means,
             label_moments,
-            tables,
+            {**tables, **brought},
             one_spelling,
             fits,
         )
@@ -158,11 +161,11 @@ class Fitted:
     def table_sizes(self, schema: Schema) -> dict[str, int]:
         """Rows of the embedding table of each owner, in the schema's order."""
         sizes = {}
-        for name, codec in codecs_of(schema).items():
-            if name in self.tables:
-                sizes[name] = self.tables[name].size
-            elif codec.column.embeds and codec.column.table == name:
-                sizes[name] = codec.table_rows(self.fits.get(name))
+        for column in schema.columns:
+            if column.name in self.tables:
+                sizes[column.name] = self.tables[column.name].size
+            elif column.embeds and column.table == column.name and column.table_rows:
+                sizes[column.name] = column.table_rows
         return sizes
 
 

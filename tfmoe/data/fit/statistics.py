@@ -83,9 +83,8 @@ class Statistics:
 
     def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
         """The raw columns to read; see `tfmoe.data.encode.rows.required_columns`."""
-        dtypes = {
-            column.name: self.dtypes[column.table] for column in categorical_columns(self.schema)
-        }
+        brought = {name: codec.dtype for name, codec in self.codecs.items()}
+        dtypes = {**brought, **self.dtypes}
         return required_columns(self.schema, names, dtypes, labels=True, weights=False)
 
     def add(self, chunk: Mapping[str, pa.Array]) -> int:
@@ -181,6 +180,8 @@ class Statistics:
                     np.zeros(1, int), np.array([num_rows - repeats.sum()])
                 )
                 repeats = np.repeat(repeats, lengths)
+        if column.table not in self.dtypes:
+            return  # the codec that brings the table counts what is in it
         values = self._typed(column, array, untyped, separated=repeats is not None)
         counts = self.counts_of(column.table)
         if counts and values is not None:

@@ -21,6 +21,13 @@ class InterestAttention(Interest):
         a_j = MLP([h_j, t, h_j - t, h_j * t])
         output = sum over j of a_j h_j
 
+    With weights `w_j` of the values
+
+        output = sum over j of w_j a_j h_j
+
+    and with `softmax` `a_j` is `exp(MLP_j) / sum over i of |w_i| exp(MLP_i)`. A value of weight 0
+    is as if it were not there.
+
     The `a_j` start near 1, so that the layer starts as the sum of the history, or its mean with
     `softmax`. Differences and products are of the first `c` units of `h_j`, those of the
     candidate's space. In a `MultiTaskModel` it is `tfmoe.TargetAttention`, the pooling of a
@@ -35,9 +42,11 @@ class InterestAttention(Interest):
         history: float tensor `(b, l, d)`.
         candidate: float tensor `(b, c)`, `c <= d`.
         present: bool tensor `(b, l)`, False at padding, which has no part in anything.
+        training: ignored.
+        weights: float tensor `(b, l)` of the values, also below 0, or None.
 
     Returns:
-        Float tensor `(b, d)`; zeros where it is False throughout.
+        Float tensor `(b, d)`; zeros where no value is there.
 
     Raises:
         ValueError: if a number is too small, or a candidate larger than the history's vectors.
@@ -79,18 +88,31 @@ class InterestAttention(Interest):
         ]
 
     def call(
-        self, history: Tensor, candidate: Tensor, present: Tensor, training: bool | None = None
+        self,
+        history: Tensor,
+        candidate: Tensor,
+        present: Tensor,
+        training: bool | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         hidden = self._first(history, candidate)
         for kernel, bias in zip(self.kernels[1:], self.biases[1:], strict=True):
             hidden = ops.matmul(self.activation(hidden), kernel) + bias
-        weights = hidden[..., 0]
+        shares = hidden[..., 0]
+        if weights is not None:
+            present = ops.logical_and(present, weights != 0)
         if self.softmax:
             # Shares of many positions are small: float16 would lose them.
-            scores = ops.where(present, ops.cast(weights, "float32"), -1e9)
-            weights = ops.cast(ops.softmax(scores, axis=-1), history.dtype)
-        weights = weights * ops.cast(present, history.dtype)
-        return ops.einsum("bl,bld->bd", weights, history)
+            scores = ops.cast(shares, "float32")
+            if weights is not None:
+                sizes = ops.where(present, ops.abs(ops.cast(weights, "float32")), 1.0)
+                scores, weights = scores + ops.log(sizes), ops.sign(weights)
+            scores = ops.where(present, scores, -1e9)
+            shares = ops.cast(ops.softmax(scores, axis=-1), history.dtype)
+        shares = shares * ops.cast(present, history.dtype)
+        if weights is not None:
+            shares = shares * ops.cast(weights, history.dtype)
+        return ops.einsum("bl,bld->bd", shares, history)
 
     def _first(self, history: Tensor, candidate: Tensor) -> Tensor:
         """`[h, t, h - t, h * t] @ kernel + bias`, of which no `(b, l, d + 3 c)` is made."""

@@ -43,7 +43,7 @@ class Interest(keras.layers.Layer):
         return (history_shape[0], history_shape[-1])
 
     def compute_output_spec(
-        self, history: Tensor, candidate: Tensor, present: Tensor, training: bool | None = None
+        self, history: Tensor, candidate: Tensor, present: Tensor, **others: Any
     ) -> Any:
         shape = (history.shape[0], history.shape[-1])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)

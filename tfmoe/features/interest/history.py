@@ -66,6 +66,7 @@ def pooled_by_candidate(
     parts: list[Tensor],
     candidates: list[Tensor],
     present: Tensor,
+    weights: Tensor | None,
     training: bool | None,
 ) -> list[Tensor]:
     """What a layer makes of histories and candidates in several copies, which are rows to it.
@@ -75,6 +76,7 @@ def pooled_by_candidate(
         parts: for each column of the history `(b, n, l, d)`.
         candidates: for each candidate column `(b, n, d)`.
         present: bool `(b, l)`, where one of the columns has a value.
+        weights: float `(b, l)` of the positions, or None.
         training: see Keras.
 
     Returns:
@@ -85,8 +87,11 @@ def pooled_by_candidate(
     history = ops.reshape(history, (-1, ops.shape(present)[1], history.shape[-1]))
     candidate = ops.concatenate(candidates, axis=-1)
     candidate = ops.reshape(candidate, (-1, candidate.shape[-1]))
+    by_position = (
+        {"present": present} if weights is None else {"present": present, "weights": weights}
+    )
     if copies > 1:
-        present = ops.repeat(present, copies, axis=0)
-    pooled = layer(history, candidate, present, training=training)
+        by_position = {n: ops.repeat(one, copies, axis=0) for n, one in by_position.items()}
+    pooled = layer(history, candidate, **by_position, training=training)
     ends = np.cumsum([part.shape[-1] for part in parts])[:-1].tolist()
     return ops.split(pooled, ends, axis=-1) if ends else [pooled]

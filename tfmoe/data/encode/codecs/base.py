@@ -14,6 +14,7 @@ from tfmoe.schema.columns import MISSING_INT, MISSING_STRING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tfmoe.data.encode.vocabulary import Vocabulary
     from tfmoe.schema.schema import Schema
 
 # What a request has where a value is missing.
@@ -42,6 +43,11 @@ class Codec:
     def needs_fit(self) -> bool:
         """Whether it cannot be encoded with what the schema says alone."""
         return False
+
+    @property
+    def dtype(self) -> str | None:
+        """`"int"` or `"string"`, if it brings along a table of values, else None."""
+        return None
 
     def kinds(self, dtypes: Mapping[str, str | None]) -> dict[str, str | None]:
         """Its raw columns and how a text file should read them; see `rows.required_columns`."""
@@ -79,9 +85,9 @@ class Codec:
         """Its length, if the column `is_sized`."""
         return self.column.width
 
-    def table_rows(self, fit: Any) -> int:
-        """Rows of its embedding table, if it has one of its own."""
-        return self.column.table_rows
+    def vocabulary(self, fit: Any) -> Vocabulary | None:
+        """The table of values that a fit brings along, if it has one."""
+        return None
 
     def check(self, fit: Any) -> bool:
         """Whether a fit, which may come from a stranger's file, is one that encoding can use."""

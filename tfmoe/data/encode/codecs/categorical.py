@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tfmoe.data.encode.codecs.base import Codec, single_values
 from tfmoe.data.encode.columns import TextCache, categorical_ids
@@ -27,18 +29,23 @@ class CategoricalCodec(Codec):
         return self.owner.hash_buckets is None
 
     def kinds(self, dtypes):
-        return {self.column.raw_name: dtypes[self.column.name]}
+        return {self.column.raw_name: dtypes[self.column.table]}
 
     def encode(self, chunk, fitted):
-        array = chunk[self.column.raw_name]
-        ids = categorical_ids(array, self.column.raw_name, *self.reading(fitted))
-        return {self.column.name: ids}
+        return {self.column.name: self.ids(chunk, *self.reading(fitted))}
+
+    def ids(self, chunk: Mapping[str, pa.Array], *reading: Any) -> np.ndarray:
+        """The ids of all values of its cells, int32, one after the other."""
+        return categorical_ids(chunk[self.column.raw_name], self.column.raw_name, *reading)
 
     def reading(self, fitted: Any) -> tuple[Any, bool, TextCache, bool]:
         """How values become ids, as `categorical_ids` takes it."""
         is_int = fitted.dtypes[self.column.name] == "int"
-        declared = self.owner.dtype is not None
-        return fitted.tables[self.column.table], is_int, self._cache, declared
+        return self.reading_by(fitted.tables[self.column.table], is_int)
+
+    def reading_by(self, table: Any, is_int: bool) -> tuple[Any, bool, TextCache, bool]:
+        """The same, of a table and whether its values are integers."""
+        return table, is_int, self._cache, self.owner.dtype is not None
 
     def is_text(self, fitted: Any) -> bool:
         """Whether the raw column holds strings."""

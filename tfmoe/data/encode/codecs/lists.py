@@ -60,7 +60,7 @@ class ListCodec(CategoricalCodec):
             ids = list_ids(array, column, table, is_int, length, cache, declared)
             return {column.name: ids}
         # Weights, or what stands beside, differ where texts repeat: each cell is taken by itself.
-        cells = [member.cells(chunk, fitted) for member in self._members]
+        cells = [member.cells(chunk, *member.reading(fitted)) for member in self._members]
         check_aligned([member.column.raw_name for member in self._members], cells)
         places = kept_places(cells, length, column.keeps_last)
         padded = padded_ids(cells, places)
@@ -70,10 +70,12 @@ class ListCodec(CategoricalCodec):
             features |= member.weigh(chunk, own.lengths, kept, ids)
         return features
 
-    def cells(self, chunk: Mapping[str, pa.Array], fitted: Any) -> Cells:
+    def cells(self, chunk: Mapping[str, pa.Array], *reading: Any) -> Cells:
         """The ids of the cells' elements."""
-        column = self.column
-        return cells_of(chunk[column.raw_name], column, *self.reading(fitted))
+        return cells_of(chunk[self.column.raw_name], self.column, *reading)
+
+    def ids(self, chunk, *reading):
+        return self.cells(chunk, *reading).ids
 
     def weigh(self, chunk: Any, lengths: Any, places: Any, ids: Any) -> dict[str, np.ndarray]:
         """The weights of ids at the places, as a feature, if there are some."""

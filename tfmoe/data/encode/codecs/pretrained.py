@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfmoe.data.encode.codecs.base import Codec, single_values
-from tfmoe.data.encode.codecs.categorical import are_missing
-from tfmoe.data.encode.columns import TextCache, categorical_ids
-from tfmoe.data.encode.graph_tables import graph_table
+from tfmoe.data.encode.codecs.categorical import CategoricalCodec
+from tfmoe.data.encode.codecs.lists import ListCodec
 from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.read.vectors import read_vectors
-from tfmoe.schema.columns import FIRST_ID, MISSING_ID, UNKNOWN_ID
+from tfmoe.schema.columns import MISSING_ID, UNKNOWN_ID
 
 
 @dataclass(frozen=True)
@@ -45,18 +43,17 @@ class PretrainedFit:
         return Vocabulary(pa.array(self.values.tolist(), kind))
 
 
-class PretrainedCodec(Codec):
-    """See `Codec`."""
+class PretrainedCodec(CategoricalCodec):
+    """See `Codec`. Its table of values, which others may share, comes with the vectors."""
 
     fit_kind = PretrainedFit
 
     def __init__(self, column, schema):
         super().__init__(column, schema)
-        self._cache = TextCache()
-
-    @property
-    def needs_fit(self):
-        return True
+        others = [c for c in schema.columns if c.table == column.name and c.name != column.name]
+        kinds = [ListCodec if other.is_list else CategoricalCodec for other in others]
+        # Of all columns with its vectors; they are counted here, where the vectors are.
+        self._readers = [self, *(kind(o, schema) for kind, o in zip(kinds, others, strict=True))]
 
     @cached_property
     def _given(self) -> PretrainedFit:
@@ -80,26 +77,31 @@ class PretrainedCodec(Codec):
                 ) from error
         return PretrainedFit(ids, vectors)
 
-    def kinds(self, dtypes):
+    @property
+    def dtype(self):
         # As the vectors' ids are, where these are there.
-        kind = self.column.dtype
-        if kind is None and self.column.vectors is not None:
-            kind = "int" if self._given.values.dtype.kind == "i" else "string"
-        return {self.column.raw_name: kind}
+        known = self.column.vectors is not None or "_given" in self.__dict__
+        return self._given.vocabulary.dtype if known else self.column.dtype
 
     def nothing(self):
         return Matched()
 
     def count(self, chunk, seen):
-        ids = self._ids(chunk[self.column.raw_name], self._given)
-        present = int((ids != MISSING_ID).sum())
-        return seen.merge(Matched(present, int((ids == UNKNOWN_ID).sum())))
+        table = self._given.vocabulary
+        for reader in self._readers:
+            ids = reader.ids(chunk, *reader.reading_by(table, table.is_int))
+            # Missing elements of lists have the id of padding.
+            present = int((ids > MISSING_ID).sum())
+            seen = seen.merge(Matched(present, int((ids == UNKNOWN_ID).sum())))
+        return seen
 
     def notice(self, seen):
         if not seen.without:
             return None
+        what = " and ".join(repr(reader.column.name) for reader in self._readers)
+        of = "cells" if len(self._readers) == 1 else "values"
         return (
-            f"{seen.without:,} of {seen.cells:,} cells of {self.column.name!r} name values without "
+            f"{seen.without:,} of {seen.cells:,} {of} of {what} name values without "
             "a vector. They count as unknown, whose one vector is learned. Add their vectors if "
             "they should be told apart."
         )
@@ -142,8 +144,8 @@ class PretrainedCodec(Codec):
     def width(self, fit):
         return fit.vectors.shape[1]
 
-    def table_rows(self, fit):
-        return FIRST_ID + len(fit.values)
+    def vocabulary(self, fit):
+        return fit.vocabulary
 
     def check(self, fit):
         values, vectors = fit.values, fit.vectors
@@ -151,57 +153,6 @@ class PretrainedCodec(Codec):
         right = right and values.ndim == 1 and vectors.ndim == 2 and len(values) == len(vectors)
         right = right and vectors.size > 0 and vectors.dtype == np.float32
         return bool(right and np.isfinite(vectors).all() and len(np.unique(values)) == len(values))
-
-    def _ids(self, array, fit):
-        table = fit.vocabulary
-        declared = self.column.dtype == "int"
-        return categorical_ids(
-            array, self.column.raw_name, table, table.is_int, self._cache, declared
-        )
-
-    def encode(self, chunk, fitted):
-        name = self.column.name
-        return {name: self._ids(chunk[self.column.raw_name], fitted.fits[name])}
-
-    def _is_text(self, fitted):
-        return not fitted.fits[self.column.name].vocabulary.is_int
-
-    def signature(self, fitted):
-        return {self.column.name: ("string" if self._is_text(fitted) else "int64", 1)}
-
-    def request(self, df, fitted):
-        cells = df[self.column.raw_name].tolist()
-        return {self.column.name: single_values(cells, self._is_text(fitted))}
-
-    def hold(self, encoder):
-        self._table(encoder)
-
-    def graph(self, raw, encoder):
-        import tensorflow as tf
-
-        name = self.column.name
-        table = encoder.preprocessor.fits[name].vocabulary
-        ids = tf.cast(self._table(encoder).lookup(raw[name]), tf.int32)
-        return {name: tf.where(are_missing(raw[name], table), MISSING_ID, ids)}
-
-    def _table(self, encoder):
-        key = f"{self.column.name}_vectors"
-        if key not in encoder.tables:
-            vocabulary = encoder.preprocessor.fits[self.column.name].vocabulary
-            encoder.tables[key] = graph_table(vocabulary, not vocabulary.is_int)
-        return encoder.tables[key]
-
-    def sample(self, fitted, num_rows, generator):
-        vocabulary = fitted.fits[self.column.name].vocabulary
-        values = vocabulary.values.slice(0, 1000).to_pylist()
-        cells: list[Any] = [values[i] for i in generator.integers(0, len(values), num_rows)]
-        for row in range(num_rows // 2, num_rows, 3):
-            cells[row] = None if row % 2 else (-77 if vocabulary.is_int else "without a vector")
-        return cells
-
-    def typical(self, fitted, row):
-        values = fitted.fits[self.column.name].vocabulary.values
-        return values[row % min(3, len(values))].as_py()
 
 
 def _kind(values):
