@@ -151,6 +151,24 @@ class OtherNumber(Case):
         return difference(self.run(self.model(one), one, self.folder), expected)
 
 
+class Loaded(OtherNumber):
+    """Trained on one device, loaded in the scope of several replicas and trained on there."""
+
+    def difference(self):
+        one, path = tf.distribute.get_strategy(), self.folder.parent / "model.keras"
+        model = self.model(one)
+        self.run(model, one)
+        model.save(path)
+        with self.strategy.scope():
+            loaded = tfmoe.load_model(path)
+        history, numbers = self.run(loaded, self.strategy)
+        known, expected = self.run(model, one)
+        # Where the bins of an AUC lie is another matter on replicas.
+        bins = ("counts", "pairs", "knots")
+        expected = {n: values for n, values in expected.items() if not n.endswith(bins)}
+        return difference((history, numbers), (known, expected))
+
+
 def schema():
     columns = [tfmoe.Numeric("x"), tfmoe.Categorical("c", dim=2)]
     return tfmoe.Schema(columns, [tfmoe.Binary("click"), tfmoe.Regression("stars")])
@@ -197,7 +215,14 @@ def refused(strategy, folder):
     return None
 
 
-CASES = {"plain": Case, "shared": Shared, "files": Files, "quick": Quick, "other": OtherNumber}
+CASES = {
+    "plain": Case,
+    "shared": Shared,
+    "files": Files,
+    "quick": Quick,
+    "other": OtherNumber,
+    "loaded": Loaded,
+}
 
 
 def main(num, folder, *names):

@@ -35,9 +35,9 @@ def test_all_states_of_replicas_go_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_training_goes_on_on_another_number_of_replicas(tmp_path):
-    found = differences(tmp_path, 2, "other", "refused")
-    assert "Received a DistributedDataset that the strategy has made" in found.pop("refused")
-    check(found)
+    of_cases = differences(tmp_path, 2, "other", "loaded", "refused")
+    assert "Received a DistributedDataset that the strategy has made" in of_cases.pop("refused")
+    check(of_cases)
 
 
 @pytest.mark.slow
