@@ -82,8 +82,9 @@ class Shared(Case):
     """Batches that replicas share; in the last step of an epoch one has none."""
 
     def data(self, strategy):
+        size = SIZE - SIZE % strategy.num_replicas_in_sync
         return tfmoe.distribution.dataset(
-            self.prep, kept.table(), SIZE, strategy=strategy, shuffle=True, seed=4
+            self.prep, kept.table(), size, strategy=strategy, shuffle=True, seed=4
         )
 
     def arguments(self, strategy):
