@@ -345,6 +345,7 @@ class CountedSteps:
                 # Keras counts them as any others, but nothing is told of them.
                 self._read(iterator, end + 1 - begin)
                 continue
+            self.first = 0  # nobody comes back here where data end of which no number is known
             self._follow(iterator)
             self.taken += end + 1 - begin
             yield begin, end, iterator

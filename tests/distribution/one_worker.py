@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-ROWS, BATCH, EPOCHS = 101, 20, 3
+ROWS, BATCH, EPOCHS = 101, 20, int(os.environ.get("EPOCHS", 3))
 
 
 def table():
@@ -26,8 +26,10 @@ def table():
 
 
 def backups(index):
-    """Keras's own, and what ends a worker in the midst of the second epoch where that is asked."""
+    """Keras's own or ours, and what ends a worker in the midst of the second epoch where asked."""
     import keras
+
+    import tfmoe
 
     class Dies(keras.callbacks.Callback):
         epoch = 0
@@ -39,8 +41,15 @@ def backups(index):
             if (self.epoch, batch) == (1, 2):
                 os._exit(9)
 
-    folder = os.environ["BACKUP"]
-    found = [keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False)]
+    found = []
+    if "BACKUP" in os.environ:
+        folder = os.environ["BACKUP"]
+        found.append(keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False))
+    if "CHECKPOINTS" in os.environ:
+        folder = os.environ["CHECKPOINTS"]
+        if "APART" in os.environ:
+            folder = f"{folder}-{index}"
+        found.append(tfmoe.Checkpoint(folder, every_steps=1))
     return [*found, Dies()] if str(index) == os.environ.get("DIES") else found
 
 
@@ -72,20 +81,20 @@ def main(index, *ports):
     def batches(size):
         if strategy is None:
             return prep.dataset(table(), size)
-        return tfmoe.distribution.dataset(prep, table(), size, strategy=strategy)
+        shuffle = "SHUFFLE" in os.environ
+        return tfmoe.distribution.dataset(prep, table(), size, strategy=strategy, shuffle=shuffle)
 
     found = {"seen": [], "refused": []}
     for features, *_ in model.batches_of(batches(BATCH)):
         found["seen"] += np.asarray(features["x"]).tolist()
-    callbacks = backups(index) if "BACKUP" in os.environ else []
     history = model.fit(
         batches(BATCH),
         epochs=EPOCHS,
         verbose=0,
         validation_data=batches(40),
-        callbacks=callbacks,
+        callbacks=backups(index),
     )
-    found["history"] = history.history
+    found["history"], found["plan"] = history.history, model.plan
     found["exact"] = model.evaluate(batches(40), verbose=0)
     found["binned"] = model.evaluate(batches(40), verbose=0, exact=False)
     found["scores"] = model.predict(table()[["x", "user"]], verbose=0)["a"].tolist()

@@ -113,6 +113,19 @@ class InFiles(Case):
         return self.prep.dataset(str(self.folder / "*.parquet"), SIZE, shuffle=17, seed=4)
 
 
+class OfUnknownLength(Case):
+    """A file that does not say how many rows it has."""
+
+    breaks = ((0, 4), (1, 7))
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        kept.table().to_csv(folder / "rows.csv", index=False)
+
+    def data(self):
+        return self.prep.dataset(str(self.folder / "rows.csv"), SIZE, shuffle=True, seed=4)
+
+
 class OneTaskARow(Case):
     """Rows of one task each, mixed."""
 
@@ -233,6 +246,7 @@ def stream(start):
 CASES = [
     InMemory,
     InFiles,
+    OfUnknownLength,
     OneTaskARow,
     RawRows,
     Repeated,

@@ -8,6 +8,7 @@ import pyarrow.feather
 import pyarrow.orc
 import pyarrow.parquet
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import tfmoe
@@ -173,3 +174,27 @@ def test_the_command_line_reads_and_writes_urls(store, rows, tmp_path):
     again = CliRunner().invoke(app, ["predict", model, table, "--out", out])
     assert again.exit_code == 1
     assert "Nothing is written over" in again.output
+
+
+@pytest.mark.slow
+def test_a_search_reads_urls_and_writes_here(store, rows, tmp_path):
+    pytest.importorskip("optuna")
+    put(store, rows, "parquet", tmp_path, "tune/table")
+    SCHEMA.save("s3://shop/tune/schema.yaml")
+    run = {
+        "data": "s3://shop/tune/table",
+        "valid": "s3://shop/tune/table/day=2024-01-02",
+        "schema": "s3://shop/tune/schema.yaml",
+        "num_experts": 2,
+        "hidden_units": "4",
+        "epochs": 1,
+        "search": {"learning_rate": [0.01, 0.02]},
+    }
+    store.pipe_file("shop/tune/run.yaml", yaml.safe_dump(run).encode())
+    command = ["tune", "--config", "s3://shop/tune/run.yaml", "--trials", "1"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "tuned")])
+    assert done.exit_code == 0, done.output
+    best = tfmoe.Run.load(tmp_path / "tuned" / "best.yaml")
+    assert best.data == run["data"]
+    with pytest.raises(ValueError, match="Write to a local folder"):
+        tfmoe.tune(run, folder="s3://shop/tuned", trials=1)

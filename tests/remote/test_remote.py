@@ -8,12 +8,17 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from tests.datasets.test_movielens import write_ml_1m
 from tests.remote.stores import Failing, failing_store, web_server
 from tfmoe import files, remote
+from tfmoe.cli.app import app
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import open_source
+from tfmoe.datasets.movielens import movielens
 from tfmoe.schema.columns import Categorical, Numeric
+from tfmoe.schema.pretrained import Pretrained
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary
 
@@ -247,3 +252,56 @@ def test_a_web_server_that_knows_no_ranges(tmp_path, rows):
         with pytest.raises(FileNotFoundError, match="No file matches"):
             open_source(f"{url}/none.csv")
     fsspec.get_filesystem_class("http").clear_instance_cache()
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy", "parquet"])
+def test_vectors_behind_an_url(store, tmp_path, ending):
+    vectors = np.arange(6, dtype="float32").reshape(3, 2)
+    path = tmp_path / f"v.{ending}"
+    if ending == "npz":
+        np.savez(path, ids=[0, 1, 2], vectors=vectors)
+    elif ending == "npy":
+        np.save(path, vectors)
+    else:
+        pd.DataFrame({"id": [0, 1, 2], "vector": list(vectors)}).to_parquet(path)
+    store.put_file(str(path), f"/shop/{path.name}")
+    rows = pd.DataFrame({"item": [0, 1, 2], "y": 0})
+    for place in (f"failing://shop/{path.name}", Path(f"failing://shop/{path.name}")):
+        column = Pretrained("item", vectors=place)
+        Failing.failures = 1
+        prep = Preprocessor(Schema([column], [Binary("y")])).fit(rows, progress=False)
+        assert Failing.failures == 0
+        np.testing.assert_array_equal(prep.fits["item"].vectors, vectors)
+        # A schema's file has the URL.
+        assert Schema.from_json(prep.schema.to_json()).columns[0].vectors == str(
+            f"failing://shop/{path.name}"
+        )
+    assert Pretrained("item", vectors=Path(f"file://{path}")).vectors == str(path)
+    nowhere = Pretrained("item", vectors=f"failing://shop/none.{ending}")
+    with pytest.raises(FileNotFoundError, match="none"):
+        Preprocessor(Schema([nowhere], [Binary("y")])).fit(rows, progress=False)
+    other = Pretrained("item", vectors="failing://shop/v.txt")
+    with pytest.raises(ValueError, match=r"path or URL of .* Received vectors='failing:"):
+        Preprocessor(Schema([other], [Binary("y")])).fit(rows, progress=False)
+
+
+def test_movielens_behind_an_url(store, tmp_path):
+    folder = write_ml_1m(tmp_path / "ml")
+    for path in folder.iterdir():
+        store.put_file(str(path), f"/shop/ml/{path.name}")
+    expected = movielens(folder)
+    for place in ("failing://shop/ml", Path("failing://shop/ml"), f"file://{folder}"):
+        found = movielens(place)
+        for part in ("train", "valid", "test"):
+            pd.testing.assert_frame_equal(getattr(found, part), getattr(expected, part))
+    store.pipe_file("/shop/other/a.txt", b"a")
+    with pytest.raises(ValueError, match=r"name_or_path='failing://shop/other', which holds \['a"):
+        movielens("failing://shop/other")
+
+
+@pytest.mark.parametrize("command", [["tune", "--config", "run.yaml"], ["demo"]])
+def test_commands_that_write_here_say_so(command):
+    done = CliRunner().invoke(app, [*command, "--out", "s3://shop/out"])
+    assert done.exit_code == 1
+    text = " ".join(done.output.split())
+    assert "This is written where this process runs. Received path='s3://shop/out'" in text

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tfmoe import files
-from tfmoe.datasets.movielens_files import folder_of, read
+from tfmoe.datasets.movielens_files import tables_of
 from tfmoe.datasets.synthetic import Split
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
@@ -31,7 +31,7 @@ def movielens(
     depend on `seed`. The split itself does not.
 
     Args:
-        name_or_path: `"ml-1m"` or `"ml-latest-small"`, or the path of a folder that
+        name_or_path: `"ml-1m"` or `"ml-latest-small"`, or the path or URL of a folder that
             holds the files of either. A name is looked for in the folder
             `$TFMOE_DATA/<name>`, then in the cache `~/.cache/tfmoe/<name>`
             (`$XDG_CACHE_HOME/tfmoe/<name>` if that variable is set), and else
@@ -58,7 +58,7 @@ def movielens(
     """
     check_choice("movielens", "negatives", negatives, ("uniform", "popularity"))
     seed = integer("movielens", "seed", seed, 0)
-    ratings, movies, users = read(folder_of(name_or_path))
+    ratings, movies, users = tables_of(name_or_path)
     rows = pd.concat([ratings, draw_negatives(ratings, negatives, seed)], ignore_index=True)
     rows = rows.merge(movies, how="left", on="movie_id")
     columns: list[Column] = [

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tfmoe import files
+from tfmoe.remote import local_copy
 
 HOME = "https://files.grouplens.org/datasets/movielens/"
 
@@ -27,6 +28,14 @@ _ML_1M_RATINGS = ("ratings.dat", "ratings_reconstructed.csv.gz")
 # What the columns of the other set's table are.
 _LATEST = {"userId": "user_id", "movieId": "movie_id", "rating": "rating", "timestamp": "when"}
 _NO_GENRES = "(no genres listed)"
+
+
+def tables_of(name_or_path: files.PathLike, in_order: bool = False) -> tuple[Any, Any, Any]:
+    """What `read` returns of a name, of a folder, or of one behind an URL."""
+    if name_or_path in CHECKSUMS:
+        return read(folder_of(name_or_path), in_order)
+    with local_copy(name_or_path) as copy:
+        return read(folder_of(name_or_path, copy), in_order)
 
 
 def read(folder: Path, in_order: bool = False) -> tuple[Any, Any, Any]:
@@ -81,8 +90,13 @@ def _read_ml_1m_ratings(folder):
     return ratings.rename(columns={"order_in_user": "when"})[names]
 
 
-def folder_of(name_or_path: files.PathLike) -> Path:
-    """Folder with the files; downloads them if a name is given and nothing is there."""
+def folder_of(name_or_path: files.PathLike, copy: Path | None = None) -> Path:
+    """Folder with the files; downloads them if a name is given and nothing is there.
+
+    Args:
+        name_or_path: one of the names, or a path.
+        copy: where what is at the path is to be looked for, or None for the path itself.
+    """
     if name_or_path in CHECKSUMS:
         homes = [Path(os.environ["TFMOE_DATA"])] if os.environ.get("TFMOE_DATA") else []
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfmoe"
@@ -90,7 +104,7 @@ def folder_of(name_or_path: files.PathLike) -> Path:
             if _is_movielens(home / name_or_path):
                 return home / name_or_path
         return _download(name_or_path, cache)
-    folder = Path(name_or_path)
+    folder = copy or Path(name_or_path)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"movielens takes one of the names {sorted(CHECKSUMS)} or the path of a folder. "

@@ -5,7 +5,7 @@ import pandas as pd
 
 from tfmoe import files
 from tfmoe.datasets.movielens import draw_negatives
-from tfmoe.datasets.movielens_files import folder_of, read
+from tfmoe.datasets.movielens_files import tables_of
 from tfmoe.datasets.synthetic import Split
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.schema import Schema
@@ -47,7 +47,7 @@ def movielens_histories(
     check_choice("movielens_histories", "negatives", negatives, ("uniform", "popularity"))
     seed = integer("movielens_histories", "seed", seed, 0)
     max_length = integer("movielens_histories", "max_length", max_length, 1)
-    ratings, movies, users = read(folder_of(name_or_path), in_order=True)
+    ratings, movies, users = tables_of(name_or_path, in_order=True)
     kind = movies["genres"].str.split("|").str[0].replace("", _NO_KIND)
     movies = movies.assign(kind=kind)
     ratings["place"] = ratings.groupby("user_id").cumcount()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfmoe.data.batch.epochs import Epochs
 from tfmoe.data.batch.task_mixer import TaskMixer
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.validation import checks_arguments, integer
@@ -72,12 +74,60 @@ def dataset(
             f"batch_size={batch_size} for {replicas} replicas. Take a multiple of {replicas}."
         )
 
+    parts: list[Epochs] = []
+    workers = 1
+
     def part(context: Any) -> tf.data.Dataset:
-        shard = context.input_pipeline_id, context.num_input_pipelines
+        nonlocal workers
+        workers = context.num_input_pipelines
+        shard = context.input_pipeline_id, workers
         own = preprocessor.dataset(
             source, batch_size // replicas, shuffle, seed, labels, shard, drop_remainder, mixer
         )
+        parts.append(own.epochs)
         # Workers may have other numbers of batches; only together they know the end.
         return own.filter(lambda *batch: True)
 
-    return strategy.distribute_datasets_from_function(part)
+    shared = strategy.distribute_datasets_from_function(part)
+    shared.epochs = SharedEpochs(parts, workers, replicas)
+    return shared
+
+
+class SharedEpochs:
+    """The epochs of batches that replicas share, in steps that all replicas take together.
+
+    As `tfmoe.data.batch.epochs.Epochs`, of which a process has one for each part that it reads.
+
+    Args:
+        parts: sequence of `Epochs`, those of this process.
+        workers: int >= 1, into how many parts the rows are cut.
+        replicas: int >= 1, of all workers.
+    """
+
+    def __init__(self, parts: Sequence[Epochs], workers: int, replicas: int) -> None:
+        self._parts = list(parts)
+        self._workers, self._replicas = workers, replicas
+
+    @property
+    def next_epoch(self) -> int:
+        """The number of the epoch that comes next."""
+        return self._parts[0].next_epoch
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether the rows of a group share a batch."""
+        return self._parts[0].keeps_groups
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the batches follow from, as plain data that is the same for all workers."""
+        own = self._parts[0].description
+        batch_size = own["batch_size"] * self._replicas
+        shared = {"workers": self._workers, "replicas": self._replicas}
+        return {**own, "batch_size": batch_size, "shard": None, **shared}
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Lets the next call go on with an epoch, after a number of steps; see `Epochs`."""
+        for part in self._parts:
+            # In a step each of a worker's replicas takes one of its batches.
+            part.seek(epoch, batch * (self._replicas // self._workers))

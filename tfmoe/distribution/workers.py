@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from tfmoe.compute.registered import registered
 from tfmoe.model.inputs import quiet_end
+from tfmoe.model.load import load_model
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.model.replicas import has_workers, is_shared
 
@@ -25,7 +26,8 @@ class MultiWorkerModel(MultiTaskModel):
     evaluated on what `tfmoe.distribution.dataset` makes, and trains as one process does on batches
     of the same rows. `fit`, `evaluate`, `save` and `save_weights` are to be called by all workers,
     for they wait for each other: metrics are those of all rows, exact ones too, and of files only
-    the chief's are written. `predict` is each worker's own: it predicts all rows that it is given.
+    the chief's are written, checkpoints too. `predict` is each worker's own: it predicts all rows
+    that it is given. `MultiWorkerModel.of` makes one of a model that there is.
 
     A class of its own, because Keras 3's `fit` does not run under that strategy. Outside of it, as
     after loading, it is a `MultiTaskModel`.
@@ -50,13 +52,43 @@ class MultiWorkerModel(MultiTaskModel):
 
     trains_on_workers = True
 
+    @classmethod
+    def of(cls, model: MultiTaskModel, strategy: Any) -> MultiWorkerModel:
+        """A model like one that there is, for the workers of a strategy to train on together.
+
+        All of them call it with the same model, outside of the strategy's scope. Weights, random
+        states, the optimizer's state and what a weighting has learned come along.
+
+        Args:
+            model: `MultiTaskModel`, loaded, grown or trained in this process alone.
+            strategy: `tf.distribute.MultiWorkerMirroredStrategy`.
+
+        Returns:
+            `MultiWorkerModel`, compiled if the model is.
+
+        Example:
+
+        >>> model = tfmoe.load_model("model.keras")  # doctest: +SKIP
+        >>> model = tfmoe.MultiWorkerModel.of(model, strategy)  # doctest: +SKIP
+        """
+        name = keras.saving.get_registered_name(MultiTaskModel)
+        with tempfile.TemporaryDirectory() as folder:
+            # A file is how a model comes whole into another class and another scope.
+            path = Path(folder) / "model.keras"
+            model.save(path)
+            with strategy.scope(), keras.saving.custom_object_scope({name: cls}):
+                found: Any = load_model(path)
+        # A file says nothing of how a Preprocessor has just grown.
+        found._adopt(model.training_preprocessor)
+        return found
+
     @property
     def _strategy(self) -> Any:
         """The strategy of several workers under which it was made, or None."""
         return self.distribute_strategy if has_workers(self) else None
 
     @property
-    def is_chief(self) -> bool:
+    def is_chief(self) -> bool:  # type: ignore[override]
         """Whether this worker is the one that writes files."""
         return self._strategy is None or self._strategy.extended.should_checkpoint
 
@@ -132,6 +164,10 @@ class MultiWorkerModel(MultiTaskModel):
             for name, own in rows.items()
         }
 
+    def together(self, act: Callable[[], Any]) -> Any:
+        """See `MultiTaskModel`."""
+        return act() if self._strategy is None else together(self._strategy, act)
+
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """As `MultiTaskModel.save`, on all workers; the chief's file is written."""
         with self._of_chief(filepath) as place:
@@ -150,6 +186,34 @@ class MultiWorkerModel(MultiTaskModel):
             return
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / Path(path).name
+
+
+def together(strategy: Any, act: Callable[[], Any]) -> Any:
+    """What a function returns on this worker; if it fails on one of them, it fails on all.
+
+    All workers call it, and none goes on before all have done theirs.
+
+    Args:
+        strategy: of several workers.
+        act: callable without arguments.
+
+    Raises:
+        RuntimeError: if it has failed on another worker alone.
+    """
+    failed, found = None, None
+    try:
+        found = act()
+    except Exception as error:  # told to the others, who would wait for ever
+        failed = error
+    bad = _of_workers(strategy, np.array([int(failed is not None)]))
+    if failed is not None:
+        raise failed
+    if bad.any():
+        raise RuntimeError(
+            "Workers train together. Received an error on another one, of "
+            f"{np.flatnonzero(bad).tolist()}, counted from 0. See what it says there."
+        )
+    return found
 
 
 def _cut(features: dict[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfmoe.files import PathLike, check_local
 from tfmoe.keras_private import counting
@@ -54,6 +55,11 @@ class Checkpoint(keras.callbacks.Callback):
     A callback of one's own is kept too if it has the methods `get_state()`, which returns a dict
     of lists, numbers, texts and arrays, and `set_state(state)`, called before the first step.
 
+    A training on several replicas goes on alike, up to rounding, from a file that is the same for
+    any number of them; on data of `Preprocessor.dataset` also with another number, and on what
+    `tfmoe.distribution.dataset` makes with the same. Of several workers the chief's file is
+    written, in a folder that all of them see.
+
     Args:
         folder: local folder of this one training, made if there is none.
         every_steps: int >= 1, batches after which a checkpoint is written, or None to write one
@@ -67,7 +73,8 @@ class Checkpoint(keras.callbacks.Callback):
         ValueError: if an argument is out of range; before the first step, if the newest
             checkpoint is of another schema, structure, optimizer, data or callbacks, or the data
             are of those that are refused, or a callback changes the model's shapes, as
-            `CompactExperts`.
+            `CompactExperts`, or workers do not find the same checkpoint.
+        RuntimeError: on the other workers, if one of them ends with an error of these.
 
     Warns:
         UserWarning: if the newest file cannot be read, and one before it is taken.
@@ -164,7 +171,24 @@ class _Training:
         self.words = f"Nothing is in {checkpoint.folder}: the training begins with its first step."
 
     def look(self) -> None:
-        """Finds the newest checkpoint, if it is to be gone on with."""
+        """Finds the newest checkpoint, if it is to be gone on with.
+
+        Raises:
+            ValueError: if it is of another training, or another one for another worker.
+        """
+        # Nothing is written before all have looked, for none of them has left this.
+        self.model.together(self._look)
+        found = self.found or {"epoch": -1, "step": -1}
+        own = np.array([[found["epoch"], found["step"]]])
+        (of_all,) = self.model.rows_of_all({"places": (own,)})["places"]
+        if (of_all != own).any():
+            raise ValueError(
+                "Workers go on from one folder, which all of them see. Received "
+                f"folder={str(self.checkpoint.folder)!r}, in which they find checkpoints of "
+                f"(epoch, step) {of_all.tolist()}; -1 is none. Take a folder that they share."
+            )
+
+    def _look(self) -> None:
         folder = self.checkpoint.folder
         if not self.checkpoint.resume:
             if folder.exists() and any(folder.iterdir()):
@@ -178,7 +202,7 @@ class _Training:
             try:
                 found = checkpoint_file.read(path)
             except ValueError as error:
-                warnings.warn(f"{error} The one before it is taken.", stacklevel=4)
+                warnings.warn(f"{error} The one before it is taken.", stacklevel=6)
                 continue
             self._check(found, path)
             self.found = found
@@ -286,6 +310,8 @@ class _Training:
             "callbacks": kept.states_of(self.callbacks),
             "values": kept.values_of(model),
         }
+        if not model.is_chief:
+            return
         folder = self.checkpoint.folder
         checkpoint_file.write(folder / f"epoch-{epoch:05d}-step-{step:09d}.npz", tree)
         for path in _files_in(folder)[: -self.checkpoint.keep]:

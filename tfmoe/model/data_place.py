@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfmoe.keras_private import CountedSteps, datasets_of
+from tfmoe.model.replicas import is_shared
 
 
 class DataPlace:
@@ -23,7 +24,7 @@ class DataPlace:
         steps: `CountedSteps` of the fit.
 
     Raises:
-        ValueError: if Keras shuffles them.
+        ValueError: if Keras shuffles them, or replicas share them and nobody knows their place.
     """
 
     def __init__(self, x: Any, validation_data: Any, shuffle: bool) -> None:
@@ -87,5 +88,11 @@ def _epochs_of(data: Any) -> Any:
     found = getattr(data, "epochs", None)
     if found is not None or not hasattr(data, "element_spec"):
         return found
+    if is_shared(data):
+        raise ValueError(
+            "A training on several replicas goes on in batches whose place is known. Received a "
+            f"{type(data).__name__} that the strategy has made, beside a Checkpoint. Pass "
+            "`tfmoe.distribution.dataset(preprocessor, rows, batch_size, strategy=strategy)`."
+        )
     found = (getattr(one, "epochs", None) for one in datasets_of(data))
     return next((one for one in found if one is not None), None)

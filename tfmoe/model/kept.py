@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfmoe.model.plan import steps_done
+from tfmoe.model.replicas import set_value, value_of
 from tfmoe.optimizers.by_part import nested
 
 # What Keras's callbacks know of the epochs before.
@@ -39,9 +40,9 @@ def variables_of(model: Any) -> dict[str, list[Any]]:
 
 
 def values_of(model: Any) -> dict[str, list[np.ndarray]]:
-    """The values of all variables."""
+    """The values of all variables, of all replicas together."""
     return {
-        name: [np.asarray(ops.convert_to_numpy(one)) for one in variables]
+        name: [value_of(one) for one in variables]
         for name, variables in variables_of(model).items()
     }
 
@@ -50,7 +51,7 @@ def set_values(model: Any, values: dict[str, list[np.ndarray]]) -> None:
     """Sets all variables to what `values_of` returned."""
     for name, variables in variables_of(model).items():
         for variable, value in zip(variables, values[name], strict=True):
-            variable.assign(value)
+            set_value(variable, value)
 
 
 def states_of(callbacks: Sequence[Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A model on several replicas of `tf.distribute`: where it is compiled, who predicts a batch."""
+"""A model on several replicas of `tf.distribute`: where it is compiled, who predicts a batch, what
+its variables hold."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 
 def scope_of(model: Any) -> contextlib.AbstractContextManager:
@@ -89,3 +92,33 @@ def predict_alone(model: Any) -> Callable[[Any], Any]:
         return keras.tree.map_structure(lambda values: values.numpy(), predicted(x))
 
     return predict
+
+
+def value_of(variable: Any) -> np.ndarray:
+    """What a variable holds; where each replica has a part, as of a metric, all parts together.
+
+    Of several workers all must call it, for they add up their parts.
+    """
+    return np.asarray(ops.convert_to_numpy(ops.convert_to_tensor(variable)))
+
+
+def set_value(variable: Any, value: np.ndarray) -> None:
+    """Sets a variable, on all replicas, so that `value_of` is the value again."""
+    variable.assign(value)
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    own = variable.value
+    if (
+        not isinstance(own, tf.distribute.DistributedValues)
+        or own.synchronization is not tf.VariableSynchronization.ON_READ
+        or own.aggregation is not tf.VariableAggregation.SUM
+    ):
+        return
+    # TensorFlow has given each replica an equal part, which rounds; so the first has all of it.
+    strategy = own.distribute_strategy
+    first = strategy.extended.should_checkpoint
+    for part in strategy.experimental_local_results(own):
+        part.assign(tf.cast(value if first else tf.zeros_like(value), part.dtype))
+        first = False

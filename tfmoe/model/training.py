@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -98,6 +98,8 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
     weighting_state: WeightLearner | None = None
     #: Whether it is made for the steps of several processes.
     trains_on_workers: bool = False
+    #: Whether this process is the one that writes files.
+    is_chief: bool = True
     _predicts_alone: Untracked | None = None
     #: What `fit` has chosen by itself, in words.
     plan: str = ""
@@ -719,6 +721,10 @@ class Trainable(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.
     def rows_of_all(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Of arrays by task with the rows that this process has seen, those with all rows."""
         return rows
+
+    def together(self, act: Callable[[], Any]) -> Any:
+        """What a function returns; if it fails in one of several processes, it fails in all."""
+        return act()
 
     def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
         """As in Keras; of several replicas one predicts the batch."""

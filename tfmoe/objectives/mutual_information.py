@@ -11,7 +11,7 @@ from keras import ops
 from tfmoe import keras_private
 from tfmoe.compute.math import log_or_zero
 from tfmoe.compute.registered import registered
-from tfmoe.compute.replicas import sum_over_replicas
+from tfmoe.compute.replicas import num_replicas, sum_over_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.gates.base import Gate
 from tfmoe.gates.output import GateOutput
@@ -178,7 +178,10 @@ class InformationTracker(keras.metrics.Mean):
                 self.joints[i].assign(ops.stop_gradient(joint))
             informations.append(self.loss.information(joint))
         information = sum(informations)
-        self.update_state(ops.stop_gradient(information) / len(self.places))
+        # All replicas count the step; together they count it once.
+        self.update_state(
+            ops.stop_gradient(information) / len(self.places), sample_weight=1 / num_replicas()
+        )
         return -self.loss.weight * information
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfmoe.compute.replicas import num_replicas
 from tfmoe.compute.types import Tensor
 from tfmoe.objectives.losses import (
     MetricOfRows,
@@ -119,7 +120,8 @@ class Objective:
         if chain is not None:
             loss = self._along(loss, known, weights, row_weights, logits, chain)
         if tracks:
-            self.tracker.update_state(None, loss, count)
+            # All replicas count it; together they count its rows once.
+            self.tracker.update_state(None, loss, count / num_replicas())
         return loss, count
 
     def _along(

@@ -41,6 +41,22 @@ def begin(run: Run) -> None:
     run.save(known)
 
 
+def check_begun(run: Run) -> None:
+    """What workers do for whom another one has begun.
+
+    Raises:
+        ValueError: if they see another folder, or are started with other settings.
+    """
+    known = Path(str(run.checkpoints)) / _RUN
+    if not known.exists():
+        raise ValueError(
+            "Workers keep a training in one folder, which all of them see. Received checkpoints="
+            f"{run.checkpoints!r}, in which this one finds nothing of what the first one has "
+            "written. Name a folder that they share."
+        )
+    _check(run.to_dict(), type(run).load(known).to_dict(), known)
+
+
 def _check(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
     for name in sorted({*ours, *theirs} - {*_FREE}):
         if ours.get(name) != theirs.get(name):

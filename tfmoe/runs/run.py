@@ -353,6 +353,17 @@ class Run:
                 others.
             FileExistsError: if something is in `checkpoints`, and `resume` is false.
         """
+        if self.from_model is None:
+            # What does not go together is told first.
+            self.check_goes_together(self.read_schema())
+        if self.checkpoints is not None:
+            begin(self)
+        return self.make(prep, kind)
+
+    def make(
+        self, prep: Preprocessor | None = None, kind: type[MultiTaskModel] | None = None
+    ) -> MultiTaskModel:
+        """As `build`, where the folder of checkpoints is begun already."""
         import keras
 
         import tfmoe
@@ -364,10 +375,6 @@ class Run:
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.dtype)
         try:
-            # What does not go together is told first.
-            self.check_goes_together(schema)
-            if self.checkpoints is not None:
-                begin(self)
             prep = prep or fitted(self, schema)
             entropy_reg: Any = self.entropy_reg
             if entropy_reg is None:
@@ -404,8 +411,6 @@ class Run:
 
         from tfmoe.model.load import load_model
 
-        if self.checkpoints is not None:
-            begin(self)
         keras.utils.set_random_seed(self.seed)
         model = load_model(path)
         if self.grow:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfmoe.files import PathLike, replaced
+from tfmoe.files import PathLike, check_local, replaced
 from tfmoe.runs.run import Run
 from tfmoe.runs.search import space_of, suggested
 from tfmoe.validation import checks_arguments, did_you_mean, integer, number
@@ -75,7 +75,8 @@ def tune(
         search: by name of a field a list of values, a dict with `low`, `high` and perhaps
             `log`, or None not to try it. Of fields that neither names, see
             `tfmoe.runs.search.DEFAULT`.
-        folder: where results are; made if there is none.
+        folder: local folder for the results, made if there is none. The tables and the schema may
+            be behind URLs.
         trials: int >= 1, how many trials there are in the end, with those of before, or None.
         minutes: float > 0, after which no further trial is started, or None.
         metric: `"loss"`, the sum of the tasks' losses by their weights, without those of weights;
@@ -87,10 +88,12 @@ def tune(
 
     Raises:
         ImportError: if Optuna is not installed.
-        ValueError: if settings are unknown, neither `trials` nor `minutes` is given, nothing
-            is left to validate on, the folder holds another search, or no trial was finished.
+        ValueError: if `folder` is an URL, settings are unknown, neither `trials` nor `minutes` is
+            given, nothing is left to validate on, the folder holds another search, or no trial was
+            finished.
     """
     optuna = require_optuna()
+    check_local(folder)
     trials = integer("tune", "trials", trials, 1, optional=True)
     minutes = number("tune", "minutes", minutes, above=0, optional=True)
     if trials is None and minutes is None:

@@ -4,6 +4,7 @@ import os
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
+from tfmoe.remote import address
 from tfmoe.schema.columns import Column
 from tfmoe.validation import check_bool, check_choice, checks_arguments, integer
 
@@ -24,7 +25,7 @@ class Pretrained(Column):
 
     Args:
         name, source: see `Column`.
-        vectors: what `fit` takes the vectors from: the path of an `.npz` file with `ids` and
+        vectors: what `fit` takes the vectors from: the path or URL of an `.npz` file with `ids` and
             `vectors`, of an `.npy` file, whose rows are those of the ids 0, 1 and on, or of a
             Parquet file with a column of ids and one of lists; or a dict of vectors by id, or a
             DataFrame whose index are the ids. A schema's file keeps a path only; to fit by a
@@ -50,7 +51,7 @@ class Pretrained(Column):
         super().__post_init__()
         owner = f"Pretrained({self.name!r})"
         if isinstance(self.vectors, os.PathLike):
-            object.__setattr__(self, "vectors", os.fspath(self.vectors))
+            object.__setattr__(self, "vectors", address(self.vectors))
         check_bool(owner, "trainable", self.trainable)
         integer(owner, "projection", self.projection, 1, optional=True)
         check_choice(owner, "dtype", self.dtype, ("int", "string", None))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfmoe.cli.terminal import console, errors_shown, say, show
-from tfmoe.files import new_file
+from tfmoe.files import check_local, new_file
 from tfmoe.runs.by_name import DATA_SETS, completion, one_of
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ def demo(
     data: Annotated[
         str, typer.Option(help=f"{one_of(DATA_SETS)}.", autocompletion=completion(DATA_SETS))
     ] = "synthetic",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the MovieLens files.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for results; each run gets a number.")] = Path(
-        "demo"
-    ),
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the MovieLens files, or its URL.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Local folder for results; each run gets a number.")
+    ] = Path("demo"),
     epochs: Annotated[
         int | None, typer.Option(min=1, help="By default 14; on MovieLens at most 8.")
     ] = None,
@@ -31,6 +33,7 @@ def demo(
 ) -> None:
     """Trains several models on one table, compares, exports and serves one."""
     with errors_shown():
+        check_local(out)
         if data == "synthetic":
             _markets(out, epochs, seed)
         else:

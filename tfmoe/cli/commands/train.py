@@ -232,7 +232,12 @@ def train(
         run = run_of(context, config)
         if run.from_model is None:
             run.read_schema()  # or its error, before TensorFlow starts
-        from tfmoe.runs.workers import check_workers, join_workers, train_with_workers
+        from tfmoe.runs.workers import (
+            build_with_workers,
+            check_workers,
+            join_workers,
+            train_with_workers,
+        )
 
         if workers:
             check_workers(run)
@@ -255,19 +260,20 @@ def train(
             gates = GateReport(run.valid or run.data, console=False)
             callbacks.append(gates)
         measured: Any = run.valid
+        model = build_with_workers(run, strategy) if workers else run.build()
+        if model.is_chief:
+            _say_growth(model)
         if workers:
             with line.progress:
-                model, fitted, measured = train_with_workers(run, strategy, callbacks)
+                fitted, measured = train_with_workers(run, model, strategy, callbacks)
             model.save(out, overwrite=False)
         else:
-            model = run.build()
-            _say_growth(model)
             with line.progress:
                 fitted = run.fit(model, callbacks)
             with new_file(out) as draft:
                 model.save(draft)
         numbers = _last(model, fitted, measured)
-        if not getattr(model, "is_chief", True):
+        if not model.is_chief:
             say(f"The first worker writes {address(out)}")
             return
         show(metrics_table(*numbers, model.schema.tasks))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfmoe.cli.terminal import errors_shown, say, show
+from tfmoe.files import check_local
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,12 +22,13 @@ def tune(
     config: Annotated[
         Path,
         typer.Option(
-            help="File of a run, .yaml, as `tfmoe train --config` takes; under `search` what is "
-            "tried of its keys."
+            help="File of a run, .yaml, as `tfmoe train --config` takes, or its URL; under "
+            "`search` what is tried of its keys."
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder of trials and results; one that is there is gone on with.")
+        Path,
+        typer.Option(help="Local folder of trials and results; one that is there is gone on with."),
     ] = Path("tuned"),
     trials: Annotated[
         int | None,
@@ -42,6 +44,7 @@ def tune(
 ) -> None:
     """Searches for the settings of a run that measure best on validation rows."""
     with errors_shown():
+        check_local(out)
         from tfmoe.runs.run import load_settings
         from tfmoe.runs.tune import require_optuna
 

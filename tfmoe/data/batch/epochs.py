@@ -358,7 +358,9 @@ class Epochs:
     def description(self) -> dict[str, Any]:
         """What its batches follow from, as plain data."""
         index, count = self._shard
-        rows = self._source.num_rows if self._held is None else len(self._held)
+        # Of a shard those of the whole, so that workers say the same.
+        held = self._held if count == 1 else None
+        rows = self._source.num_rows if held is None else len(held)
         return {
             "batch_size": self._batch_size,
             "shuffle": self._shuffle,
@@ -384,7 +386,10 @@ class Epochs:
         epoch, trained = self.next_epoch, self._trained
         self.next_epoch, self._trained = epoch + 1, 0
         rows = self._batch_size if self._drop_remainder else 0
-        yield from itertools.repeat(np.zeros((rows, self._encoder.width), np.int32), trained)
+        passed = np.zeros((rows, self._encoder.width), np.int32)
+        # A worker may have fewer batches than were trained on by all together.
+        most = self.num_batches if trained else None
+        yield from itertools.repeat(passed, trained if most is None else min(trained, most))
         rng = np.random.default_rng([self._seed, epoch])
         if self._held is not None:
             yield from itertools.islice(self._held_batches(rng, epoch), trained, None)

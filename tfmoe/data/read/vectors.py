@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from tfmoe.data.arrow import split_numbers
 from tfmoe.data.kinds import is_list
+from tfmoe.remote import address, local_copy, name_of
 
 
 def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
     """Ids and their vectors.
 
     Args:
-        given: a path, dict or DataFrame; see `Pretrained`.
+        given: a path, URL, dict or DataFrame; see `Pretrained`.
         owner: the column, for errors.
 
     Returns:
@@ -52,8 +53,8 @@ def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
 def _refused(owner, what):
     return ValueError(
         f"{owner} takes vectors of finite numbers, one for each id and all equally long: a dict, a "
-        "DataFrame whose index are the ids, or the path of an .npz file with `ids` and `vectors`, "
-        f"an .npy file or a Parquet file. Received {what}."
+        "DataFrame whose index are the ids, or the path or URL of an .npz file with `ids` and "
+        f"`vectors`, an .npy file or a Parquet file. Received {what}."
     )
 
 
@@ -64,18 +65,23 @@ def _found(given, owner):
         return given.index.to_numpy(), given.to_numpy()
     if not isinstance(given, str):
         raise _refused(owner, f"vectors={type(given).__name__}")
-    ending = Path(given).suffix
-    if ending == ".npz":
-        with np.load(given, allow_pickle=False) as file:
-            if not {"ids", "vectors"} <= set(file):
-                raise _refused(owner, f"a file with {sorted(file)}")
-            return file["ids"], file["vectors"]
-    if ending == ".npy":
-        vectors = np.load(given, allow_pickle=False)
-        return np.arange(len(vectors)), vectors
-    if ending == ".parquet":
-        return _of_parquet(given, owner)
-    raise _refused(owner, f"vectors={given!r}")
+    read = _READERS.get(Path(name_of(address(given))).suffix)
+    if read is None:
+        raise _refused(owner, f"vectors={given!r}")
+    with local_copy(given) as path:
+        return read(path, owner)
+
+
+def _of_npz(path, owner):
+    with np.load(path, allow_pickle=False) as file:
+        if not {"ids", "vectors"} <= set(file):
+            raise _refused(owner, f"a file with {sorted(file)}")
+        return file["ids"], file["vectors"]
+
+
+def _of_npy(path, owner):
+    vectors = np.load(path, allow_pickle=False)
+    return np.arange(len(vectors)), vectors
 
 
 def _of_parquet(path, owner):
@@ -92,3 +98,6 @@ def _of_parquet(path, owner):
     if len(set(lengths.tolist())) != 1:
         raise _refused(owner, "vectors of several lengths")
     return table[others[0]].to_numpy(), numbers.reshape(len(lengths), -1)
+
+
+_READERS = {".npz": _of_npz, ".npy": _of_npy, ".parquet": _of_parquet}

@@ -150,8 +150,10 @@ class WeightLearner(ByTask):
     def _report(self, weights: Tensor, present: Tensor) -> None:
         # One that is not finite is of a step that changes nothing, as with too large a loss scale.
         use = ops.cast(ops.isfinite(weights), "float32") * present
-        self.sums.assign_add(ops.where(use > 0, weights, ops.zeros_like(weights)))
-        self.counts.assign_add(use)
+        # All replicas count the step; together they count it once.
+        num = num_replicas()
+        self.sums.assign_add(ops.where(use > 0, weights, ops.zeros_like(weights)) / num)
+        self.counts.assign_add(use / num)
 
     def end_epoch(self) -> None:
         """Learns from the epoch of training that has ended."""
