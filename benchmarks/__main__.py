@@ -12,6 +12,7 @@ from benchmarks import pages, results
 BENCHMARKS = {
     "aliexpress": "benchmarks.aliexpress",
     "census": "benchmarks.census",
+    "combining": "benchmarks.combining",
     "conflict": "benchmarks.conflict",
     "conflicting_tasks": "benchmarks.conflicting_tasks",
     "correlation": "benchmarks.correlation",

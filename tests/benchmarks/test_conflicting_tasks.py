@@ -82,6 +82,7 @@ def test_a_group_sees_the_same_functions_turned():
     assert not np.allclose(turns[11], turns[12], atol=0.1)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", [*study.TOGETHER, SINGLE])
 def test_models_cost_what_is_said(name):
     world = WORLD(PERMUTED, 0)
@@ -125,6 +126,7 @@ def test_information_is_asked_for_in_training_alone():
     np.testing.assert_allclose(structure.joint, 0.1 * joint, atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", [COMPUTE, SINGLE])
 def test_scores_are_those_of_a_loop(name, stage):
@@ -154,6 +156,7 @@ def test_scores_are_those_of_a_loop(name, stage):
     assert models.scores(built, stage, world.test, tasks)["loss"] == math.inf
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", [TASK_AWARE, BY_ROW, COMPUTE])
 @pytest.mark.parametrize("way", study.WAYS)
 def test_a_task_that_comes_later(name, way):

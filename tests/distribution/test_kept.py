@@ -24,6 +24,7 @@ def check(of_cases):
     assert wrong == {}
 
 
+@pytest.mark.slow
 def test_a_training_on_replicas_goes_on(tmp_path):
     check(differences(tmp_path, 2, "quick"))
 
