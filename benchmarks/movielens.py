@@ -2,12 +2,13 @@
 
 Which movie was watched, and how was it rated: all 1,574,602 training rows of
 `tfmoe.datasets.movielens` with seed 0, configured as `tfmoe demo --data ml-1m` is: seven columns,
-experts of one layer of 128, towers of 64, Adam, batches of 4,096, at most eight epochs, of which
-the best on validation rows counts, and no more than two without a better one. Single tasks have a
-best epoch each. `loss` is what is trained on, the log loss of `watch` plus the squared error of
+experts of one layer, towers of 64, Adam, batches of 4,096, at most eight epochs, of which the best
+on validation rows counts, and no more than two without a better one. Single tasks have a best epoch
+each. `loss` is what is trained on, the log loss of `watch` plus the squared error of
 `rating`, on test rows. `movielens_models.py` says how large each contestant is.
 
-**The contest** (`--part whole`): sixteen experts, two selected by each task. Each of the seven
+**The contest** (`--part whole`): sixteen experts of 64 units, together as wide as the demo's eight
+of 128; each task selects two. Each of the seven
 contestants gets eight random trials: of the learning rate, log-uniform in [1e-3, 1e-2] and the same
 for all; of a gate's own, as a multiple of it in [0.03, 1]; of the softmax's temperature; of
 DSelect-k's gamma and entropy. The best on validation rows is run with ten fresh seeds, of the
@@ -65,7 +66,7 @@ CLAIMED = (
     (NOISY_TOP_K, COMPUTE),
 )
 SIZES = {
-    WHOLE: {"units": 128, "epochs": 8, "batch_size": 4096},
+    WHOLE: {"units": 64, "epochs": 8, "batch_size": 4096},
     PER_COMPUTE: {"units": 32, "epochs": 3, "batch_size": 4096},
 }
 QUICK_SIZES = {"units": 4, "epochs": 1, "batch_size": 512}
