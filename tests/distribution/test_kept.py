@@ -18,11 +18,6 @@ def check(of_cases):
 
 
 @pytest.mark.slow
-def test_a_training_on_replicas_goes_on(tmp_path):
-    check(differences(tmp_path, 2, "quick"))
-
-
-@pytest.mark.slow
 def test_all_states_of_replicas_go_on(tmp_path):
     check(differences(tmp_path, 2, "plain", "shared", "files"))
 
