@@ -32,14 +32,17 @@ test: style
 	$(PYTEST) -m "not slow" $(PART_5)
 	$(PYTEST) -m "not slow" $(OTHERS)
 
+# MOST=3: of a test with many slow cases three.
+CHECK := $(PYTEST) $(if $(MOST),--most-cases $(MOST))
+
 check: style
 	@echo "== Running all tests"
-	$(PYTEST) $(PART_1)
-	$(PYTEST) $(PART_2)
-	$(PYTEST) $(PART_3)
-	$(PYTEST) $(PART_4)
-	$(PYTEST) $(PART_5)
-	$(PYTEST) $(OTHERS)
+	$(CHECK) $(PART_1)
+	$(CHECK) $(PART_2)
+	$(CHECK) $(PART_3)
+	$(CHECK) $(PART_4)
+	$(CHECK) $(PART_5)
+	$(CHECK) $(OTHERS)
 
 matrix: $(STAMP)
 	@echo "== Running tests with the lowest and the newest versions, and from a wheel"

@@ -22,27 +22,46 @@ settings.register_profile("tests", deadline=None, max_examples=30, derandomize=T
 settings.register_profile("quick", settings.get_profile("tests"), max_examples=10)
 
 
+def pytest_addoption(parser):
+    words = "of a test's slow cases no more than N, the same in every run, unless it is `whole`"
+    parser.addoption("--most-cases", type=int, metavar="N", help=words)
+
+
 def pytest_configure(config):
     quick = config.option.markexpr == "not slow"
     settings.load_profile("quick" if quick else "tests")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Of a test marked `quick(n)`, all but n cases are slow; and so are notebooks."""
-    tests = defaultdict(list)
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker("slow")
-        if item.get_closest_marker("quick"):
-            tests[item.nodeid.split("[")[0]].append(item)
-    for name, cases in tests.items():
+    for name, cases in _by_test(item for item in items if item.get_closest_marker("quick")):
         (number,) = cases[0].get_closest_marker("quick").args
-        # Drawn, for neighbours are alike; the same ones in every run.
-        chosen = random.Random(name).sample(range(len(cases)), min(number, len(cases)))
-        for place, case in enumerate(cases):
-            if place not in chosen:
-                case.add_marker("slow")
+        for case in _surplus(name, cases, number):
+            case.add_marker("slow")
+    most = config.option.most_cases
+    if most is not None:
+        slow = (item for item in items if item.get_closest_marker("slow"))
+        sampled = _by_test(item for item in slow if not item.get_closest_marker("whole"))
+        left = {case for name, cases in sampled for case in _surplus(name, cases, most)}
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = [item for item in items if item not in left]
+
+
+def _by_test(items):
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.split("[")[0]].append(item)
+    return tests.items()
+
+
+def _surplus(name, cases, number):
+    """All cases of a test but so many, which are drawn, for neighbours are alike."""
+    chosen = random.Random(name).sample(range(len(cases)), min(number, len(cases)))
+    return [case for place, case in enumerate(cases) if place not in chosen]
 
 
 def pytest_collection_finish():

@@ -40,6 +40,7 @@ def fake(monkeypatch):
 SECONDS = {"correlation"}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "name",
     [

@@ -40,6 +40,7 @@ def cases():
 # Few rows, few steps: gates have not decided, and there is little to hold out.
 @pytest.mark.filterwarnings("ignore:extract keeps more experts")
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+@pytest.mark.whole
 @pytest.mark.parametrize("page", list(cases()))
 def test_a_pages_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -173,6 +173,7 @@ def check_loaded(folder, models):
 
 
 @pytest.mark.quick(5)
+@pytest.mark.whole
 @cases("models")
 def test_a_model_predicts_and_trains_on(golden, name):
     facts, path = golden.facts[f"models/{name}"], f"models/{name}"

@@ -361,12 +361,14 @@ each_case = pytest.mark.parametrize("case", CASES, ids=_name)
 
 
 @pytest.mark.quick(14)
+@pytest.mark.whole
 @each_case
 def test_layer_keeps_its_promises(case):
     conformance.check_layer(case.make, case.inputs, **case.options)
 
 
 @pytest.mark.quick(5)
+@pytest.mark.whole
 @each_case
 def test_layer_survives_saving(case, tmp_path):
     conformance.check_saving(case.make, case.inputs, tmp_path)
