@@ -32,7 +32,7 @@ test: style
 	$(PYTEST) -m "not slow" $(PART_5)
 	$(PYTEST) -m "not slow" $(OTHERS)
 
-# MOST=3: of a test with many slow cases three.
+# MOST=2: of a test with many slow cases two.
 CHECK := $(PYTEST) $(if $(MOST),--most-cases $(MOST))
 
 check: style
