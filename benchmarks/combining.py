@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import tfmoe
 from benchmarks import studies
-from benchmarks.timing import alternating
+from benchmarks.timing import Training, alternating
 
 TASKS = (2, 4, 8, 16)
 SUM = "sum"
@@ -34,7 +34,7 @@ def run(quick):
     found = []
     for num in TASKS[:1] if quick else TASKS:
         ways = [SUM, "PCGrad"] if quick else WAYS
-        steps = {(name, way): _Step(name, way, num) for name in STRUCTURES for way in ways}
+        steps = {(name, way): _training(name, way, num) for name in STRUCTURES for way in ways}
         turns = {key: step.run for key, step in steps.items()}
         times = alternating(turns, 1 if quick else ROUNDS, 0.0 if quick else SECONDS)
         for (name, way), taken in times.items():
@@ -71,33 +71,25 @@ def draw(rows, path):
     studies.save(figure, path)
 
 
-class _Step:
-    """A model on a few batches, ready to be timed."""
+def _training(structure, way, num_tasks):
+    """Steps of a model, ready to be timed."""
+    keras.utils.set_random_seed(0)
+    columns = [tfmoe.Numeric(f"x_{i}", transform="none") for i in range(COLUMNS)]
+    tasks = [tfmoe.Regression(f"y_{i}", standardize=False) for i in range(num_tasks)]
+    schema = tfmoe.Schema(columns, tasks)
+    model = tfmoe.MultiTaskModel(schema, STRUCTURES[structure](), tower_units=(16,))
+    weighting = None if WAYS[way] is None else WAYS[way]()
+    metrics = {task.name: [] for task in tasks}
+    model.compile(
+        tfmoe.optimizers.Adam(1e-3), weighting=weighting, metrics=metrics, jit_compile=False
+    )
+    rng = np.random.default_rng(0)
 
-    def __init__(self, structure, way, num_tasks):
-        keras.utils.set_random_seed(0)
-        columns = [tfmoe.Numeric(f"x_{i}", transform="none") for i in range(COLUMNS)]
-        tasks = [tfmoe.Regression(f"y_{i}", standardize=False) for i in range(num_tasks)]
-        schema = tfmoe.Schema(columns, tasks)
-        model = tfmoe.MultiTaskModel(schema, STRUCTURES[structure](), tower_units=(16,))
-        weighting = None if WAYS[way] is None else WAYS[way]()
-        metrics = {task.name: [] for task in tasks}
-        model.compile(
-            tfmoe.optimizers.Adam(1e-3), weighting=weighting, metrics=metrics, jit_compile=False
-        )
-        model.make_train_function()
-        rng = np.random.default_rng(0)
+    def numbers(names):
+        return {name: tf.constant(rng.normal(size=BATCH), tf.float32) for name in names}
 
-        def numbers(names):
-            return {name: tf.constant(rng.normal(size=BATCH), tf.float32) for name in names}
-
-        names = [task.name for task in tasks]
-        present = {name: tf.ones(BATCH) for name in names}
-        features = [column.name for column in columns]
-        self.batches = [(numbers(features), numbers(names), present) for _ in range(BATCHES)]
-        self.turn = 0
-        self.step = tf.function(model.train_step, autograph=False)
-
-    def run(self):
-        self.turn = (self.turn + 1) % BATCHES
-        return float(self.step(self.batches[self.turn])["loss"])
+    names = [task.name for task in tasks]
+    present = {name: tf.ones(BATCH) for name in names}
+    features = [column.name for column in columns]
+    batches = [(numbers(features), numbers(names), present) for _ in range(BATCHES)]
+    return Training(model, batches)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tfmoe
 from benchmarks import studies
-from benchmarks.timing import alternating
+from benchmarks.timing import Training, alternating
 
 LENGTHS = (50, 200, 1000)
 WAYS = {
@@ -28,7 +28,7 @@ ROUNDS, SECONDS = 9, 0.3
 def run(quick):
     """A row for each way and length."""
     lengths = (2, 3) if quick else LENGTHS
-    steps = {(way, n): _Step(way, n, 8 if quick else BATCH) for way in WAYS for n in lengths}
+    steps = {(way, n): _training(way, n, 8 if quick else BATCH) for way in WAYS for n in lengths}
     turns = {key: step.run for key, step in steps.items()}
     times = alternating(turns, 1 if quick else ROUNDS, 0.0 if quick else SECONDS)
     found = []
@@ -69,35 +69,26 @@ def draw(rows, path):
     studies.save(figure, path)
 
 
-class _Step:
-    """A model on a few batches, ready to be timed."""
+def _training(way, length, batch):
+    """Steps of a model, ready to be timed."""
+    keras.utils.set_random_seed(0)
+    item = tfmoe.Categorical("item", dim=DIM, hash_buckets=VALUES)
+    seen = tfmoe.Sequence("seen", share="item", max_length=length, pooling=WAYS[way])
+    schema = tfmoe.Schema([item, seen], [tfmoe.Binary("click")])
+    model = tfmoe.MultiTaskModel(tfmoe.Preprocessor(schema), tfmoe.SharedBottom(hidden_units=(64,)))
+    model.compile(tfmoe.optimizers.Adam(1e-3), jit_compile=False)
+    rng = np.random.default_rng(0)
 
-    def __init__(self, way, length, batch):
-        keras.utils.set_random_seed(0)
-        item = tfmoe.Categorical("item", dim=DIM, hash_buckets=VALUES)
-        seen = tfmoe.Sequence("seen", share="item", max_length=length, pooling=WAYS[way])
-        schema = tfmoe.Schema([item, seen], [tfmoe.Binary("click")])
-        prep = tfmoe.Preprocessor(schema)
-        model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(64,)))
-        model.compile(tfmoe.optimizers.Adam(1e-3), jit_compile=False)
-        model.make_train_function()
-        rng = np.random.default_rng(0)
+    def ids(*shape):
+        return tf.constant(rng.integers(3, VALUES, shape), tf.int32)
 
-        def ids(*shape):
-            return tf.constant(rng.integers(3, VALUES, shape), tf.int32)
-
-        labels = tf.constant(rng.integers(0, 2, batch), tf.float32)
-        self.batches = [
-            (
-                {"item": ids(batch), "seen": ids(batch, length)},
-                {"click": labels},
-                {"click": tf.ones(batch)},
-            )
-            for _ in range(BATCHES)
-        ]
-        self.turn = 0
-        self.step = tf.function(model.train_step, autograph=False)
-
-    def run(self):
-        self.turn = (self.turn + 1) % BATCHES
-        return float(self.step(self.batches[self.turn])["loss"])
+    labels = tf.constant(rng.integers(0, 2, batch), tf.float32)
+    batches = [
+        (
+            {"item": ids(batch), "seen": ids(batch, length)},
+            {"click": labels},
+            {"click": tf.ones(batch)},
+        )
+        for _ in range(BATCHES)
+    ]
+    return Training(model, batches)

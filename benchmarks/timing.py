@@ -1,5 +1,6 @@
 """How contestants are timed: in turn, so that what slows the machine slows them all."""
 
+import itertools
 import time
 
 import numpy as np
@@ -20,3 +21,22 @@ def alternating(turns, rounds, seconds):
                 count += 1
             times[name].append((time.perf_counter() - start) / count)
     return {name: np.array(taken) for name, taken in times.items()}
+
+
+class Training:
+    """A compiled model on a few batches in memory, of which each call of `run` is a step.
+
+    Args:
+        model: compiled Keras model, on TensorFlow.
+        batches: list of what its `train_step` takes.
+    """
+
+    def __init__(self, model, batches):
+        import tensorflow as tf
+
+        model.make_train_function()
+        self._step = tf.function(model.train_step, autograph=False)
+        self._batches = itertools.cycle(batches)
+
+    def run(self):
+        return float(self._step(next(self._batches))["loss"])
