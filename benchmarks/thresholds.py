@@ -42,6 +42,7 @@ class Scale:
     units: tuple = (256, 128)
     small_units: tuple = (32, 16)
     middle_units: tuple = (64, 64)
+    narrow: tuple = (16, 32, 64)
     inputs: int = 128
     serving: tuple = (1, 100, 1000, 4096)
     tables: tuple = (10**4, 3 * 10**4, 10**5, 10**6)
@@ -56,6 +57,7 @@ QUICK = Scale(
     units=(8, 4),
     small_units=(4, 2),
     middle_units=(4, 4),
+    narrow=(2,),
     inputs=4,
     serving=(1, 8),
     tables=(10, 20),
@@ -146,6 +148,7 @@ def choices(scale):
     """All choices; those of one threshold are neighbours."""
     yield from _large_kernel(scale)
     yield from _most_unrolled(scale)
+    yield from _narrow(scale)
     yield from _break_even(scale)
     yield from _slots(scale)
     yield from _dense_rows(scale)
@@ -193,6 +196,25 @@ def _most_unrolled(scale):
             partial(layer_turn, scale.batch, scale.inputs, num, scale.small_units),
             chosen,
             f"most_unrolled={num - 1 if chosen else num}",
+        )
+
+
+def _narrow(scale):
+    """One wide product or one of each network, in the gradients of networks that share an input."""
+    num, features = scale.experts[0], scale.features[-1]
+    for units in scale.narrow:
+        times = features // units
+        chosen = features >= thresholds.current().narrow * units
+        make = partial(layer_turn, scale.batch // 8, features, num, (units,))
+        ways = [
+            ("one wide product", forcing(make, narrow=0)),
+            ("one of each", forcing(make, narrow=NEVER)),
+        ]
+        yield Choice(
+            "narrow",
+            f"{num} experts of {_shape(features, units)}, {scale.batch // 8} rows",
+            tuple(ways if chosen else reversed(ways)),
+            f"narrow={times + 1 if chosen else times}",
         )
 
 
