@@ -68,7 +68,7 @@ class Thresholds:
             16.2, 50.6.
         narrow: int. Networks side by side that read the same features and have at least so many
             times fewer units have gradients of one wide product, instead of one each that are added
-            up. On the EPYC a layer of 64 of 429 -> 16, 32 and 64, 512 rows, took 0.37, 0.52 and 0.67
+            up. On the EPYC 64 of 429 -> 16, 32 and 64, 512 rows, took 0.37, 0.52 and 0.67 to 0.97
             of the time, with oneDNN 0.77, 0.92 and 1.0. Not measured on the Xeon.
         most_looked_up: int or None. `compile(jit_compile="auto")` takes XLA on a CPU where a row
             looks up at most so many embedding values, whose gradients XLA adds up on one core;
