@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import multimnist
+from benchmarks import multimnist_pictures
 from tfmoe.data import add_unrelated, grouped_tasks
 
 PERMUTED, ROTATED = "permuted", "rotated"
@@ -140,7 +140,7 @@ def _pictures(quick):
         return [(rng.normal(size=(60, 9)).astype("float32"), np.arange(60) % 10)] * 3
     parts = []
     for name in ("train", "t10k"):
-        images, digits = multimnist.read(name)
+        images, digits = multimnist_pictures.read(name)
         small = images.reshape(-1, SIDE, 2, SIDE, 2).mean(axis=(2, 4)).reshape(len(images), -1)
         parts.append((small.astype("float32"), digits))
     (images, digits), (test, test_digits) = parts

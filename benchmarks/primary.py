@@ -11,8 +11,9 @@ class Primary:
     """One of the tests that a study named before its first run, by Holm's correction of them all.
 
     What compares them is a row `A - B`, with bounds of the difference. The claim is certain below
-    0.05, over all tests together; a test that was not run counts as one with p = 1, which makes
-    the others no more certain than they would be with it.
+    0.05, over all tests together, where the mean difference and the median agree, for one run that
+    failed moves the mean but not the ranks that p is of. A test that was not run counts as one with
+    p = 1, which makes the others no more certain than they would be with it.
 
     Args:
         number: int, which of the tests.
@@ -31,11 +32,12 @@ class Primary:
         low, high = sorted(sign * row[f"{test.key}_{end}"] for end in ("low", "high"))
         names = (test.ours, test.rival)
         pair = [pick(rows, {"name": name, **test.where})[test.key] for name in names]
-        effect = sign * row[test.key]
+        effect, median = (sign * row[key] for key in (test.key, f"{test.key}_median"))
+        certain = with_others < 0.05 and effect * median > 0
         return Finding(
             test.case,
             against(pair),
-            (1 if effect > 0 else -1) if with_others < 0.05 else 0,
+            (1 if effect > 0 else -1) if certain else 0,
             f"{effect:.2g}",
             p=f"{p_text(own)}, corrected {p_text(with_others)}",
             spread=f"95 % from {low:.2g} to {high:.2g}",
@@ -54,19 +56,15 @@ def _row(test: Difference, rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.items() >= where.items()), None)
 
 
-def corrected(values: Sequence[float], tests: int | None = None) -> list[float]:
+def corrected(values: Sequence[float]) -> list[float]:
     """Holm's corrected p of tests that were made together, in their order.
 
     The least is multiplied by their number, the next by one less, and so on; none is less
     than one before it.
 
-    Args:
-        values: the p of each.
-        tests: how many there are, if these are some of them; none is then less than of them all.
-
     Source: Holm, 1979, https://www.jstor.org/stable/4615733.
     """
-    found, largest, number = [0.0] * len(values), 0.0, tests or len(values)
+    found, largest, number = [0.0] * len(values), 0.0, len(values)
     for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
         largest = max(largest, min(1.0, (number - rank) * values[place]))
         found[place] = largest

@@ -41,6 +41,7 @@ PARTS = {
 SUPERSEDED = {
     "correlation_2026-11": "correlation",
     "movielens_cut": "movielens",
+    "multimnist_2026-11": "multimnist",
     "synthetic_2026-11": "synthetic",
 }
 

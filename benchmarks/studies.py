@@ -13,7 +13,6 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from benchmarks import results
-from benchmarks.primary import corrected
 
 RUNS = results.ROOT / "benchmarks" / ".runs"
 # Runs of studies that have not ended, which go on from here on another machine.
@@ -181,6 +180,7 @@ def difference(ours, theirs, found, measures, **where):
         pair = [by_seed(found[name], key) for name in (ours, theirs)]
         tested = paired(*pair)
         row |= {key: tested["effect"], f"{key}_error": tested["effect_error"]}
+        row[f"{key}_median"] = float(np.median(pair[0] - pair[1]))
         row[f"{key}_low"], row[f"{key}_high"] = interval(*pair)
         row[f"{key}_p"] = tested["p"]
     return row
@@ -212,24 +212,6 @@ def claim(name, values, others, metric, **more):
     median = np.median(np.asarray(better) - worse)
     holds = min(tested["effect"], median) > 0 and tested["p"] < SIGNIFICANT
     return {"name": name, **more, **tested, "holds": "yes" if holds else "no"}
-
-
-def holm(rows, tests=None):
-    """Rows of `claim` with Holm's correction: the chance that any of them errs is that of one.
-
-    Args:
-        rows: list of dicts.
-        tests: int, how many the study has, if it was run in parts and these are some of them. The
-            correction is then no weaker than one of them all.
-
-    Returns:
-        The rows, whose `p` is corrected and decides `holds`; `p_alone` is what it was.
-    """
-    found = []
-    for row, p in zip(rows, corrected([row["p"] for row in rows], tests), strict=True):
-        holds = "yes" if row["holds"] == "yes" and p < SIGNIFICANT else "no"
-        found.append(row | {"p": p, "p_alone": row["p"], "holds": holds})
-    return found
 
 
 def headline(rows):

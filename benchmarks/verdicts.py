@@ -105,24 +105,6 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class OfPart:
-    """A case of a part of a study, not settled until that part is run.
-
-    Args:
-        evidence: the case.
-        part: what its rows agree on.
-    """
-
-    evidence: Paired
-    part: Where
-
-    def find(self, rows: Sequence[Row]) -> Finding:
-        if not any(row.items() >= self.part.items() for row in rows):
-            return Finding(self.evidence.case, "not run yet", 0)
-        return self.evidence.find(rows)
-
-
-@dataclass(frozen=True)
 class Difference:
     """A row `A - B` with the difference of a measure and its p, certain below a bound.
 

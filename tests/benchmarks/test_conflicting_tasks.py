@@ -253,7 +253,7 @@ def test_change_is_a_loss():
 
 
 def test_claims_are_of_rows_that_are_made():
-    own = [claim for claim in claims.TASK_AWARE if claim.study == "conflicting_tasks"]
+    own = [claim for claim in claims.CLAIMS if claim.study == "conflicting_tasks"]
     assert len(own) == 6
     family = own[0].cases[0].family
     assert [claim.cases[0].number for claim in own] == list(range(6))
@@ -281,7 +281,7 @@ def test_a_whole_study_decides_its_claims(tmp_path, monkeypatch):
     rows = study.run(False)
     # Each stage: searches of five models, of two ways for four of them and of 64 rows alone.
     assert len(cells) == 2 * ((5 + 8 + 1) * (8 + 2 + 20) + 2 * 4 * 20)
-    own = [claim for claim in claims.TASK_AWARE if claim.study == "conflicting_tasks"]
+    own = [claim for claim in claims.CLAIMS if claim.study == "conflicting_tasks"]
     assert all(" against " in claim.cases[0].find(rows).ours for claim in own)
     study.draw(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000

@@ -56,7 +56,7 @@ def test_a_run_that_diverged_counts_as_the_mean_label():
 
 
 def test_claims_are_of_parts_that_are_run():
-    own = [claim for claim in claims.MMOE if claim.study == "correlation"]
+    own = [claim for claim in claims.CLAIMS if claim.study == "correlation"]
     assert len(own) == 6
     family = own[0].cases[0].family
     assert [claim.cases[0].number for claim in own] == list(range(6))
@@ -103,7 +103,7 @@ def test_other_correlations_have_the_settings_that_were_searched(cells, monkeypa
 def test_a_whole_study_decides_its_claims(cells, tmp_path):
     rows = correlation.run(False)
     assert len(cells) == 4 * 5 * (6 + 2 + 3 * 20)
-    own = [claim for claim in claims.MMOE if claim.study == "correlation"]
+    own = [claim for claim in claims.CLAIMS if claim.study == "correlation"]
     assert all(" against " in claim.cases[0].find(rows).ours for claim in own)
     correlation.draw(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000

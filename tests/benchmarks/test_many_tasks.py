@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from benchmarks import many_tasks, search
+from benchmarks import claims, many_tasks, search
 from benchmarks import many_tasks_models as models
 from benchmarks.gate_choices import DSELECT_K, NOISY_TOP_K, TOP_K
 from benchmarks.many_tasks_tables import table as table_of
@@ -154,7 +154,11 @@ def test_scores_are_those_of_a_loop(where, monkeypatch):
 def test_rows_say_what_was_run():
     assert many_tasks._runs("school", (4,)) == 7 * (16 + 4 + 20)
     assert many_tasks._runs(many_tasks.COMPUTE, (4, 8)) == 4 * 2 * (4 + 5)
-    assert many_tasks.CLAIMS == 6
+    own = [claim for claim in claims.CLAIMS if claim.study == "many_tasks"]
+    tests = [test for claim in own for test in claim.cases[0].family]
+    assert len({(test.rival, test.where["set"]) for test in tests}) == 6
+    assert {test.rival for test in tests} <= set(many_tasks.MODELS)
+    assert {test.where["set"] for test in tests} == set(many_tasks.TABLES)
 
 
 def test_floors_are_what_their_names_say():

@@ -1,13 +1,11 @@
 """What the comparisons of gates rest on: the same budget for all, chosen on validation rows."""
 
-import gzip
-
 import numpy as np
 import pytest
 from keras import ops
 
 from benchmarks import __main__ as command_line
-from benchmarks import census, multimnist, peers, search, studies
+from benchmarks import census, peers, search, studies
 from benchmarks.gate_choices import DSELECT_K, OWN, TOP_K, gate_of, gates
 from tfmoe.datasets.synthetic import synthetic_ratings
 
@@ -92,38 +90,6 @@ def test_gates_are_what_their_settings_say(name, form):
     if name == DSELECT_K:
         assert float(gate.entropy_reg(0)) == 0
         assert float(gate.entropy_reg(100)) == pytest.approx(cell["entropy"])
-
-
-def test_pictures_are_two_digits_of_a_part_added_up():
-    rng = np.random.default_rng(0)
-    images, digits = rng.integers(1, 256, size=(7, 28, 28)), np.arange(7)
-    found = multimnist.combined(images, digits, seed=1)
-    assert found.x.shape == (14, 36, 36, 1)
-    assert sorted(found.y[:, 0]) == np.repeat(digits, 2).tolist()
-    for x, (first, second) in zip(found.x[..., 0], found.y, strict=True):
-        assert first != second
-        whole = np.zeros((36, 36))
-        whole[:28, :28] += images[first] / 255
-        whole[8:, 8:] += images[second] / 255
-        np.testing.assert_allclose(x, whole, atol=1e-6)
-    few = multimnist.combined(images, digits, seed=1, num=2)
-    first = few.y[:, 0].tolist()
-    assert first[0] == first[1] != first[2] == first[3]
-    assert set(first) != {0, 1}  # any two, not the first two
-
-
-def test_mnist_is_read_from_its_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFMOE_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="four files of MNIST"):
-        multimnist.read("train")
-    (tmp_path / "mnist").mkdir()
-    images = np.arange(2 * 784).astype("uint8").reshape(2, 28, 28)
-    for kind, head, data in (("images-idx3", 16, images), ("labels-idx1", 8, [[3, 4]])):
-        text = bytes(head) + np.array(data, "uint8").tobytes()
-        (tmp_path / "mnist" / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(text))
-    read, digits = multimnist.read("train")
-    assert np.array_equal(read, images)
-    assert digits.tolist() == [3, 4]
 
 
 def test_census_says_what_the_paper_reports():

@@ -108,34 +108,6 @@ def test_claims_know_which_way_is_better(metric, holds):
     assert studies.claim("more", others[:5] + 1, others[:5], metric)["holds"] == "no"
 
 
-def test_holms_correction():
-    rows = [
-        {"name": name, "p": p, "holds": holds}
-        for name, p, holds in (("a", 0.03, "yes"), ("b", 0.005, "yes"), ("c", 0.01, "no"))
-    ]
-    found = studies.holm(rows)
-    assert [row["p"] for row in found] == pytest.approx([0.03, 0.015, 0.02])
-    assert [row["p_alone"] for row in found] == [0.03, 0.005, 0.01]
-    assert [row["holds"] for row in found] == ["yes", "yes", "no"]
-    # Three of six, whichever the others are.
-    found = studies.holm(rows, 6)
-    assert [row["p"] for row in found] == pytest.approx([0.12, 0.03, 0.05])
-    assert [row["holds"] for row in found] == ["no", "yes", "no"]
-    # A later test is never more certain than an earlier one, and none above 1.
-    found = studies.holm([{"p": p, "holds": "yes"} for p in (0.04, 0.045, 0.6)])
-    assert [row["p"] for row in found] == pytest.approx([0.12, 0.12, 0.6])
-    assert studies.holm([{"p": 0.7, "holds": "no"}], 6)[0]["p"] == 1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_holms_correction_of_a_part_is_no_weaker(seed):
-    rng = np.random.default_rng(seed)
-    rows = [{"p": p, "holds": "yes"} for p in 10 ** rng.uniform(-4, 0, size=6)]
-    whole = [row["p"] for row in studies.holm(rows)]
-    parts = [row["p"] for part in (rows[:3], rows[3:]) for row in studies.holm(part, 6)]
-    assert np.all(np.array(parts) >= whole)
-
-
 def test_rows_are_means_over_seeds_and_pairs_are_by_seed():
     runs = [
         {"set": "a", "model": model, "seed": seed, "score": score}
