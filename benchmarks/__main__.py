@@ -45,6 +45,7 @@ BENCHMARKS = {
     "tasks": "benchmarks.tasks",
     "thresholds": "benchmarks.thresholds",
     "transfer": "benchmarks.transfer",
+    "transformers": "benchmarks.transformers",
     "tuned": "benchmarks.tuned",
     "unseen": "benchmarks.unseen",
     "weighting": "benchmarks.weighting",

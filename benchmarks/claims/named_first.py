@@ -204,6 +204,44 @@ def _conflicting():
     )
 
 
+def _transformers():
+    shared, plain = "shared, equal compute", "plain mixture"
+    largest, most = {"tasks": 12, "rows": 4000}, "Census-Income, 12 tasks of 4,000 rows"
+    rivals = {
+        "single tasks": "single-task transformers of as many steps together",
+        shared: "a shared one of equal compute",
+        plain: "the same without the mutual-information loss",
+    }
+    growths = (
+        (shared, "12 tasks", "4 tasks", "a shared one is larger with 12 tasks than with 4"),
+        (shared, "4,000 rows", "600 rows", "a shared one is larger with 4,000 rows than with 600"),
+        (plain, "12 tasks", "4 tasks", "one without the loss is larger with 12 tasks than with 4"),
+    )
+    tests = [
+        Test(
+            "mod-squad",
+            f"{most}: a Mod-Squad transformer has a higher AUC than {words}.",
+            Difference("mean of the tasks", "Mod-Squad", rival, largest, less=False),
+        )
+        for rival, words in rivals.items()
+    ]
+    tests += [
+        Test(
+            "mod-squad",
+            f"Census-Income: its advantage over {words}.",
+            Difference(
+                "AUC of the first four tasks",
+                f"advantage over {rival}, {more}",
+                f"advantage over {rival}, {fewer}",
+                {},
+                less=False,
+            ),
+        )
+        for rival, more, fewer, words in growths
+    ]
+    return named("transformers", tests)
+
+
 NAMED_FIRST = (
     *_gates("synthetic", 4, {"tasks": 128}, "Static gates, 128 tasks in groups"),
     *_gates("regions", 2, {}, "Gates by row, 16 tasks whose experts differ by region"),
@@ -212,4 +250,5 @@ NAMED_FIRST = (
     *_many_tasks(),
     *_correlation(),
     *_conflicting(),
+    *_transformers(),
 )
