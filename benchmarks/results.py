@@ -30,9 +30,12 @@ PARTS = {
     "movielens": ("set",),
     "regions": ("set",),
     "scenarios": ("set",),
+    "sparse": ("processor",),
+    "step": ("processor",),
     "structures": ("set",),
     "synthetic": ("tasks", "set"),
     "synthetic_2026-11": ("tasks", "set"),
+    "thresholds": ("processor",),
     "weighting": ("set",),
 }
 
@@ -138,11 +141,17 @@ def newest(name):
     lines = [line for line in lines if line["run"] == last[_part(name, line)]]
     runs = list({line["run"]["date"]: line["run"] for line in lines}.values())
     lines.sort(key=lambda line: _part(name, line))
-    return [{key: row[key] for key in row if key != "run"} for row in lines], runs
+    keys = PARTS.get(name, ())
+    return [
+        {key: row[key] for key in row if key != "run"}
+        | dict(zip(keys, _part(name, row), strict=True))
+        for row in lines
+    ], runs
 
 
 def _part(name, row):
-    return tuple(row[key] for key in PARTS.get(name, ()))
+    """What of a row, or of the run that it is from, names its part."""
+    return tuple(row[key] if key in row else row["run"][key] for key in PARTS.get(name, ()))
 
 
 def stamp(path, runs):

@@ -4,16 +4,20 @@ from benchmarks.claims.claim import Claim
 from benchmarks.verdicts import Apart, Count, Difference, Largest, Less, Ratio, Single
 
 NOISY = "noisy Top-k"
+# Of two cores each: one that multiplies bfloat16 in tiles (AMX), and one of AVX2 alone.
+XEON, EPYC = ({"processor": name} for name in ("Intel(R) Xeon(R) Processor", "AMD EPYC"))
+MACHINES = {"Xeon": XEON, "EPYC": EPYC}
 PEERS = ({"name": "deepctr"}, {"name": "rechub"})
 
 
 def _sparse(name, ways):
     return [
         Apart(
-            words,
-            {"name": name, "way": "sparse", "jit": "False", **where},
-            {"name": name, "way": "dense", "jit": "False", "experts": 64},
+            f"{words}, {machine}",
+            {"name": name, "way": "sparse", "jit": "False", **where, **processor},
+            {"name": name, "way": "dense", "jit": "False", "experts": 64, **processor},
         )
+        for machine, processor in MACHINES.items()
         for words, where in ways.items()
     ]
 
@@ -24,7 +28,13 @@ PACKAGE = (
         "step",
         "tfmoe trains more rows a second than the same model elsewhere, in float32 (times).",
         [
-            Ratio(words, {"name": name}, "tfmoe_ratio", ("ratio_q1", "ratio_q3"))
+            Ratio(
+                f"{words}, {machine}",
+                {"name": name, **processor},
+                "tfmoe_ratio",
+                ("ratio_q1", "ratio_q3"),
+            )
+            for machine, processor in MACHINES.items()
             for words, name in (
                 ("DeepCTR", "deepctr"),
                 ("torch-rechub", "torch-rechub"),
@@ -39,7 +49,7 @@ PACKAGE = (
         [
             Ratio(
                 "rows a second in float32, times those in bfloat16",
-                {"name": "tfmoe, bfloat16"},
+                {"name": "tfmoe, bfloat16", **XEON},
                 "tfmoe_ratio",
                 ("ratio_q1", "ratio_q3"),
                 less=True,
@@ -100,11 +110,12 @@ PACKAGE = (
         "(times).",
         [
             Ratio(
-                words,
-                {"name": f"model, {words}", "way": "sparse"},
+                f"{words}, {machine}",
+                {"name": f"model, {words}", "way": "sparse", **processor},
                 quartiles=("q1", "q3"),
                 less=True,
             )
+            for machine, processor in MACHINES.items()
             for words in (
                 "top-k, training",
                 "top-k, prediction",
@@ -171,7 +182,10 @@ PACKAGE = (
         "thresholds",
         "Of two ways to compute the same, the one chosen is never slower by more than 5 % (and by "
         "its first quartile).",
-        [Count("choices", {}, "verdict", lambda verdict: verdict == "ok")],
+        [
+            Count(f"choices, {machine}", processor, "verdict", lambda verdict: verdict == "ok")
+            for machine, processor in MACHINES.items()
+        ],
     ),
     Claim(
         "package",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tfmoe
 from tfmoe import keras_private
-from tfmoe.data.batch.epochs import in_blocks, without_first
+from tfmoe.data.batch.chunks import in_blocks, without_first
 
 tf = pytest.importorskip("tensorflow")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfmoe.data.batch.epochs import mixed, rebatch
+from tfmoe.data.batch.chunks import mixed, rebatch
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema

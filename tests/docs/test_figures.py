@@ -6,38 +6,42 @@ import pytest
 
 from tests.docs.pages import DOCS, ROOT
 
+XEON, EPYC = "Intel(R) Xeon(R) Processor", "AMD EPYC"
 
-def last(study):
-    """The rows of a benchmark's last run."""
+
+def last(study, processor=None):
+    """The rows of a benchmark's last run, on a processor if it says which."""
     path = ROOT / "benchmarks" / "results" / f"{study}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if processor in (None, row["run"]["processor"])]
     return [row for row in rows if row["run"] == rows[-1]["run"]]
 
 
-def by_name(study):
-    return {row["name"]: row for row in last(study)}
+def by_name(study, processor=None):
+    return {row["name"]: row for row in last(study, processor)}
 
 
 def faster(contestant, rival):
-    rows = by_name("step")
-    return rows[contestant]["rows_per_s"] / rows[rival]["rows_per_s"]
+    return STEP[contestant]["rows_per_s"] / STEP[rival]["rows_per_s"]
 
 
-STEP, PEERS = by_name("step"), by_name("peers")
+STEP, PEERS = by_name("step", XEON), by_name("peers")
+ON_EPYC = {name: row["tfmoe_ratio"] for name, row in by_name("step", EPYC).items()}
 MEMORY = {name: PEERS[name]["peak_mb"] for name in ("tfmoe", "deepctr", "rechub")}
 TABLES = {(row["name"], row["table_rows"]): row["ratio"] for row in last("embedding")}
-SPARSE = {(row["name"], row["way"]): row["ratio"] for row in last("sparse")}
+SPARSE = {(row["name"], row["way"]): row["ratio"] for row in last("sparse", XEON)}
 ALONE = [row for row in last("extract") if row["name"] != "whole"]
 TIMES = [row[key] for row in ALONE for key in ("latency_1", "latency_4096")]
 
 README = [
     *(
-        f"| {STEP[name]['tfmoe_ratio']:.2f} times | {PEERS[peer]['train_ratio']:.2f} times | "
+        f"| {STEP[name]['tfmoe_ratio']:.2f} times | {ON_EPYC[name]:.2f} times | "
+        f"{PEERS[peer]['train_ratio']:.2f} times | "
         f"{PEERS[peer]['predict_ratio']:.2f} times | "
         f"**{MEMORY['tfmoe'] / MEMORY[peer]:.1f} times as much** |"
         for name, peer in (("deepctr", "deepctr"), ("torch-rechub", "rechub"))
     ),
-    f"| {STEP['dense list']['tfmoe_ratio']:.2f} times | | | |",
+    f"| {STEP['dense list']['tfmoe_ratio']:.2f} times | {ON_EPYC['dense list']:.2f} times | | | |",
     f"trains wide experts {faster('tfmoe, bfloat16', 'deepctr'):.1f} times as fast as DeepCTR and "
     f"{faster('tfmoe, bfloat16', 'torch-rechub'):.1f} times as fast as torch-rechub",
     f"{faster('tfmoe, bfloat16', 'dense list, bfloat16'):.2f} times as fast as the model by hand",

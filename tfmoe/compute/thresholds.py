@@ -55,7 +55,9 @@ class Thresholds:
     Attributes:
         most_unrolled: int. Up to so many experts or towers TensorFlow runs one after the other,
             with bias and activation in the operation of the matmul; more would make the graph
-            long. Measured on the Xeon.
+            long. Measured on the Xeon; on an EPYC (AVX2, oneDNN) 8, 16 and 32 experts of
+            128 -> 32 -> 16 took 1.04, 1.08 and 1.14 times as long so, of 128 -> 256 -> 128 0.97,
+            0.99 and 0.94 times.
         large_kernel: int or None. In training, experts whose first kernel has at least so many
             weights run all at once, as batched matmuls; two at most, and all for None, run one
             after the other. 8 experts of 429 -> 256 -> 128 took 0.87 of the time at once on the
@@ -80,7 +82,8 @@ class Thresholds:
             costs little beside the optimizer's own pass and which XLA can compile; above, it is
             the distinct rows, if the optimizer gains by them: see `tfmoe.optimizers.LazyAdam`,
             whose step took 0.91, 0.98, 1.50 and 13.5 times as long with the whole table on the
-            Xeon, for 10,000, 30,000, 100,000 and 1,000,000 rows of 16.
+            Xeon, for 10,000, 30,000, 100,000 and 1,000,000 rows of 16; on an EPYC (AVX2, oneDNN)
+            1.00, 1.07, 1.8 and 12 times.
         break_even: number. Sparse compute pays where a row's experts times this are at most all
             experts, if experts are large. On the Xeon 2 of 4 experts of 128 -> 256 -> 128 took
             0.76 of the dense time, 2 of 3 0.89; elsewhere half is taken for break-even.
@@ -89,7 +92,8 @@ class Thresholds:
         large_expert: int, weights from which an expert is large. Between 128 -> 32 -> 16 and
             128 -> 256 -> 128 on the Xeon.
         spans: tuple of int. Lengths of a span of slots to choose from, in eighths of the mean
-            number of pairs of an expert, where shapes may depend on data.
+            number of pairs of an expert, where shapes may depend on data. On an EPYC (AVX2, oneDNN)
+            2 of 64 experts of 128 -> 256 -> 128 took 1.07 times as long with every second of them.
         block_cost: int. Slots' worth of time that it takes to gather a block's kernels and to
             add up their gradients; decides between spans. Measured on the Xeon with kernels of
             128 x 256.
@@ -102,16 +106,16 @@ class Thresholds:
         blocks_xla: two int, lengths of a block there, likewise.
     """
 
-    most_unrolled: int = 16
+    most_unrolled: int = 12
     large_kernel: int | None = None
     large_kernel_inference: int | None = None
     narrow: int = 6
     most_looked_up: int | None = None
-    dense_rows: int = 30_000
+    dense_rows: int = 20_000
     break_even: float = 2
     break_even_small: float = 4
     large_expert: int = 2**14
-    spans: tuple[int, ...] = (0, 2, 4, 6, 8, 10, 12, 16)
+    spans: tuple[int, ...] = tuple(range(17))
     block_cost: int = 40
     block_pairs: tuple[int, int] = (16, 64)
     blocks: tuple[int, int, int] = (16, 64, 128)
@@ -161,7 +165,16 @@ def _is_count(value, least):
 
 # By kind of processor. Experts run at once in training, and sparse compute of two in three
 # experts, only where that was measured to pay.
-KINDS = {"avx512": Thresholds(large_kernel=2**16, break_even=1.5), "other": Thresholds()}
+KINDS = {
+    "avx512": Thresholds(
+        most_unrolled=16,
+        large_kernel=2**16,
+        break_even=1.5,
+        dense_rows=30_000,
+        spans=(0, 2, 4, 6, 8, 10, 12, 16),
+    ),
+    "other": Thresholds(),
+}
 
 
 def kind_of_processor(cpuinfo: str | None = None) -> str:

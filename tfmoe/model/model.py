@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import keras
 
@@ -30,6 +28,7 @@ from tfmoe.heads.towers import Towers
 from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.add_task import check_routing, copy_extended, places
 from tfmoe.model.assets import check_goes_with, check_sizes
+from tfmoe.model.blueprint import Blueprint, recipe_of
 from tfmoe.model.conditions import conditions_of, num_scenarios
 from tfmoe.model.finite import check_weights
 from tfmoe.model.forward import ForwardOutput, Stages, is_in_step
@@ -43,57 +42,9 @@ from tfmoe.model.position import position_tower_of, served_schema
 from tfmoe.model.training import Trainable
 from tfmoe.model.untracked import Untracked
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Regression, Task
+from tfmoe.schema.tasks import Task
 from tfmoe.structures.base import Structure, structure_of
 from tfmoe.validation import check_bool, integer
-
-
-class _Blueprint(NamedTuple):
-    """What a model needs to know to be built, from a Preprocessor or a saved config.
-
-    Attributes:
-        schema: `Schema`.
-        table_sizes: rows of each embedding table, by owner.
-        lengths: positions of each list column.
-        label_moments: dict by task of the mean and standard deviation of its labels.
-        num_added: how many of the last tasks were added one by one.
-        preprocessor: `Preprocessor`, or None where it comes later, out of a file.
-    """
-
-    schema: Schema
-    table_sizes: dict[str, int]
-    lengths: dict[str, int]
-    label_moments: dict[str, tuple[float, float]]
-    num_added: int = 0
-    preprocessor: Preprocessor | None = None
-
-    @classmethod
-    def of(cls, preprocessor: Any, num_added: int = 0) -> _Blueprint:
-        """From the argument `preprocessor`, or as `add_task` and `from_config` made it.
-
-        Raises:
-            ValueError: if it is neither a Preprocessor nor a Schema, or is not fitted but must be.
-        """
-        if isinstance(preprocessor, cls):
-            return preprocessor
-        if isinstance(preprocessor, Schema):
-            preprocessor = Preprocessor(preprocessor)
-        if not isinstance(preprocessor, Preprocessor):
-            raise ValueError(
-                "MultiTaskModel reads columns, tasks and vocabularies from a fitted "
-                f"Preprocessor. Received preprocessor={preprocessor!r}. Make one with "
-                "`tfmoe.Preprocessor(schema).fit(data)`."
-            )
-        _warn_of_units(preprocessor)
-        # A copy of its own, for the caller may fit theirs again.
-        return cls(
-            preprocessor.schema,
-            preprocessor.table_sizes,
-            preprocessor.lengths,
-            preprocessor.label_moments,
-            num_added,
-            copy.copy(preprocessor),
-        )
 
 
 @registered
@@ -193,11 +144,11 @@ class MultiTaskModel(Trainable):
         dtype: str | keras.DTypePolicy | None = None,
         trainable: bool = True,
     ) -> None:
-        blueprint = _Blueprint.of(preprocessor)
+        blueprint = Blueprint.of(preprocessor)
         whole, num_added = blueprint.schema, blueprint.num_added
         schema = served_schema(whole, position)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        original, config = _recipe_of(mixture, policy)
+        original, config = recipe_of(mixture, policy)
         # Layers are named so that no column's input can have the same name.
         known: dict[str, Any] = {"num_tasks": len(schema.tasks)}
         if "num_scenarios" in config["config"]:
@@ -374,7 +325,7 @@ class MultiTaskModel(Trainable):
         related = places(self.schema, like, self._num_added)
         check_routing(routing)
         preprocessor = self.training_preprocessor.add_task(task, rows, mean, std)
-        blueprint: Any = _Blueprint.of(preprocessor, self._num_added + 1)
+        blueprint: Any = Blueprint.of(preprocessor, self._num_added + 1)
         model = MultiTaskModel(
             blueprint,
             self.structure.extended(related, routing),
@@ -537,7 +488,7 @@ class MultiTaskModel(Trainable):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
-        blueprint: Any = _Blueprint(
+        blueprint: Any = Blueprint(
             Schema.from_dict(config.pop("schema")),
             config.pop("table_sizes"),
             config.pop("lengths"),
@@ -608,38 +559,3 @@ def _draft_of(path: Any, overwrite: bool) -> contextlib.AbstractContextManager[A
     if not overwrite:
         check_new(path)
     return replaced(path)
-
-
-def _warn_of_units(preprocessor: Preprocessor) -> None:
-    """Says which regressions are not standardised though they should be."""
-    names = [
-        task.name
-        for task in preprocessor.schema.tasks
-        if isinstance(task, Regression)
-        and task.standardize
-        and task.name not in preprocessor.label_moments
-    ]
-    if names:
-        warnings.warn(
-            f"The labels of {names} are not standardised: this Preprocessor has seen none of "
-            "them, or was fitted by an earlier version. Large or small ones may drown the other "
-            "tasks or learn nothing. Fit it on rows with labels, or declare "
-            "Regression(..., standardize=False).",
-            stacklevel=4,
-        )
-
-
-def _recipe_of(mixture: Any, policy: Any) -> tuple[Any, dict[str, Any]]:
-    """The layer behind the argument `mixture`, and its config.
-
-    Raises:
-        ValueError: if it is no layer.
-    """
-    mixture = nested.given(mixture)
-    if not isinstance(mixture, keras.layers.Layer):
-        raise ValueError(
-            "MultiTaskModel takes a mixture layer such as "
-            f"tfmoe.MMoE(num_experts=8). Received mixture={mixture!r}."
-        )
-    nested.warn_of_policies(mixture, policy)
-    return mixture, nested.config_of(mixture)

@@ -1,0 +1,33 @@
+"""What is known of the labels of a task that came later."""
+
+from tfmoe.data.batch.chunks import raw_chunks
+from tfmoe.data.encode.rows import label_columns
+from tfmoe.data.fit.fitted import Fitted
+from tfmoe.data.fit.statistics import Statistics
+from tfmoe.data.read.source import open_source
+from tfmoe.schema.tasks import Regression
+
+
+def new_labels(schema, task, rows, mean, std):
+    """Mean and moments of a new task's labels, both by task."""
+    if (mean is None) != (std is None) or (std is not None and not 0 < std < float("inf")):
+        raise ValueError(
+            "Labels are standardised by `mean` and `std`, which is above 0. Received "
+            f"mean={mean!r}, std={std!r}. Give both, or `rows` to fit them on."
+        )
+    given = {} if mean is None else {task.name: (float(mean), float(std))}
+    if rows is not None:
+        statistics = Statistics(schema, 1)
+        chunks = raw_chunks(open_source(rows), lambda names: label_columns(schema, names, task))
+        for chunk in chunks:
+            statistics.add_labels(chunk)
+        fitted = Fitted.of(statistics)
+        seen = {name: fitted.label_moments[name] for name in {task.name} & {*fitted.label_moments}}
+        return {task.name: fitted.label_means[task.name]}, {**seen, **given}
+    if isinstance(task, Regression) and task.standardize and not given:
+        raise ValueError(
+            "The labels of a regression are standardised by their mean and standard deviation, "
+            f"which nobody has told. Received task={task.name!r} without `rows`. Give rows with "
+            "its labels, or `mean` and `std`, or declare Regression(..., standardize=False)."
+        )
+    return ({} if mean is None else {task.name: float(mean)}), given
