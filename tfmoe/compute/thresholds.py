@@ -86,14 +86,15 @@ class Thresholds:
             1.00, 1.07, 1.8 and 12 times.
         break_even: number. Sparse compute pays where a row's experts times this are at most all
             experts, if experts are large. On the Xeon 2 of 4 experts of 128 -> 256 -> 128 took
-            0.76 of the dense time, 2 of 3 0.89; elsewhere half is taken for break-even.
+            0.76 of the dense time, 2 of 3 0.89; on an EPYC (AVX2, oneDNN) 0.65 and 0.87.
         break_even_small: number, likewise where matmuls take no longer than laying out the pairs,
             or where every batch must be looked at first: a quarter on the Xeon.
         large_expert: int, weights from which an expert is large. Between 128 -> 32 -> 16 and
             128 -> 256 -> 128 on the Xeon.
         spans: tuple of int. Lengths of a span of slots to choose from, in eighths of the mean
-            number of pairs of an expert, where shapes may depend on data. On an EPYC (AVX2, oneDNN)
-            2 of 64 experts of 128 -> 256 -> 128 took 1.07 times as long with every second of them.
+            number of pairs of an expert, where shapes may depend on data. With every second of them
+            2 of 64 experts of 128 -> 256 -> 128 took 1.06 times as long on the Xeon and 1.07 times
+            on an EPYC (AVX2, oneDNN).
         block_cost: int. Slots' worth of time that it takes to gather a block's kernels and to
             add up their gradients; decides between spans. Measured on the Xeon with kernels of
             128 x 256.
@@ -112,7 +113,7 @@ class Thresholds:
     narrow: int = 6
     most_looked_up: int | None = None
     dense_rows: int = 20_000
-    break_even: float = 2
+    break_even: float = 1.5
     break_even_small: float = 4
     large_expert: int = 2**14
     spans: tuple[int, ...] = tuple(range(17))
@@ -163,15 +164,12 @@ def _is_count(value, least):
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-# By kind of processor. Experts run at once in training, and sparse compute of two in three
-# experts, only where that was measured to pay.
+# By kind of processor. Experts run at once in training only where that was measured to pay.
 KINDS = {
     "avx512": Thresholds(
         most_unrolled=16,
         large_kernel=2**16,
-        break_even=1.5,
         dense_rows=30_000,
-        spans=(0, 2, 4, 6, 8, 10, 12, 16),
     ),
     "other": Thresholds(),
 }
