@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import aliexpress, results, studies
+from benchmarks import aliexpress, results
 
 
 def test_it_asks_for_the_files():
@@ -22,7 +22,6 @@ def test_a_row_is_the_mean_of_its_seeds_and_no_run_is_made_twice(tmp_path, monke
         return scores | {"parameters": 3, "test_rows": 5}
 
     monkeypatch.setattr(aliexpress, "one_run", one_run)
-    monkeypatch.setattr(studies, "RUNS", tmp_path)
     monkeypatch.setattr(results, "RUN_COMMITS", {"aliexpress": set()})
     aliexpress.run(quick=False, data="somewhere", markets="NL", seeds=2)
     rows = aliexpress.run(quick=False, data="somewhere", markets="NL,US", seeds=3)

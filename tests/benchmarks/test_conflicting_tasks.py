@@ -3,14 +3,13 @@
 import functools
 import itertools
 import math
-from collections import defaultdict
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from benchmarks import claims, results, studies
+from benchmarks import claims
 from benchmarks import conflicting_added as added
 from benchmarks import conflicting_models as models
 from benchmarks import conflicting_tasks as study
@@ -275,8 +274,6 @@ def test_a_whole_study_decides_its_claims(tmp_path, monkeypatch):
         rng = np.random.default_rng([cell["seed"], len(cell["model"])])
         return {"score": rng.random(), "valid": 1.0, "parameters": 2, "multiplications": 3}
 
-    monkeypatch.setattr(studies, "RUNS", tmp_path)
-    monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
     monkeypatch.setattr(study, "one_run", one_run)
     rows = study.run(False)
     # Each stage: searches of five models, of two ways for four of them and of 64 rows alone.

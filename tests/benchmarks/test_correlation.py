@@ -1,13 +1,12 @@
 """The contestants of `correlation` are as large, and cost, what is said."""
 
 import math
-from collections import defaultdict
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks import claims, correlation, results, studies
+from benchmarks import claims, correlation
 from benchmarks import correlation_models as models
 from benchmarks.correlation_models import MULTI_GATE, ONE_GATE, SHARED, SINGLE, WIDE
 
@@ -79,8 +78,6 @@ def cells(tmp_path, monkeypatch):
         sizes = {"parameters": 2, "multiplications": 3}
         return {"score": rng.random(), "valid": 1.0} | sizes
 
-    monkeypatch.setattr(studies, "RUNS", tmp_path)
-    monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
     monkeypatch.setattr(correlation, "one_run", one_run)
     return found
 

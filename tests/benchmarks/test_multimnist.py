@@ -2,13 +2,12 @@
 
 import gzip
 import math
-from collections import defaultdict
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks import claims, multimnist, multimnist_models, multimnist_pictures, results, studies
+from benchmarks import claims, multimnist, multimnist_models, multimnist_pictures
 from benchmarks.gate_choices import DSELECT_K, TOP_K
 from benchmarks.multimnist_models import COMPUTE, PARAMETERS, SINGLE
 
@@ -74,8 +73,6 @@ def test_claims_are_of_contestants(tmp_path, monkeypatch):
         sizes = {"multiplications": 3.0, "parameters": 2, "valid": 1.0}
         return dict.fromkeys(("accuracy", *multimnist_models.PLACES), rng.random()) | sizes
 
-    monkeypatch.setattr(studies, "RUNS", tmp_path)
-    monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
     monkeypatch.setattr(multimnist, "one_run", one_run)
     rows = multimnist.run(False)
     own = [claim for claim in claims.CLAIMS if claim.study == "multimnist"]

@@ -1,7 +1,6 @@
 """Tokens, contestants and claims of the study of transformers."""
 
 import math
-from collections import defaultdict
 
 import keras
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from keras import ops
 
 import tfmoe
-from benchmarks import claims, results, studies, transformers, transformers_tables
+from benchmarks import claims, transformers, transformers_tables
 from benchmarks import transformers_models as models
 from benchmarks.transformers_models import COMPUTE, MOD_SQUAD, PARAMETERS, PLAIN, SINGLE
 from benchmarks.worlds import WORLDS
@@ -153,8 +152,6 @@ def test_a_whole_study_decides_its_claims(tmp_path, monkeypatch):
         scores = {"score": rng.random(), "common": rng.random(), "valid": rng.random()}
         return scores | ({"information": 0.5} if cell["model"] in (MOD_SQUAD, PLAIN) else {})
 
-    monkeypatch.setattr(studies, "RUNS", tmp_path)
-    monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
     monkeypatch.setattr(transformers, "one_run", one_run)
     rows = transformers.run(False)
     assert len(cells) == 2 * 4 * (3 * 10 + 4) + (4 + 10) + 2 * 10
