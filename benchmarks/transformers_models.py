@@ -13,6 +13,8 @@ choose:
 Models are layers in a plain Keras model: one table of tokens, where a schema has one a column.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -95,11 +97,22 @@ def build(cell, tokens, columns, tasks):
         Adam(cell["learning_rate"]),
         keras.losses.BinaryCrossentropy(from_logits=True),
         jit_compile=False,
-        steps_per_execution=STEPS_AT_ONCE if cell["steps"] > STEPS_AT_ONCE else 1,
+        # A number that a round's steps are a multiple of, or Keras would make more of them.
+        steps_per_execution=math.gcd(_round_of(steps_of(cell)), STEPS_AT_ONCE),
     )
     # A step that creates variables is traced twice.
     model.optimizer.build(model.trainable_variables)
     return model, squad
+
+
+def steps_of(cell):
+    """Steps of a training: single tasks have an equal share each, of which whole rounds are made."""
+    return cell["steps"] // (cell["tasks"] if cell["model"] == SINGLE else 1)
+
+
+def _round_of(steps):
+    """Steps from one validation to the next."""
+    return steps // min(VALIDATIONS, steps)
 
 
 def one_run(table, cell):
@@ -113,7 +126,7 @@ def one_run(table, cell):
     if alone:
         valid, logits = _each_alone(model, table, cell)
     else:
-        valid = learn(model, cell, table.train, table.valid, cell["steps"])
+        valid = learn(model, cell, table.train, table.valid)
         logits = said(model, table.test)
     places = [table.test.task == task for task in range(tasks)]
     aucs = [roc_auc_score(table.test.y[own, 0], logits[own]) for own in places]
@@ -136,15 +149,16 @@ def _each_alone(model, table, cell):
         for variable, value in zip(variables, start, strict=True):
             variable.assign(value)
         parts = [part.of(task) for part in (table.train, table.valid, table.test)]
-        losses.append(learn(model, cell, *parts[:2], cell["steps"] // cell["tasks"]))
+        losses.append(learn(model, cell, *parts[:2]))
         logits[table.test.task == task] = said(model, parts[2])
     return float(np.mean(losses)), logits
 
 
-def learn(model, cell, train, valid, steps):
-    """Trains a model so many steps, to its best validation; returns its loss there."""
+def learn(model, cell, train, valid):
+    """Trains a model to its best validation; returns its loss there."""
     import tensorflow as tf
 
+    steps = steps_of(cell)
     rounds = min(VALIDATIONS, steps)
     rng = np.random.default_rng(cell["seed"])
     size, number = cell["batch_size"], steps * cell["batch_size"]
@@ -156,7 +170,7 @@ def learn(model, cell, train, valid, steps):
     history = model.fit(
         rows,
         shuffle=False,
-        steps_per_epoch=steps // rounds,
+        steps_per_epoch=_round_of(steps),
         epochs=rounds,
         validation_data=({"x": valid.x, "task": valid.task}, valid.y),
         validation_batch_size=AT_ONCE,

@@ -88,6 +88,14 @@ def test_columns_become_tokens(monkeypatch):
     assert (alone.x.tolist(), alone.task.tolist()) == ([[1, 4], [2, 4]], [0, 0])
 
 
+@pytest.mark.parametrize(("tasks", "steps"), [(4, 500), (8, 250), (12, 160)])
+def test_single_tasks_share_the_steps(tasks, steps, table):
+    cell = SIZES | {"model": SINGLE, "tasks": tasks, "steps": 2000}
+    model, _ = models.build(cell, table.tokens, COLUMNS, 1)
+    models.learn(model, cell, table.train.of(0), table.valid.of(0))
+    assert int(model.optimizer.iterations) == steps
+
+
 @pytest.mark.parametrize("name", [MOD_SQUAD, SINGLE])
 def test_a_run(name, table):
     cell = SIZES | {"model": name} | ({"weight": 0.1} if name == MOD_SQUAD else {})

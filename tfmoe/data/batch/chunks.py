@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from tfmoe.data.batch.part import Part
 from tfmoe.data.encode.rows import RowEncoder
 from tfmoe.data.read import tables
 from tfmoe.data.read.source import Source
-
-if TYPE_CHECKING:
-    pass
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
