@@ -106,7 +106,7 @@ def build(cell, tokens, columns, tasks):
 
 
 def steps_of(cell):
-    """Steps of a training: single tasks have an equal share each, of which whole rounds are made."""
+    """Steps of a training: an equal share of single tasks, of which whole rounds are made."""
     return cell["steps"] // (cell["tasks"] if cell["model"] == SINGLE else 1)
 
 
