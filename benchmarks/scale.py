@@ -147,7 +147,10 @@ def draw(rows, path):
                 ":",
                 color=line.get_color(),
             )
-        axis.set(xscale="log", yscale="log", xlabel="rows", ylabel=label)
+        # What a process has at hand may be enough for few rows: its peak then rises by nothing.
+        of_jobs = [row[key] for row in rows if row["name"] in ("fit", "train")]
+        vertical = "log" if min(of_jobs) > 0 else "linear"
+        axis.set(xscale="log", yscale=vertical, xlabel="rows", ylabel=label)
         axis.grid(alpha=0.3)
     figure.axes[0].legend(title="dotted: drawn on")
     studies.save(figure, path)

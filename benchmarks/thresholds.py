@@ -162,8 +162,9 @@ def choices(scale):
 
 def _unrolled(name, at, make, chosen, remedy):
     """One after the other or all at once."""
+    most = {"most_unrolled": NEVER, "most_unrolled_large": NEVER}
     ways = [
-        (words, forcing(make, most_unrolled=NEVER, large_kernel=at, large_kernel_inference=at))
+        (words, forcing(make, **most, large_kernel=at, large_kernel_inference=at))
         for words, at in (("one after the other", None), ("all at once", 0))
     ]
     return Choice(name, at, tuple(ways if chosen else reversed(ways)), remedy)
@@ -193,15 +194,19 @@ def _large_kernel(scale):
 
 
 def _most_unrolled(scale):
-    for num in (8, 16, 32):
-        chosen = dense.is_unrolled(num, (scale.inputs, scale.small_units[0]), training=True)
-        yield _unrolled(
-            "most_unrolled",
-            f"{num} experts of {_shape(scale.inputs, *scale.small_units)}, {scale.batch} rows",
-            partial(layer_turn, scale.batch, scale.inputs, num, scale.small_units),
-            chosen,
-            f"most_unrolled={num - 1 if chosen else num}",
-        )
+    for name, units in (
+        ("most_unrolled", scale.small_units),
+        ("most_unrolled_large", scale.units),
+    ):
+        for num in (8, 16, 32):
+            chosen = dense.is_unrolled(num, (scale.inputs, units[0]), training=True)
+            yield _unrolled(
+                name,
+                f"{num} experts of {_shape(scale.inputs, *units)}, {scale.batch} rows",
+                partial(layer_turn, scale.batch, scale.inputs, num, units),
+                chosen,
+                f"{name}={num - 1 if chosen else num}",
+            )
 
 
 def _narrow(scale):

@@ -80,8 +80,19 @@ def test_few_networks_run_one_by_one():
         assert dense.is_unrolled(3, (1000, 1000), training=False)
         assert dense.is_unrolled(16, (100, 100), training=True)
         assert not dense.is_unrolled(17)
+        assert not dense.is_unrolled(17, (128, 256), training=True)
     with thresholds.use("other"):
         assert dense.is_unrolled(3, (1000, 1000), training=True)
+        # Large ones gain by it in larger numbers than small ones do.
+        for num, shape, unrolled in [
+            (12, (128, 32), True),
+            (13, (128, 32), False),
+            (32, (128, 128), True),
+            (32, (127, 128), False),
+            (33, (128, 128), False),
+        ]:
+            assert dense.is_unrolled(num, shape, training=True) is unrolled
+            assert dense.is_unrolled(num, shape, training=False) is unrolled
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -27,11 +27,13 @@ def is_unrolled(num: int, kernel_shape: tuple = (), training: bool = False) -> b
         kernel_shape: shape of a network's first kernel, or `()` if it has none.
         training: whether gradients will be asked for.
     """
-    limits = thresholds.current()
-    if keras.backend.backend() != "tensorflow" or num > limits.most_unrolled:
+    limits, weights = thresholds.current(), math.prod(kernel_shape)
+    is_large = weights >= limits.large_expert
+    most = limits.most_unrolled_large if is_large else limits.most_unrolled
+    if keras.backend.backend() != "tensorflow" or num > most:
         return False
-    large = limits.large_kernel if training else limits.large_kernel_inference
-    return num <= 2 or not kernel_shape or large is None or math.prod(kernel_shape) < large
+    at_once = limits.large_kernel if training else limits.large_kernel_inference
+    return num <= 2 or not kernel_shape or at_once is None or weights < at_once
 
 
 def apart(inputs: Any, num: int) -> list:

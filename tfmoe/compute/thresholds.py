@@ -56,8 +56,10 @@ class Thresholds:
         most_unrolled: int. Up to so many experts or towers TensorFlow runs one after the other,
             with bias and activation in the operation of the matmul; more would make the graph
             long. Measured on the Xeon; on an EPYC (AVX2, oneDNN) 8, 16 and 32 experts of
-            128 -> 32 -> 16 took 1.04, 1.08 and 1.14 times as long so, of 128 -> 256 -> 128 0.97,
-            0.99 and 0.94 times.
+            128 -> 32 -> 16 took 1.04, 1.08 and 1.14 times as long so.
+        most_unrolled_large: int, the same where the first kernel has `large_expert` weights or
+            more. On an EPYC (AVX2, oneDNN) 8, 16 and 32 experts of 128 -> 256 -> 128 took 0.97,
+            0.99 and 0.94 to 1.0 times as long one after the other.
         large_kernel: int or None. In training, experts whose first kernel has at least so many
             weights run all at once, as batched matmuls; two at most, and all for None, run one
             after the other. 8 experts of 429 -> 256 -> 128 took 0.87 of the time at once on the
@@ -89,8 +91,8 @@ class Thresholds:
             0.76 of the dense time, 2 of 3 0.89; on an EPYC (AVX2, oneDNN) 0.65 and 0.87.
         break_even_small: number, likewise where matmuls take no longer than laying out the pairs,
             or where every batch must be looked at first: a quarter on the Xeon.
-        large_expert: int, weights from which an expert is large. Between 128 -> 32 -> 16 and
-            128 -> 256 -> 128 on the Xeon.
+        large_expert: int, weights from which an expert, or its first kernel, is large. Between
+            128 -> 32 -> 16 and 128 -> 256 -> 128 on the Xeon.
         spans: tuple of int. Lengths of a span of slots to choose from, in eighths of the mean
             number of pairs of an expert, where shapes may depend on data. With every second of them
             2 of 64 experts of 128 -> 256 -> 128 took 1.06 times as long on the Xeon and 1.07 times
@@ -108,6 +110,7 @@ class Thresholds:
     """
 
     most_unrolled: int = 12
+    most_unrolled_large: int = 32
     large_kernel: int | None = None
     large_kernel_inference: int | None = None
     narrow: int = 6
@@ -133,9 +136,17 @@ class Thresholds:
 
 
 # Numbers that divide, count networks or are lengths must not be 0.
-_LEAST = {
-    name: 1 for name in ("most_unrolled", "break_even", "break_even_small", "blocks", "blocks_xla")
-}
+_LEAST = dict.fromkeys(
+    (
+        "most_unrolled",
+        "most_unrolled_large",
+        "break_even",
+        "break_even_small",
+        "blocks",
+        "blocks_xla",
+    ),
+    1,
+)
 
 
 def _check(field, value):
@@ -168,6 +179,7 @@ def _is_count(value, least):
 KINDS = {
     "avx512": Thresholds(
         most_unrolled=16,
+        most_unrolled_large=16,
         large_kernel=2**16,
         dense_rows=30_000,
     ),
