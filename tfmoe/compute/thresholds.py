@@ -58,8 +58,8 @@ class Thresholds:
             long. Measured on the Xeon; on an EPYC (AVX2, oneDNN) 8, 16 and 32 experts of
             128 -> 32 -> 16 took 1.04, 1.08 and 1.14 times as long so.
         most_unrolled_large: int, the same where the first kernel has `large_expert` weights or
-            more. On an EPYC (AVX2, oneDNN) 8, 16 and 32 experts of 128 -> 256 -> 128 took 0.97,
-            0.99 and 0.94 to 1.0 times as long one after the other.
+            more. On an EPYC (AVX2, oneDNN) 8, 16 and 32 experts of 128 -> 256 -> 128 took 0.97 to
+            1.0, 0.92 to 0.99 and 0.94 to 1.0 times as long one after the other.
         large_kernel: int or None. In training, experts whose first kernel has at least so many
             weights run all at once, as batched matmuls; two at most, and all for None, run one
             after the other. 8 experts of 429 -> 256 -> 128 took 0.87 of the time at once on the
