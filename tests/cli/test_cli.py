@@ -160,6 +160,15 @@ def test_predictions_stand_beside_columns_of_the_table(folder, model, tmp_path):
         assert list(got)[: len(names)] == names
         pd.testing.assert_frame_equal(got[names], rows[names])
         assert got["watch_predicted"].astype(float).between(0, 1).all()
+    # Predictions that stand there already stay.
+    rows["watch_predicted"] = "0.5"
+    rows.to_csv(tmp_path / "twice.csv", index=False)
+    out = tmp_path / "beside.csv"
+    done = run("predict", model, tmp_path / "twice.csv", "--keep", "all", "--out", out)
+    assert done.exit_code == 0, done.output
+    got = pd.read_csv(out, dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(got[list(rows)], rows)
+    assert got["watch_predicted_2"].astype(float).between(0, 1).all()
     done = run("predict", model, folder / "rows.csv", "--keep", "who", "--out", tmp_path / "p.csv")
     assert done.exit_code == 1
     assert "of which ['who'] are not there" in " ".join(done.output.split())

@@ -95,6 +95,51 @@ def test_values_stay_among_the_rows_of_their_task():
     assert found.loc[("buy", "a"), "drop"] == 0
 
 
+def test_weights_of_a_list_count_for_themselves():
+    """They stay with lists of their length, and a list that is permuted takes its own along."""
+    column = tfmoe.MultiCategorical("tags", hash_buckets=50, max_length=3, weights="scores")
+    schema = tfmoe.Schema([column], [tfmoe.Binary("click")])
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 4, 200)
+    rows = pd.DataFrame({"tags": [[f"t{rng.integers(9)}" for _ in range(n)] for n in lengths]})
+    rows["scores"] = [list(rng.normal(size=n)) for n in lengths]
+    rows["click"] = (np.array([cell[0] for cell in rows["scores"]]) > 0) * 1.0
+    seen = []
+
+    class Seeing(Known):
+        def predict(self, features, batch_size, verbose):
+            seen.append({name: array.copy() for name, array in features.items()})
+            return {"click": features["tags_weights"][:, 0]}
+
+    frame = tfmoe.permutation_importance(Seeing(schema), rows, repeats=1, num_rows=None)
+    found = frame.set_index("column")["drop"]
+    assert found["scores"] > 0.3
+    assert found["tags"] > 0.3
+    base, of_tags, of_scores = seen
+
+    def pairs(features):
+        both = zip(features["tags"], features["tags_weights"], strict=True)
+        return {(ids.tobytes(), own.tobytes()) for ids, own in both}
+
+    assert (of_tags["tags"] != base["tags"]).any()
+    assert pairs(of_tags) == pairs(base)
+    np.testing.assert_array_equal(of_scores["tags"], base["tags"])
+    assert (of_scores["tags_weights"] != base["tags_weights"]).any()
+    for number in (1, 2, 3):
+        own = (base["tags"] != 0).sum(axis=1) == number
+        before, after = (f["tags_weights"][own] for f in (base, of_scores))
+        assert {row.tobytes() for row in after} == {row.tobytes() for row in before}
+    # A column of weights that are all alike decides nothing.
+    rows["scores"] = [[1.0] * n for n in lengths]
+
+    class First(Known):
+        def predict(self, features, batch_size, verbose):
+            return {"click": features["tags"][:, 0] * features["tags_weights"][:, 0]}
+
+    frame = tfmoe.permutation_importance(First(schema), rows, num_rows=None)
+    assert frame.set_index("column")["drop"]["scores"] == 0
+
+
 def test_a_draw_of_rows_is_uniform_and_seeded():
     rows = table()
     schema = tfmoe.Schema(COLUMNS, [tfmoe.Binary("click")])

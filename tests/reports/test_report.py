@@ -103,6 +103,15 @@ def test_similarity_is_pearsons_correlation():
     np.testing.assert_allclose(got, np.maximum(nearest, 0), atol=2e-3)
 
 
+def test_one_expert_is_near_none():
+    gate = tfmoe.TopKGate(num_nonzeros=1, router="static")
+    model = tables.small_model(tables.fitted(), gate=gate)
+    one = tfmoe.extract(model, [model.schema.task_names[0]])
+    (use,) = gate_use(one, tables.rows())
+    assert len(use.experts) == 1
+    assert use.frame()["nearest"].isna().all()
+
+
 def test_a_frame_has_a_row_for_each_task_and_expert():
     prep, df = tables.fitted(), tables.rows()
     model = tables.small_model(prep, gate=tfmoe.DSelectKGate())

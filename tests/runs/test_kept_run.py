@@ -64,16 +64,73 @@ def test_a_run_goes_on_with_what_it_was_begun_with(folder, tmp_path, monkeypatch
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:The model has been trained for")
+@pytest.mark.filterwarnings("ignore:`fit` counts scores in bins")
 def test_a_schema_that_was_edited_is_refused(folder, tmp_path):
     edited = tmp_path / "schema.yaml"
     edited.write_text((folder / "schema.yaml").read_text())
-    run = run_of(folder, schema=edited, checkpoints=tmp_path / "checkpoints")
-    run.build()
+    run = run_of(folder, schema=edited, checkpoints=tmp_path / "checkpoints", epochs=1)
+    run.fit(run.build())
     tfmoe.Schema([tfmoe.Numeric("x")], [tfmoe.Binary("click")]).save(tmp_path / "other.yaml")
     os.replace(tmp_path / "other.yaml", edited)
-    again = run_of(folder, schema=edited, checkpoints=tmp_path / "checkpoints", resume=True)
+    again = run_of(
+        folder, schema=edited, checkpoints=tmp_path / "checkpoints", resume=True, epochs=1
+    )
     with pytest.raises(ValueError, match="the schema that it was begun with"):
         again.build()
+
+
+def test_a_slip_of_the_pen_keeps_nothing(folder, tmp_path, monkeypatch):
+    """What ended before its first step was kept begins anew, with what it is told now."""
+    place = {"checkpoints": tmp_path / "checkpoints"}
+    with pytest.raises(FileNotFoundError):
+        run_of(folder, valid=str(folder / "vaild.csv"), **place).build()
+    assert not (tmp_path / "checkpoints").exists()
+    run_of(folder, **place).build()
+    with pytest.raises(FileExistsError, match="by --resume"):
+        run_of(folder, tower_units="2", **place).build()
+    again = run_of(folder, tower_units="2", resume=True, **place)
+    # Of the same rows and schema the Preprocessor is not fitted again.
+    with monkeypatch.context() as patch:
+        patch.setattr(tfmoe.Preprocessor, "fit", None)
+        again.build()
+    assert tfmoe.Run.load(tmp_path / "checkpoints" / "run.yaml").tower_units == "2"
+    kept.table(60).to_csv(tmp_path / "other.csv", index=False)
+    other = run_of(folder, data=str(tmp_path / "other.csv"), resume=True, **place)
+    assert other.build().training_preprocessor.num_rows == 60
+
+
+@pytest.mark.filterwarnings("ignore:The model has been trained for")
+@pytest.mark.filterwarnings("ignore:`fit` counts scores in bins")
+def test_a_gate_decides_when_it_was_to_though_epochs_are_more(folder, tmp_path):
+    gated = {"gate": "dselect-k", "checkpoints": tmp_path / "checkpoints"}
+    first = run_of(folder, epochs=2, **gated)
+    before = first.build()
+    first.fit(before)
+    more = run_of(folder, epochs=3, resume=True, **gated)
+    model = more.build()
+    steps = [m.structure.gates[0].get_config()["entropy_reg"]["config"] for m in (before, model)]
+    assert steps[0] == steps[1]
+    assert len(more.fit(model)["loss"]) == 3
+
+
+@pytest.mark.parametrize("epochs", [8, None])
+def test_no_epoch_is_kept_in_which_a_gate_had_not_decided(folder, monkeypatch, epochs):
+    """Whether the number of epochs is given or follows from validation rows."""
+    rows = str(folder / "rows.csv")
+    run = run_of(folder, gate="dselect-k", valid=rows, epochs=epochs)
+    model, seen = run.build(), []
+
+    def fit(self, *arguments, **options):
+        seen.extend(options["callbacks"])
+        raise kept.Broken
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(kept.Broken):
+        run.fit(model)
+    (stopping,) = [one for one in seen if isinstance(one, keras.callbacks.EarlyStopping)]
+    assert stopping.start_from_epoch == 1  # it rises over two epochs
+    assert stopping.restore_best_weights
 
 
 @pytest.mark.parametrize("changes", [{"resume": True}, {"checkpoint_steps": 5}])

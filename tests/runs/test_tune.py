@@ -151,6 +151,11 @@ def test_where_a_search_looks():
     found = suggested(Trial(), {}, space_of({}, {"num_nonzeros": [1], "gate": ["softmax"]}))
     assert "num_nonzeros" not in found
     assert found["gate"] == "softmax"
+    # Nor what stands before a mixture that reads other than one vector a row.
+    space = space_of({}, {"pepnet": ["user_id"]})
+    for mixture, tried in (("mod-squad", set()), ("ple", {"interactions", "pepnet"})):
+        found = suggested(Trial(), {"mixture": mixture}, space)
+        assert {"interactions", "pepnet"} & {*found} == tried
     for search, message in (
         ({"gat": ["top-k"]}, r"'gat'. Did you mean 'gate'\?"),
         ({"data": ["t.csv"]}, "Received 'data'"),

@@ -168,6 +168,38 @@ def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def counting():
+    """A model of counts, the logarithm of which is the number that it is given."""
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], [tfmoe.Regression("n", loss="poisson")])
+    rows = pd.DataFrame({"x": np.linspace(-1, 1, 50), "n": np.ones(50)})
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    structure = tfmoe.SharedBottom(hidden_units=(2,), activation="linear")
+    model = tfmoe.MultiTaskModel(prep, structure, tower_units=())
+    for weight in model.trainable_weights:
+        weight.assign(np.ones(weight.shape) if "kernel" in weight.path else np.zeros(weight.shape))
+    return model
+
+
+def test_what_no_float_holds_is_exported(counting, tmp_path):
+    with pytest.warns(UserWarning, match="no finite numbers"):
+        counting.predict(pd.DataFrame({"x": [1e12]}), verbose=0)
+    assert tfmoe.export(counting, tmp_path).name == "1"
+
+
+def test_a_number_far_out_hides_no_fault(counting, tmp_path, monkeypatch):
+    encode = graph.GraphEncoder.__call__
+
+    def faulty(self, *arguments, **named):
+        found = encode(self, *arguments, **named)
+        return {name: tf.where(values < 50, values + 0.5, values) for name, values in found.items()}
+
+    monkeypatch.setattr(graph.GraphEncoder, "__call__", faulty)
+    with pytest.raises(RuntimeError, match="Nothing was written"):
+        tfmoe.export(counting, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_xla_may_round_otherwise_than_the_graph(prep, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -198,7 +198,7 @@ class _Training:
                     "resume=False. Go on with resume=True, or choose another folder."
                 )
             return
-        for path in reversed(_files_in(folder)):
+        for path in reversed(files_in(folder)):
             try:
                 found = checkpoint_file.read(path)
             except ValueError as error:
@@ -314,7 +314,7 @@ class _Training:
             return
         folder = self.checkpoint.folder
         checkpoint_file.write(folder / f"epoch-{epoch:05d}-step-{step:09d}.npz", tree)
-        for path in _files_in(folder)[: -self.checkpoint.keep]:
+        for path in files_in(folder)[: -self.checkpoint.keep]:
             path.unlink(missing_ok=True)
 
 
@@ -387,7 +387,7 @@ def kept_training(
         checkpoint._training = None
 
 
-def _files_in(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     """A folder's checkpoints, the newest last."""
     if not folder.is_dir():
         return []

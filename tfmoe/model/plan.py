@@ -83,7 +83,7 @@ def planned(
         )
     reads_anew = reads_anew and sample_weight is None and not validation_split
     streams = (is_path(x) or reads_anew) and keras.backend.backend() == "tensorflow"
-    num_rows = len(x) if is_frame(x) else open_source(x).num_rows or preprocessor.num_rows
+    num_rows = _num_rows(model, x)
     size = batch_size or batch_size_for(num_rows)
     validated = validation_data is not None or validation_split > 0
     parted = epochs is None and not validated and num_rows >= _FEWEST_ROWS
@@ -111,17 +111,7 @@ def planned(
             f". It ends after {patience} epochs without a better val_loss, of {_MOST_EPOCHS} at "
             "most, and keeps the best weights"
         )
-        # The weights of an epoch in which a gate had not yet decided are not those to keep.
-        steps = max(1, round((1 - _SHARE) * num_rows / size))
-        callbacks = [
-            keras.callbacks.EarlyStopping(
-                "val_loss",
-                patience=patience,
-                mode="min",
-                restore_best_weights=True,
-                start_from_epoch=max(0, math.ceil(ramp_steps(model.structure.gates) / steps) - 1),
-            )
-        ]
+        callbacks = [best_kept(model, x, size, patience, num_rows)]
         epochs = _MOST_EPOCHS
     chosen = batch_size is None or bool(callbacks)
     return Plan(
@@ -134,6 +124,38 @@ def planned(
         callbacks,
         f"{words}." if chosen else "",
     )
+
+
+def best_kept(
+    model: Any, x: Any, batch_size: int | None, patience: int, num_rows: int | None = None
+) -> keras.callbacks.Callback:
+    """Ends a training that gets no better, and keeps the weights of its best epoch.
+
+    The weights of an epoch in which a gate had not yet decided are not those to keep.
+
+    Args:
+        model: `MultiTaskModel`.
+        x: the raw rows of which the training is, a DataFrame or files.
+        batch_size: int, or None for the one that follows from the number of rows.
+        patience: int, epochs without a better `val_loss`.
+        num_rows: int, of `x`, or None to count them.
+    """
+    if num_rows is None:
+        num_rows = _num_rows(model, x)
+    steps = max(1, round((1 - _SHARE) * num_rows / (batch_size or batch_size_for(num_rows))))
+    return keras.callbacks.EarlyStopping(
+        "val_loss",
+        patience=patience,
+        mode="min",
+        restore_best_weights=True,
+        start_from_epoch=max(0, math.ceil(ramp_steps(model.structure.gates) / steps) - 1),
+    )
+
+
+def _num_rows(model: Any, x: Any) -> int:
+    if is_frame(x):
+        return len(x)
+    return open_source(x).num_rows or model.training_preprocessor.num_rows
 
 
 def _rows(num_rows: int, about: bool) -> str:

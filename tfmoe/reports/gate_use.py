@@ -72,15 +72,16 @@ class GateUse(NamedTuple):
         """A DataFrame with a row for each task and expert.
 
         A task's own numbers are repeated in all of its rows; `nearest` is the expert's
-        highest correlation with another expert. What was not measured is NaN.
+        highest correlation with another expert, if there is one. What was not measured is NaN.
         """
         shape = self.mean_weight.shape
         nearest: Any = np.nan
         converged: Any = np.nan
         usage: Any = np.nan
         if self.similarity is not None:
-            others = self.similarity - 2 * np.eye(shape[1])
-            nearest = np.broadcast_to(others.max(axis=1), shape).ravel()
+            own = np.eye(shape[1], dtype=bool)
+            others = np.where(own, -np.inf, self.similarity).max(axis=1)
+            nearest = np.broadcast_to(np.where(np.isfinite(others), others, np.nan), shape).ravel()
         if self.converged is not None:
             converged = np.repeat(self.converged, shape[1])
         if self.usage is not None:

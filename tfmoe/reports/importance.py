@@ -15,6 +15,7 @@ from tfmoe.objectives.exact import by_task, own_metric, rows_of_tasks
 from tfmoe.reports.pictures import _save, _short
 from tfmoe.reports.quality import panels
 from tfmoe.reports.rows import drawn
+from tfmoe.schema.columns import PADDING_ID, Column, MultiCategorical
 from tfmoe.validation import checks_arguments, integer
 
 _BLUE = "#1f5fa8"
@@ -37,8 +38,8 @@ def permutation_importance(
     A task that loses nothing does without the column, or has what it says from another one: of two
     columns that say the same each is of little importance alone. Take rows that the model was not
     trained on. Inputs that read one raw column are permuted together, a `Crossed` with each of its
-    parts. Where rows have one task
-    each, values stay among the rows of their task.
+    parts, a list with its weights; the weights alone among lists of one length. Where rows have one
+    task each, values stay among the rows of their task.
 
     The model predicts `1 + repeats * columns` times.
 
@@ -88,16 +89,17 @@ def permutation_importance(
         return {t.name: own_metric(t, *found[t.name]) for t in schema.tasks if t.name in found}
 
     base = values()
-    names = {
-        raw: [name for column in readers for name in column.feature_names]
-        for raw, readers in schema.readers.items()
-    }
+    names = {raw: _features_of(raw, readers) for raw, readers in schema.readers.items()}
     lines = []
     for done, (raw, own) in enumerate(names.items()):
         kept = {name: features[name] for name in own}
+        among = [] if task is None else [task]
+        among += [
+            _lengths(features, column) for column in schema.readers[raw] if _weighs(raw, column)
+        ]
         drops: dict[str, list[float]] = {name: [] for name in base}
         for _ in range(repeats):
-            order = _permutation(len(next(iter(features.values()))), task, generator)
+            order = _permutation(len(next(iter(features.values()))), among, generator)
             features |= {name: array[order] for name, array in kept.items()}
             for name, (metric, value) in values().items():
                 worse = value - base[name][1] if metric == "rmse" else base[name][1] - value
@@ -115,12 +117,30 @@ def permutation_importance(
     return frame.sort_values("task", key=lambda t: t.map(place), kind="stable", ignore_index=True)
 
 
-def _permutation(num: int, task: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
-    """An order of rows, each of which stays among those of its task."""
-    if task is None:
+def _features_of(raw: str, readers: list[Column]) -> list[str]:
+    """The features that a raw column decides: of one that weighs a list the weights alone."""
+    return [
+        name
+        for column in readers
+        for name in column.feature_names[1 if _weighs(raw, column) else 0 :]
+    ]
+
+
+def _weighs(raw: str, column: Column) -> bool:
+    return isinstance(column, MultiCategorical) and raw == column.weights != column.raw_name
+
+
+def _lengths(features: dict[str, np.ndarray], column: Column) -> np.ndarray:
+    """Of each row how many values its list has, of which each has a weight."""
+    return np.count_nonzero(features[column.name] != PADDING_ID, axis=1)
+
+
+def _permutation(num: int, among: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """An order of rows, each of which stays among those that are like it by all of some keys."""
+    if not among:
         return generator.permutation(num)
     order = np.empty(num, np.int64)
-    order[np.argsort(task, kind="stable")] = np.lexsort((generator.random(num), task))
+    order[np.lexsort(among)] = np.lexsort((generator.random(num), *among))
     return order
 
 

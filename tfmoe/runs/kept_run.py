@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ def begin(run: Run) -> None:
         FileExistsError: if something is in the folder of a run that does not go on.
         ValueError: if the run that goes on was begun with other settings.
     """
+    from tfmoe.model.checkpoint import files_in
+
     folder = Path(str(run.checkpoints))
     known = folder / _RUN
     if not run.resume:
@@ -36,9 +39,28 @@ def begin(run: Run) -> None:
                 "there by --resume (`resume=True`), or choose another folder."
             )
     elif known.exists():
-        _check(run.to_dict(), type(run).load(known).to_dict(), known)
-        return
+        before = type(run).load(known)
+        if files_in(folder):
+            _check(run.to_dict(), before.to_dict(), known)
+            return
+        # It ended before a step was kept, as by a slip of the pen: it begins anew.
+        kept = folder / _PREPROCESSOR
+        if kept.exists() and (
+            before.data != run.data or Preprocessor.load(kept).schema != run.read_schema()
+        ):
+            shutil.rmtree(kept)
+        known.unlink()
     run.save(known)
+
+
+def begun_epochs(run: Run) -> int | None:
+    """The epochs that a training was begun with, which may be fewer than those that it goes on to.
+
+    Args:
+        run: `Run`, which has begun.
+    """
+    known = Path(run.checkpoints or "") / _RUN
+    return type(run).load(known).epochs if run.resume and known.exists() else run.epochs
 
 
 def check_begun(run: Run) -> None:

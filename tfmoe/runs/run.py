@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.data.read.source import open_source
 from tfmoe.files import PathLike, new_file
 from tfmoe.remote import read_text
 from tfmoe.runs import by_name
-from tfmoe.runs.kept_run import begin, fitted
+from tfmoe.runs.kept_run import begin, begun_epochs, fitted
 from tfmoe.schema.columns import SCENARIO
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, integer, number
@@ -356,6 +357,8 @@ class Run:
         if self.from_model is None:
             # What does not go together is told first.
             self.check_goes_together(self.read_schema())
+        if self.valid is not None:
+            open_source(self.valid)  # A path without files is told before anything is begun.
         if self.checkpoints is not None:
             begin(self)
         return self.make(prep, kind)
@@ -379,7 +382,9 @@ class Run:
             entropy_reg: Any = self.entropy_reg
             if entropy_reg is None:
                 size = self.batch_size or batch_size_for(prep.num_rows)
-                entropy_reg = by_name.decisive(self.gate, prep.num_rows, size, self.epochs)
+                # Of a training that goes on those that it was begun with, if now there are more.
+                epochs = begun_epochs(self)
+                entropy_reg = by_name.decisive(self.gate, prep.num_rows, size, epochs)
             # Here, so that a few lines of Python with the same seed train the same model.
             keras.utils.set_random_seed(self.seed)
             model = (kind or tfmoe.MultiTaskModel)(
@@ -438,7 +443,7 @@ class Run:
             callbacks: of `fit`.
             rows, valid: datasets in place of the run's `data` and `valid`, or None.
         """
-        import keras
+        from tfmoe.model.plan import best_kept
 
         for _ in model.preprocessor.dataset(self.valid) if self.valid else ():
             pass  # A bad cell is told before an epoch is spent, not after it.
@@ -449,8 +454,7 @@ class Run:
             callbacks.append(Checkpoint(self.checkpoints, self.checkpoint_steps))
         if self.valid and self.epochs:
             # `fit` takes the number as it is; a validation table picks the epoch all the same.
-            best = keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
-            callbacks.append(best)
+            callbacks.append(best_kept(model, self.data, self.batch_size, self.patience))
         return model.fit(
             self.data if rows is None else rows,
             validation_data=self.valid if rows is None else valid,

@@ -27,6 +27,7 @@ DEFAULT: dict[str, Any] = {
     "kernel_regularizer": {"low": 1e-8, "high": 1e-3, "log": True},
     "interactions": [None, "cross", "fm"],
 }
+_BEFORE = ("interactions", "pepnet")
 # Keys that say what is measured, and on what, and so are the same in all trials.
 _FIXED = ("data", "schema", "valid", "seed", "task_weight", "position")
 
@@ -106,6 +107,7 @@ def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any])
 
 # Options that only some mixtures and gates take.
 _STRUCTURAL = ("gate", "num_experts", "num_nonzeros", "entropy_reg", "dropout", "layer_norm")
+_STRUCTURAL += _BEFORE
 
 
 def _taken(settings: Mapping[str, Any]) -> set[str]:
@@ -117,6 +119,8 @@ def _taken(settings: Mapping[str, Any]) -> set[str]:
         gate = getattr(tfmoe, by_name.GATES[settings["gate"]])
         takes -= {"num_nonzeros", "entropy_reg"}
         takes |= {*inspect.signature(gate.__init__).parameters}
+    # What stands between the encoder and a structure makes one vector a row.
+    takes |= {*_BEFORE} if kind.input_kind == "flat" else set()
     return takes & {*_STRUCTURAL}
 
 

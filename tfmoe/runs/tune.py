@@ -172,8 +172,15 @@ class _Objective:
         except ValueError as error:
             trial.set_user_attr("refused", str(error))
             raise optuna.TrialPruned() from None
+        prep = self._prep(run)
         try:
-            model = run.build(self._prep(run))
+            model = run.build(prep)
+        except ValueError as error:
+            # What goes together with rows that were fitted only.
+            keras.utils.clear_session()
+            trial.set_user_attr("refused", str(error))
+            raise optuna.TrialPruned() from None
+        try:
             watch = _watch(trial, _sign(trial.study, model, self.metric), self.metric)
             run.fit(model, [watch])
         except FloatingPointError as error:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _NUM_CHECKED = 256
 _TOLERANCE = 1e-5
+_HUGE = 1e30
 
 
 @checks_arguments
@@ -202,15 +203,29 @@ def _predictions(model, features, batch_size=4096):
 
 def _compare(answers, expected, num_rows):
     for name, values in expected.items():
-        # Relative to the predictions' size, for a regression may be in any unit.
-        size = max(1.0, float(np.abs(values).max()))
-        gap = float(np.abs(answers[name].numpy() - values).max()) / size
+        gap = _gap(answers[name].numpy(), values)
         if not gap <= _TOLERANCE:
             raise RuntimeError(
                 f"The exported graph must predict what the model predicts. Received a "
                 f"difference of {gap:.2g} for {name!r} on {num_rows} raw rows. Nothing "
                 "was written; please report this with the schema."
             )
+
+
+def _gap(served, expected):
+    """The largest difference, in units of the predictions' size; NaN if only one side has NaN.
+
+    The size is a median, for a regression may be in any unit, and of numbers far out, as some of
+    the rows have, a count may be exp(100): a prediction that is itself larger may differ by so much
+    more, and for each factor of e by as much again, for it may be an exponential. What no float
+    holds, or nearly so, is alike.
+    """
+    served, expected = (np.clip(x.astype("float64"), -_HUGE, _HUGE) for x in (served, expected))
+    sizes = np.abs(np.nan_to_num(expected))
+    size = max(1.0, float(np.median(sizes)))
+    times = np.maximum(sizes / size, 1.0)
+    gaps = np.abs(served - expected) / (size * times * (1.0 + np.log(times)))
+    return float(np.where(np.isnan(served) & np.isnan(expected), 0.0, gaps).max())
 
 
 def tensors(

@@ -1,5 +1,7 @@
 """`tfmoe predict`."""
 
+import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +42,7 @@ def predict(
 
         columns = dict(kept)
         for name, values in _predictions(loaded, data, batch_size).items():
-            columns[f"{name}_predicted" if name in kept else name] = pa.array(values)
+            columns[_free_name(name, columns)] = pa.array(values)
         table = pa.table(columns)
         with new_file(out) as draft:
             if out.suffix == ".csv":
@@ -49,6 +51,13 @@ def predict(
             else:
                 pa.parquet.write_table(table, draft)
         say(f"Wrote {table.num_rows:,} rows to {address(out)}")
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """What a prediction is called beside columns that may have its name."""
+    numbered = (f"{name}_predicted_{number}" for number in itertools.count(2))
+    names = itertools.chain([name, f"{name}_predicted"], numbered)
+    return next(one for one in names if one not in taken)
 
 
 def _predictions(model: "MultiTaskModel", data: str, batch_size: int) -> dict[str, Any]:

@@ -143,7 +143,9 @@ def train(
     ] = "fixed",
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="By default until validation stops improving."),
+        typer.Option(
+            min=1, help="By default until validation stops improving; with --valid at most so many."
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="By default by the number of rows.")
