@@ -629,3 +629,38 @@ def test_experts_of_older_files_go_by_their_old_name():
     config = squad.get_config()
     again = tfmoe.ModSquad.from_config({**config, "expert_ids": None, "kept": [[0, 1], [2, 3]]})
     assert again.get_config() == config
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("router", ["static", "linear", "task"])
+def test_scores_that_are_nearly_alike_do_not_tie_in_half_precision(policy, router):
+    """A gate's parameters are as exact as its scores."""
+    made = tfmoe.TaskRouter(dim=2, hidden_units=(2,)) if router == "task" else router
+    gate = tfmoe.TopKGate(1, 4, num_nonzeros=1, router=made, dtype=policy)
+    gate.build((None, 1))
+    for weight in gate.weights:
+        weight.assign(np.ones(weight.shape))
+    scores = np.array([1.001, 1.002, 1.003, 1.0], "float32")
+    last = gate.head.scores if router == "static" else gate.head.kernel
+    last.assign(np.broadcast_to(scores, last.shape))
+    assert np.argmax(gate(np.ones((1, 1)))[0, 0]) == 2
+
+
+@pytest.mark.parametrize("one_task", [True, False])
+@pytest.mark.parametrize(
+    "gate",
+    [
+        tfmoe.DSelectKGate(entropy_reg=0.1),
+        tfmoe.CometGate(entropy_reg=0.1),
+        tfmoe.TopKGate(balance=tfmoe.ZLoss(1.0)),
+        tfmoe.SparsemaxGate(),
+        tfmoe.EntmaxGate(),
+        tfmoe.ReLUGate(),
+    ],
+    ids=lambda gate: type(gate).__name__,
+)
+def test_a_batch_without_rows_adds_nothing(gate, one_task):
+    mixture = tfmoe.MMoE(3, 8, (4,), gate)
+    task = np.zeros(0, "int32") if one_task else None
+    assert mixture(np.zeros((0, 5), "float32"), task=task, training=True).shape[0] == 0
+    assert np.isfinite([float(loss) for loss in mixture.losses]).all()

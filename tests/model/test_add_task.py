@@ -195,6 +195,10 @@ def test_a_task_is_added_to_a_hash_gate(tmp_path):
     extended = model.add_task(tfmoe.Binary("us"))
     rows = table()
     fit(extended, rows)
+    # It hashes in a way of its own, as every task does, and so does the next one.
+    more = extended.add_task(tfmoe.Binary("more", source="us"))
+    found = np.asarray(more.structure.gate(np.ones((40, 1)), ids=np.arange(40)))
+    assert len({found[:, task].tobytes() for task in range(found.shape[1])}) == found.shape[1] == 5
     extended.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(again, rows)["us"], predict(extended, rows)["us"])

@@ -1,5 +1,6 @@
 """One network of which every scenario has a form of its own."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -45,3 +46,10 @@ def test_counts_are_checked():
         tfmoe.STAR(2, 0)
     with pytest.raises(ValueError, match="num_scenarios"):
         tfmoe.STAR(2)(inputs(2, 5), context={"scenario": np.zeros(2, "int32")})
+
+
+def test_the_auxiliary_network_starts_as_it_is_told():
+    ones = keras.initializers.Constant(0.5)
+    star = tfmoe.STAR(2, 3, hidden_units=(4,), kernel_initializer=ones)
+    star(np.ones((2, 5)), context={"scenario": np.array([0, 1])})
+    assert all((kernel.numpy() == 0.5).all() for kernel in star.auxiliary.kernels)

@@ -196,3 +196,15 @@ def test_it_stands_alone_with_the_streams_of_some_tasks(name):
 def test_bad_arguments_are_told(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("num", [2, 8])
+def test_snr_starts_at_one_scale_however_many_sub_networks(num):
+    """What comes after them adds up their outputs."""
+    x = np.random.default_rng(0).normal(size=(500, 64)).astype("float32")
+
+    def spread(num):
+        keras.utils.set_random_seed(0)
+        return float(np.std(tfmoe.SNR(3, num, (64, 64, 64))(x)))
+
+    assert spread(num) == pytest.approx(spread(1), rel=0.5)

@@ -80,22 +80,25 @@ class PerMember(keras.initializers.Initializer):
     Args:
         initializer: anything `keras.initializers.get` takes.
         salt: int; stacks of one layer that have the same initializer differ by it.
+        scale: float, by which all draws are multiplied.
     """
 
-    def __init__(self, initializer: Any, salt: int = 0) -> None:
+    def __init__(self, initializer: Any, salt: int = 0, scale: float = 1.0) -> None:
         self.initializer = keras.initializers.get(initializer)
-        self.salt = salt
+        self.salt, self.scale = salt, scale
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        return keras.ops.stack(
+        drawn = keras.ops.stack(
             [
                 member_initializer(self.initializer, i, self.salt)(shape[1:], dtype=dtype)
                 for i in range(shape[0])
             ]
         )
+        return drawn if self.scale == 1.0 else drawn * self.scale
 
     def get_config(self) -> dict[str, Any]:
         return {
             "initializer": keras.initializers.serialize(self.initializer),
             "salt": self.salt,
+            "scale": self.scale,
         }

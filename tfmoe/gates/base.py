@@ -93,7 +93,8 @@ class Gate(keras.layers.Layer):
             each later one that has rows of the task. See `usage`.
 
     Call arguments:
-        inputs: float tensor `(b, f)`.
+        inputs: float tensor `(b, f)`; or `(b, t, f)`, without `task`, where each task reads
+            something of its own in a row.
         task: int tensor `(b,)`, where each row has one task: its number, from 0. Only the
             row's own router is computed then, and a gate of one task takes all rows for it.
             None where each row has all tasks.
@@ -206,6 +207,14 @@ class Gate(keras.layers.Layer):
         """
         num_choices, self.expert_ids = self.num_choices, tuple(self.numbers(experts))
         self._num_choices, self.num_experts = num_choices, len(self.expert_ids)
+
+    def told(self, tasks: Sequence[int]) -> dict[str, Any]:
+        """Of its config what a gate of only some of its tasks is to be told of their places.
+
+        Args:
+            tasks: for each of that gate's tasks its index in this one.
+        """
+        return {}
 
     def freeze(self) -> None:
         """Leaves only what belongs to the newest task to be trained."""
@@ -337,6 +346,17 @@ class Gate(keras.layers.Layer):
         hidden = self.router(inputs) if isinstance(self.router, MLPRouter) else inputs
         return self.head(hidden, task=task)
 
+    def _scores_of(self, inputs, task, ids):
+        if len(inputs.shape) == 2:
+            return self.scores(inputs, task, ids)
+        num, size = inputs.shape[1:]
+        if self.router == "static" or self.needs_ids:
+            return self.scores(inputs[:, 0], None, ids)
+        # Each row once for each task, with what that task reads.
+        tasks = ops.tile(ops.arange(num, dtype="int32"), [ops.shape(inputs)[0]])
+        scores = self.scores(ops.reshape(inputs, (-1, size)), tasks, None)
+        return ops.reshape(scores, (-1, num, scores.shape[-1]))
+
     def call(
         self,
         inputs: Tensor,
@@ -350,7 +370,7 @@ class Gate(keras.layers.Layer):
             task = self._checked_task(task)
         # A frozen gate draws no noise and moves no averages.
         training = training and self.trainable
-        scores = self.scores(inputs, task, ids)
+        scores = self._scores_of(inputs, task, ids)
         # One row stands for all with a static router, and always counts.
         row_mask = None if task is None and self.router == "static" else row_mask
         rows = Rows(self.num_tasks, task, row_mask)

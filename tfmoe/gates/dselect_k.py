@@ -47,8 +47,9 @@ class DSelectKGate(Gate):
         entropy_reg: float >= 0, weight of the sum over tasks and selectors of the
             batch's mean entropy of `r`, added to the loss in training; or a schedule of
             keras.optimizers.schedules over the training steps. It drives the bits to 0
-            or 1. The authors' layer sums over the batch instead: a value tuned there is
-            multiplied by the batch size here, unless the router is static.
+            or 1. Where rows have one task each it is the mean over rows. The authors' layer
+            sums over the batch instead: a value tuned there is multiplied by the batch
+            size here, unless the router is static.
         reachability: what becomes of the codes that name no expert when `num_experts`
             is no power of two. `"fold"` gives each to an expert whose code ends alike,
             so that rows always sum to 1 and no selector can get lost. `"penalty"` is

@@ -75,13 +75,12 @@ class ExtendedGate(Gate):
             setattr(self, name, getattr(self.base, name))
 
     def _of_one_task(self, config, index, spec):
-        gate = nested.filled(
-            config,
-            "ExtendedGate",
-            name=f"added_{index}",
-            num_tasks=1,
-            num_experts=self.num_experts,
-        )
+        given = {"num_tasks": 1, "num_experts": self.num_experts}
+        if config["config"].get("per_task") and "task_ids" in config["config"]:
+            # Of older files an added task hashes as the first one does.
+            used = self.base.task_ids or [self.num_base - 1]
+            given["task_ids"] = [max(used) + 1 + index]
+        gate = nested.filled(config, "ExtendedGate", name=f"added_{index}", **given)
         if spec["routing"] == "mix":
             gate.mix_tasks(spec["like"])
         return gate
@@ -243,7 +242,7 @@ def _beside_scores(gate):
 def _gate_of(gate, rows):
     """A gate of only some of a gate's tasks."""
     config = nested.config_of(gate)
-    config["config"].update(num_tasks=None)
+    config["config"].update(num_tasks=None, **gate.told(rows))
     part = nested.filled(config, "add_task", num_tasks=len(rows))
     part.build(gate.get_build_config()["input_shape"])
     part.copy_from(gate, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -33,6 +34,8 @@ class HashGate(Gate):
         per_task: bool; whether each task hashes in a way of its own, so that an id may
             get another expert for each.
         seed: int >= 0; another seed gives other experts.
+        task_ids: sequence of int >= 0, with `per_task` the way in which each task hashes; None
+            means 0, 1, 2, ... An added task, and those of an extracted model, keep theirs.
 
     Call arguments:
         inputs: float tensor `(b, f)`, not looked at.
@@ -68,6 +71,7 @@ class HashGate(Gate):
         column: str | None = None,
         per_task: bool = False,
         seed: int = 0,
+        task_ids: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("router", "balance"):
@@ -84,10 +88,22 @@ class HashGate(Gate):
             )
         seed = validation.integer("HashGate", "seed", seed, 0)
         self.column, self.per_task, self.seed = column, per_task, seed
+        task_ids = validation.plain(task_ids)
+        right = task_ids is None or all(validation.is_integer(i) and i >= 0 for i in task_ids)
+        if not right or (task_ids is not None and num_tasks not in (None, len(task_ids))):
+            raise ValueError(
+                "HashGate takes `task_ids` as an integer of at least 0 for each of its tasks, or "
+                f"None. Received task_ids={task_ids!r} with num_tasks={num_tasks!r}."
+            )
+        self.task_ids = task_ids
 
     @property
     def id_column(self) -> str | None:
         return self.column
+
+    def told(self, tasks: Sequence[int]) -> dict[str, Any]:
+        ids = self.task_ids or list(range(self.num_tasks))
+        return {"task_ids": [ids[task] for task in tasks] if self.per_task else None}
 
     def score_parts(self) -> list[ScoreSpec]:
         return [ScoreSpec(self.num_choices, None, None, None)]
@@ -132,8 +148,8 @@ class HashGate(Gate):
 
     def _experts(self, ids, task):
         """Int tensor `(b, t)`, or `(b, 1)` with `task`."""
-        ways = self.num_tasks if self.per_task else 1
-        salts = [_signed(self.seed + 0x9E3779B9 * way) for way in range(ways)]
+        ways = (self.task_ids or range(self.num_tasks)) if self.per_task else [0]
+        salts = [_signed(self.seed + 0x9E3779B9 * way) for way in ways]
         salts = _hashed(ops.convert_to_tensor([salts], dtype="int32"))
         if task is not None and self.per_task:
             salts = ops.take(salts[0], task, axis=0)[:, None]
@@ -147,7 +163,8 @@ class HashGate(Gate):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["router"]
-        return {**config, "column": self.column, "per_task": self.per_task, "seed": self.seed}
+        own = {"column": self.column, "per_task": self.per_task, "seed": self.seed}
+        return {**config, **own, "task_ids": self.task_ids}
 
 
 def _signed(value):

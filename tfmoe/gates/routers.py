@@ -58,6 +58,7 @@ def add_score_weights(
         name="kernel",
         shape=(size, width),
         initializer=_side_by_side(parts, num_tasks, "kernel"),
+        autocast=False,
     )
     if all(part.bias is None for part in parts):
         return kernel, None
@@ -66,6 +67,7 @@ def add_score_weights(
         name="bias",
         shape=(width,),
         initializer=lambda shape, dtype=None: draw((1, *shape), dtype)[0],
+        autocast=False,
     )
     return kernel, bias
 
@@ -74,7 +76,8 @@ class ScoreHead(keras.layers.Layer):
     """`(b, f)` to scores `(b, t, s)`: one matmul for all tasks, in float32.
 
     Half precision would overflow in the sum over features that softmax then
-    exponentiates.
+    exponentiates, and scores that differ by less than a few thousandths would tie: so the
+    weights are not rounded to it either.
 
     Args:
         num_tasks: int >= 1.
@@ -106,6 +109,7 @@ class ScoreHead(keras.layers.Layer):
                 name="scores",
                 shape=(1, width),
                 initializer=_side_by_side(self.parts, self.num_tasks, "static"),
+                autocast=False,
             )
             return
         self.kernel, self.bias = add_score_weights(

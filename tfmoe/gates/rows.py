@@ -42,7 +42,9 @@ class Rows(NamedTuple):
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the rows, whatever their task: `(b, t, ...)` to `(t, ...)`."""
         if self.mask is None and num_replicas() == 1:
-            return ops.mean(values, axis=0)
+            # Of no rows at all it is 0.
+            number = ops.maximum(ops.cast(ops.shape(values)[0], values.dtype), 1)
+            return ops.sum(values, axis=0) / number
         ones = ops.ones((ops.shape(values)[0],), values.dtype)
         total = sum_over_replicas(ops.sum(self._counting(ones)))
         return sum_over_replicas(ops.sum(self._counting(values), axis=0)) / ops.maximum(total, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from keras import ops
@@ -54,7 +55,7 @@ class SparsemaxGate(LogitGate):
 
 def within(scores: Tensor, reach: float) -> Tensor:
     """`scores - best`, and `-reach` for all that lie further below the row's best."""
-    best = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    best = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True, initial=-math.inf))
     return ops.maximum(scores - best, -reach)
 
 
@@ -81,7 +82,7 @@ def above_threshold(x: Tensor, threshold: Callable[[Tensor, Tensor, Tensor], Ten
     mean = ops.cumsum(ordered, axis=-1) / count
     spread = ops.cumsum(ops.square(ordered), axis=-1) - count * ops.square(mean)
     above = ops.where(ordered > threshold(mean, spread, count), ordered, 0.0)
-    inside = ops.cast(x >= ops.min(above, axis=-1, keepdims=True), x.dtype)
+    inside = ops.cast(x >= ops.min(above, axis=-1, keepdims=True, initial=0.0), x.dtype)
     # Once more from these alone, not from differences of sums: to all digits, and with a
     # gradient that does not pass through the sorting.
     size = ops.sum(inside, axis=-1, keepdims=True)

@@ -141,6 +141,7 @@ class TaskHead(keras.layers.Layer):
             shape=(self.num_tasks, router.dim),
             # A copy, for the default is one object, whose seed was drawn long before.
             initializer=member_initializer(router.embeddings_initializer, salt=-1),
+            autocast=False,
         )
         size = features + router.dim
         self.hidden = []
@@ -149,6 +150,7 @@ class TaskHead(keras.layers.Layer):
                 name="down",
                 shape=(features, router.dim),
                 initializer=member_initializer(router.kernel_initializer),
+                autocast=False,
             )
         else:
             for i, units in enumerate(router.hidden_units):
@@ -161,8 +163,11 @@ class TaskHead(keras.layers.Layer):
             name=f"hidden_kernel_{index}",
             shape=(size, units),
             initializer=member_initializer(self.router.kernel_initializer, salt=index),
+            autocast=False,
         )
-        bias = self.add_weight(name=f"hidden_bias_{index}", shape=(units,), initializer="zeros")
+        bias = self.add_weight(
+            name=f"hidden_bias_{index}", shape=(units,), initializer="zeros", autocast=False
+        )
         return kernel, bias
 
     def call(
@@ -221,7 +226,9 @@ class MixedHead(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         self.head.build(input_shape)
-        self.mix = self.add_weight(name="mix", shape=(self.head.num_tasks,), initializer="zeros")
+        self.mix = self.add_weight(
+            name="mix", shape=(self.head.num_tasks,), initializer="zeros", autocast=False
+        )
 
     def call(self, inputs: Tensor, task: Tensor | None = None) -> Tensor:
         exact = keras.backend.result_type(self.compute_dtype, "float32")

@@ -129,13 +129,13 @@ class AdaTT(Streams):
             size = self.hidden_units[-1]
 
     def streams(
-        self, inputs: Tensor, ids: Tensor | None, training: bool
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, list[GateOutput]]:
         streams = ops.repeat(inputs[:, None], self.num_streams, axis=1)
         shared = inputs if self.num_shared_experts else None
         records: list[GateOutput] = []
         for level in self.levels:
-            streams, shared, own = level(streams, shared, ids, training=training)
+            streams, shared, own = level(streams, shared, task, ids, training=training)
             records += own
         return streams, records
 
@@ -213,6 +213,7 @@ class _Level(keras.layers.Layer):
         self,
         streams: Tensor,
         shared: Tensor | None,
+        task: Tensor | None = None,
         ids: Tensor | None = None,
         training: bool = False,
     ) -> tuple[Tensor, Tensor | None, list[GateOutput]]:
@@ -222,7 +223,7 @@ class _Level(keras.layers.Layer):
             common = ops.repeat(shared[:, None], self.num_shared, axis=1)
             read = ops.concatenate([read, common], axis=1)
         outputs = self.experts(read, training=training)
-        weights, record = gate_streams(self.gate, streams, ids, training)
+        weights, record = gate_streams(self.gate, streams, task, ids, training)
         own = ops.reshape(outputs[:, : num * m], (-1, num, m, outputs.shape[-1]))
         own_weights = ops.cast(self.own_weights, outputs.dtype)[:, :, None]
         mixed = mix(outputs, weights) + ops.sum(own * own_weights, axis=2)

@@ -100,7 +100,7 @@ class CrossStitch(Streams):
             size = units
 
     def streams(
-        self, inputs: Tensor, ids: Tensor | None, training: bool
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, list[GateOutput]]:
         hidden = inputs
         for layer, stitch in zip(self.layers, self.stitches, strict=True):

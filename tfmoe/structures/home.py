@@ -218,20 +218,22 @@ class HoME(Specified):
         return_aux: bool = False,
     ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         ids = (context or {}).get("ids")
-        groups, shared, records = self._meta_level(inputs, ids, training)
-        outputs, record = self._task_level(groups, shared, ids, training)
-        records.append(record)
+        group = None
         if task is not None:
             task = ops.cast(task, "int32")
             check_tasks("HoME", task, self.num_tasks)
             group = ops.take(ops.convert_to_tensor(self.group_of, "int32"), task)
+        groups, shared, records = self._meta_level(inputs, group, ids, training)
+        outputs, record = self._task_level(groups, shared, task, ids, training)
+        records.append(record)
+        if task is not None:
             outputs = of_task(outputs, task)[:, None]
             places = (group, task, task)
             records = [of_rows(one, own) for one, own in zip(records, places, strict=True)]
         return (outputs, records) if return_aux else outputs
 
     def _meta_level(
-        self, inputs: Tensor, ids: Tensor | None, training: bool
+        self, inputs: Tensor, group: Tensor | None, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, Tensor, list[GateOutput]]:
         """The groups' streams `(b, g, u)`, the shared one `(b, u)`, and the gates' outputs."""
         num, n = self.num_groups, self.num_group_experts
@@ -239,7 +241,11 @@ class HoME(Specified):
         of_groups, shared = outputs[:, : num * n], outputs[:, num * n :]
         apart = ops.reshape(of_groups, (-1, num, n, outputs.shape[-1]))
         options = {"ids": ids, "training": training, "return_aux": True}
-        weights, record = self.group_gate(inputs, **options)
+        if group is None:
+            weights, record = self.group_gate(inputs, **options)
+        else:
+            read = ops.repeat(inputs[:, None], num, axis=1)
+            weights, record = gate_streams(self.group_gate, read, group, ids, training)
         of_all, of_shared = self.shared_gate(inputs, **options)
         weights = ops.cast(weights, outputs.dtype)
         own = weights[..., :n] + _self_weights(inputs, self.group_self_gate)
@@ -248,7 +254,12 @@ class HoME(Specified):
         return streams, common[:, 0], [record, of_shared]
 
     def _task_level(
-        self, groups: Tensor, shared: Tensor, ids: Tensor | None, training: bool
+        self,
+        groups: Tensor,
+        shared: Tensor,
+        task: Tensor | None,
+        ids: Tensor | None,
+        training: bool,
     ) -> tuple[Tensor, GateOutput]:
         """All tasks' outputs `(b, t, u)`, and the gate's output."""
         num, counts = self.num_tasks, [len(numbers) for numbers in self._numbers]
@@ -266,7 +277,7 @@ class HoME(Specified):
         of_groups = ops.reshape(of_groups, (-1, len(self._present), counts[1], units))
         of_groups = ops.take(of_groups, [self._present.index(g) for g in self.group_of], axis=1)
         seen = ops.concatenate([streams, ops.repeat(shared[:, None], num, axis=1)], axis=-1)
-        weights, record = gate_streams(self.task_gate, seen, ids, training)
+        weights, record = gate_streams(self.task_gate, seen, task, ids, training)
         weights = ops.cast(weights, outputs.dtype)
         added = _self_weights(seen, self.task_self_gate)
         of_own = (weights[..., : counts[0]] + added)[..., None]

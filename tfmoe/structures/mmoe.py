@@ -202,6 +202,8 @@ class MMoE(Structure):
             inner["experts"]["config"]["num_experts"] = len(members)
         elif inner["experts"] is not None:
             inner["experts"] = [inner["experts"][e] for e in members]
+        if tasks is not None:
+            gate.update(self.gate.told(self.gate_rows(tasks, self.gate)))
         numbers = self.gate.numbers(members)
         if len(numbers) < self.gate.num_choices:
             gate.update(expert_ids=numbers, num_choices=self.gate.num_choices)

@@ -200,28 +200,27 @@ class ModSquad(Structure):
     ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         tokens, present = inputs
         if task is not None:
-            outputs, records = self._passed(tokens, present, task, training)
+            outputs, records = self._passed(tokens, present, task, training, joint=False)
             return (outputs[:, None], records) if return_aux else outputs[:, None]
         num = self.num_tasks
         # All rows for the first task, then all for the second.
         task = ops.arange(num, dtype="int32")[:, None]
         task = ops.reshape(ops.broadcast_to(task, (num, ops.shape(tokens)[0])), (-1,))
         outputs, records = self._passed(
-            ops.tile(tokens, (num, 1, 1)), ops.tile(present, (num, 1)), task, training
+            ops.tile(tokens, (num, 1, 1)), ops.tile(present, (num, 1)), task, training, joint=True
         )
         outputs = self._tasks_second(outputs)
-        if not return_aux:
-            return outputs
-        mask = ops.reshape(ops.cast(present, "float32"), (-1,))
-        return outputs, [_of_all_tasks(r, self._tasks_second, mask) for r in records]
+        return (outputs, records) if return_aux else outputs
 
     def _passed(
-        self, tokens: Tensor, present: Tensor, task: Tensor, training: bool
+        self, tokens: Tensor, present: Tensor, task: Tensor, training: bool, joint: bool
     ) -> tuple[Tensor, list[GateOutput]]:
         """Pooled tokens `(b, d)`, and gate outputs, of rows of one task each."""
         records: list[GateOutput] = []
         for block in self.blocks:
-            tokens, pair = block(tokens, present, task, training=training, return_aux=True)
+            tokens, pair = block(
+                tokens, present, task, training=training, return_aux=True, joint=joint
+            )
             records += pair
         shares = ops.cast(present, "float32")
         if self.pooling == "last":

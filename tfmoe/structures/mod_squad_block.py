@@ -69,11 +69,14 @@ class ModSquadBlock(keras.layers.Layer):
         task: int tensor `(b,)`, the task of each example.
         training: bool.
         return_aux: bool; if True, also return the gate outputs.
+        joint: bool; whether examples have all tasks: they are there once for each, all for the
+            first task, then all for the second.
 
     Returns:
         Float tensor `(b, c, d)`, undefined, yet finite, at padding; with `return_aux` a list
         of two `GateOutput`s of `b * c` rows: the tokens of the first example, then of the
-        second. Their `mask` is 0 for padding.
+        second. Their `mask` is 0 for padding. With `joint` each row is there once and has all
+        tasks.
 
     Raises:
         ValueError: if a count is too small, an argument is of the wrong kind, or `gate` does
@@ -183,22 +186,23 @@ class ModSquadBlock(keras.layers.Layer):
         task: Tensor,
         training: bool = False,
         return_aux: bool = False,
+        joint: bool = False,
     ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         task = ops.cast(task, "int32")
         mask = ops.reshape(ops.cast(present, "float32"), (-1,))
         owners = ops.reshape(ops.broadcast_to(task[:, None], ops.shape(present)), (-1,))
         x = tokens + self.embedding(task)[:, None]
-        seen, weights, chosen, first = self._routed(0, x, owners, mask, training)
+        seen, weights, chosen, first = self._routed(0, x, owners, mask, training, joint)
         heads = self.attention(seen, present, weights, chosen)
         x = x + self.dropout(heads, training=training)
-        seen, weights, chosen, second = self._routed(1, x, owners, mask, training)
+        seen, weights, chosen, second = self._routed(1, x, owners, mask, training, joint)
         flat = ops.reshape(seen, (-1, seen.shape[-1]))
         mixed = mix(self.mlp(flat, chosen=chosen, training=training), weights[:, None])
         x = x + self.dropout(ops.reshape(mixed, ops.shape(x)), training=training)
         return (x, [first, second]) if return_aux else x
 
     def _routed(
-        self, i: int, x: Tensor, owners: Tensor, mask: Tensor, training: bool
+        self, i: int, x: Tensor, owners: Tensor, mask: Tensor, training: bool, joint: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, GateOutput]:
         """What the attention (0) or the perceptrons (1) need.
 
@@ -208,6 +212,7 @@ class ModSquadBlock(keras.layers.Layer):
             owners: int `(b * c,)`, tasks of the tokens.
             mask: float `(b * c,)`, 0 for padding.
             training: bool.
+            joint: bool; whether rows have all tasks, and so are there once for each.
 
         Returns:
             Normalised tokens `(b, c, d)`; weights `(b * c, k)` of the chosen experts, and
@@ -215,8 +220,20 @@ class ModSquadBlock(keras.layers.Layer):
         """
         seen, gate = self.norms[i](x), self.gates[i]
         flat = ops.reshape(seen, (-1, seen.shape[-1]))
-        _, record = gate(flat, task=owners, training=training, return_aux=True, row_mask=mask)
-        weights, chosen = record.weights[:, 0] * mask[:, None], None
+        options = {"training": training, "return_aux": True}
+        if joint:
+            # Such a gate counts each row once, and its losses are those of all tasks.
+            of_tasks = ops.reshape(flat, (self.num_tasks, -1, flat.shape[-1]))
+            one_mask = ops.reshape(mask, (self.num_tasks, -1))[0]
+            of_tasks = ops.transpose(of_tasks, (1, 0, 2))
+            _, record = gate(of_tasks, row_mask=one_mask, **options)
+            record = _each_row(record, one_mask)
+            weights = ops.transpose(record.weights, (1, 0, 2))
+            weights = ops.reshape(weights, (-1, weights.shape[-1]))
+        else:
+            _, record = gate(flat, task=owners, row_mask=mask, **options)
+            weights = record.weights[:, 0]
+        weights, chosen = weights * mask[:, None], None
         if self.is_sparse(i, training):
             weights, chosen = ops.top_k(weights, min(self.num_chosen, gate.num_experts))
             chosen = ops.where(weights > 0, chosen, gate.num_experts)
@@ -292,6 +309,20 @@ class ModSquadBlock(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return super().from_config({**OF_OLDER_FILES, **config})
+
+
+def _each_row(record: GateOutput, mask: Tensor) -> GateOutput:
+    """A gate output in which no row stands for all."""
+
+    def widened(x: Tensor) -> Tensor:
+        return ops.broadcast_to(x, (ops.shape(mask)[0], *x.shape[1:]))
+
+    return GateOutput(
+        mask=mask,
+        probabilities=widened(record.probabilities),
+        scores=widened(record.scores),
+        weights=widened(record.weights),
+    )
 
 
 def _checked_gate(name: str, gate: Any, dispatch: str) -> Gate:

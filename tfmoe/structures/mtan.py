@@ -101,7 +101,7 @@ class MTAN(Streams):
             last = units
 
     def streams(
-        self, inputs: Tensor, ids: Tensor | None, training: bool
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, list[GateOutput]]:
         trunk, attended = inputs, None
         for layer, mask in zip(self.trunk, self.masks, strict=True):

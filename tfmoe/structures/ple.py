@@ -179,9 +179,11 @@ class PLE(Specified):
                 # Nothing but the row's own task is asked for any more.
                 streams = streams[:, 0] if streams.shape[1] == 1 else of_task(streams, task)
             # A shared gate to come weighs the experts of all tasks, which read their streams.
-            told = None if left > 1 else task
-            streams, shared, own = level(streams, shared, told, ids, training=training)
-            if told is None and task is not None:
+            all_go_on = left > 1
+            streams, shared, own = level(
+                streams, shared, task, ids, training=training, all_go_on=all_go_on
+            )
+            if all_go_on and task is not None:
                 own = [of_rows(record, task) for record in own]
             records += own
         return (streams, records) if return_aux else streams

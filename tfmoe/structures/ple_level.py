@@ -111,6 +111,7 @@ class PLELevel(keras.layers.Layer):
         task: Tensor | None = None,
         ids: Tensor | None = None,
         training: bool = False,
+        all_go_on: bool = False,
     ) -> tuple[Tensor, Tensor | None, list[GateOutput]]:
         """The streams after this level.
 
@@ -118,15 +119,17 @@ class PLELevel(keras.layers.Layer):
             streams: `(b, f)` if all own experts that are asked for read the same, else
                 `(b, t, f)`.
             shared: `(b, f)`.
-            task: int `(b,)`, to go on with the stream of each row's task alone; None for all.
+            task: int `(b,)`, the one task for which a row counts; None if it does for all.
             ids: int `(b,)`, for gates that hash.
             training: bool.
+            all_go_on: bool; whether with `task` the streams of all tasks are made all the same,
+                rather than that of each row's task alone.
 
         Returns:
-            Triple of `(b, t, u)`, or `(b, 1, u)` with `task`; `(b, u)`, or None without a gate
-            for it; the gates' outputs.
+            Triple of `(b, t, u)`, or `(b, 1, u)` of rows' tasks alone; `(b, u)`, or None without
+            a gate for it; the gates' outputs.
         """
-        weights, record = self._weights(streams, task, ids, training)
+        weights, record = self._weights(streams, task, all_go_on, ids, training)
         of_all, records = None, [record]
         if self.shared_gate is not None:
             # Told a task, so that a static gate has rows as the other one does.
@@ -135,20 +138,29 @@ class PLELevel(keras.layers.Layer):
                 shared, task=told, ids=ids, training=training, return_aux=True
             )
             records.append(own)
+        task = None if all_go_on else task
         same = len(streams.shape) == 2
         mixed = self._of_one_input if same else self._of_streams
         return *mixed(streams, shared, task, weights, of_all, records, training), records
 
     def _weights(
-        self, streams: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
+        self,
+        streams: Tensor,
+        task: Tensor | None,
+        all_go_on: bool,
+        ids: Tensor | None,
+        training: bool,
     ) -> tuple[Tensor, GateOutput]:
         """The task gate's weights `(b, t, e)`, `(1, t, e)` or `(b, 1, e)`, and its record."""
-        options = {"training": training, "return_aux": True}
-        if len(streams.shape) == 2:
-            return self.gate(streams, task=task, ids=ids, **options)
-        if task is not None:
-            return self.gate(of_task(streams, task), task=task, ids=ids, **options)
-        return gate_streams(self.gate, streams, ids, training)
+        options = {"ids": ids, "training": training, "return_aux": True}
+        apart = len(streams.shape) == 3
+        if task is None or not all_go_on:
+            if task is not None and apart:
+                streams = of_task(streams, task)
+            return self.gate(streams, task=task, **options)
+        if not apart:
+            streams = ops.repeat(streams[:, None], self.num_tasks, axis=1)
+        return gate_streams(self.gate, streams, task, ids, training)
 
     def _of_one_input(
         self,
@@ -232,6 +244,10 @@ class PLELevel(keras.layers.Layer):
         for experts, each in ((self.own_experts, m), (self.shared_experts, None)):
             num = experts.num_experts
             ours = num if each is None else each
+            if training and gate.trains_unselected:
+                # An expert without weight is to give the gate its gradient.
+                found.append((None, True))
+                continue
             most = num_tasks * min(k or ours, ours)
             certain = gate.always_sparse or (k or ours) >= ours
             if shares:

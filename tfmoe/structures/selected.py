@@ -75,4 +75,5 @@ def mix_selected(
         # XLA cannot compile the gradient of a choice between shapes that are only
         # known when it runs.
         return dense()
-    return ops.cond(ops.max(ops.sum(ops.cast(used, "int32"), -1)) <= most, sparse, dense)
+    most_used = ops.max(ops.sum(ops.cast(used, "int32"), -1), initial=0)
+    return ops.cond(most_used <= most, sparse, dense)

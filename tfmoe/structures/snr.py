@@ -67,7 +67,9 @@ class SNR(Streams):
 
     Source: Ma et al., 2019, https://doi.org/10.1609/aaai.v33i01.3301216; hard concrete: Louizos et
     al., 2018, https://arxiv.org/abs/1712.01312. The paper leaves the start open: `log_alpha` starts
-    at 2, with which connections are open at inference by 0.96 and seldom closed in a draw.
+    at 2, with which connections are open at inference by 0.96 and seldom closed in a draw, and
+    matrices are drawn smaller by the root of the number of sub-networks, whose outputs are added
+    up. With `kind="average"` sums grow with that number in each layer: normalise them, or take few.
     """
 
     def __init__(
@@ -135,12 +137,15 @@ class SNR(Streams):
                     self.add_weight(
                         name=f"transform_{i}",
                         shape=(num * following, units, size),
-                        initializer=PerMember(self._initializer, salt=i + len(self.hidden_units)),
+                        # What follows adds up those of all sub-networks.
+                        initializer=PerMember(
+                            self._initializer, i + len(self.hidden_units), 1 / math.sqrt(num)
+                        ),
                     )
                 )
 
     def streams(
-        self, inputs: Tensor, ids: Tensor | None, training: bool
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, list[GateOutput]]:
         draws = training and self.trainable
         hidden = inputs

@@ -8,6 +8,7 @@ from typing import Any
 from keras import ops
 
 from tfmoe import validation
+from tfmoe.compute.initializers import member_initializer
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Activation, Initializer, Shape, Tensor
 from tfmoe.experts.mlp import Experts
@@ -39,7 +40,8 @@ class STAR(Specified):
             the model; `Schema(scenario=...)` names the column.
         hidden_units: sequence of int >= 1, units of the layers; the last is `u`.
         auxiliary_units: sequence of int >= 1, hidden units of the auxiliary network.
-        activation, dropout, kernel_initializer: see `Experts`.
+        activation, dropout, kernel_initializer: see `Experts`. The auxiliary network has neither
+            dropout nor layer norm.
         layer_norm: bool; by default True, in the place of the paper's batch norm by scenario,
             under which a row's training depends on its batch-mates.
 
@@ -98,6 +100,7 @@ class STAR(Specified):
             1,
             (*self.auxiliary_units, 1),
             activation,
+            kernel_initializer=member_initializer(kernel_initializer, salt=-1),
             last_activation="linear",
             **given,
             name="auxiliary",

@@ -187,7 +187,7 @@ class STEM(Specified):
         seen = ops.take(inputs, self._streams, axis=1) + inputs[:, -1:]
         trains = ops.convert_to_tensor(self._trains, dtype=outputs.dtype)
         if task is None:
-            weights, record = gate_streams(self.gate, seen, ids, training)
+            weights, record = gate_streams(self.gate, seen, None, ids, training)
             trains = trains[None]
         else:
             task = ops.cast(task, "int32")

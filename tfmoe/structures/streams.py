@@ -57,9 +57,12 @@ class Streams(Specified):
         raise NotImplementedError
 
     def streams(
-        self, inputs: Tensor, ids: Tensor | None, training: bool
+        self, inputs: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
     ) -> tuple[Tensor, list[GateOutput]]:
-        """All streams' outputs `(b, t, u)`, and the gates' outputs."""
+        """All streams' outputs `(b, t, u)`, and the gates' outputs.
+
+        Where a row has one task, the stream `task`, gates are to count it for that one alone.
+        """
         raise NotImplementedError
 
     def build(self, input_shape: Shape) -> None:
@@ -75,12 +78,13 @@ class Streams(Specified):
         training: bool = False,
         return_aux: bool = False,
     ) -> Tensor | tuple[Tensor, list[GateOutput]]:
-        outputs, records = self.streams(inputs, (context or {}).get("ids"), training)
         if task is not None:
             task = ops.cast(task, "int32")
             check_tasks(type(self).__name__, task, self.num_tasks)
             if self.task_ids is not None:
                 task = ops.take(ops.convert_to_tensor(self.task_ids, "int32"), task)
+        outputs, records = self.streams(inputs, task, (context or {}).get("ids"), training)
+        if task is not None:
             outputs = of_task(outputs, task)[:, None]
             records = [of_rows(record, task) for record in records]
         elif self.task_ids is not None:
@@ -169,26 +173,35 @@ def specs_of_rows(records: Sequence[GateOutput], batch: int | None) -> list[Gate
 
 
 def gate_streams(
-    gate: Gate, streams: Tensor, ids: Tensor | None, training: bool
+    gate: Gate, streams: Tensor, task: Tensor | None, ids: Tensor | None, training: bool
 ) -> tuple[Tensor, GateOutput]:
     """What a gate makes of one stream for each of its tasks.
 
     Args:
         gate: of `t` tasks.
         streams: `(b, t, f)`.
+        task: int `(b,)`, the one task for which each row counts, or None if it does for all.
         ids: int `(b,)`, for gates that hash.
         training: bool.
 
     Returns:
-        Pair of weights `(b, t, e)`, or `(1, t, e)` of a static gate, and its output.
+        Pair of weights `(b, t, e)`, or `(1, t, e)` of a static gate without `task`, and its output.
     """
-    if gate.router == "static" or gate.needs_ids:
-        return gate(streams[:, 0], ids=ids, training=training, return_aux=True)
+    if task is None:
+        return gate(streams, ids=ids, training=training, return_aux=True)
     # Each row once for each task, with that task's stream.
     num, size = streams.shape[1:]
     rows = ops.reshape(streams, (-1, size))
     tasks = ops.tile(ops.arange(num, dtype="int32"), [ops.shape(streams)[0]])
-    weights, record = gate(rows, task=tasks, training=training, return_aux=True)
+    counts = ops.reshape(ops.one_hot(task, num, dtype="float32"), (-1,))
+    weights, record = gate(
+        rows,
+        task=tasks,
+        ids=None if ids is None else ops.repeat(ids, num),
+        training=training,
+        return_aux=True,
+        row_mask=counts,
+    )
 
     def together(x: Tensor) -> Tensor:
         return ops.reshape(x, (-1, num, x.shape[-1]))
