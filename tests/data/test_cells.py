@@ -588,3 +588,25 @@ def test_a_path_and_its_dataframe_have_the_same_ids(tmp_path_factory, cells, opt
         np.testing.assert_array_equal(ids, prep.arrays(frame, labels=False)["a"])
         assert (ids != 2).all()
         assert ((ids == 1) == frame["a"].isna()).all()
+
+
+def test_a_marker_is_counted_once_though_two_tasks_read_it():
+    rows = pd.DataFrame({"n": [1.0] * 3, "y": ["yes", "NA", "no"], "z": [1.0, 2.0, 3.0]})
+    tasks = [Binary("y", positive="yes"), Regression("z", where="y")]
+    with pytest.warns(UserWarning, match=r"1 of 'y'"):
+        Preprocessor(Schema([Numeric("n")], tasks)).fit(rows, progress=False)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], ["no", "no", "yes", "yes"]])
+def test_a_task_that_comes_later_knows_the_one_that_it_is_given(labels):
+    """Its missing label is 0 where that one's is, as if it had been there from the start."""
+    rows = pd.DataFrame({"n": [1.0, 2, 3, 4], "click": labels, "buy": [None, None, 1, 0]})
+    rows["pay"] = [None, None, 1, None]
+    click = Binary("click", positive="yes" if labels[0] == "no" else None)
+    buy, pay = Binary("buy", given="click"), Binary("pay", given="buy")
+    whole = Preprocessor(Schema([Numeric("n")], [click, buy, pay]))
+    whole.fit(rows, progress=False)
+    later = Preprocessor(Schema([Numeric("n")], [click])).fit(rows, progress=False)
+    later = later.add_task(buy, rows).add_task(pay, rows)
+    assert later.label_means == pytest.approx(whole.label_means)
+    assert whole.label_means["buy"] == 0.25

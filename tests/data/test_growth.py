@@ -355,3 +355,52 @@ def test_only_a_grown_one_is_written_in_another_format(tmp_path):
         for name in ("fitted", "grown")
     ]
     assert formats == [1, 2]
+
+
+def test_truth_values_keep_their_ids_when_other_values_come(tmp_path):
+    """However they are spelled, then and now, and after it was saved."""
+    schema = Schema([Categorical("m")], [Binary("click")])
+
+    def rows(*cells):
+        return pd.DataFrame({"m": list(cells), "click": 0.0})
+
+    first, later = rows("true", "true", "true", "false", "false"), rows("true", "maybe", "true")
+    prep = Preprocessor(schema).fit(first, progress=False)
+    grown = prep.grow(later)
+    assert grown.vocabulary("m").to_pylist() == ["True", "False", "maybe"]
+    grown.save(tmp_path / "grown")
+    spelled = rows("true", "True", "TRUE", "false", "maybe", "no")
+    for one in (grown, Preprocessor.load(tmp_path / "grown"), grown.grow(rows("no", "FALSE"))):
+        ids = one.arrays(spelled, labels=False)["m"].tolist()
+        assert ids[:5] == [3, 3, 3, 4, 5]
+    assert grown.growth["m"] == Growth(1, 0, 0, 6)
+    # The same is counted however often it is seen, and in whatever order.
+    assert prep.grow(rows("FALSE", "true"), evict_after=1).vocabulary("m").null_count == 0
+
+
+def test_parts_with_truth_values_merge_as_if_they_were_one(tmp_path):
+    """That a part has nothing else says nothing of the others."""
+    schema = Schema([Categorical("m")], [Binary("click")])
+    cells = ["true", "true", "true", "false", "false"], ["true", "true", "maybe"]
+    frames = [pd.DataFrame({"m": own, "click": 0.0}) for own in cells]
+    whole = Preprocessor(schema).fit(pd.concat(frames), progress=False)
+    parts = [Preprocessor(schema).fit(own, progress=False) for own in frames]
+    parts[0].save(tmp_path / "part")
+    for one in (parts[0], Preprocessor.load(tmp_path / "part")):
+        assert one.vocabulary("m").to_pylist() == ["True", "False"]
+        merged = one.merge(parts[1])
+        assert merged.vocabulary("m").to_pylist() == whole.vocabulary("m").to_pylist()
+    assert whole.vocabulary("m").to_pylist() == ["true", "false", "maybe"]
+
+
+def test_nothing_is_left_of_a_column_that_is_gone(tmp_path):
+    """So a saved one is the same fit, and a training goes on with it."""
+    cells = [("a", ["b"], "c", 1), ("b", ["a", "c"], "d", 2)]
+    prep = _fit(cells).without("rare").grow(_frame(cells).drop(columns="number").assign(number=3.0))
+    one = prep.without("number")
+    one.save(tmp_path / "one", state=False)
+    loaded = Preprocessor.load(tmp_path / "one")
+    assert loaded.digest() == one.digest()
+    frame = _frame(cells)
+    for name, values in one.arrays(frame)[0].items():
+        np.testing.assert_array_equal(loaded.arrays(frame)[0][name], values)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import tfmoe
 from tests.oracles import kinds
+from tfmoe.data.encode import graph
 from tfmoe.data.encode.codecs.zones import offsets
+from tfmoe.serving.export import tensors
 
 ZONES = [
     *("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"),
@@ -269,3 +271,36 @@ def test_records_hold_vectors_and_times(tmp_path):
     batch = next(iter(prep.dataset(path, batch_size=3)))[0]
     for name, values in found.items():
         np.testing.assert_array_equal(batch[name], values)
+
+
+def test_weights_of_one_value_a_cell_may_be_plain_numbers(tmp_path):
+    """As pandas reads a text file whose cells have one each; an empty text weighs nothing else."""
+    column = tfmoe.Sequence("tags", weights="w", max_length=3, hash_buckets=1000, separator="|")
+    rows = pd.DataFrame({"tags": ["a", "b|c", ""], "w": ["2.0", "1|2", "3"], "y": [0, 1, 0]})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    schema = tfmoe.Schema([column], [tfmoe.Binary("y")])
+    for source in (rows, str(tmp_path / "rows.csv")):
+        prep = tfmoe.Preprocessor(schema).fit(source, progress=False)
+        found = prep.arrays(source, labels=False)
+        assert found["tags_weights"].tolist() == [[2, 0, 0], [1, 2, 0], [1, 0, 0]]
+        assert found["tags"][2].tolist() == [1, 0, 0]
+    one = {"tags": ["a", "c", "d", None], "w": [2.0, 0.5, None, 3.0], "y": [0, 1, 0, 1]}
+    pd.DataFrame(one).to_csv(tmp_path / "one.csv", index=False)
+    read = pd.read_csv(tmp_path / "one.csv")
+    assert read["w"].dtype == "float64"
+    expected = [2, 0.5, 1, 1]
+    for source in (read, str(tmp_path / "one.csv")):
+        weights = tfmoe.Preprocessor(schema).arrays(source, labels=False)["tags_weights"]
+        assert weights[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("marker", [-99.9, "-99.9", 1e-3])
+def test_a_fraction_is_missing_in_32_bits_too(marker):
+    column = tfmoe.Numeric("x", transform="none", missing=[marker], fill=7.0)
+    cells = np.array([float(marker), 1.0, 2.0])
+    for kind in ("float64", "float32"):
+        prep, df = fitted(column, x=cells.astype(kind))
+        assert prep.arrays(df, labels=False)["x"].tolist() == [7, 1, 2]
+        encode = graph.GraphEncoder(prep)
+        for asked in (df, df.astype({"x": "float64"})):
+            assert encode(tensors(prep, asked))["x"].numpy().tolist() == [7, 1, 2]

@@ -1,5 +1,8 @@
 """Vectors that were made elsewhere: how they come, what they become, who has none."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pandas as pd
@@ -264,3 +267,37 @@ def test_further_vectors_are_those_of_all_columns():
 def test_what_shares_no_vectors(columns, message):
     with pytest.raises(ValueError, match=message):
         tfmoe.Schema(columns, TASKS)
+
+
+def test_parts_merge_by_the_vectors_that_they_have(tmp_path):
+    """Those that came by growth are there in copies, pickles and files too; others are refused."""
+    rows = pd.DataFrame({"p": ["a", "b"], "click": [0, 1], "like": [1, 0]})
+    tasks = [tfmoe.Binary("click"), tfmoe.Binary("like")]
+
+    def fit(**vectors):
+        column = tfmoe.Pretrained("p", vectors={name: [value] for name, value in vectors.items()})
+        return tfmoe.Preprocessor(tfmoe.Schema([column], tasks)).fit(rows, progress=False)
+
+    prep = fit(a=1.0, b=2.0)
+    assert prep.merge(fit(a=1.0, b=2.0)).vocabulary("p").to_pylist() == ["a", "b"]
+    for other in (fit(a=9.0, b=2.0), fit(a=1.0, b=2.0, c=3.0)):
+        with pytest.raises(ValueError, match=r"same vectors.*column 'p'"):
+            prep.merge(other)
+    grown = prep.grow(rows, vectors={"p": {"c": [3.0]}}, progress=False)
+    grown.save(tmp_path / "grown")
+    loaded = tfmoe.Preprocessor.load(tmp_path / "grown")
+    for one in (grown, loaded, pickle.loads(pickle.dumps(grown)), copy.deepcopy(loaded)):
+        for part in (one, one.select("click"), copy.copy(one)):
+            merged = part.merge(part)
+            assert merged.vocabulary("p").to_pylist() == ["a", "b", "c"]
+            assert merged.num_rows == 2 * part.num_rows
+
+
+def test_ids_of_64_bits_without_a_sign_have_their_vectors():
+    """As a categorical column of such ids they are text."""
+    ids = np.array([5, 2**63 + 5], np.uint64)
+    column = tfmoe.Pretrained("p", vectors=pd.DataFrame([[1.0], [2.0]], index=ids))
+    rows = pd.DataFrame({"p": ids, "click": [0, 1]})
+    schema = tfmoe.Schema([column], [tfmoe.Binary("click")])
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    assert prep.arrays(rows, labels=False)["p"].tolist() == [3, 4]

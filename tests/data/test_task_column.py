@@ -361,3 +361,25 @@ def test_keys_are_told_however_a_source_spells_them(tmp_path):
         tmp_path / "floats.csv",
     ):
         assert prep.arrays(source)[0]["m"].tolist() == [0, 1, 0]
+
+
+def test_tasks_of_one_column_are_each_read_by_their_own_rule():
+    """What one of them may not have, another may."""
+    columns = [Numeric("n", transform="none")]
+
+    def fit(tasks, market, cells):
+        rows = pd.DataFrame({"n": 0.0, "market": market, "label": cells})
+        schema = Schema(columns, tasks, task_column="market")
+        prep = Preprocessor(schema).fit(rows, progress=False)
+        return prep.arrays(rows)[1]["score"].tolist()
+
+    counts = Regression("de", source="label", loss="poisson", standardize=False)
+    plain = Regression("fr", source="label", standardize=False)
+    for tasks in ([counts, plain], [plain, counts]):
+        assert fit(tasks, ["de", "fr", "fr"], [1.0, -2.0, 3.0]) == [1, -2, 3]
+        with pytest.raises(ValueError, match=r"labels of task 'de'.*at least 0"):
+            fit(tasks, ["de", "fr", "fr"], [-1.0, -2.0, 3.0])
+    tasks = [Binary(name, source="label", positive="yes") for name in ("de", "fr")]
+    assert fit(tasks, ["de", "fr", "de", "fr"], ["yes", "non", "no", "yes"]) == [1, 0, 0, 1]
+    with pytest.raises(ValueError, match="labels of task 'fr'"):
+        fit(tasks, ["de", "fr", "fr"], ["no", "non", "no"])

@@ -184,3 +184,18 @@ def test_a_model_of_every_kind(prep, structure, tmp_path):
         found = tfmoe.permutation_importance(small, rows, repeats=1)
         raw = {name for column in kinds.COLUMNS for name in column.raw_names}
         assert set(found["column"]) == raw
+
+
+@pytest.mark.parametrize("dtype", ["int", "string"])
+def test_a_column_of_which_no_value_was_frequent_is_served(dtype):
+    cells = pd.array([1, 2, None] if dtype == "int" else ["a", "b", None], dtype=None)
+    rows = pd.DataFrame({"c": cells, "l": [[value] for value in ("u", "v", "w")], "y": [0, 1, 0]})
+    rare = {"min_count": 2}
+    columns = [tfmoe.Categorical("c", dtype=dtype, **rare), tfmoe.MultiCategorical("l", **rare)]
+    prep = tfmoe.Preprocessor(tfmoe.Schema(columns, [tfmoe.Binary("y")]))
+    prep.fit(rows, progress=False)
+    expected = prep.arrays(rows, labels=False)
+    served = graph.GraphEncoder(prep)(tensors(prep, rows))
+    assert expected["c"].tolist() == [2, 2, 1]
+    for name, values in expected.items():
+        np.testing.assert_array_equal(served[name], values)

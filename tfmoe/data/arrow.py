@@ -101,9 +101,14 @@ def _elements_at(array, name, place):
 
 
 def missing_numbers(missing: tuple[str | int | float, ...] | None) -> list[float]:
-    """The numbers among what stands for a missing one, also those given as text."""
+    """The numbers among what stands for a missing one, also those given as text.
+
+    A fraction is there twice, for in a column of 32 bits it is another number.
+    """
     found = [numerals.number_of(str(marker)) for marker in missing or ()]
-    return [number for number in found if number is not None]
+    numbers = [number for number in found if number is not None]
+    fractions = [number for number in numbers if not float(number).is_integer()]
+    return numbers + [float(np.float32(number)) for number in fractions]
 
 
 def _floats_of_text(array, name, missing, seen):
@@ -349,7 +354,8 @@ def split_numbers(
     Args:
         array: Arrow array of n cells.
         name: the column's name, for errors.
-        separator: what parts the numbers of cells that are text, or None.
+        separator: what parts the numbers of cells that are text, or None. With it, a number is a
+            cell of one.
 
     Returns:
         float64 of all numbers, one cell after the other, NaN for missing ones, and int64 `(n,)`; a
@@ -364,6 +370,11 @@ def split_numbers(
         text = decoded(to_text(array, name))
         text = pc.if_else(pc.equal(text, ""), pa.scalar(None, text.type), text)
         array = pc.split_pattern(text, separator)
+    if separator is not None and not is_list(array.type) and not is_text(array.type):
+        # Where no cell has more than one, a table has plain numbers.
+        values = to_floats(array, name)
+        present = ~np.isnan(values)
+        return values[present], present.astype(np.int64)
     if not is_list(array.type):
         raise wrong_type(name, "lists of numbers", array)
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)

@@ -144,8 +144,8 @@ class Preprocessor(RowReading):
         integers in one part and text in the other holds text.
 
         Raises:
-            ValueError: if the schemas differ, a part is not fitted, or was saved with
-                `state=False`.
+            ValueError: if the schemas or the vectors of a `Pretrained` differ, a part is not
+                fitted, or was saved with `state=False`.
         """
         if not isinstance(other, Preprocessor) or other.schema != self.schema:
             raise ValueError(
@@ -153,7 +153,17 @@ class Preprocessor(RowReading):
                 f"{other!r} with another schema. Fit all parts with the same schema."
             )
         merged = Preprocessor(self.schema, max(self.max_distinct, other.max_distinct))
-        merged._set(self._counted().merge(other._counted()))
+        parts = self._counted(), other._counted()
+        fits, others = self._ready().fits, other._ready().fits
+        for column in self.schema.columns:
+            name = column.name
+            if isinstance(column, Pretrained) and not fits[name].equals(others[name]):
+                raise ValueError(
+                    "Parts of one table are merged, which have the same vectors. Received others "
+                    f"for column {name!r}. Fit all parts with all vectors, or grow one part: "
+                    "`grow(rows, vectors=...)`."
+                )
+        merged._set(parts[0].merge(parts[1]))
         return merged
 
     def grow(

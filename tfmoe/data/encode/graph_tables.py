@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.schema.columns import UNKNOWN_ID
 
@@ -26,6 +29,9 @@ def graph_table(vocabulary: Vocabulary, text: bool) -> Any:
 
         keys, order = bisected
         return SortedTable(keys, ids[order], text)
+    if not len(values):
+        # TensorFlow takes no empty table; that one value is unknown is so without it too.
+        values, ids = pa.array([""] if text else [0]), np.array([UNKNOWN_ID])
     kind = tf.string if text else tf.int64
     initializer = tf.lookup.KeyValueTensorInitializer(
         tf.constant(values.to_pylist(), kind, shape=(len(values),)),

@@ -94,7 +94,7 @@ class LabelReader:
         array = _of(chunk[raw], rows)
         limit = self._schema.where_task(task)
         if isinstance(limit, Binary) and limit.positive is not None:
-            return self._positives(array, limit) == 1
+            return self._positives(array, limit, counts=False) == 1
         if task.where_value is not None:
             text = _texts(array, raw, [task.where_value])
             wanted = _canonical(str(task.where_value))
@@ -115,13 +115,14 @@ class LabelReader:
                 row,
             ) from error
 
-    def _positives(self, array, task):
+    def _positives(self, array, task, counts=True):
         """1 for the positive label, 0 for others, NaN for missing ones."""
         named = (task.positive, *(task.negative or ()))
         text = _texts(array, task.raw_name, named)
         own = [_canonical(str(label)) for label in named]
         present = arrow.present_texts(text, [m for m in MARKERS if m not in own])
-        self._count(task, text, pc.invert(present))
+        if counts:
+            self._count(task, text, pc.invert(present))
         positive = pc.fill_null(pc.equal(text, own[0]), False)
         others = text.filter(pc.and_(present, pc.invert(positive))).unique().to_pylist()
         if task.negative:

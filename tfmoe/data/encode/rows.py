@@ -77,8 +77,15 @@ def required_columns(
 
 
 def label_columns(schema: Schema, names: Collection[str], task: Task) -> dict[str, str | None]:
-    """The raw columns to read for one task's labels; see `required_columns`."""
+    """The raw columns to read for one task's labels; see `required_columns`.
+
+    Those of the tasks that it is given are read too, as far as the table has them.
+    """
     wanted = _of_label(schema, task)
+    parent = schema.parent(task)
+    while parent is not None and parent.raw_name in names:
+        wanted += _of_label(schema, parent)
+        parent = schema.parent(parent)
     if schema.task_column:
         wanted.append((schema.task_column, "text", "`task_column`"))
     return _kinds(wanted, names)

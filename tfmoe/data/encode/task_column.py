@@ -13,7 +13,7 @@ from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.vocabulary import Vocabulary, label_spellings
 from tfmoe.schema.columns import FIRST_ID
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Binary, Multiclass
+from tfmoe.schema.tasks import Binary, Multiclass, Regression
 
 
 class TaskColumn:
@@ -106,6 +106,13 @@ class TaskColumn:
 
 def _reading(task):
     """What decides how a task's labels are read."""
-    own = (task.num_classes, task.classes) if isinstance(task, Multiclass) else ()
-    own = (str(task.positive), str(task.negative)) if isinstance(task, Binary) else own
+    own: tuple = ()
+    if isinstance(task, Multiclass):
+        own = (task.num_classes, task.classes)
+    elif isinstance(task, Regression):
+        own = (task.is_scaled,)
+    elif isinstance(task, Binary):
+        own = (str(task.positive), str(task.negative))
+        if task.positive is not None and not task.negative:
+            own += (task.name,)  # each may have another label that counts as 0
     return type(task), task.raw_name, task.where, str(task.where_value), *own

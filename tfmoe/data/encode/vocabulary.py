@@ -114,10 +114,14 @@ class Vocabulary:
         values: Arrow array in the order of the ids, int64 or large_string; null where an id is
             free.
         missing: the texts and integers that stand for a missing value, beside the empty one.
+        had_flags: whether it had but truth values before it grew, whose spellings mean the same
+            as then.
     """
 
-    def __init__(self, values: pa.Array, missing: tuple[str | int, ...] = ()) -> None:
-        self.values = values
+    def __init__(
+        self, values: pa.Array, missing: tuple[str | int, ...] = (), had_flags: bool = False
+    ) -> None:
+        self.values, self.had_flags = values, had_flags
         self.missing = Marks(missing)
         self.is_int = pa.types.is_integer(values.type)
         self._places: dict[str, int] | None = None
@@ -130,7 +134,7 @@ class Vocabulary:
         # Pickles of older versions know of no values that stand for a missing one, and hold
         # look-ups without other spellings.
         kept = {name: value for name, value in state.items() if name not in ("_text", "_ids")}
-        self.__dict__ |= {"missing": Marks(()), **kept, "_places": None}
+        self.__dict__ |= {"missing": Marks(()), "had_flags": False, **kept, "_places": None}
 
     @property
     def dtype(self) -> str:
@@ -151,9 +155,13 @@ class Vocabulary:
     @cached_property
     def aliases(self) -> dict[str, int]:
         """Other spellings of values, and their ids; see `other_spellings`."""
-        if self.is_int or len(self.known) > len(SPELLINGS):
+        known, numbers = self.known, self.ids
+        if not self.is_int and self.had_flags:
+            flags = pc.is_in(known, value_set=pa.array(list(SPELLINGS), known.type))
+            known, numbers = known.filter(flags), numbers[flags.to_numpy(zero_copy_only=False)]
+        if self.is_int or len(known) > len(SPELLINGS):
             return {}
-        ids = dict(zip(self.known.to_pylist(), self.ids.tolist(), strict=True))
+        ids = dict(zip(known.to_pylist(), numbers.tolist(), strict=True))
         return {text: ids[value] for text, value in other_spellings(list(ids)).items()}
 
     @cached_property

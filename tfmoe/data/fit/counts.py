@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,31 @@ class Counts:
         self._buffered = 0
 
     def table(self) -> pa.Table:
-        """Arrow table of `value` and `count`, most frequent first, ties by value."""
+        """Arrow table of `value` and `count`, most frequent first, ties by value.
+
+        Truth values are `True` and `False`, however they were spelled, if nothing else was seen.
+        """
+        return _most_frequent_first(_one_spelling(self.as_seen()))
+
+    def as_seen(self) -> pa.Table:
+        """The same of the values as they were spelled, for more may be seen that are none."""
         self._sum_up()
         if not self._parts:
             empty = {"value": pa.array([], ARROW_TYPES[self.dtype]), "count": pa.array([], "int64")}
             return pa.table(empty)
-        return _most_frequent_first(_one_spelling(self._parts[0]))
+        return _most_frequent_first(self._parts[0])
+
+    def respelled(self, spelled: Mapping[str, str]) -> Counts:
+        """The same counts of text, with some values taken for others."""
+        other = Counts(self.dtype, self.max_distinct, self.name, self._missing)
+        other._warned = self._warned
+        for part in self._parts:
+            values = part["value"].combine_chunks()
+            found = pc.index_in(values, value_set=pa.array(list(spelled), values.type))
+            meant = pa.array(list(spelled.values()), values.type).take(found)
+            respelled = pc.coalesce(meant, values)
+            other.add_table(pa.table({"value": respelled, "count": part["count"]}))
+        return other
 
     def without(self, values: pa.Array) -> Counts:
         """The same counts, but for some values, which count from 0 on again."""

@@ -47,6 +47,7 @@ class Fitted:
         unseen: by column that owns a vocabulary, of how many growths in a row did not see each
             value, int64 `(n,)`; columns that never grew are not there.
         ancestors: `tfmoe.data.fit.growth.digest` of each fit that this one has grown of.
+        had_flags: owners of vocabularies that had but truth values before they grew.
     """
 
     num_rows: int
@@ -61,10 +62,12 @@ class Fitted:
     fits: dict[str, Any] = field(default_factory=dict)
     unseen: dict[str, np.ndarray] = field(default_factory=dict)
     ancestors: tuple[str, ...] = ()
+    had_flags: tuple[str, ...] = ()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickles of older versions know no moments of labels, four kinds of column, no growth.
         others: dict[str, Any] = {"label_moments": {}, "fits": {}, "unseen": {}, "ancestors": ()}
+        others["had_flags"] = ()
         self.__dict__.update({**others, **state})
 
     @classmethod
@@ -95,11 +98,18 @@ class Fitted:
         )
 
     def under(self, schema: Schema) -> Fitted:
-        """The same under a schema with other tasks; a new one has no labels yet."""
+        """The same under a schema with other tasks or fewer columns; new tasks have no labels."""
         means = {
             t.name: self.label_means.get(t.name, _mean_label(no_labels(t))) for t in schema.tasks
         }
-        return dataclasses.replace(self, label_means=means)
+        names = {column.name for column in schema.columns}
+        parts = ("dtypes", "vocabularies", "numeric", "lengths", "tables", "fits", "unseen")
+        # Nothing of a column that is gone: a file would not have it either.
+        own = {
+            part: {name: value for name, value in getattr(self, part).items() if name in names}
+            for part in parts
+        }
+        return dataclasses.replace(self, label_means=means, **own)
 
     def with_labels(
         self, means: Mapping[str, Any], moments: Mapping[str, tuple[float, float]]
@@ -124,6 +134,7 @@ class Fitted:
         label_moments: dict[str, tuple[float, float]],
         fits: Mapping[str, Any],
         one_spelling: bool = True,
+        had_flags: tuple[str, ...] = (),
     ) -> Fitted:
         """From its parts; `dtypes` by owner (None becomes `"string"`), `lengths` as fitted."""
         fits = {name: fit for name, fit in fits.items() if fit is not None}
@@ -138,7 +149,7 @@ class Fitted:
         tables: dict[str, Vocabulary | HashTable] = {
             owner: HashTable(column.hash_buckets, column.missing, one_spelling)
             if column.hash_buckets
-            else Vocabulary(vocabularies[owner], column.missing)
+            else Vocabulary(vocabularies[owner], column.missing, owner in had_flags)
             for owner, column in table_owners(schema).items()
         }
         given = {name: codecs[name].vocabulary(fit) for name, fit in fits.items()}
@@ -156,6 +167,7 @@ class Fitted:
             {**tables, **brought},
             one_spelling,
             fits,
+            had_flags=had_flags,
         )
 
     def table_sizes(self, schema: Schema) -> dict[str, int]:

@@ -68,7 +68,7 @@ def grown(
     total.codecs = seen.codecs
     fresh, later = Fitted.of(seen), Fitted.of(total) if update else fitted
     old_names = {new: old for old, new in names.items()}
-    vocabularies, unseen, growth = {}, {}, {}
+    vocabularies, unseen, growth, had_flags = {}, {}, {}, []
     for owner, column in table_owners(schema).items():
         if column.hash_buckets:
             continue
@@ -77,6 +77,13 @@ def grown(
             continue
         kind = ARROW_TYPES[total.dtypes[owner] or "string"]
         table = _Table.of(fitted, old_names[owner], kind)
+        spelled = _spellings(fitted, old_names[owner])
+        if spelled:
+            # What had an id keeps it, though other values come.
+            had_flags.append(owner)
+            for part in {id(one): one for one in (seen, total)}.values():
+                if owner in part.counts:
+                    part.counts[owner] = part.counts[owner].respelled(spelled)
         num_free = table.values.null_count
         present = _values(seen, owner, kind)
         evicted = table.age(present, evict_after)
@@ -105,6 +112,7 @@ def grown(
             for name, codec in seen.codecs.items()
         },
         fitted.one_spelling,
+        tuple(had_flags),
     )
     ancestors = (*fitted.ancestors, digest(fitted))
     result = dataclasses.replace(result, unseen=unseen, ancestors=ancestors)
@@ -180,6 +188,15 @@ class _Table:
         self.values = pa.concat_arrays([self.values, new]).take(pa.array(places))
         self.unseen = np.append(self.unseen, np.zeros(len(new) - len(free), np.int64))
         return len(new)
+
+
+def _spellings(fitted, owner):
+    """Other spellings of truth values that have an id, and the value that each means."""
+    table = fitted.tables[owner]
+    places = {number - FIRST_ID: text for text, number in table.aliases.items()}
+    texts = table.values.take(pa.array(list(places), pa.int64())).to_pylist()
+    by_place = dict(zip(places, texts, strict=True))
+    return {text: by_place[number - FIRST_ID] for text, number in table.aliases.items()}
 
 
 def _values(statistics, owner, kind):

@@ -79,6 +79,8 @@ class Statistics:
         others: dict[str, Any] = {"markers": {}, "contradictions": Counter(), "seen": {}}
         self.__dict__ |= {"lengths": lengths, **others, **state}
         self.codecs = codecs_of(self.schema)
+        for name, codec in state.get("codecs", {}).items():
+            self.codecs[name].take_over(codec)
         self._reader = LabelReader(self.schema, self.markers)
 
     def required_columns(self, names: Collection[str]) -> dict[str, str | None]:
@@ -271,7 +273,7 @@ class Statistics:
                 if counts:
                     own = part.counts[owner]
                     own = own if own.dtype == counts.dtype else own.as_text()
-                    counts.add_table(own.table())
+                    counts.add_table(own.as_seen())
         for name in self.moments:
             merged.moments[name] = self.moments[name].merge(other.moments[name])
         for name in self.quantiles:

@@ -77,6 +77,7 @@ def _contents(schema: Schema, fitted: Fitted) -> tuple[dict[str, Any], dict[str,
         "fits": {n: _put_plain(arrays, f"fit/{n}", fit) for n, fit in fitted.fits.items()},
         "vocabulary": {name: len(values) for name, values in fitted.vocabularies.items()},
         "one_spelling": fitted.one_spelling,
+        "had_flags": list(fitted.had_flags),
     }
     if fitted.ancestors:
         document["ancestors"] = list(fitted.ancestors)
@@ -106,9 +107,10 @@ def _check_free(path):
 def _put_statistics(arrays, fitted, statistics):
     for name, counts in statistics.counts.items():
         # A vocabulary that was fitted is the head of this table: the longer one replaces it. One
-        # that has grown has another order.
-        table = counts.table()
-        place = f"counted/{name}" if name in fitted.unseen else name
+        # that has grown has another order, and one of truth values other spellings.
+        table = counts.as_seen()
+        is_head = name not in fitted.unseen and table.equals(counts.table())
+        place = name if is_head else f"counted/{name}"
         _put_values(arrays, place, table["value"].combine_chunks())
         arrays[f"counts/{name}"] = table["count"].to_numpy()
     for name, sketch in statistics.quantiles.items():
@@ -247,6 +249,7 @@ def _read(path, folder):
         _get_fits(path, schema, document.get("fits", {}), arrays),
         # Files of older versions hash each spelling of a truth value as it is.
         document.get("one_spelling", False),
+        tuple(document.get("had_flags", ())),
     )
     ancestors = tuple(map(str, document.get("ancestors", ())))
     unseen = {name: _get_unseen(path, fitted, name, arrays) for name in _grown(fitted, arrays)}
@@ -348,7 +351,8 @@ def _get_statistics(path, schema, num_rows, given, arrays):
     for owner in statistics.dtypes:
         if f"counts/{owner}" in arrays:
             counts = pa.array(arrays[f"counts/{owner}"])
-            place = f"counted/{owner}" if f"unseen/{owner}" in arrays else owner
+            apart = f"ints/counted/{owner}" in arrays or f"text/counted/{owner}" in arrays
+            place = f"counted/{owner}" if apart else owner
             values = _get_values(arrays, place)
             if len(values) != len(counts):
                 raise _damaged(path, f"{len(values)} values of {owner!r} have {len(counts)} counts")

@@ -34,6 +34,8 @@ def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
     except (TypeError, ValueError) as error:
         raise _refused(owner, f"vectors that are no table of numbers ({error})") from error
     ids = np.asarray(ids)
+    if ids.dtype.kind == "u" and (ids > np.iinfo(np.int64).max).any():
+        ids = ids.astype(str)  # as the cells of such a column
     if ids.dtype.kind not in "iu":
         ids = np.array(
             [one.decode() if isinstance(one, bytes) else str(one) for one in ids.tolist()]

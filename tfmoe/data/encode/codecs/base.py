@@ -77,6 +77,9 @@ class Codec:
     def adopt(self, fit: Any) -> None:
         """Takes over an earlier fit, for what a saved schema does not tell."""
 
+    def take_over(self, other: Any) -> None:
+        """Adopts what another codec of the same column has adopted or read."""
+
     def notice(self, seen: Any) -> str | None:
         """What a user should know of what was seen."""
         return None

@@ -91,6 +91,10 @@ class ListCodec(CategoricalCodec):
         """A number for each element: float32, 1 where it is missing."""
         name = self.column.weights
         values, own = split_numbers(array, name, self.column.separator)
+        if self._separated:
+            # An empty text has one value, which is missing; in a text file it has none.
+            none = (lengths == 0) & (own == 1)
+            values, own = values[np.repeat(~none, own)], np.where(none, 0, own)
         # A missing cell of weights has 1 for each value.
         bad = np.flatnonzero((own != lengths) & (own > 0))
         if len(bad):

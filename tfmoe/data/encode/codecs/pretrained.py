@@ -35,6 +35,11 @@ class PretrainedFit:
     values: np.ndarray
     vectors: np.ndarray
 
+    def equals(self, other: PretrainedFit) -> bool:
+        """Whether values and vectors are the same, in the same order."""
+        same = np.array_equal(self.values, other.values)
+        return same and np.array_equal(self.vectors, other.vectors)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What turns values into ids."""
@@ -140,6 +145,10 @@ class PretrainedCodec(CategoricalCodec):
 
     def adopt(self, fit):
         self.__dict__["_given"] = fit
+
+    def take_over(self, other):
+        if "_given" in other.__dict__:
+            self.adopt(other._given)
 
     def width(self, fit):
         return fit.vectors.shape[1]
