@@ -392,6 +392,20 @@ def test_the_newest_are_kept_and_a_broken_one_is_passed_over(tmp_path):
     assert sorted(os.listdir(tmp_path)) == names
 
 
+def test_a_broken_one_of_a_later_step_is_none_of_those_that_are_kept(tmp_path):
+    """What is written after it is found again, though its name comes before."""
+    plain(tmp_path, epochs=3)
+    for name in os.listdir(tmp_path):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="The one before it is taken"):
+        plain(tmp_path, epochs=1)
+    assert "epoch-00001-step-000000000.npz" in os.listdir(tmp_path)
+    with pytest.warns(UserWarning, match="The one before it is taken"):
+        model = plain(tmp_path, epochs=2)
+    assert "Goes on after epoch 1" in model.plan
+
+
 def test_a_file_holds_what_it_was_given(tmp_path):
     import ml_dtypes
 

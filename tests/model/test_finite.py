@@ -71,6 +71,35 @@ def test_a_later_training_of_the_same_graph_is_told_of_its_own():
     assert not np.isfinite(history["loss"][0])
 
 
+def test_a_later_training_is_told_though_the_first_did_not_want_to_know():
+    rows = table()
+    model = model_of(rows)
+    prep = model.preprocessor
+    model.fit(prep.dataset(rows[:200], batch_size=100), epochs=2, verbose=0, check_finite=False)
+    before = model.get_weights()
+    with pytest.raises(FloatingPointError, match="batch 1 of epoch 1"):
+        model.fit(prep.dataset(huge(rows)[250:], batch_size=100), epochs=2, verbose=0)
+    for weight, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [True, False])
+def test_after_an_error_a_model_trains_on(trained):
+    """Also the optimizer's averages are finite again."""
+    rows = table()
+    model = model_of(rows, jit_compile=True)
+    prep = model.preprocessor
+    if trained:
+        model.fit(prep.dataset(rows, batch_size=100), epochs=1, verbose=0)
+    with pytest.raises(FloatingPointError, match="loss=nan in epoch 1"):
+        model.fit(prep.dataset(huge(rows), batch_size=100), verbose=0)
+    assert all(np.isfinite(np.asarray(one)).all() for one in model.optimizer.variables)
+    assert int(model.optimizer.iterations) == (4 if trained else 0)
+    history = model.fit(prep.dataset(rows, batch_size=100), epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_a_model_that_was_trained_can_be_forgotten():
     rows = table()
     model = model_of(rows)

@@ -274,3 +274,30 @@ def test_replicas_measure_the_same():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("scenario", [None, "c"])
+def test_what_comes_once_has_the_metrics_of_the_rows_that_were_read(scenario):
+    """No second pass reads on where the first one ended."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"x": rng.normal(size=64), "c": ["u", "v"] * 32})
+    rows["click"] = (rows["x"] + rng.normal(size=64) > 0) * 1.0
+    columns = [tfmoe.Numeric("x"), tfmoe.Categorical("c", dim=2)]
+    schema = tfmoe.Schema(columns, [tfmoe.Binary("click")], scenario=scenario)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(3,)), (2,))
+    model.compile("adam")
+    expected = model.evaluate(*prep.arrays(rows[:16]), verbose=0)
+
+    def batches(num=None):
+        start = 0
+        while num is None or start < num:
+            yield prep.arrays(rows[start % 64 : start % 64 + 8])
+            start += 8
+
+    again = prep.dataset(rows, 8)
+    for x, steps in ((batches(16), 2), (batches(), 2), (again, 2)):
+        found = model.evaluate(x, steps=steps, verbose=0)
+        assert not [name for name in found if name.endswith(("_u", "_v"))]
+        for name, value in found.items():
+            assert value == pytest.approx(expected[name], rel=1e-3), name

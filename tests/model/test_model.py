@@ -256,6 +256,20 @@ def test_keras_arguments_override(prep, df, tmp_path):
     assert again == pytest.approx(logs, rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", ["auc", keras.metrics.AUC(name="auc")], ids=["name", "metric"])
+def test_one_metric_needs_no_list(prep, metric):
+    model = tables.small_model(prep)
+    model.compile(metrics={"watch": metric, "mood": None})
+    names = [one.name for one in model.metrics]
+    assert "watch_auc" in names
+    assert "watch_log_loss" not in names
+    assert "mood_accuracy" in names
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(model.get_compile_config())
+    )
+    assert set(again["metrics"]) == {"watch"}
+
+
 @pytest.mark.slow
 def test_keras_losses_and_metrics_from_logits_get_logits(trained, prep, df):
     model, _ = trained

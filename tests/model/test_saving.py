@@ -218,3 +218,34 @@ def test_an_array_says_no_more_than_there_is(model, tmp_path):
             packed.writestr(member, data)
     with pytest.raises(ValueError, match=r"'boundaries/age\.npy' is cut off"):
         tfmoe.Preprocessor.load(tmp_path / "prep")
+
+
+@pytest.mark.slow
+def test_every_part_that_is_frozen_stays_so(tmp_path):
+    rows = pd.DataFrame({"a": ["x", "y"] * 8, "b": np.arange(16.0), "click": [0, 1] * 8, "buy": 0})
+    tasks = [tfmoe.Binary("click"), tfmoe.Binary("buy", given="click", link="escm2-dr")]
+    schema = tfmoe.Schema([tfmoe.Categorical("a", dim=4), tfmoe.Numeric("b")], tasks)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    model = tfmoe.MultiTaskModel(
+        prep,
+        tfmoe.SharedBottom(hidden_units=(3,)),
+        (2,),
+        wide=True,
+        interactions=[tfmoe.FM(), tfmoe.Cross()],
+    )
+    for part in (model.wide, model.interactions, model.imputation):
+        part.trainable = False
+    model.compile("adam", jit_compile=False)
+    model.fit(prep.dataset(rows, 4), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(again.trainable_variables) == len(model.trainable_variables)
+    assert int(again.optimizer.iterations) == 4
+    grown = model.grow(prep.grow(pd.concat([rows, rows.assign(a="z")])))
+    for other in (again, grown):
+        parts = [other.wide, other.interactions, other.imputation]
+        assert not any(layer.trainable_weights for layer in parts)
+        before = [np.asarray(one) for part in parts for one in part.weights]
+        other.fit(other.training_preprocessor.dataset(rows, 4), verbose=0)
+        for one, values in zip((w for part in parts for w in part.weights), before, strict=True):
+            np.testing.assert_array_equal(one, values)

@@ -476,3 +476,12 @@ def test_replicas_are_weighed_together():
     code = textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_loss_that_may_be_below_0_is_not_compared():
+    tasks = [tfmoe.Binary("click"), tfmoe.Binary("buy", given="click", link="escm2-dr")]
+    schema = tfmoe.Schema([tfmoe.Numeric("x", transform="none")], tasks)
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(2,)))
+    with pytest.raises(ValueError, match=r"Received the tasks \['buy'\].*\"escm2-dr\""):
+        model.compile("adam", weighting="dualbalancing")
+    model.compile("adam", weighting="rlw")

@@ -231,3 +231,79 @@ def test_a_pairwise_loss_ranks_within_groups():
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def logs_of(y, p):
+    """A loss that no label of 0 has."""
+    return keras.ops.mean(keras.ops.square(keras.ops.log(y) - p), axis=-1)
+
+
+@pytest.mark.parametrize("one_task", [True, False])
+def test_a_missing_label_adds_nothing_to_a_loss_of_ones_own(one_task):
+    """Neither a value nor a gradient, whatever stands in its place."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"x": rng.normal(size=60), "stars": rng.uniform(1, 5, 60), "click": 1.0})
+    rows.loc[::2, "stars"] = np.nan
+    tasks = [tfmoe.Regression("stars", standardize=False), tfmoe.Binary("click")]
+    if one_task:
+        rows["task"] = "stars"
+        schema = tfmoe.Schema([tfmoe.Numeric("x")], tasks, task_column="task")
+    else:
+        schema = tfmoe.Schema([tfmoe.Numeric("x")], tasks)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    found = []
+    for part in (rows, rows[1::2]):
+        keras.utils.set_random_seed(0)
+        model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(4,)), (3,))
+        model.compile(
+            keras.optimizers.SGD(0.1), loss={"stars": logs_of}, loss_weights={"click": 0.0}
+        )
+        x, y, weights = prep.arrays(part)
+        model.train_on_batch(x, y, weights)
+        found.append([*model.get_weights(), model.evaluate(x, y, weights, verbose=0)["stars_loss"]])
+    for one, other in zip(*found, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["dice", lambda y, p: keras.ops.mean(keras.ops.square(y - p))])
+def test_a_loss_of_the_whole_batch_is_refused(loss):
+    rows = pd.DataFrame({"x": np.arange(8.0), "click": [0, 1] * 4})
+    schema = tfmoe.Schema([tfmoe.Numeric("x", transform="none")], [tfmoe.Binary("click")])
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(2,)), (2,))
+    model.compile("adam", loss={"click": loss})
+    with pytest.raises(ValueError, match=r"a number for each row.*for task 'click'.*axis=-1"):
+        model.evaluate(*model.preprocessor.arrays(rows), verbose=0)
+
+
+@pytest.mark.parametrize("one_task", [True, False])
+@pytest.mark.parametrize(
+    "loss",
+    [None, "binary_crossentropy", keras.losses.BinaryCrossentropy(from_logits=True)],
+    ids=["own", "named", "logits"],
+)
+def test_weighed_positives_change_no_probability(one_task, loss):
+    """Whatever the loss: predictions, log loss and metrics are of the table as it is."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"x": rng.normal(size=2000)})
+    rows["click"] = (rng.uniform(size=2000) < 0.2) * 1.0
+    tasks = [tfmoe.Binary("click", positive_weight=5.0)]
+    if one_task:
+        tasks.append(tfmoe.Binary("buy", source="click", positive_weight=2.0))
+        rows["task"] = np.where(np.arange(2000) % 2, "click", "buy")
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], tasks, task_column="task" if one_task else None)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    keras.utils.set_random_seed(0)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(2,)), ())
+    given = {} if loss is None else {"loss": {"click": loss}}
+    model.compile(keras.optimizers.Adam(0.02), **given)
+    model.fit(prep.dataset(rows, 100), epochs=6, verbose=0)
+    found = model.predict(rows, verbose=0)
+    predicted = np.asarray(found["score" if one_task else "click"], "float64")
+    logs = model.evaluate(rows, verbose=0)
+    for task in tasks:
+        own = np.ones(2000, bool) if not one_task else (rows["task"] == task.name).to_numpy()
+        labels, scores = rows["click"][own], predicted[own]
+        assert scores.mean() == pytest.approx(labels.mean(), abs=0.03)
+        entropy = -np.mean(labels * np.log(scores) + (1 - labels) * np.log(1 - scores))
+        assert logs[f"{task.name}_log_loss"] == pytest.approx(entropy, rel=1e-3)

@@ -166,6 +166,7 @@ class _Training:
         names = list(kept.with_state(self.callbacks))
         self.description = {**kept.described(model), "data": settings, "callbacks": names}
         self.found: dict[str, Any] | None = None
+        self.unreadable: set[Path] = set()
         self.epochs, self.epoch, self.steps, self.before_epoch = epochs, 0, 0, 0
         self.history: dict[str, Any] = {"epoch": [], "history": {}}
         self.words = f"Nothing is in {checkpoint.folder}: the training begins with its first step."
@@ -203,6 +204,7 @@ class _Training:
                 found = checkpoint_file.read(path)
             except ValueError as error:
                 warnings.warn(f"{error} The one before it is taken.", stacklevel=6)
+                self.unreadable.add(path)
                 continue
             self._check(found, path)
             self.found = found
@@ -313,8 +315,12 @@ class _Training:
         if not model.is_chief:
             return
         folder = self.checkpoint.folder
-        checkpoint_file.write(folder / f"epoch-{epoch:05d}-step-{step:09d}.npz", tree)
-        for path in files_in(folder)[: -self.checkpoint.keep]:
+        written = folder / f"epoch-{epoch:05d}-step-{step:09d}.npz"
+        checkpoint_file.write(written, tree)
+        # One that was passed over may be of a later step, and is none of those that are kept.
+        self.unreadable.discard(written)
+        readable = [path for path in files_in(folder) if path not in self.unreadable]
+        for path in readable[: -self.checkpoint.keep]:
             path.unlink(missing_ok=True)
 
 

@@ -119,7 +119,7 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         optimizer: str | keras.optimizers.Optimizer | Mapping[str, Any] = "adam",
         loss: Mapping[str, Any] | None = None,
         loss_weights: Mapping[str, float] | None = None,
-        metrics: Mapping[str, Sequence[Any]] | None = None,
+        metrics: Mapping[str, Any] | None = None,
         jit_compile: bool | Literal["auto"] = "auto",
         aux_losses: MutualInformationLoss | Sequence[MutualInformationLoss] | None = None,
         weighting: Weighting | str | None = None,
@@ -136,9 +136,10 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
                 get the model's predictions, or the logits if they have `from_logits=True`; of a
                 regression, labels and predictions as they are standardised; of a binary task the
                 probability in the rows as they are, without the correction for `negatives_kept`.
+                They make a number for each row, which `positive_weight` multiplies too.
             loss_weights: dict by task of floats that replace `Task.weight`.
-            metrics: dict by task of lists of Keras metrics or their names that replace the
-                task's own. They get what losses get, but of a regression in its label's units;
+            metrics: dict by task of Keras metrics or their names, or of lists of such, that replace
+                the task's own. They get what losses get, but of a regression in its label's units;
                 row weights and missing labels count for them too.
             jit_compile: bool or `"auto"`: on TensorFlow without a GPU, XLA is not used, for it was
                 slower wherever it was measured (see `Thresholds.most_looked_up`, which can say
@@ -168,6 +169,9 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         given: dict[str, Any] = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         for name, value in given.items():
             self._check_by_task(name, value)
+        if metrics is not None:
+            metrics = {task: _listed(own) for task, own in metrics.items() if own is not None}
+            given["metrics"] = metrics
         extra: list[Any] = []
         if isinstance(aux_losses, list | tuple):
             extra = list(aux_losses)
@@ -293,9 +297,10 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         return total
 
     def _guarded(self, loss: Any, x: Any, y_pred: Any) -> Any:
-        """The loss, looked at in each step where that is wanted."""
-        if self._guard.value is None:
-            return loss
+        """The loss, looked at in each step.
+
+        Also where nobody wants to know now: a later training may run the same graph.
+        """
         return guarded(self._guard, self.optimizer.iterations, loss, x, y_pred.logits)
 
     def compute_metrics(
@@ -329,3 +334,7 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         learners = [] if self.weighting_state is None else [self.weighting_state]
         ours = [*self._objectives.value.metrics, *self._trackers.value, *learners]
         return [*super().metrics, *ours]
+
+
+def _listed(own: Any) -> list[Any]:
+    return list(own) if isinstance(own, list | tuple) else [own]

@@ -32,8 +32,9 @@ _MOST_KEPT = 2**28
 class FiniteLoss(keras.callbacks.Callback):
     """Ends a training whose loss or weights are no longer finite.
 
-    The weights are then those before the batch at fault, or those of the last epoch's end where
-    they are not finite themselves (and fewer than 268 million).
+    The weights are then those before the batch at fault, or, with the optimizer's state, those of
+    the last epoch's end where they are not finite themselves (and fewer than 268 million, the
+    optimizer's numbers among them).
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class FiniteLoss(keras.callbacks.Callback):
         # Keras may run its own callbacks' batches in a thread; this one has none.
         self.async_safe = True
         self.message: str | None = None
-        self._kept: list[np.ndarray] | None = None
+        self._kept: tuple[list[np.ndarray], list[np.ndarray]] | None = None
         self._epoch, self._start = 0, 0
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -72,8 +73,10 @@ class FiniteLoss(keras.callbacks.Callback):
             self._keep()
 
     def _keep(self) -> None:
-        if sum(int(np.prod(weight.shape)) for weight in self.model.weights) <= _MOST_KEPT:
-            self._kept = self.model.get_weights()
+        """The weights, and the optimizer's averages, which would go on as they are."""
+        slots = self.model.optimizer.variables
+        if sum(int(np.prod(one.shape)) for one in (*self.model.weights, *slots)) <= _MOST_KEPT:
+            self._kept = self.model.get_weights(), [ops.convert_to_numpy(one) for one in slots]
 
     def _fail(self, received: str) -> None:
         self.message = f"A training's loss and weights must be finite numbers. Received {received}."
@@ -93,7 +96,13 @@ class FiniteLoss(keras.callbacks.Callback):
             return "The weights are those before it."
         if self._kept is None:
             return "The weights are not finite either: make the model anew."
-        self.model.set_weights(self._kept)
+        weights, slots = self._kept
+        self.model.set_weights(weights)
+        now = self.model.optimizer.variables
+        for number, variable in enumerate(now):
+            # One that was not built yet starts anew.
+            known = len(slots) == len(now)
+            variable.assign(slots[number] if known else np.zeros(variable.shape))
         return "The weights are those of the end of the epoch before."
 
     def note(
@@ -149,7 +158,8 @@ def guarded(
         return loss
     import tensorflow as tf
 
-    floats = {n: v for n, v in features.items() if v.dtype.is_floating}
+    standard = keras.backend.standardize_dtype
+    floats = {n: v for n, v in features.items() if "float" in standard(v.dtype)}
     fatal = [_largest(values) > _FATAL for values in floats.values()]
     bad = ~tf.reduce_all(tf.math.is_finite(loss)) | tf.reduce_any(fatal or [False])
     # Of several workers one would else wait for one that has ended.

@@ -8,25 +8,29 @@ from typing import Any
 from tfmoe.keras_private import flatten_layers
 
 
-def _layers(model: Any) -> list[Any]:
+def _layers(model: Any, all_parts: bool = True) -> list[Any]:
     """The layers that a config makes anew, holders before what they hold."""
     parts = [model.encoder, model.mixture, model.towers, model.head]
-    # Last, for places in older files are of the four alone.
-    later = (model.input_gate, model.tower_gate, model.position_tower)
-    parts += [layer for layer in later if layer is not None]
-    return [layer for part in parts for layer in flatten_layers(part)]
+    # Last, for places in older files are of the four alone, or of these too.
+    parts += [model.input_gate, model.tower_gate, model.position_tower]
+    parts += [model.wide, model.interactions, model.imputation] if all_parts else []
+    return [layer for part in parts if part is not None for layer in flatten_layers(part)]
+
+
+# Among places: those of all parts are told, which older files do not.
+_ALL = -1
 
 
 def frozen_places(model: Any) -> list[int]:
-    """Places of the frozen layers among all layers."""
-    return [place for place, layer in enumerate(_layers(model)) if not layer.trainable]
+    """Places of the frozen layers among all layers, and -1, which says that all are told."""
+    return [_ALL, *(place for place, layer in enumerate(_layers(model)) if not layer.trainable)]
 
 
 def freeze_places(model: Any, places: Collection[int] | None) -> None:
     """Freezes just these layers of a model, see `frozen_places`; None leaves it as it is."""
     if places is None:
         return
-    for place, layer in enumerate(_layers(model)):
+    for place, layer in enumerate(_layers(model, _ALL in places)):
         # Setting it on a layer sets it on all layers inside, which come later.
         if layer.trainable == (place in places):
             layer.trainable = place not in places

@@ -355,10 +355,17 @@ def _freeze_alike(old: Any, new: Any, names: Mapping[str, str]) -> None:
     pairs = [(old.mixture, new.mixture), (old.towers, new.towers), (old.head, new.head)]
     for name, table in old.encoder.tables.items():
         pairs.append((table, new.encoder.tables[names[name]]))
-    if old.position_tower is not None:
-        pairs.append((old.position_tower, new.position_tower))
+    pairs += [
+        (getattr(old, name), getattr(new, name))
+        for name in ("position_tower", "imputation", "interactions", "wide")
+        if getattr(old, name) is not None
+    ]
     for one, other in pairs:
-        for layer, its in zip(flatten_layers(one), flatten_layers(other), strict=True):
+        theirs, ours = flatten_layers(one), flatten_layers(other)
+        if len(theirs) != len(ours):
+            # What has a part for each column is frozen as a whole, or not.
+            theirs, ours = theirs[:1], ours[:1]
+        for layer, its in zip(theirs, ours, strict=True):
             its.trainable = layer.trainable
 
 

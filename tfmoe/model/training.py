@@ -305,9 +305,10 @@ class Trainable(Compiled):
             return_dict: bool; if False, a list in the order of `metrics`, as in Keras.
             exact: bool; compute the AUC of binary tasks in a second pass that sorts all
                 scores, in place of the binned one (within about 2e-6 of it once scores are
-                spread). A generator, which can be read only once, gets the binned one. Where
-                the schema names a `scenario`, the same pass tells a metric of each task by
-                scenario, `watch_auc_de`, of the 100 scenarios with the most rows.
+                spread). A generator, which can be read only once, gets the binned one, and so
+                do `steps` of a dataset, which may begin otherwise the next time. Where the
+                schema names a `scenario`, the same pass tells a metric of each task by scenario,
+                `watch_auc_de`, of the 100 scenarios with the most rows.
             by, group, k, threshold: for raw rows, see `tfmoe.measure`, whose numbers come along:
                 `watch_gauc`, `watch_calibration`, and by segment `watch_auc[country=de]`. They do
                 where one of `by`, `group` and `threshold` is given, or the schema has a `group`.
@@ -346,7 +347,7 @@ class Trainable(Compiled):
             )
         if validates:
             warn_of_near_ties(self, self._told.value, "val_")
-        elif exact:
+        elif exact and (is_raw or _comes_again(x, steps)):
             names = self._objectives.value.sorted_aucs
             with quiet_end(x):
                 logs.update(exact_metrics(self, names, x, y, **shared))
@@ -440,6 +441,11 @@ def _listed(callbacks: Any) -> list[Any]:
     if callbacks is None:
         return []
     return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def _comes_again(x: Any, steps: int | None) -> bool:
+    """Whether a second pass reads the rows of the first."""
+    return not isinstance(x, Iterator) and (steps is None or isinstance(x, Mapping))
 
 
 def _losses(schema: Any, logs: Mapping[str, float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.inputs import labels_of, task_of
 from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.learner import WeightLearner
@@ -56,11 +57,17 @@ def check_tasks(weighting: Weighting, schema: Schema, own_losses: Container[str]
     """
     owner = type(weighting).__name__
     tasks = [task for task in schema.tasks if task.name not in own_losses]
-    below = [task.name for task in tasks if isinstance(task, Regression) and task.is_scaled]
+    imputed = imputed_tasks(tasks)
+    below = [
+        task.name
+        for index, task in enumerate(tasks)
+        if index in imputed or (isinstance(task, Regression) and task.is_scaled)
+    ]
     if weighting.compares and below:
         raise ValueError(
             f"{owner} compares losses by their logarithms or ratios, so that all must be above 0. "
-            f'Received the tasks {below}, whose loss is "poisson" or "lognormal" and may be below. '
+            f'Received the tasks {below}, whose loss is "poisson", "lognormal" or that of the link '
+            '"escm2-dr" and may be below. '
             "Use fixed weights, RLW, or a combination of gradients such as tfmoe.UPGrad()."
         )
 

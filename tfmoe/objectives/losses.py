@@ -116,7 +116,9 @@ def masked_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 def mean_and_weight(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """`masked_mean`, and the sum of the weights; scalars, the same on all replicas."""
-    sums = ops.stack([ops.sum(weights * values), ops.sum(weights)])
+    # Of a row that does not count the loss may be infinite.
+    weighed = ops.where(weights != 0, weights * values, ops.zeros_like(values))
+    sums = ops.stack([ops.sum(weighed), ops.sum(weights)])
     weighed, total = ops.unstack(sum_over_replicas(sums), 2)
     return over_weights(weighed, total), total
 
@@ -179,9 +181,25 @@ def own_metrics(task: Task) -> list[MetricOfRows]:
     ]
 
 
-def outputs_for_metrics(task: Task, logits: Tensor, predictions: Tensor) -> Tensor:
-    """What the task's own metrics take."""
-    return own_logits(task, logits) if isinstance(task, Binary | Multiclass) else predictions
+def outputs_for_metrics(
+    task: Task, logits: Tensor, predictions: Tensor, shift: Any = None
+) -> Tensor:
+    """What the task's own metrics take.
+
+    Args:
+        task: `Task`.
+        logits, predictions: as of `row_losses`.
+        shift: what weighed positives have added to the logits of a binary task, of each row; None
+            for `weighing_shift` of the task.
+    """
+    if isinstance(task, Binary):
+        return own_logits(task, logits) - (weighing_shift(task) if shift is None else shift)
+    return own_logits(task, logits) if isinstance(task, Multiclass) else predictions
+
+
+def weighing_shift(task: Task) -> float:
+    """What `positive_weight` adds to the logit that a task learns."""
+    return math.log(task.positive_weight) if isinstance(task, Binary) else 0.0
 
 
 def metric_of(task: Task, metric: Any) -> keras.metrics.Metric:
@@ -215,28 +233,40 @@ def takes_logits(given: Any) -> bool:
 
 def update_given(
     metric: keras.metrics.Metric,
+    task: Task,
     labels: Tensor,
     logits: Tensor,
     predictions: Tensor,
     weights: Tensor,
 ) -> None:
     """Updates a user's metric with rows, which Keras wants to have a last axis."""
-    outputs = logits if takes_logits(metric) else predictions
+    outputs = predictions
+    if takes_logits(metric):
+        outputs = own_logits(task, logits) - weighing_shift(task)
     if len(outputs.shape) == 1:
         outputs = outputs[:, None]
     metric.update_state(labels[:, None], outputs, sample_weight=weights)
 
 
 def row_losses(
-    task: Task, loss: Any, labels: Tensor, logits: Tensor, predictions: Tensor
+    task: Task,
+    loss: Any,
+    labels: Tensor,
+    logits: Tensor,
+    predictions: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """The loss of each row `(b,)`.
+    """The loss of each row `(b,)`; anything where its weight is 0, without a gradient.
 
     Args:
         task: `Task`.
         loss: Keras loss or function, or None for the task's own.
         labels: `(b,)` without NaN; standardised of a regression.
         logits, predictions: `(b,)`, or `(b, n)` of a task with several.
+        weights: `(b,)`, or None if all count.
+
+    Raises:
+        ValueError: if `loss` does not make a number for each row.
     """
     logits = own_logits(task, logits)
     if isinstance(task, Regression):
@@ -248,8 +278,19 @@ def row_losses(
         # Keras losses average over the last axis, so rows need one.
         if len(outputs.shape) == 1:
             outputs = outputs[:, None]
+        # What stands for a missing label may be none that the loss can take.
+        if weights is not None:
+            outputs = ops.where(weights[:, None] != 0, outputs, ops.stop_gradient(outputs))
         function = getattr(loss, "call", loss)
-        return ops.reshape(function(labels[:, None], outputs), (-1,))
+        losses = function(labels[:, None], outputs)
+        if len(losses.shape) == 0:
+            raise ValueError(
+                "A loss in `compile` makes a number for each row, of labels (b, 1) and outputs "
+                "(b, n), so that rows may be weighed and labels missing. Received "
+                f"{getattr(loss, 'name', loss)!r} for task {task.name!r}, which made one of the "
+                "whole batch. Average over the last axis alone, axis=-1."
+            )
+        return _weighing_positives(task, ops.reshape(losses, (-1,)), labels)
     if isinstance(task, Binary):
         return _binary(task, labels, logits)
     if isinstance(task, Multiclass):
@@ -274,9 +315,13 @@ def _binary(task: Binary, labels: Tensor, logits: Tensor) -> Tensor:
         losses = focal(soft, logits, task.gamma, task.alpha)
     else:
         losses = binary_cross_entropy(soft, logits)
-    if task.positive_weight != 1:
-        losses = losses * (1 + (task.positive_weight - 1) * labels)
-    return losses
+    return _weighing_positives(task, losses, labels)
+
+
+def _weighing_positives(task, losses, labels):
+    if not isinstance(task, Binary) or task.positive_weight == 1:
+        return losses
+    return losses * (1 + (task.positive_weight - 1) * labels)
 
 
 def own_logits(task: Task, logits: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class Objective:
         if groups is not None:
             loss, count = pairwise_logistic(known, logits, weights, groups)
         else:
-            losses = row_losses(self.task, self.loss, known, logits, predictions)
+            losses = row_losses(self.task, self.loss, known, logits, predictions, weights)
             loss, count = mean_and_weight(losses, weights)
         if chain is not None:
             loss = self._along(loss, known, weights, row_weights, logits, chain)
@@ -167,7 +167,7 @@ class Objective:
                     metric.update_state(labels, chain.conditional, weights * happened)
             return
         for metric in self.metrics:
-            update_given(metric, labels, logits, predictions, weights)
+            update_given(metric, self.task, labels, logits, predictions, weights)
 
 
 def _metric(owner: str, own: MetricOfRows) -> keras.metrics.Metric:

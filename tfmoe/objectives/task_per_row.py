@@ -18,11 +18,11 @@ from tfmoe.objectives.losses import (
     metric_of,
     outputs_for_metrics,
     over_weights,
-    own_logits,
     own_metrics,
     row_losses,
     standardized,
     update_given,
+    weighing_shift,
 )
 from tfmoe.objectives.metrics import AUCByTask, MeanByTask
 from tfmoe.schema.schema import Schema
@@ -56,6 +56,7 @@ class TaskPerRow:
         pairs = [moments.get(task.name, (0.0, 1.0)) for task in schema.tasks]
         self._means, self._stds = np.array(pairs, "float32").T
         self._weights = np.array([weights.get(t.name, t.weight) for t in schema.tasks], "float32")
+        self._shifts = np.array([weighing_shift(task) for task in schema.tasks], "float32")
         groups: dict[Any, tuple[Task, Any, list[int]]] = {}
         for index, task in enumerate(schema.tasks):
             loss = losses.get(task.name)
@@ -156,8 +157,11 @@ class TaskPerRow:
                 _where(mine, labels, 0.0),
                 _where(mine, logits, 0.0),
                 _where(mine, predictions, 0.5),
+                _where(mine, weights, 0.0),
             )
             losses = ops.where(mine, own, losses)
+        # Of a row that does not count the loss may be infinite.
+        losses = ops.where(weights != 0, losses, ops.zeros_like(losses))
         if tracks:
             self.tracker.update_state(losses, None, weights, task)
         return losses, weights
@@ -167,12 +171,13 @@ class TaskPerRow:
     ) -> None:
         """See `JointLabels.update_metrics`."""
         labels, weights, logits, predictions = self._row(labels, row_weights, forward)
+        shift = ops.take(ops.array(self._shifts), task)
         for metric, example in self._own:
-            outputs = outputs_for_metrics(example, logits, predictions)
+            outputs = outputs_for_metrics(example, logits, predictions, shift)
             metric.update_state(labels, outputs, weights, task)
         for metric, index in self._given:
             own = weights * ops.cast(task == index, "float32")
-            update_given(metric, labels, own_logits(self.tasks[index], logits), predictions, own)
+            update_given(metric, self.tasks[index], labels, logits, predictions, own)
 
     def with_label(self, labels: dict[str, Tensor]) -> Tensor:
         """Which rows have their label: float `(b,)`."""
