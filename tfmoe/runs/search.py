@@ -106,8 +106,15 @@ def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any])
 
 
 # Options that only some mixtures and gates take.
-_STRUCTURAL = ("gate", "num_experts", "num_nonzeros", "entropy_reg", "dropout", "layer_norm")
-_STRUCTURAL += _BEFORE
+_STRUCTURAL = (
+    "gate",
+    "num_experts",
+    "num_nonzeros",
+    "entropy_reg",
+    "dropout",
+    "layer_norm",
+    *_BEFORE,
+)
 
 
 def _taken(settings: Mapping[str, Any]) -> set[str]:
