@@ -148,7 +148,7 @@ def _gates():
         *by_task,
         # Enough tasks for each row's own router to be computed alone.
         _case(tfmoe.TaskAwareGate, 5, 4, 3, "linear", True, UNIFORM, inputs=one_task, aux=True),
-        _case(tfmoe.HashGate, 2, 4, "user", True, 7, inputs=hashed, aux=True),
+        _case(tfmoe.HashGate, 2, 4, "user", True, 7, [3, 0], inputs=hashed, aux=True),
     ]
 
 
