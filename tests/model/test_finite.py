@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import tfmoe
+from tfmoe.model import finite
 
 
 def table(num_rows=400):
@@ -96,8 +97,36 @@ def test_after_an_error_a_model_trains_on(trained):
         model.fit(prep.dataset(huge(rows), batch_size=100), verbose=0)
     assert all(np.isfinite(np.asarray(one)).all() for one in model.optimizer.variables)
     assert int(model.optimizer.iterations) == (4 if trained else 0)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
     history = model.fit(prep.dataset(rows, batch_size=100), epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("most", [2**28, 2000])
+def test_averages_that_were_not_kept_begin_anew(most, monkeypatch):
+    """Of an optimizer that was not built yet, or is too large; its rate stays what it was."""
+    monkeypatch.setattr(finite, "_MOST_KEPT", most)
+    model = model_of(table())
+    assert model.count_params() < 2000 < 2 * model.count_params()
+    guard = finite.FiniteLoss()
+    guard.set_model(model)
+    if most == 2000:
+        model.optimizer.build(model.trainable_variables)
+    guard._keep()
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    model.optimizer.learning_rate = 0.5
+    before = model.get_weights()
+    for variable in (*model.weights, *model.optimizer.variables):
+        if len(variable.shape):
+            variable.assign(np.full(variable.shape, np.nan))
+    assert guard.restore() == "The weights are those of the end of the epoch before."
+    for weight, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+    slots = [np.asarray(one) for one in model.optimizer.variables if len(one.shape)]
+    assert slots
+    assert not any(one.any() for one in slots)
 
 
 def test_a_model_that_was_trained_can_be_forgotten():

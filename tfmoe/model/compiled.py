@@ -19,6 +19,7 @@ from tfmoe.model.finite import guarded
 from tfmoe.model.forward import ForwardOutput, in_step
 from tfmoe.model.inputs import (
     labels_of,
+    listed,
     named,
     task_of,
 )
@@ -170,7 +171,7 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         for name, value in given.items():
             self._check_by_task(name, value)
         if metrics is not None:
-            metrics = {task: _listed(own) for task, own in metrics.items() if own is not None}
+            metrics = {task: listed(own) for task, own in metrics.items() if own is not None}
             given["metrics"] = metrics
         extra: list[Any] = []
         if isinstance(aux_losses, list | tuple):
@@ -334,7 +335,3 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         learners = [] if self.weighting_state is None else [self.weighting_state]
         ours = [*self._objectives.value.metrics, *self._trackers.value, *learners]
         return [*super().metrics, *ours]
-
-
-def _listed(own: Any) -> list[Any]:
-    return list(own) if isinstance(own, list | tuple) else [own]

@@ -33,8 +33,7 @@ class FiniteLoss(keras.callbacks.Callback):
     """Ends a training whose loss or weights are no longer finite.
 
     The weights are then those before the batch at fault, or, with the optimizer's state, those of
-    the last epoch's end where they are not finite themselves (and fewer than 268 million, the
-    optimizer's numbers among them).
+    the last epoch's end where they are not finite themselves (and fewer than 268 million).
     """
 
     def __init__(self) -> None:
@@ -42,7 +41,8 @@ class FiniteLoss(keras.callbacks.Callback):
         # Keras may run its own callbacks' batches in a thread; this one has none.
         self.async_safe = True
         self.message: str | None = None
-        self._kept: tuple[list[np.ndarray], list[np.ndarray]] | None = None
+        self._kept: list[np.ndarray] | None = None
+        self._slots: list[tuple[Any, np.ndarray]] = []
         self._epoch, self._start = 0, 0
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -73,10 +73,13 @@ class FiniteLoss(keras.callbacks.Callback):
             self._keep()
 
     def _keep(self) -> None:
-        """The weights, and the optimizer's averages, which would go on as they are."""
-        slots = self.model.optimizer.variables
-        if sum(int(np.prod(one.shape)) for one in (*self.model.weights, *slots)) <= _MOST_KEPT:
-            self._kept = self.model.get_weights(), [ops.convert_to_numpy(one) for one in slots]
+        """The weights, and the optimizer's numbers, whose averages would go on as they are."""
+        if _size(self.model.weights) > _MOST_KEPT:
+            return
+        self._kept, slots = self.model.get_weights(), self.model.optimizer.variables
+        if _size(slots) > _MOST_KEPT:
+            slots = [one for one in slots if len(one.shape) == 0]  # its steps and rates
+        self._slots = [(one, ops.convert_to_numpy(one)) for one in slots]
 
     def _fail(self, received: str) -> None:
         self.message = f"A training's loss and weights must be finite numbers. Received {received}."
@@ -96,13 +99,12 @@ class FiniteLoss(keras.callbacks.Callback):
             return "The weights are those before it."
         if self._kept is None:
             return "The weights are not finite either: make the model anew."
-        weights, slots = self._kept
-        self.model.set_weights(weights)
-        now = self.model.optimizer.variables
-        for number, variable in enumerate(now):
-            # One that was not built yet starts anew.
-            known = len(slots) == len(now)
-            variable.assign(slots[number] if known else np.zeros(variable.shape))
+        self.model.set_weights(self._kept)
+        known = {id(variable): values for variable, values in self._slots}
+        for variable in self.model.optimizer.variables:
+            # An average that was not kept begins anew.
+            values = known.get(id(variable))
+            variable.assign(np.zeros(variable.shape) if values is None else values)
         return "The weights are those of the end of the epoch before."
 
     def note(
@@ -205,6 +207,10 @@ def _largest(values: Tensor) -> Tensor:
     """The largest absolute value, infinite if one is NaN."""
     sizes = ops.abs(ops.cast(values, "float32"))
     return ops.max(ops.where(ops.isnan(sizes), np.inf, sizes))
+
+
+def _size(variables: list[Any]) -> int:
+    return sum(int(np.prod(one.shape)) for one in variables)
 
 
 def weights_are_finite(model: Any) -> bool:

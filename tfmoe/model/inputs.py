@@ -149,6 +149,13 @@ def is_frame(x: Any) -> bool:
     return hasattr(x, "columns") and hasattr(x, "iloc")
 
 
+def listed(given: Any) -> list[Any]:
+    """One thing, several, or None, as a list of one's own."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
 def is_path(x: Any) -> bool:
     """Whether something is the path of a file, a glob, or a list of such."""
     if isinstance(x, list | tuple):

@@ -21,6 +21,7 @@ from tfmoe.model.inputs import (
     frame_of,
     is_frame,
     is_path,
+    listed,
     quiet_end,
     unpacked,
     weights_may_come_third,
@@ -146,7 +147,7 @@ class Trainable(Compiled):
         Warns:
             UserWarning: if all trainings of this model had fewer than 200 steps.
         """
-        callbacks = _listed(callbacks)
+        callbacks = listed(callbacks)
         x, validation_data = self._rows(x), self._rows(validation_data)
         if y is None and (is_frame(x) or is_path(x)):
             plan = planned(
@@ -333,7 +334,7 @@ class Trainable(Compiled):
         if validates:
             warn_of_near_ties(self, self._told.value)
         elif verbose not in (0, "0"):
-            callbacks = [Progress(), *_listed(callbacks)]
+            callbacks = [Progress(), *listed(callbacks)]
         with quiet_end(x), silent():
             logs = super().evaluate(
                 x, y, verbose=verbose, callbacks=callbacks, return_dict=True, **shared, **kwargs
@@ -434,13 +435,6 @@ class Trainable(Compiled):
         if self._predicts_alone is None:
             self._predicts_alone = Untracked(predict_alone(self))
         return self._predicts_alone.value(x)
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    """Callbacks as a list of one's own."""
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
 
 
 def _comes_again(x: Any, steps: int | None) -> bool:

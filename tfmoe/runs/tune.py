@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,19 +169,11 @@ class _Objective:
             self.started(trial.number, {name: settings[name] for name in trial.params})
         run = Run.from_dict(settings)
         try:
-            run.check_goes_together(run.read_schema())
-        except ValueError as error:
-            trial.set_user_attr("refused", str(error))
-            raise optuna.TrialPruned() from None
-        prep = self._prep(run)
-        try:
-            model = run.build(prep)
-        except ValueError as error:
-            # What goes together with rows that were fitted only.
-            keras.utils.clear_session()
-            trial.set_user_attr("refused", str(error))
-            raise optuna.TrialPruned() from None
-        try:
+            with _refused(trial):
+                run.check_goes_together(run.read_schema())
+            prep = self._prep(run)
+            with _refused(trial):
+                model = run.build(prep)
             watch = _watch(trial, _sign(trial.study, model, self.metric), self.metric)
             run.fit(model, [watch])
         except FloatingPointError as error:
@@ -199,6 +192,18 @@ class _Objective:
             prep = Preprocessor(run.read_schema())
             self._fitted[run.embedding_dim] = prep.fit(run.data, progress=False)
         return self._fitted[run.embedding_dim]
+
+
+@contextlib.contextmanager
+def _refused(trial: Any) -> Iterator[None]:
+    """A trial whose settings do not go together ends as one that was given up."""
+    import optuna
+
+    try:
+        yield
+    except ValueError as error:
+        trial.set_user_attr("refused", str(error))
+        raise optuna.TrialPruned() from None
 
 
 def _sign(study: Any, model: Any, metric: str) -> float:

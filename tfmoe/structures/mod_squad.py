@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import keras
@@ -248,16 +248,16 @@ class ModSquad(Structure):
         outputs = keras.KerasTensor((tokens.shape[0], num, self.dim), dtype=self.compute_dtype)
         if not return_aux:
             return outputs
+        joint = task is None
+        if joint:
+            # Each row once for each task.
+            batch = None if tokens.shape[0] is None else num * tokens.shape[0]
+            tokens = keras.KerasTensor((batch, *tokens.shape[1:]), dtype=tokens.dtype)
         records: list[GateOutput] = []
         for block in self.blocks:
-            records += block.compute_output_spec(tokens, present, task, return_aux=True)[1]
-        if task is not None:
-            return outputs, records
-
-        def widened(x: Tensor) -> Tensor:
-            return keras.KerasTensor((x.shape[0], num, x.shape[2]), dtype=x.dtype)
-
-        return outputs, [_of_all_tasks(r, widened, r.mask) for r in records]
+            options = {"return_aux": True, "joint": joint}
+            records += block.compute_output_spec(tokens, present, task, **options)[1]
+        return outputs, records
 
     def get_config(self) -> dict[str, Any]:
         block = self.blocks[0].get_config()
@@ -276,15 +276,3 @@ class ModSquad(Structure):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return super().from_config({**OF_OLDER_FILES, **config})
-
-
-def _of_all_tasks(
-    record: GateOutput, change: Callable[[Tensor], Tensor], mask: Tensor
-) -> GateOutput:
-    """A gate output of rows of one task each, its tensors changed to those of all tasks."""
-    return GateOutput(
-        mask=mask,
-        probabilities=change(record.probabilities),
-        scores=change(record.scores),
-        weights=change(record.weights),
-    )

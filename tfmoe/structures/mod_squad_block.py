@@ -277,11 +277,19 @@ class ModSquadBlock(keras.layers.Layer):
         task: Tensor,
         training: bool = False,
         return_aux: bool = False,
+        joint: bool = False,
     ) -> Tensor | tuple[Tensor, list[GateOutput]]:
         outputs = keras.KerasTensor(tokens.shape, dtype=self.compute_dtype)
         if not return_aux:
             return outputs
         num = None if None in tokens.shape[:2] else tokens.shape[0] * tokens.shape[1]
+        if joint:
+            num = None if num is None else num // self.num_tasks
+            shape = (num, self.num_tasks, tokens.shape[2])
+            flat = keras.KerasTensor(shape, dtype=self.compute_dtype)
+            mask = keras.KerasTensor((num,), dtype="float32")
+            records = [gate.compute_output_spec(flat, return_aux=True)[1] for gate in self.gates]
+            return outputs, [_spec_of_each_row(record, mask) for record in records]
         flat = keras.KerasTensor((num, tokens.shape[2]), dtype=self.compute_dtype)
         owners = keras.KerasTensor((num,), dtype="int32")
         mask = keras.KerasTensor((num,), dtype="float32")
@@ -316,6 +324,20 @@ def _each_row(record: GateOutput, mask: Tensor) -> GateOutput:
 
     def widened(x: Tensor) -> Tensor:
         return ops.broadcast_to(x, (ops.shape(mask)[0], *x.shape[1:]))
+
+    return GateOutput(
+        mask=mask,
+        probabilities=widened(record.probabilities),
+        scores=widened(record.scores),
+        weights=widened(record.weights),
+    )
+
+
+def _spec_of_each_row(record: GateOutput, mask: Tensor) -> GateOutput:
+    """What `_each_row` makes, for symbols."""
+
+    def widened(x: Tensor) -> Tensor:
+        return keras.KerasTensor((mask.shape[0], *x.shape[1:]), dtype=x.dtype)
 
     return GateOutput(
         mask=mask,

@@ -84,7 +84,7 @@ def label_columns(schema: Schema, names: Collection[str], task: Task) -> dict[st
     wanted = _of_label(schema, task)
     parent = schema.parent(task)
     while parent is not None and parent.raw_name in names:
-        wanted += _of_label(schema, parent)
+        wanted += [one for one in _of_label(schema, parent) if one[0] in names]
         parent = schema.parent(parent)
     if schema.task_column:
         wanted.append((schema.task_column, "text", "`task_column`"))

@@ -120,7 +120,9 @@ class Counts:
 
         Truth values are `True` and `False`, however they were spelled, if nothing else was seen.
         """
-        return _most_frequent_first(_one_spelling(self.as_seen()))
+        seen = self.as_seen()
+        spelled = one_spelling_of(seen)
+        return seen if spelled is seen else _most_frequent_first(spelled)
 
     def as_seen(self) -> pa.Table:
         """The same of the values as they were spelled, for more may be seen that are none."""
@@ -159,8 +161,12 @@ class Counts:
         return table["value"].slice(0, max_size).combine_chunks()
 
 
-def _one_spelling(table):
-    """The counts of truth values as `True` and `False`, where nothing else was seen."""
+def one_spelling_of(table: pa.Table) -> pa.Table:
+    """The counts of truth values as `True` and `False`, where nothing else was seen.
+
+    Args:
+        table: of `Counts.as_seen`, which comes back as it is if there are others.
+    """
     if not 0 < len(table) <= len(SPELLINGS) or pa.types.is_integer(table["value"].type):
         return table
     values = table["value"].to_pylist()

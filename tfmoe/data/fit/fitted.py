@@ -105,7 +105,7 @@ class Fitted:
         names = {column.name for column in schema.columns}
         parts = ("dtypes", "vocabularies", "numeric", "lengths", "tables", "fits", "unseen")
         # Nothing of a column that is gone: a file would not have it either.
-        own = {
+        own: dict[str, Any] = {
             part: {name: value for name, value in getattr(self, part).items() if name in names}
             for part in parts
         }

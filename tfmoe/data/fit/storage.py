@@ -16,6 +16,7 @@ from tfmoe.data.encode.codecs import codecs_of
 from tfmoe.data.encode.columns import NumericFit
 from tfmoe.data.encode.rows import categorical_columns
 from tfmoe.data.encode.vocabulary import ARROW_TYPES, packed_text
+from tfmoe.data.fit.counts import one_spelling_of
 from tfmoe.data.fit.fitted import LONGEST, Fitted
 from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
@@ -109,7 +110,7 @@ def _put_statistics(arrays, fitted, statistics):
         # A vocabulary that was fitted is the head of this table: the longer one replaces it. One
         # that has grown has another order, and one of truth values other spellings.
         table = counts.as_seen()
-        is_head = name not in fitted.unseen and table.equals(counts.table())
+        is_head = name not in fitted.unseen and one_spelling_of(table) is table
         place = name if is_head else f"counted/{name}"
         _put_values(arrays, place, table["value"].combine_chunks())
         arrays[f"counts/{name}"] = table["count"].to_numpy()
