@@ -99,7 +99,7 @@ def one_run(quick, cell, structures):
 def _labelled(task, rows):
     there = rows[task.name].notna().to_numpy()
     if task.where is not None:
-        there &= rows[task.where].to_numpy() == 1
+        there = there & (rows[task.where].to_numpy() == 1)
     return there
 
 
