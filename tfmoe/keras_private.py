@@ -112,6 +112,13 @@ class BuiltBefore:
         return
 
 
+def report_loss_by(model: Any, metric: Any) -> None:
+    """Has a compiled model report its loss by another metric, which Keras gives those of steps."""
+    _private(model, "_loss_tracker")
+    # Past Keras's own lists, in which a metric stays for ever.
+    model.__dict__["_loss_tracker"] = metric
+
+
 def metrics_in_order(model: Any, logs: dict[str, Any]) -> list:
     """A dict of metrics as the list that `evaluate(return_dict=False)` returns."""
     return _private(model, "_flatten_metrics_in_order")(logs)

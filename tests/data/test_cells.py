@@ -568,6 +568,9 @@ _columns = st.one_of(
     st.lists(st.integers(-(2**62), 2**62).map(str), min_size=2, max_size=9),
     st.lists(st.sampled_from(["7", "-3", " 12", "12 ", "0"]), min_size=2, max_size=9),
     st.lists(st.sampled_from(["7.0", "", "-3.0", "12.0"]), min_size=2, max_size=9),
+    st.lists(st.sampled_from(["7.0", "7", "x", " 12", "12", "-3.0", "1.50x"]), max_size=9).map(
+        lambda cells: [*cells, "x"]
+    ),
     st.lists(st.sampled_from(["true", "FALSE", "True", ""]), min_size=2, max_size=9),
     st.lists(st.sampled_from(["a", "b c", "", "7x", "\u00e9"]), min_size=2, max_size=9),
 )

@@ -6,11 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tfmoe.data.encode.graph import GraphEncoder
+from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import open_source
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Regression
+from tfmoe.serving.export import tensors
 
 _NUM_ROWS = 3000
 _SCHEMA = Schema(
@@ -246,13 +249,40 @@ def test_integers_with_gaps_are_the_same_text_from_everywhere(tmp_path, column):
     assert (np.delete(late, 1) > 2).all()
 
 
-def test_text_that_looks_like_numbers_stays(tmp_path):
-    path = _csv(tmp_path, "a,y\n1.0,1\n2.5,0\n007.0,1\n")
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("column", [{}, {"dtype": "string"}, {"hash_buckets": 1000}])
+def test_a_whole_number_is_one_value_in_all_files_and_requests(tmp_path, column):
+    """Also where one file has nothing else and another has words too."""
+    schema = Schema([Categorical("a", missing=["999.0"], **column)], [Binary("y")])
+    gaps = _csv(tmp_path, "a,y\n12.0,1\n13.0,0\n,1\n", "gaps.csv")
+    words = _csv(tmp_path, "a,y\n12.0,1\nx,0\n13,1\n", "words.csv")
+    prep = Preprocessor(schema).fit([gaps, words])
+    parts = Preprocessor(schema).fit(gaps).merge(Preprocessor(schema).fit(words))
+    asked = pd.DataFrame({"a": ["12.0", "13", "12", " 13 ", "x", "12.5", "999", "999.0", None]})
+    ids = prep.arrays(asked, labels=False)["a"]
+    np.testing.assert_array_equal(parts.arrays(asked, labels=False)["a"], ids)
+    np.testing.assert_array_equal(prep.arrays(gaps)[0]["a"], [*ids[:2], 1])
+    np.testing.assert_array_equal(prep.arrays(words)[0]["a"], ids[[0, 4, 1]])
+    np.testing.assert_array_equal(ids[[2, 3]], ids[[0, 1]])
+    assert (ids[6:] == 1).all()
+    assert len(set(ids[[0, 1, 4, 5]])) == 4
+    served = GraphEncoder(prep)(tensors(prep, asked))["a"]
+    np.testing.assert_array_equal(served, ids)
+
+
+def test_values_with_a_dot_of_earlier_versions_keep_their_ids():
+    values = pa.array(["1.0", "x", "2"], pa.large_string())
+    asked = pa.array(["1.0", "1", "2", "2.0", "x"])
+    assert Vocabulary(values).text_ids(asked).tolist() == [3, 2, 5, 2, 4]
+
+
+def test_text_that_looks_like_numbers_stays_but_for_whole_ones(tmp_path):
+    path = _csv(tmp_path, "a,y\n1.0,1\n2.5,0\n007.0,1\n-0.0,1\n")
     prep, _ = _first_column(Categorical("a", dtype="string"), path)
-    assert prep.vocabulary("a").to_pylist() == ["007.0", "1.0", "2.5"]
-    # In a part of it that has whole ones only they are still what the vocabulary has.
-    part = _csv(tmp_path, "a,y\n1.0,1\n1.0,0\n", "part.csv")
-    assert prep.arrays(part)[0]["a"].tolist() == [4, 4]
+    assert prep.vocabulary("a").to_pylist() == ["-0.0", "007.0", "1", "2.5"]
+    # So they are in a part of it that has whole ones only.
+    part = _csv(tmp_path, "a,y\n1.0,1\n1,0\n 1 ,0\n", "part.csv")
+    assert prep.arrays(part)[0]["a"].tolist() == [5, 5, 5]
     classes = _csv(tmp_path, "a,y\n1.0,1\n,0\n2.0,1\n")
     schema = Schema([Numeric("y")], [Multiclass("a", classes=("1.0", "2.0"))])
     labels = Preprocessor(schema).fit(classes).arrays(classes)[1]["a"]

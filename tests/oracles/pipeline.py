@@ -4,6 +4,7 @@ Rows are dicts of Python values. Shares no code with the package; slow on purpos
 """
 
 import math
+import re
 import struct
 
 KEY = (0x74666D6F65000001, 0x0F1E2D3C4B5A6978)
@@ -14,7 +15,9 @@ def is_missing(value):
 
 
 def text(value):
-    return str(value)
+    """What is compared: an integer's digits, also of one that is written with `.0` or spaces."""
+    whole = re.fullmatch(r" *(-?[1-9][0-9]*|0)(\.0)? *", str(value))
+    return whole[1] if whole else str(value)
 
 
 def siphash(data):
@@ -120,11 +123,12 @@ def count(values, counts, dtype, pieces=False):
         if is_missing(value) or value == "":
             continue
         if dtype == "int" and pieces:
+            value = text(value)
             try:
                 number = int(value)
             except ValueError:
                 continue
-            if text(number) != value or not -(2**63) < number < 2**63:
+            if str(number) != value or not -(2**63) < number < 2**63:
                 continue
             value = number
         if dtype == "int":

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
 import tfmoe
 from tests.oracles import tables
 from tfmoe.data.encode import graph
+from tfmoe.schema.columns import MISSING_INT
 from tfmoe.serving.export import tensors
 from tfmoe.serving.sample_rows import sample_rows
 
@@ -101,3 +103,51 @@ def test_spaces_around_the_values_of_a_list(hashed, strip):
         # A space that is no ASCII stays, for TensorFlow knows no other.
         values = ["a", "b", "7", "8", "c d", "e", "\u00a0a"]
         assert prep.vocabulary("tags").to_pylist() == values
+
+
+CELLS = pd.DataFrame(
+    {"n": [1, 2, 3], "word": ["a", "b", None], "list": [[1, 2], [3], None], "y": [0, 1, 0]}
+)
+
+
+@pytest.fixture(scope="module")
+def of_cells():
+    columns = [tfmoe.Categorical("n", missing=["NA"]), tfmoe.Categorical("word")]
+    columns.append(tfmoe.MultiCategorical("list"))
+    return tfmoe.Preprocessor(tfmoe.Schema(columns, [tfmoe.Binary("y")])).fit(CELLS)
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ({"n": ["1", "NA", None]}, {"n": [1, MISSING_INT, MISSING_INT]}),
+        ({"n": [1.0, np.nan, 3.0]}, {"n": [1, MISSING_INT, 3]}),
+        ({"word": [7, 8, 9]}, {"word": ["7", "8", "9"]}),
+        ({"word": [b"a", b"b", None]}, {"word": ["a", "b", ""]}),
+        ({"list": [[1, None], [2], []]}, {"list": [[1, MISSING_INT], [2, MISSING_INT]]}),
+        (
+            {"list": pd.array([[1, None], [2], None], pd.ArrowDtype(pa.list_(pa.int64())))},
+            {"list": [[1, MISSING_INT], [2, MISSING_INT]]},
+        ),
+    ],
+)
+def test_cells_of_a_request_are_read_as_those_of_a_table(of_cells, cells, expected):
+    found = graph.request(of_cells, CELLS.assign(**cells))
+    for name, values in expected.items():
+        assert found[name][: len(values)].tolist() == values
+    assert graph.request(of_cells, CELLS.iloc[:0])["list"].shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"n": ["1", "x", "3"]}, "'n' must hold integers. Received large_string, for example 'x'"),
+        ({"n": [1.5, 2, 3]}, "'n' must hold integers. Received double, for example 1.5"),
+        ({"word": [1.5, None, 3]}, "'word' must hold strings or integers"),
+        ({"list": [1, 2, 3]}, "'list' must hold lists. Received int64"),
+        ({"list": [["q"], [2], []]}, "'list' must hold values of one type"),
+    ],
+)
+def test_a_cell_that_is_none_of_its_columns_is_named(of_cells, cells, message):
+    with pytest.raises(TypeError, match=message):
+        graph.request(of_cells, CELLS.assign(**cells))

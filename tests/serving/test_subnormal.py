@@ -81,3 +81,16 @@ def test_a_model_with_subnormal_boundaries_is_exported(tmp_path):
     served = tf.saved_model.load(str(version)).signatures["serving_default"]
     found = served(x=tf.constant(x[:5], tf.float64))["click"]
     np.testing.assert_allclose(found, model.predict(df[:5], verbose=0)["click"], atol=1e-6)
+
+
+@pytest.mark.parametrize("cyclic", [True, False])
+def test_a_moment_that_is_hardly_before_0_is_0(cyclic):
+    """Taken down to a whole second it would be in the hour before."""
+    column = tfmoe.Timestamp("x", parts=["hour"], cyclic=cyclic)
+    schema = tfmoe.Schema([column], [tfmoe.Binary("click")])
+    moments = np.array([-1e-310, 1e-310, 0.0, -2 * TINY, 60.0])
+    prep = tfmoe.Preprocessor(schema).fit(pd.DataFrame({"x": moments, "click": 0}), progress=False)
+    ours, served = both(prep, moments)
+    np.testing.assert_array_equal(served, ours)
+    np.testing.assert_array_equal(ours[:2], np.tile(ours[2], (2, 1)))
+    assert not np.array_equal(ours[3], ours[2])

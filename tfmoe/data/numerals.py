@@ -32,6 +32,28 @@ SPELLINGS = {
 }
 
 
+# An integer as pandas writes it where there are gaps, or with spaces around; RE2, which Arrow and
+# TensorFlow read alike.
+SPELLED_WHOLE = r"^ *(-?[1-9][0-9]*|0)(?:\.0)? *$"
+
+
+def whole_spelling(text: pa.Array) -> pa.Array:
+    """Strings with `12` for `12.0` and ` 12 `, and so for all integers; others as they are.
+
+    Args:
+        text: Arrow strings, perhaps with nulls or a dictionary.
+    """
+    if pa.types.is_dictionary(text.type):
+        values = whole_spelling(text.dictionary)
+        if values is text.dictionary:
+            return text
+        return pa.DictionaryArray.from_arrays(text.indices, values)
+    odd = (pc.ends_with(text, ".0"), pc.starts_with(text, " "), pc.ends_with(text, " "))
+    if not any(pc.any(one).as_py() for one in odd):
+        return text
+    return pc.replace_substring_regex(text, SPELLED_WHOLE, r"\1")
+
+
 def number_of(text: str) -> float | None:
     """The number or truth value that is written, or None."""
     text = text.strip()

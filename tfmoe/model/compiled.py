@@ -35,9 +35,9 @@ from tfmoe.model.untracked import Untracked
 from tfmoe.model.watched import check_reported
 from tfmoe.model.weighing import learner_of, looked_again
 from tfmoe.objectives.joint_labels import JointLabels
-from tfmoe.objectives.losses import over_weights
 from tfmoe.objectives.mutual_information import MutualInformationLoss, tracker_of
 from tfmoe.objectives.task_per_row import TaskPerRow
+from tfmoe.objectives.total_loss import TotalLoss
 from tfmoe.objectives.weighting.base import Weighting
 from tfmoe.objectives.weighting.by_name import weighting_of
 from tfmoe.objectives.weighting.learner import WeightLearner, silent
@@ -202,6 +202,7 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        keras_private.report_loss_by(self, TotalLoss(self._objectives.value.reported_loss))
         by_part = routed(self.optimizer)
         if by_part is not None:
             by_part.route(parts_of(self))
@@ -276,15 +277,14 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
             losses, counts = self._objectives.value.losses(labels, sample_weight, y_pred, **task)
             trained = ops.multiply(ops.stop_gradient(counts), self._objectives.value.trained)
             total = learner.weigh(losses, trained, combination)
-            if self.schema.task_column:
-                # What is reported is what evaluation reports, a mean over rows.
-                plain = over_weights(ops.sum(losses * counts), ops.sum(counts))
-                total = total + ops.stop_gradient(plain - total)
         others = [ops.sum(ops.cast(one, "float32")) for one in of_this_replica(self.losses)]
         for tracker in self._trackers.value:
             with_label = self._objectives.value.with_label(labels)
             loss = tracker.add(y_pred.aux, with_label, training)
             others += [loss] if training else []
+        if others:
+            num_rows = ops.shape(next(iter(y_pred.logits.values())))[0]
+            self.metrics[0].add(sum(others), num_rows)
         # All replicas have the same total. Keras adds up their gradients, and their losses.
         total = sum(others, start=total) / num_replicas()
         if not training:

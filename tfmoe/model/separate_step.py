@@ -13,7 +13,6 @@ import keras
 from keras import ops
 
 from tfmoe.compute.by_parameter import combined
-from tfmoe.compute.replicas import num_replicas
 from tfmoe.compute.shared import Combination
 from tfmoe.compute.types import Tensor
 
@@ -39,13 +38,6 @@ def _scale(optimizer: Any) -> Tensor:
     return optimizer.scale_loss(ops.ones((), "float32"))
 
 
-def _track(model: Any, loss: Tensor, x: Any) -> None:
-    """Adds a loss to the mean over rows that is reported."""
-    num_rows = ops.shape(next(one for one in keras.tree.flatten(x) if one is not None))[0]
-    # Replicas have their part of it each.
-    model.metrics[0].update_state(loss * num_replicas(), sample_weight=num_rows)
-
-
 def _on_tensorflow(model: Any, combination: Combination, x: Any, y: Any, weights: Any) -> Any:
     import tensorflow as tf
 
@@ -53,9 +45,8 @@ def _on_tensorflow(model: Any, combination: Combination, x: Any, y: Any, weights
     scale = _scale(model.optimizer)
     with tf.GradientTape(persistent=True) as tape:
         y_pred = model(x, training=True)
-        loss = model.compute_loss(x, y, y_pred, weights, training=True)
+        model.compute_loss(x, y, y_pred, weights, training=True)
         each = tf.unstack(combination.losses * scale)
-    _track(model, loss, x)
     by_loss = [tape.gradient(one, variables) for one in each]
     del tape
     gradients = combined(combination, by_loss, scale)
@@ -68,8 +59,7 @@ def _on_torch(model: Any, combination: Combination, x: Any, y: Any, weights: Any
 
     variables = model.trainable_weights[:]
     y_pred = model(x, training=True)
-    loss = model.compute_loss(x, y, y_pred, weights, training=True)
-    _track(model, loss, x)
+    model.compute_loss(x, y, y_pred, weights, training=True)
     scale = _scale(model.optimizer)
     values = [variable.value for variable in variables]
     by_loss = [
@@ -96,13 +86,12 @@ def _on_jax(model: Any, combination: Combination, state: Any, x: Any, y: Any, we
         return combination.losses * scale, (*found, combination.sent)
 
     parts, back, found = jax.vjp(losses, trainable, has_aux=True)
-    loss, y_pred, others, metrics, combination.sent = found
+    _, y_pred, others, metrics, combination.sent = found
     by_loss = [back(row)[0] for row in ops.eye(parts.shape[0], dtype=parts.dtype)]
     gradients = combined(combination, by_loss, scale)
     trainable, of_optimizer = model.optimizer.stateless_apply(of_optimizer, gradients, trainable)
     mapping = list(zip(model.metrics_variables, metrics, strict=True))
     with keras.StatelessScope(mapping) as scope:
-        _track(model, loss, x)
         logs = model.compute_metrics(x, y, y_pred, weights)
     kept = [scope.get_current_value(variable) for variable, _ in mapping]
     metrics = [old if new is None else new for new, (_, old) in zip(kept, mapping, strict=True)]

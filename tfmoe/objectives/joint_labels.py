@@ -15,7 +15,7 @@ from keras import ops
 
 from tfmoe.compute.types import Tensor
 from tfmoe.heads.values import imputed_name
-from tfmoe.objectives.losses import labels_and_weights
+from tfmoe.objectives.losses import labels_and_weights, over_weights
 from tfmoe.objectives.objective import ChainRows, Objective, sampling_weights
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Task
@@ -62,6 +62,14 @@ class JointLabels:
         for objective in self._objectives.values():
             found += objective.all_metrics
         return found
+
+    def reported_loss(self) -> Tensor:
+        """The loss of all rows that were tracked since the last reset, a scalar."""
+        own = self._objectives.values()
+        # A variable of TensorFlow's, which is what one is converted to, cannot be stacked.
+        sums = ops.stack([objective.tracker.total * objective.weight for objective in own])
+        counts = ops.stack([objective.tracker.count * 1.0 for objective in own])
+        return ops.sum(over_weights(sums, counts))
 
     @property
     def sorted_aucs(self) -> list[str]:

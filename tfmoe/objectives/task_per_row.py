@@ -103,6 +103,11 @@ class TaskPerRow:
         own = [metric for metric, _ in (*self._own, *self._given)]
         return [self.tracker, *own]
 
+    def reported_loss(self) -> Tensor:
+        """See `JointLabels.reported_loss`; a task counts by its share of the rows."""
+        sums, counts = map(ops.convert_to_tensor, (self.tracker.total, self.tracker.weight))
+        return over_weights(ops.sum(sums * ops.array(self._weights)), ops.sum(counts))
+
     def loss(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
     ) -> Tensor:

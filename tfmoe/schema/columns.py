@@ -214,9 +214,9 @@ class Categorical(Column):
         dtype: `"int"`, `"string"`, or None to take what the fitted data has: integers
             where all values are, of 64 bits and, in a text file, written without leading
             zeros or a plus; text otherwise. Integers in a string column count as their
-            decimal digits, and so do whole floats (in CSV files too, unless the column has
-            a `12.0` beside a `12.5`). True and false are one value each, however a source
-            spells them, in a column that has nothing else.
+            decimal digits, and so do whole floats: `12.0` is `12`, in text too. True and
+            false are one value each, however a source spells them, in a column that has
+            nothing else.
         min_count: int >= 1; rarer values are unknown.
         max_size: int >= 1 or None; keep that many of the most frequent values.
         hash_buckets: int >= 1 or None. If set, nothing is fitted: a value's id is the

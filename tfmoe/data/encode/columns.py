@@ -12,16 +12,16 @@ The rules, which the exported graph repeats:
   `fill`, or `MISSING_ID` if that is None. The mean with `"log"` is that of y.
 - `Categorical`: `MISSING_ID` for null, NaN, `MISSING_INT` in an integer column, the empty
   string in a string column and the column's `missing`; the vocabulary's id, or `UNKNOWN_ID`.
-  Where a vocabulary has but truth values, `true`, `True` and `TRUE` have one id, and hashed ones
-  always.
+  `12.0` and ` 12` are `12`, in text too. Where a vocabulary has but truth values, `true`, `True`
+  and `TRUE` have one id, and hashed ones always.
 - Lists: a cell ends with its last element that is not missing, for a request is padded.
   Of its positions the first `length` are kept (the last ones for `Sequence`), with
   `PADDING_ID` for missing elements and after the end. A cell of which no element is left
   has `MISSING_ID` in the first position and `PADDING_ID` after it. A separated string is
   cut like `str.split(separator)`, with `strip` each element loses the ASCII spaces around it;
-  elements are compared as text, with the decimal form of the vocabulary if that holds integers,
-  and only the empty element is missing. Weights lie where their values do, 0 at padding, 1 where
-  one is missing or infinite, and 1 for the missing id of a cell without elements.
+  elements are compared as text, with the decimal form of the vocabulary if that holds integers
+  (`12.0` is `12`), and only the empty element is missing. Weights lie where their values do, 0 at
+  padding, 1 where one is missing or infinite, and 1 for the missing id of a cell without elements.
 - Lists that are aligned: cells end with the last element that is not missing in one of them, and
   the same positions of all are kept. `MISSING_ID` stands first where none has an element left.
 
@@ -37,7 +37,7 @@ import pyarrow as pa
 
 from tfmoe.data import arrow
 from tfmoe.data.encode.vocabulary import HashTable, Vocabulary, one_spelling
-from tfmoe.data.numerals import canonical_integers
+from tfmoe.data.numerals import canonical_integers, whole_spelling
 from tfmoe.schema.columns import (
     FIRST_ID,
     MISSING_ID,
@@ -184,6 +184,7 @@ def categorical_ids(
     text = arrow.to_text(array, name)
     if is_int:
         # Several times faster than to look texts up.
+        text = whole_spelling(text)
         integers = canonical_integers(text, table.missing.texts)
         if integers is not None:
             return table.int_ids(integers)
@@ -204,7 +205,7 @@ def categorical_texts(
         values = arrow.to_ints(array, name, table.missing.texts)
         return arrow.decimals(values).cast(pa.large_string()), table.missing.in_integers(values)
     text = arrow.decoded(arrow.to_text(array, name)).cast(pa.large_string())
-    text = text.fill_null(MISSING_STRING)
+    text = whole_spelling(text.fill_null(MISSING_STRING))
     return one_spelling(text), table.missing.in_text(text)
 
 

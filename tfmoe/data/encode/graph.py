@@ -72,7 +72,7 @@ def request(
         arrays.update(codec.request(df, preprocessor))
     name = preprocessor.schema.task_column
     if name and task:
-        arrays[name] = single_values(df[name].tolist(), text=True)
+        arrays[name] = single_values(df[name], name, text=True)
     return arrays
 
 

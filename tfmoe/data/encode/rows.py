@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tfmoe.data.arrow import at_row, decoded
 from tfmoe.data.encode.codecs import codecs_of
@@ -24,7 +22,6 @@ from tfmoe.data.encode.columns import weight_values
 from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.task_column import TaskColumn
 from tfmoe.data.encode.values import ValueCodes
-from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import GROUP_CODES, Schema
@@ -225,19 +222,7 @@ class RowEncoder:
                 f"{[task.raw_name for task in self.schema.tasks]}; its columns are "
                 f"{[str(name) for name in names]}. For features only pass labels=False."
             )
-        dtypes = self.fitted.dtypes | dict.fromkeys(self._literal, "text")
-        return required_columns(self.schema, names, dtypes, self.labels, self.labels)
-
-    @cached_property
-    def _literal(self):
-        """Owners whose vocabulary has a `12.0`, which a text file must not turn into `12`."""
-        owners = []
-        for owner, table in self.fitted.tables.items():
-            if isinstance(table, Vocabulary) and not table.is_int:
-                ends = table.values.filter(pc.ends_with(table.values, ".0"))
-                if pc.any(pc.match_substring_regex(ends, r"^-?[0-9]+\.0\z")).as_py():
-                    owners.append(owner)
-        return owners
+        return required_columns(self.schema, names, self.fitted.dtypes, self.labels, self.labels)
 
     def groups(self, chunk: Mapping[str, pa.Array]) -> np.ndarray | None:
         """The codes of the rows' groups, int32 `(n,)`, -1 of none; None if rows have no groups.

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from tfmoe.data import arrow
 from tfmoe.data.kinds import is_list, is_text
+from tfmoe.data.numerals import whole_spelling
 
 # What a missing value has in place of a code.
 NO_VALUE = -1
@@ -65,7 +66,7 @@ def _texts(values, name):
     if pa.types.is_decimal(kind):
         return map(_of_decimal, values.to_pylist())
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or is_text(kind):
-        return arrow.to_text(values, name).to_pylist()
+        return whole_spelling(arrow.to_text(values, name)).to_pylist()
     return values.cast(pa.string()).to_pylist()  # times
 
 

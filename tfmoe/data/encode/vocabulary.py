@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tfmoe.data.arrow import decimals
 from tfmoe.data.encode.hashing import fingerprints, hash_buckets
-from tfmoe.data.numerals import SPELLINGS, are_flags
+from tfmoe.data.numerals import SPELLED_WHOLE, SPELLINGS, are_flags, whole_spelling
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID, MISSING_INT, MISSING_STRING, UNKNOWN_ID
 
 # The decimal form of an integer.
@@ -88,7 +88,10 @@ class Marks:
     """
 
     def __init__(self, markers: tuple[str | int, ...]) -> None:
-        self.texts = (MISSING_STRING, *map(str, markers))
+        texts = [str(marker) for marker in markers]
+        # A cell has lost its `.0` before it is looked up.
+        whole = whole_spelling(pa.array(texts, pa.string())).to_pylist()
+        self.texts = tuple(dict.fromkeys([MISSING_STRING, *texts, *whole]))
         # Of a column of integers a marker may have been given as text.
         digits = [int(text) for text in self.texts if _DIGITS.fullmatch(text)]
         self.integers = (MISSING_INT, *(n for n in digits if -(2**63) < n < 2**63))
@@ -165,6 +168,23 @@ class Vocabulary:
         return {text: ids[value] for text, value in other_spellings(list(ids)).items()}
 
     @cached_property
+    def spells_whole(self) -> bool:
+        """Whether `12.0` is looked up as `12`.
+
+        Not where it could not be found, nor where older versions, or a `Pretrained`, have a value
+        that is written so.
+        """
+        if self.is_int:
+            return True
+        whole = self.known.filter(pc.match_substring_regex(self.known, SPELLED_WHOLE))
+        marks = any(_DIGITS.fullmatch(text) for text in self.missing.texts)
+        return whole_spelling(whole) is whole and (len(whole) > 0 or marks)
+
+    def spelled(self, text: pa.Array) -> pa.Array:
+        """Strings as they are looked up."""
+        return whole_spelling(text) if self.spells_whole else text
+
+    @cached_property
     def _text(self):
         text = (decimals(self.known) if self.is_int else self.known).cast(pa.large_string())
         return pa.concat_arrays([text, pa.array(list(self.aliases), pa.large_string())])
@@ -224,6 +244,7 @@ class Vocabulary:
 
     def text_ids(self, text: pa.Array) -> np.ndarray:
         """Ids of n strings, or of the decimal forms of integers: int32 `(n,)`."""
+        text = self.spelled(text)
         if self.takes_repeats(len(text)):
             found = pc.index_in(text.cast(pa.large_string()), value_set=self._text)
             places = found.fill_null(len(self._text)).to_numpy(zero_copy_only=False)
@@ -252,6 +273,9 @@ class HashTable:
         missing: see `Vocabulary`.
         one_spelling: whether `true` and `TRUE` are hashed as `True`, and false likewise.
     """
+
+    #: See `Vocabulary`.
+    spells_whole = True
 
     def __init__(
         self, num_buckets: int, missing: tuple[str | int, ...] = (), one_spelling: bool = True
@@ -282,6 +306,7 @@ class HashTable:
 
     def text_ids(self, text: pa.Array) -> np.ndarray:
         """Ids of n strings: int32 `(n,)`."""
+        text = whole_spelling(text)
         missing = self.missing.in_text(text)
         if self.one_spelling:
             text = one_spelling(text)

@@ -20,6 +20,7 @@ from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.lengths import Lengths
 from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.kinds import is_text
+from tfmoe.data.numerals import whole_spelling
 from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import MISSING_INT, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
@@ -200,8 +201,10 @@ class Statistics:
             return None  # nothing is counted
         if owner.dtype == "int":
             if separated:
-                return pa.array(arrow.whole_numbers(array))
+                return pa.array(arrow.whole_numbers(whole_spelling(array)))
             return pa.array(arrow.to_ints(array, name, owner.missing))
+        if is_text(array.type):
+            array = whole_spelling(arrow.to_text(array, name))
         if dtype != "string":
             # Of a cell's pieces nothing says that digits are numbers, but the table.
             digits = untyped or (separated and dtype == "int")

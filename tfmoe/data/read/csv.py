@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from tfmoe import remote
@@ -20,17 +19,12 @@ from tfmoe.data.read.samples import spread_blocks
 # CSV files are parsed in blocks of this size, and a row may not be longer. Larger blocks
 # leave the cache and take up to half as long again; chunks are concatenated afterwards.
 _BLOCK_BYTES = 1 << 20
-# A whole number as pandas writes it where there are gaps, or with spaces around.
-_WHOLE = r"^\s*(-?(?:0|[1-9][0-9]*))(?:\.0)?\s*$"
 # Parts of a file that are looked at to tell what its columns hold.
 _LOOKS = 8
 
 
 class CsvFragment:
     """A CSV or TSV file, perhaps gzipped: a header line, empty cells missing.
-
-    A category's `12.0` or ` 12` is read as `12` where the column has only whole numbers, in some
-    blocks from all over the file: so writes pandas integers with gaps, and any part of them.
 
     Args:
         path: str.
@@ -48,7 +42,6 @@ class CsvFragment:
         self.delimiter = self.options.delimiter or ("\t" if is_tsv else ",")
         self._may_be_unquoted = is_tsv
         self._checked = False
-        self._are_whole: dict[str, bool] = {}
 
     @cached_property
     def _quoting(self):
@@ -131,37 +124,21 @@ class CsvFragment:
     def read(self, kinds: Mapping[str, str | None]) -> Iterator[tables.Chunk]:
         tables.check_names(self.names, kinds, self.path)
         columns = list(kinds)
-        # What a column of numbers or of literal text holds needs no look at the others.
-        categories = [n for n, kind in kinds.items() if kind not in ("float", "text", "list")]
-        whole = self._whole(categories) if categories else set()
         stream = CountedLines(self._bytes())
         start = 0
         try:
             with self._open(columns, stream=stream) as reader:
                 for table in _chunks(reader):
-                    found = {n: self._cells(table[self._raw[n]], n in whole) for n in columns}
+                    found = {n: self._cells(table[self._raw[n]]) for n in columns}
                     yield tables.Chunk(found, self.path, start, untyped=True)
                     start += table.num_rows
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise self._unreadable(error, columns) from error
         self._check_quotes(stream.count - start)
 
-    def _cells(self, chunked, whole):
+    def _cells(self, chunked):
         array = tables.one_array(chunked)
-        if not self._quoting:
-            array = unquoted(array)
-        return pc.replace_substring_regex(array, _WHOLE, r"\1") if whole else array
-
-    def _whole(self, names):
-        """Columns of whole numbers of which some are not written as integers."""
-        unknown = [name for name in names if name not in self._are_whole]
-        look = self._blocks(_LOOKS, unknown) if unknown else {}
-        for name in unknown:
-            cells = self._cells(look[name], whole=False).drop_null()
-            odd = pc.or_(pc.match_substring(cells, "."), pc.match_substring(cells, " "))
-            whole = pc.any(odd).as_py() and pc.all(pc.match_substring_regex(cells, _WHOLE)).as_py()
-            self._are_whole[name] = bool(whole)
-        return {name for name in names if self._are_whole[name]}
+        return array if self._quoting else unquoted(array)
 
     def _blocks(self, count, names):
         """Some columns of rows from some blocks all over the file: text, empty cells null."""
@@ -205,7 +182,7 @@ class CsvFragment:
         if table.num_rows > num_rows:
             # Every so manieth row, in the order of the file.
             table = table.take(pa.array(range(0, table.num_rows, -(-table.num_rows // num_rows))))
-        columns = {name: self._cells(table[name], whole=False) for name in named}
+        columns = {name: self._cells(table[name]) for name in named}
         return tables.Chunk(columns, self.path, untyped=True)
 
     def _check_quotes(self, surplus):

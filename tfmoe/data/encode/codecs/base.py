@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from tfmoe.data.kinds import is_null
+from tfmoe.data.arrow import decoded, to_ints, to_text
+from tfmoe.data.kinds import to_arrow
+from tfmoe.data.read.tables import one_array
 from tfmoe.schema.columns import MISSING_INT, MISSING_STRING
 
 if TYPE_CHECKING:
@@ -128,14 +130,30 @@ class Codec:
         raise NotImplementedError
 
 
-def single_values(cells: list[Any], text: bool) -> np.ndarray:
-    """Cells as text or integers, with what a request has where one is missing."""
-    missing = MISSING["string" if text else "int64"]
-    values = [missing if is_null(c) else _as_text(c) if text else int(c) for c in cells]
-    return np.array(values, object if text else "int64")
+def single_values(
+    cells: Any, name: str, text: bool, missing: tuple[str | int, ...] = ()
+) -> np.ndarray:
+    """Cells as text or integers, with what a request has where one is missing.
+
+    Args:
+        cells: a column of a table in memory.
+        name: the column's name, for errors.
+        text: bool, which of the two.
+        missing: the texts that stand for a missing integer.
+
+    Raises:
+        TypeError: if a cell is none of them, as encoding raises it.
+    """
+    return single_of(one_array(to_arrow(cells, name)), name, text, missing)
 
 
-def _as_text(cell):
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)  # pandas turns integers with gaps into floats
-    return cell.decode() if isinstance(cell, bytes) else str(cell)
+def single_of(
+    array: pa.Array, name: str, text: bool, missing: tuple[str | int, ...] = ()
+) -> np.ndarray:
+    """The same of an Arrow array."""
+    if not text:
+        return to_ints(array, name, missing)
+    return np.array(
+        [MISSING_STRING if c is None else c for c in decoded(to_text(array, name)).to_pylist()],
+        object,
+    )

@@ -12,7 +12,7 @@ from tfmoe.data.encode.codecs.base import Codec, single_values
 from tfmoe.data.encode.columns import TextCache, categorical_ids
 from tfmoe.data.encode.graph_tables import graph_table
 from tfmoe.data.encode.hashing import HASH_KEY
-from tfmoe.data.numerals import SPELLINGS
+from tfmoe.data.numerals import SPELLED_WHOLE, SPELLINGS
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID
 
 
@@ -55,8 +55,8 @@ class CategoricalCodec(Codec):
         return {self.column.name: ("string" if self.is_text(fitted) else "int64", 1)}
 
     def request(self, df, fitted):
-        cells = df[self.column.raw_name].tolist()
-        return {self.column.name: single_values(cells, self.is_text(fitted))}
+        raw, text = self.column.raw_name, self.is_text(fitted)
+        return {self.column.name: single_values(df[raw], raw, text, self.owner.missing)}
 
     def hold(self, encoder):
         self.table(encoder)
@@ -73,6 +73,8 @@ class CategoricalCodec(Codec):
 
         text = raw.dtype == tf.string
         table = encoder.preprocessor.tables[self.column.table]
+        if text and table.spells_whole:
+            raw = tf.strings.regex_replace(raw, SPELLED_WHOLE, r"\1")
         missing = are_missing(raw, table)
         buckets = self.owner.hash_buckets
         if buckets:

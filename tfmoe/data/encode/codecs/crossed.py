@@ -18,6 +18,7 @@ from tfmoe.data.encode.codecs.base import Codec
 from tfmoe.data.encode.codecs.categorical import CategoricalCodec, are_missing, respelled
 from tfmoe.data.encode.columns import categorical_texts
 from tfmoe.data.encode.hashing import HASH_KEY, hash_buckets
+from tfmoe.data.numerals import SPELLED_WHOLE
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID
 
 _SEPARATOR = "\x1f"
@@ -61,8 +62,10 @@ class CrossedCodec(Codec):
         for part in self._parts:
             cells = raw[part.column.name]
             table = encoder.preprocessor.tables[part.column.table]
-            missing |= are_missing(cells, table)
             text = cells.dtype == tf.string
+            if text:
+                cells = tf.strings.regex_replace(cells, SPELLED_WHOLE, r"\1")
+            missing |= are_missing(cells, table)
             texts.append(respelled(cells) if text else tf.strings.as_string(cells))
         joined = tf.strings.join(texts, _SEPARATOR)
         buckets = self.column.hash_buckets

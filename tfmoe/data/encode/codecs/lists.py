@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfmoe.data.arrow import at_row, split_numbers
-from tfmoe.data.encode.codecs.base import MISSING, single_values
+from tfmoe.data.arrow import at_row, split_lists, split_numbers
+from tfmoe.data.encode.codecs.base import MISSING, single_of
 from tfmoe.data.encode.codecs.categorical import CategoricalCodec
 from tfmoe.data.encode.codecs.numeric import as_they_are
 from tfmoe.data.encode.columns import (
@@ -120,10 +120,22 @@ class ListCodec(CategoricalCodec):
             found[f"{self.column.name}_weights"] = ("float64", 2)
         return found
 
+    def _request(self, array: pa.Array, text: bool) -> np.ndarray:
+        """Cells as a request has them: text with its separators `(n,)`, else `(n, longest)`."""
+        name, missing = self.column.raw_name, self.owner.missing
+        if self._separated:
+            return single_of(array, name, text)
+        elements, lengths = split_lists(array, self.column)
+        values = single_of(elements, name, text, missing)
+        width = max([1, *lengths])
+        kind = "string" if text else "int64"
+        found = np.full((len(lengths), width), MISSING[kind], values.dtype)
+        found[np.arange(width) < lengths[:, None]] = values
+        return found
+
     def request(self, df, fitted):
         column, text = self.column, self.is_text(fitted)
-        cells = df[column.raw_name].tolist()
-        values = single_values(cells, text) if self._separated else _padded(cells, text)
+        values = self._request(one_array(to_arrow(df[column.raw_name], column.raw_name)), text)
         if column.weights is None:
             return {column.name: values}
         raw = one_array(to_arrow(df[column.weights], column.weights))
@@ -197,11 +209,3 @@ def _weights_at(places, weights, width, ids):
 
 def _weighed(values):
     return plain_feature(np.where(np.isfinite(values), values, 1.0))
-
-
-def _padded(cells: list[Any], text: bool) -> np.ndarray:
-    lists = [[] if cell is None or isinstance(cell, float) else list(cell) for cell in cells]
-    missing = MISSING["string" if text else "int64"]
-    width = max([1, *map(len, lists)])
-    rows = [single_values(cell + [missing] * (width - len(cell)), text) for cell in lists]
-    return np.stack(rows) if rows else np.zeros((0, width), object if text else "int64")

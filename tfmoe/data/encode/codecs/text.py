@@ -73,8 +73,8 @@ class TextCodec(Codec):
         return {self.column.name: ("string", 1)}
 
     def request(self, df, fitted):
-        cells = df[self.column.raw_name].tolist()
-        return {self.column.name: single_values(cells, text=True)}
+        raw = self.column.raw_name
+        return {self.column.name: single_values(df[raw], raw, text=True)}
 
     def graph(self, raw, encoder):
         import tensorflow as tf

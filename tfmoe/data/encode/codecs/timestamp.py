@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 
 from tfmoe.data.arrow import at_row, decoded, to_floats, to_text, wrong_type
 from tfmoe.data.encode.codecs.base import Codec
-from tfmoe.data.encode.codecs.numeric import scaled
+from tfmoe.data.encode.codecs.numeric import flushed, scaled
 from tfmoe.data.encode.codecs.zones import offsets
-from tfmoe.data.encode.columns import scaled_feature
+from tfmoe.data.encode.columns import SMALLEST, scaled_feature, without_subnormals
 from tfmoe.data.fit.sketches import Moments
 from tfmoe.data.kinds import is_text, to_arrow
 from tfmoe.data.numerals import number_of
@@ -112,7 +112,7 @@ class TimestampCodec(Codec):
         return self._finite(to_floats(array, name) / UNITS[self.column.unit])
 
     def _finite(self, seconds):
-        return np.where(np.isfinite(seconds), seconds, np.nan)
+        return np.where(np.isfinite(seconds), without_subnormals(seconds), np.nan)
 
     def _of_text(self, text):
         if not pa.types.is_dictionary(text.type):
@@ -176,7 +176,8 @@ class TimestampCodec(Codec):
         column, seconds = self.column, raw[self.column.name]
         fit = encoder.preprocessor.fits[column.name]
         missing = ~tf.math.is_finite(seconds)
-        seconds = tf.where(missing, np.float64(0), seconds)
+        # A second just before 0 is in another hour than 0.
+        seconds = flushed(tf.where(missing, np.float64(0), seconds), SMALLEST)
         whole = tf.clip_by_value(seconds, np.float64(-_LIMIT), np.float64(_LIMIT))
         whole = tf.cast(tf.floor(whole), tf.int64)
         starts = tf.constant(fit.starts)[None]
