@@ -22,6 +22,7 @@ from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.memory import BatchesFragment
 from tfmoe.data.read.source import Source
 from tfmoe.remote import PathLike
+from tfmoe.schema.naming import free_name
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import checks_arguments, integer
 
@@ -124,10 +125,9 @@ def predict(
     stamp = remote.stamp(path)
     model = _loaded(path, stamp)
     wanted = list(model.preprocessor._encoder(labels=False).required_columns(names))
-    outputs = {
-        f"{name}_predicted" if name in kept else name: (name, width)
-        for name, width in _widths(model).items()
-    }
+    outputs: dict[str, Any] = {}
+    for name, width in _widths(model).items():
+        outputs[free_name(name, (*kept, *outputs))] = (name, width)
     score = functools.partial(_scored, path, stamp, wanted, kept, outputs, batch_size)
     return _mapped(_selected(df, [*kept, *wanted]), score, _type_of(df, kept, outputs))
 

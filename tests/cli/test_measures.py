@@ -116,3 +116,102 @@ def test_tasks_without_probabilities_have_no_reliability(tmp_path):
         "label",
         "calibration",
     ]
+
+
+ODD = ["[/home]", "[new]", "price_$5_to_$10", "$5-$10", "plain"]
+
+
+def test_values_with_signs_are_shown_and_drawn_as_they_are(tmp_path):
+    """Brackets are rich's markup, and what stands between two dollars is matplotlib's formula."""
+    columns = ["a b", "a_b"]
+    lines = [
+        {
+            "task": "click",
+            "column": column,
+            "segment": name,
+            "rows": 9,
+            "weight": 9.0,
+            "label": 0.5,
+            "metric": "auc",
+            "value": 0.7,
+            "calibration": 1.0,
+        }
+        for column in columns
+        for name in ODD
+    ]
+    segments = pd.DataFrame(lines)
+    text = shown(segments_table(segments[segments["column"] == "a b"], "[b]", "[/out]"))
+    assert all(name in text for name in (*ODD, "By [b]"))
+    deciles = pd.DataFrame(
+        {
+            "task": "never",
+            "decile": [1, 2],
+            "rows": 5,
+            "weight": 5.0,
+            "prediction": [0.1, 0.2],
+            "label": 0.0,
+            "calibration": np.inf,
+        }
+    )
+    write_measures(tfmoe.Measures({"click_auc": 0.5}, segments, deciles), tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"by_a_b.png", "by_a_b_2.png", "reliability.png"} < found
+
+
+def test_errors_are_whole_lines_apart_from_results(folder, tmp_path):
+    done = run("predict", tmp_path / ("n" * 90), folder / "rows.csv", "--out", tmp_path / "p.csv")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert f"{'n' * 90}. `tfmoe train` writes one.\n" in done.stderr
+
+
+def test_what_came_while_a_model_was_trained_stays(folder, tmp_path, monkeypatch):
+    columns = [tfmoe.Numeric("age", transform="none")]
+    tfmoe.Schema(columns, [tfmoe.Binary("click")]).save(tmp_path / "schema.yaml")
+    fit = tfmoe.Run.fit
+
+    def slowly(run, *args, **kwargs):
+        (tmp_path / "model.keras").write_text("another's")
+        return fit(run, *args, **kwargs)
+
+    monkeypatch.setattr(tfmoe.Run, "fit", slowly)
+    given = ("--schema", tmp_path / "schema.yaml", "--epochs", 1, "--mixture", "shared-bottom")
+    done = run("train", folder / "rows.csv", *given, "--out", tmp_path / "model.keras")
+    assert done.exit_code == 0, done.output
+    assert "has come while" in done.stderr
+    assert (tmp_path / "model.keras").read_text() == "another's"
+    assert tfmoe.load_model(tmp_path / "model_2.keras").schema.task_names == ("click",)
+
+
+def test_predictions_of_one_name_stand_side_by_side(tmp_path):
+    """A class's column may be called as another task."""
+    rows = pd.DataFrame({"age": [1.0, 2.0], "rating": ["low", "high"], "rating_high": [0, 1]})
+    tasks = [tfmoe.Multiclass("rating", classes=("low", "high")), tfmoe.Binary("rating_high")]
+    schema = tfmoe.Schema([tfmoe.Numeric("age", transform="none")], tasks)
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(2,)))
+    model.save(tmp_path / "model.keras")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    done = run(
+        "predict", tmp_path / "model.keras", tmp_path / "rows.csv", "--out", tmp_path / "p.csv"
+    )
+    assert done.exit_code == 0, done.output
+    found, said = pd.read_csv(tmp_path / "p.csv"), model.predict(rows, verbose=0)
+    assert list(found) == ["rating_low", "rating_high_predicted", "rating_high"]
+    np.testing.assert_allclose(found["rating_high"], said["rating_high"], rtol=1e-6)
+    np.testing.assert_allclose(found["rating_high_predicted"], said["rating"][:, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("demo", "--data-dir", "here"), "Received --data-dir here without one"),
+        (
+            ("train", "t.csv", "--schema", "s.yaml", "--tower-units", "64x"),
+            "Received --tower-units 64x",
+        ),
+    ],
+)
+def test_options_that_say_nothing_are_told(given, message, tmp_path):
+    done = run(*given, "--out", tmp_path / "out.keras")
+    assert done.exit_code != 0
+    assert message in done.output

@@ -613,3 +613,13 @@ def test_a_task_that_comes_later_knows_the_one_that_it_is_given(labels):
     later = later.add_task(buy, rows).add_task(pay, rows)
     assert later.label_means == pytest.approx(whole.label_means)
     assert whole.label_means["buy"] == 0.25
+
+
+def test_a_task_without_a_row_is_told():
+    rows = pd.DataFrame({"n": [1.0, 2, 3], "paid": [5.0, 6, 7], "bought": ["yes", "no", "yes"]})
+    task = Regression("paid", where="bought", where_value="Yes")
+    prep, told = _told(lambda: Preprocessor(Schema([Numeric("n")], [task])).fit(rows))
+    assert "'paid' has no label in 3 rows" in told
+    assert "where='bought', where_value='Yes'" in told
+    _, told = _told(lambda: prep.fit(rows.assign(bought="Yes")))
+    assert told == ""

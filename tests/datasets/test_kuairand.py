@@ -1,3 +1,6 @@
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,3 +180,14 @@ def test_other_columns_are_told(tmp_path):
     )
     with pytest.raises(ValueError, match=r"needs the columns \['long_view'\]"):
         kuairand(tmp_path)
+
+
+def test_a_file_that_was_unpacked_beside_itself_is_read_once(tmp_path):
+    folder = write(tmp_path)
+    expected = kuairand(tmp_path)
+    for file in list(folder.glob("*.csv")):
+        Path(f"{file}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    for name in ("train", "valid", "test"):
+        pd.testing.assert_frame_equal(
+            getattr(kuairand(tmp_path), name), getattr(expected, name), check_exact=True
+        )

@@ -301,3 +301,49 @@ def test_what_comes_once_has_the_metrics_of_the_rows_that_were_read(scenario):
         assert not [name for name in found if name.endswith(("_u", "_v"))]
         for name, value in found.items():
             assert value == pytest.approx(expected[name], rel=1e-3), name
+
+
+def test_deciles_of_large_numbers_have_names_of_their_own(model, rows):
+    seconds = 1_700_000_000 + np.arange(len(rows)) * 10.25
+    found = tfmoe.measure(model, rows.assign(at=seconds), by="at")
+    own = found.segments[found.segments["task"] == "click"]
+    assert own["segment"].nunique() == len(own) == 10
+    assert sum(name.startswith("click_auc[") for name in found.by_segment()) == 10
+
+
+@pytest.mark.parametrize("mark", ["NA", "?"])
+def test_a_numbers_markers_are_one_segment_with_its_gaps(rows, mark, tmp_path):
+    """A text file and a DataFrame have the same segments, of inputs and of other columns."""
+    missing = None if mark == "NA" else ["?"]
+    columns = [tfmoe.Numeric("years", transform="none", missing=missing)]
+    schema = tfmoe.Schema(columns, [tfmoe.Binary("click")])
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(2,)))
+    years = np.arange(len(rows)) % 70 + 10.0
+    years[::9] = np.nan
+    frame = pd.DataFrame({"years": years, "click": rows["click"]})
+    frame["half"] = frame["years"] / 2
+    frame.to_csv(tmp_path / "t.csv", index=False, na_rep=mark)
+    by = ["years", "half"] if mark == "NA" else ["years"]
+    expected = tfmoe.measure(model, frame, by=by).segments
+    found = tfmoe.measure(model, str(tmp_path / "t.csv"), by=by).segments
+    names = ["column", "segment", "rows"]
+    pd.testing.assert_frame_equal(found[names], expected[names])
+    assert set(expected.loc[expected["column"] == "years", "segment"].tail(1)) == {"missing"}
+    few = frame[frame["years"].isna() | (frame["years"] < 20)]
+    few.to_csv(tmp_path / "few.csv", index=False, na_rep=mark)
+    found = tfmoe.measure(model, str(tmp_path / "few.csv"), by="years").segments
+    assert dict(zip(found["segment"], found["rows"], strict=True))["missing"] > 50
+    assert mark not in set(found["segment"])
+
+
+def test_a_scenario_may_be_called_missing(rows):
+    schema = tfmoe.Schema(
+        [tfmoe.Categorical("country")], [tfmoe.Binary("click")], scenario="country"
+    )
+    known = rows.assign(country=rows["country"].fillna("missing"))
+    prep = tfmoe.Preprocessor(schema).fit(known, progress=False)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(2,)))
+    model.compile(jit_compile=False)
+    asked = pd.concat([known, rows[rows["country"].isna()], rows.assign(country="at")])
+    logs = model.evaluate(asked, verbose=0)
+    assert {"click_auc_missing", "click_auc_(missing)", "click_auc_unknown"} <= set(logs)

@@ -239,6 +239,22 @@ def test_searches_that_cannot_be(folder, tmp_path):
         tune(settings(folder), refused, tmp_path, trials=1)
 
 
+@needs_optuna
+def test_a_search_that_cannot_end_well_ends_soon(folder, tmp_path):
+    slip = settings(folder, task_weight={"wach": 2.0})
+    with pytest.raises(ValueError, match=r"5 trials one after the other that were refused: .*wach"):
+        tune(slip, SEARCH, tmp_path / "slip", trials=None, minutes=10)
+    rows = pd.read_csv(folder / "valid.csv")
+    rows.assign(watch=1.0).to_csv(tmp_path / "ones.csv", index=False)
+    given = settings(folder, valid=str(tmp_path / "ones.csv"))
+    with pytest.raises(ValueError, match="rows without a watch_auc: none of them has a label, or"):
+        tune(given, SEARCH, tmp_path / "ones", trials=3, metric="watch_auc")
+    rows.assign(watch=np.nan, stay=np.nan).to_csv(tmp_path / "none.csv", index=False)
+    given = settings(folder, valid=str(tmp_path / "none.csv"))
+    with pytest.raises(ValueError, match="rows without a loss"):
+        tune(given, SEARCH, tmp_path / "none", trials=3)
+
+
 def test_without_optuna_it_says_what_to_install(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=r"pip install 'tfmoe\[tune\]'"):

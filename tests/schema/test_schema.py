@@ -427,3 +427,30 @@ def test_a_scenario_travels_with_the_schema():
     schema = Schema([Categorical("city")], [Binary("a"), Binary("b")], scenario="city")
     assert Schema.from_json(schema.to_json()) == schema
     assert schema.select("b").scenario == schema.add(Binary("c")).scenario == "city"
+
+
+def test_yes_is_a_word(tmp_path):
+    """YAML of 2005 takes it for true, and Norway for false."""
+    (tmp_path / "s.yaml").write_text(
+        "columns:\n- {kind: Categorical, name: land, missing: [no, NO]}\n"
+        "tasks:\n- {kind: Regression, name: paid, where: bought, where_value: yes}\n"
+        "- {kind: Binary, name: won, positive: on, served: true}\n"
+    )
+    schema = Schema.load(tmp_path / "s.yaml")
+    assert schema.tasks[0].where_value == "yes"
+    assert schema.tasks[1].positive == "on"
+    assert schema.tasks[1].served is True
+    assert schema.column("land").missing == ("no", "NO")
+    schema.save(tmp_path / "again.yaml")
+    assert Schema.load(tmp_path / "again.yaml") == schema
+
+
+def test_a_label_is_proposed_once():
+    with pytest.raises(ValueError, match=r"\['y', 'y'\], one of them twice"):
+        Schema.infer({"x": [1.0, 2.0], "y": [0, 1]}, ["y", "y"])
+
+
+def test_a_column_without_a_name_can_be_read():
+    rows = {"": [1.0, 2.5], "y": [0, 1]}
+    schema = Schema([Numeric("first", source="", transform="none")], [Binary("y")])
+    assert Preprocessor(schema).fit(rows).arrays(rows)[0]["first"].tolist() == [1.0, 2.5]

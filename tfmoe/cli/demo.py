@@ -10,7 +10,6 @@ import keras
 import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tfmoe.cli.progress import ProgressLine
@@ -196,7 +195,7 @@ def rows_table(predictions: pd.DataFrame, schema: Schema, width: int, whole: str
         justify: Literal["left", "right"] = "right" if numeric else "left"
         table.add_column(titles[name], justify=justify, width=widths[name])
     for row in zip(*(cells[name] for name in shown), strict=True):
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     if left_out:
         table.caption = f"Without {', '.join(left_out)}: see {whole}"
     return table

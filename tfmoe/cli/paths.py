@@ -1,5 +1,6 @@
 """Paths that commands take: checked before the work, in the words of the command line."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,12 @@ def must_be_new(path: Path, *suffixes: str) -> None:
         raise ValueError(f"A name that ends in {' or '.join(suffixes)} is needed. Received {path}.")
     if not is_remote(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def free_beside(path: Path) -> Path:
+    """`model_2.keras` for a `model.keras` that has come while the work was done."""
+    names = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    return next(name for name in names if not exists(name))
 
 
 def load_model(path: Path) -> "MultiTaskModel":

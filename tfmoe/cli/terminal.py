@@ -24,6 +24,14 @@ def console() -> "Console":
     return Console()
 
 
+@functools.cache
+def errors() -> "Console":
+    """The console of errors and warnings, which follows `sys.stderr`."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def say(text: object) -> None:
     """Prints one line as it is: a path may have brackets, and is not to be broken."""
     console().print(str(text), markup=False, emoji=False, soft_wrap=True)
@@ -31,7 +39,9 @@ def say(text: object) -> None:
 
 def warn(text: object) -> None:
     """Prints sentences in yellow."""
-    console().print(str(text), style="yellow", markup=False, emoji=False, highlight=False)
+    errors().print(
+        str(text), style="yellow", markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
 
 
 def show(table: "Table") -> None:
@@ -59,7 +69,7 @@ def errors_shown() -> Iterator[None]:
             raise
         from rich.text import Text
 
-        console().print(Text.assemble(("Error:", "bold red"), " ", message))
+        errors().print(Text.assemble(("Error:", "bold red"), " ", message), soft_wrap=True)
         raise typer.Exit(1) from error
     finally:
         end_filter()  # what follows, a traceback too, goes straight to stderr

@@ -159,13 +159,14 @@ def _files(path):
 
 
 def _parts(place, stem):
-    """A file, or all its parts in order."""
+    """A file, or all its parts in order; of one that lies there packed too, the unpacked one."""
     names = re.compile(rf"{stem}(?:_part(\d+))?\.csv(?:\.gz)?")
-    found = {file: names.fullmatch(file.name) for file in place.iterdir()}
-    return sorted(
-        (file for file, match in found.items() if match),
-        key=lambda file: int(found[file][1] or 0),
-    )
+    parts = {}
+    for file in sorted(place.iterdir(), key=lambda file: file.name, reverse=True):
+        match = names.fullmatch(file.name)
+        if match:
+            parts[int(match[1] or 0)] = file  # last the one without `.gz`
+    return [parts[number] for number in sorted(parts)]
 
 
 def _log(files, fraction, seed):

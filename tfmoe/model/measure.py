@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
+import pyarrow as pa
 
+from tfmoe.data.arrow import to_floats
 from tfmoe.data.encode.values import ValueCodes
 from tfmoe.model.inputs import frame_of
 from tfmoe.objectives.exact import MOST_SCENARIOS, by_task, rows_of_tasks
@@ -247,17 +249,17 @@ class Read:
 
     def segments(self, column: str) -> tuple[np.ndarray, dict[int, str]]:
         """What the segments of a column are; see `tfmoe.objectives.measures.segments`."""
-        schema = self._model.schema
-        amounts = {
-            one.raw_name
-            for one in schema.columns
-            if isinstance(one, Numeric) and one.element is None
-        }
+        texts = self._codes[column].texts
+        inputs = [one for one in self._model.schema.columns if column in one.raw_names]
+        amounts = [one for one in inputs if isinstance(one, Numeric) and one.element is None]
+        # Nothing stands for a missing category unless the schema says so.
+        missing = amounts[0].missing if amounts else () if inputs else None
+        try:
+            numbers = to_floats(pa.array(texts, pa.string()), column, missing)
+        except TypeError:
+            numbers = None
         return segments(
-            self._codes[column].texts,
-            self._counts[column],
-            MOST_SCENARIOS,
-            True if column in amounts else None,
+            texts, self._counts[column], MOST_SCENARIOS, numbers, are_amounts=bool(amounts)
         )
 
 

@@ -57,8 +57,10 @@ class TaskLosses:
             for variable in self.variables
         ]
 
-    def __call__(self, values: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The losses `(t,)`, where the variables have other values; 0 of a task without rows."""
+    def __call__(self, values: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The losses where the variables have other values, 0 of a task without rows, and the sums
+        of the weights of each task's rows; both `(t,)`.
+        """
         given, y, weights = batch
         model = self.model
         x = named(model.input, given)
@@ -69,13 +71,17 @@ class TaskLosses:
             task = task_of(model.schema, x)
             losses = model._objectives.value.own_losses(labels, weights, forward, **task)
             zero = ops.zeros((), "float32")
-            return ops.stack([ops.cast(losses.get(n, zero), "float32") for n in self.names])
+            pairs = [losses.get(name, (zero, zero)) for name in self.names]
+            means, counts = zip(*pairs, strict=True)
+            return _stacked(means), _stacked(counts)
 
-    def jacobian(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """The losses `(t,)`, and their gradients `(t, n)` by all variables, one after the other."""
-        losses, parts = _jacobian(lambda values: self(values, batch), self.values())
+    def jacobian(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The losses and the sums of the rows' weights, both `(t,)`, and the losses' gradients
+        `(t, n)` by all variables, one after the other.
+        """
+        losses, counts, parts = _jacobian(lambda values: self(values, batch), self.values())
         rows = [np.reshape(part, (len(self.names), -1)) for part in parts]
-        return losses, np.concatenate(rows, axis=1)
+        return losses, counts, np.concatenate(rows, axis=1)
 
     def flat(self) -> np.ndarray:
         """The variables' values `(n,)`, in the order of `jacobian`."""
@@ -89,29 +95,37 @@ class TaskLosses:
             part = np.reshape(flat[start:stop], variable.shape)
             values.append(ops.convert_to_tensor(part, dtype=variable.dtype))
             start = stop
-        return ops.convert_to_numpy(self(values, batch))
+        return ops.convert_to_numpy(self(values, batch)[0])
+
+
+def _stacked(scalars: Sequence[Tensor]) -> Tensor:
+    return ops.stack([ops.cast(one, "float32") for one in scalars])
 
 
 def _jacobian(
-    function: Callable[[list[Tensor]], Tensor], values: list[Tensor]
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """What `function` maps values to, `(t,)`, and its gradients by each value, `(t, ...)`."""
+    function: Callable[[list[Tensor]], tuple[Tensor, Tensor]], values: list[Tensor]
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """What `function` maps values to, both `(t,)`, and the first one's gradients `(t, ...)`."""
     if keras.backend.backend() == "jax":
         import jax
 
-        jacobian, losses = jax.jacrev(lambda v: (function(v),) * 2, has_aux=True)(values)
-        return np.asarray(losses), [np.asarray(part) for part in jacobian]
+        def with_values(values: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            losses, counts = function(values)
+            return losses, (losses, counts)
+
+        jacobian, (losses, counts) = jax.jacrev(with_values, has_aux=True)(values)
+        return np.asarray(losses), np.asarray(counts), [np.asarray(part) for part in jacobian]
     import tensorflow as tf
 
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(values)
-        losses = function(values)
+        losses, counts = function(values)
         each = tf.unstack(losses)
     parts: list[list[np.ndarray]] = []
     for loss in each:
         gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         parts.append([tf.convert_to_tensor(gradient).numpy() for gradient in gradients])
-    return losses.numpy(), [np.stack(part) for part in zip(*parts, strict=True)]
+    return losses.numpy(), counts.numpy(), [np.stack(part) for part in zip(*parts, strict=True)]
 
 
 def shared(gradients: np.ndarray) -> np.ndarray:

@@ -109,10 +109,13 @@ def precision_and_recall(
     Returns:
         Precision, NaN if no prediction is above; recall, NaN if there are no positives.
     """
+    # A prediction of single precision is compared with the threshold of that precision.
+    kind = np.asarray(predictions).dtype
+    bound = float(kind.type(threshold)) if kind.kind == "f" else threshold
     labels, predictions, weights = labelled(labels, predictions, weights)
-    chosen = (weights * (predictions > threshold)).sum()
+    chosen = (weights * (predictions > bound)).sum()
     positives = (weights * labels).sum()
-    right = (weights * labels * (predictions > threshold)).sum()
+    right = (weights * labels * (predictions > bound)).sum()
     return (
         float(right / chosen) if chosen > 0 else float("nan"),
         float(right / positives) if positives > 0 else float("nan"),

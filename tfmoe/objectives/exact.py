@@ -79,9 +79,11 @@ def _by_scenario(model: Any, rows: dict[str, tuple[np.ndarray, ...]]) -> dict[st
         model: `MultiTaskModel`.
         rows: dict by task of labels, scores, weights and ids of the scenario.
     """
-    values = model.preprocessor.vocabulary(model.schema.scenario).to_pylist()
-    words = dict(enumerate(map(str, values), FIRST_ID))
-    words |= {MISSING_ID: "missing", UNKNOWN_ID: "unknown"}
+    vocabulary = model.preprocessor.vocabulary(model.schema.scenario).to_pylist()
+    values = list(map(str, vocabulary))
+    words = dict(enumerate(values, FIRST_ID))
+    for one, word in ((MISSING_ID, "missing"), (UNKNOWN_ID, "unknown")):
+        words[one] = f"({word})" if word in values else word
     ids, counts = np.unique(np.concatenate([own[3] for own in rows.values()]), return_counts=True)
     most = ids[np.argsort(-counts, kind="stable")[:MOST_SCENARIOS]]
     found: dict[str, float] = {}

@@ -124,10 +124,13 @@ class JointLabels:
 
     def own_losses(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Each task's own mean loss, a scalar, not weighed; arguments as of `loss`."""
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each task's own mean loss, not weighed, and its rows' weights added up; scalars.
+
+        Args: as of `loss`.
+        """
         rows = self._rows(labels, row_weights, forward)
-        return {objective.task.name: objective.compute(*row) for objective, *row in rows}
+        return {objective.task.name: objective.measured(*row) for objective, *row in rows}
 
     def update_metrics(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None

@@ -164,7 +164,11 @@ def segments_of(
 
 
 def segments(
-    texts: Sequence[str], counts: _Array, most: int, are_numbers: bool | None = None
+    texts: Sequence[str],
+    counts: _Array,
+    most: int,
+    numbers: _Array | None = None,
+    are_amounts: bool = False,
 ) -> tuple[_Array, dict[int, str]]:
     """What the segments of a column are.
 
@@ -175,27 +179,28 @@ def segments(
         texts: sequence of str, the column's values by code.
         counts: int `(v + 1,)`, rows of each value; last those where it is missing.
         most: int >= 1, segments at most.
-        are_numbers: bool; whether it holds amounts, which are never segments one by one. None
-            to look for fractions.
+        numbers: float64 `(v,)`, the values as numbers, NaN for those that stand for a missing one;
+            None if some are none.
+        are_amounts: bool; whether it holds amounts, whose values are never segments one by one
+            where there are many, without fractions too.
 
     Returns:
         The segment of each code, int `(v + 1,)`, -1 for one that is left out; names by segment.
     """
     num = len(texts)
     of_code = np.arange(num + 1)
-    numbers = _numbers(texts, are_numbers) if num > MOST_NUMBERS else None
     if numbers is not None:
-        order = np.argsort(numbers, kind="stable")
-        middle = np.cumsum(counts[order]) - counts[order] / 2
-        total = max(counts[:num].sum(), 1)
-        decile = np.minimum((_DECILES * middle / total).astype(int), _DECILES - 1)
-        of_code[order] = decile
-        of_code[num] = _DECILES
-        names = {}
-        for one in np.unique(decile).tolist():
-            own = numbers[order][decile == one]
-            names[one] = f"{own[0]:.4g} to {own[-1]:.4g}"
-        return of_code, {**names, _DECILES: "missing"}
+        known = np.isfinite(numbers)
+        if not known.all():
+            # Markers of missing numbers are one segment, with the empty cells.
+            of_code[:num][~known] = num
+            counts = np.append(counts[:num] * known, counts[num] + counts[:num][~known].sum())
+        own = numbers[known]
+        if len(own) > MOST_NUMBERS and (are_amounts or np.any(own != np.floor(own))):
+            of_known, names = _deciles(own, counts[:num][known])
+            of_code[:num][known] = of_known
+            of_code[of_code == num] = _DECILES
+            return of_code, {**names, _DECILES: "missing"}
     largest = np.argsort(-counts, kind="stable")[:most]
     words = dict(enumerate([*texts, "missing"]))
     if "missing" in texts:
@@ -203,12 +208,18 @@ def segments(
     return of_code, {int(code): words[int(code)] for code in largest if counts[code]}
 
 
-def _numbers(texts: Sequence[str], are_numbers: bool | None) -> _Array | None:
-    """Values as numbers, if they are amounts."""
-    try:
-        numbers = np.array(list(map(float, texts)))
-    except ValueError:
-        return None
-    if not np.isfinite(numbers).all():
-        return None
-    return numbers if are_numbers or np.any(numbers != np.floor(numbers)) else None
+def _deciles(numbers: _Array, counts: _Array) -> tuple[_Array, dict[int, str]]:
+    """The decile of each of some different numbers, and what each decile is called."""
+    order = np.argsort(numbers, kind="stable")
+    middle = np.cumsum(counts[order]) - counts[order] / 2
+    total = max(counts.sum(), 1)
+    decile = np.minimum((_DECILES * middle / total).astype(int), _DECILES - 1)
+    of_number = np.empty(len(numbers), int)
+    of_number[order] = decile
+    ends = {one: numbers[order][decile == one][[0, -1]] for one in np.unique(decile).tolist()}
+    for digits in (4, 6, 9, 17):  # as many as tell them apart
+        names = {one: f"{a:.{digits}g} to {b:.{digits}g}" for one, (a, b) in ends.items()}
+        bounds = {f"{end:.{digits}g}" for pair in ends.values() for end in pair}
+        if len(bounds) == len({end for pair in ends.values() for end in pair.tolist()}):
+            break
+    return of_number, names

@@ -15,6 +15,7 @@ from tfmoe.objectives.losses import (
     labels_and_weights,
     loss_kind,
     masked_mean,
+    mean_and_weight,
     metric_of,
     outputs_for_metrics,
     over_weights,
@@ -137,12 +138,13 @@ class TaskPerRow:
 
     def own_losses(
         self, labels: dict[str, Tensor], row_weights: Any, forward: Any, task: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """See `JointLabels.own_losses`."""
         losses, weights = self._row_losses(labels, row_weights, forward, task)
         own = [weights * ops.cast(task == index, "float32") for index in range(len(self.tasks))]
         return {
-            one.name: masked_mean(losses, rows) for one, rows in zip(self.tasks, own, strict=True)
+            one.name: mean_and_weight(losses, rows)
+            for one, rows in zip(self.tasks, own, strict=True)
         }
 
     def _row_losses(

@@ -72,7 +72,9 @@ def gradient_conflict(
 def _conflict(losses: TaskLosses, batches: Sequence[Batch]) -> pd.DataFrame:
     total: Any = 0.0
     for batch in batches:
-        total = total + losses.jacobian(batch)[1] * _num(batch)
+        # By the labels of each task: batches may have few of one and many of another.
+        _, counts, gradients = losses.jacobian(batch)
+        total = total + gradients * counts[:, None]
     found = cosines(total[:, shared(total)])
     return pd.DataFrame(found, index=list(losses.names), columns=list(losses.names))
 
@@ -126,7 +128,7 @@ def task_affinity(
     sums = np.zeros((len(losses.names),) * 2)
     counts = np.zeros_like(sums)
     for batch in batches:
-        before, gradients = losses.jacobian(batch)
+        before, _, gradients = losses.jacobian(batch)
         common = shared(gradients)
         length = step * np.linalg.norm(start[common])
         for i, gradient in enumerate(gradients * common):

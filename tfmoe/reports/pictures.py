@@ -238,7 +238,7 @@ def _heat_maps(uses: Mapping[str, GateUse], task_names: Sequence[str]) -> Figure
         # A gate for all tasks has one row.
         rows = np.broadcast_to(use.mean_weight, (len(task_names), use.mean_weight.shape[1]))
         picture = axis.imshow(rows, vmin=0, vmax=highest, cmap="Blues", aspect="auto")
-        axis.set_title(title, loc="left")
+        axis.set_title(_short(title, 60), loc="left")
         axis.set_xlabel("expert")
         _label(axis.set_xticks, [str(expert) for expert in use.experts])
         _label(axis.set_yticks, [_short(name) for name in task_names])
@@ -280,7 +280,9 @@ def _label(set_ticks: Callable[..., Any], names: Sequence[str]) -> None:
 
 
 def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """A name for a picture, in which what stands between two dollars would be mathematics."""
+    cut = name if len(name) <= most else name[: most - 1] + "…"
+    return cut.replace("$", r"\$")
 
 
 def _save(figure: Figure, path: PathLike) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ def draw_reliability(deciles: pd.DataFrame, path: PathLike) -> None:
             x, y = x[y > 0], y[y > 0]  # of no positives there is no logarithm
         axis.plot(ends, ends, color=_GRAY, linewidth=1, linestyle="--")
         axis.plot(x, y, color=_BLUE, marker="o", markersize=4)
-        total = (own["weight"] * own["prediction"]).sum() / (own["weight"] * own["label"]).sum()
-        axis.set_title(f"{_short(task)}: {total:.3f}", loc="left", fontsize="medium")
+        positives = (own["weight"] * own["label"]).sum()
+        total = (own["weight"] * own["prediction"]).sum() / positives if positives else np.nan
+        words = f"{total:.3f}" if positives else "no positives"
+        axis.set_title(f"{_short(task)}: {words}", loc="left", fontsize="medium")
         axis.grid(alpha=0.3)
     figure.suptitle(
         "Reliability, and predictions / labels in all" + _of(shown, tasks), x=0.01, ha="left"
@@ -101,9 +104,8 @@ def draw_segments(segments: pd.DataFrame, path: PathLike) -> None:
         axis.set_title(title, loc="left", fontsize="medium")
         axis.grid(alpha=0.3)
     more = f", {len(drawn)} of {len(names)}" if len(drawn) < len(names) else ""
-    figure.suptitle(
-        f"By {column}{more}; larger dots have more rows" + _of(shown, tasks), x=0.01, ha="left"
-    )
+    words = f"By {_short(column, 60)}{more}; larger dots have more rows"
+    figure.suptitle(words + _of(shown, tasks), x=0.01, ha="left")
     _save(figure, path)
 
 
@@ -129,8 +131,12 @@ def write_measures(measures: Measures, folder: PathLike) -> None:
             draw_reliability(measures.deciles, draft / "reliability.png")
         if len(measures.segments):
             measures.segments.to_csv(draft / "segments.csv", index=False)
+        taken: Counter[str] = Counter()
         for column, own in measures.segments.groupby("column", sort=False):
-            draw_segments(own, Path(draft) / f"by_{_file_name(str(column))}.png")
+            name = f"by_{_file_name(str(column))}"
+            taken[name] += 1
+            number = f"_{taken[name]}" if taken[name] > 1 else ""
+            draw_segments(own, Path(draft) / f"{name}{number}.png")
 
 
 def _file_name(column: str) -> str:

@@ -1,7 +1,7 @@
 """Tables for a console: whole at 80 columns, and what does not fit is named."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +18,29 @@ GAP = 2
 
 
 def plain_table(title: str | None = None) -> "Table":
-    """A `rich.table.Table` without vertical lines, which would take room from the numbers."""
+    """A `rich.table.Table` without vertical lines, which would take room from the numbers.
+
+    Its words are shown as they are, for values and names may have brackets.
+    """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    return Table(
+    class PlainTable(Table):
+        def add_column(self, header: Any = "", *args: Any, **options: Any) -> None:
+            super().add_column(Text(header), *args, **options)
+
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            super().add_row(*map(Text, cells), **options)
+
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            for name in ("title", "caption"):
+                words = getattr(self, name)
+                if isinstance(words, str):
+                    setattr(self, name, Text(words, f"table.{name}"))
+            return super().__rich_console__(console, options)
+
+    return PlainTable(
         title=title,
         title_justify="left",
         caption_justify="left",

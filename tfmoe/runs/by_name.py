@@ -91,12 +91,12 @@ def check_known(option: str, value: str, names: Iterable[str]) -> None:
         raise ValueError(f"Choose {option} from {', '.join(names)}. Received {option} {value}.")
 
 
-def units_of(hidden_units: str) -> tuple[int, ...]:
+def units_of(hidden_units: str, option: str = "--hidden-units") -> tuple[int, ...]:
     """`(256, 128)` of `"256,128"`, or a ValueError."""
     if not all(units.strip().isdigit() for units in hidden_units.split(",")):
         raise ValueError(
-            "--hidden-units takes integers with commas between them, such as 256,128. "
-            f"Received --hidden-units {hidden_units}."
+            f"{option} takes integers with commas between them, such as 256,128. "
+            f"Received {option} {hidden_units}."
         )
     return tuple(int(units) for units in hidden_units.split(","))
 

@@ -15,6 +15,7 @@ from tfmoe.remote import read_text
 from tfmoe.runs import by_name
 from tfmoe.runs.kept_run import begin, begun_epochs, fitted
 from tfmoe.schema.columns import SCENARIO
+from tfmoe.schema.files import parsed_yaml
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import check_choice, checks_arguments, did_you_mean, integer, number
 
@@ -183,6 +184,8 @@ class Run:
         by_name.check_known("--weighting", self.weighting, by_name.WEIGHTINGS)
         by_name.optimizer_parts(self.optimizer)  # or its error
         by_name.check_structure(self.mixture, self.gate, self.hidden_units)
+        if self.tower_units.strip():
+            by_name.units_of(self.tower_units, "--tower-units")
         if self.interactions is not None:
             for name in self.interactions.split(","):
                 by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
@@ -478,7 +481,7 @@ def load_settings(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         # JSON is YAML.
-        found = yaml.safe_load(read_text(path))
+        found = parsed_yaml(read_text(path), path)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     search = found.pop("search", None) if isinstance(found, dict) else None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _STUDY = "tfmoe"
 # Below so many finished trials, no trial is ended early.
 _FIRST_TRIALS = 5
+# So many refusals one after the other, all for one reason, and no trial will be taken.
+_MOST_REFUSALS = 5
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,18 @@ def tune(
         study.sampler = optuna.samplers.TPESampler(seed=run.seed + len(study.trials))
         study.optimize(objective, n_trials=1)
         _write(study, folder, objective)
+        _check_refusals(study)
     return _tuned(study, objective)
+
+
+def _check_refusals(study: Any) -> None:
+    """Raises ValueError where trial after trial is refused for one reason."""
+    words = [one.user_attrs.get("refused") for one in study.trials[-_MOST_REFUSALS:]]
+    if len(words) == _MOST_REFUSALS and words[0] is not None and len(set(words)) == 1:
+        raise ValueError(
+            f"Settings must go together. Received {_MOST_REFUSALS} trials one after the other that "
+            f"were refused: {words[0]}"
+        )
 
 
 def require_optuna() -> Any:
@@ -238,7 +251,14 @@ def _watch(trial: Any, sign: float, metric: str) -> Any:
         best = float("inf")
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            found = sign * _number(self.model, metric, logs or {})
+            number = _number(self.model, metric, logs or {})
+            if np.isnan(number):
+                raise ValueError(
+                    "Trials are compared by a number of the validation rows. Received rows without "
+                    f"a {metric}: none of them has a label, or all have the same. Give others as "
+                    "`valid`, or another `metric`."
+                )
+            found = sign * number
             self.best = min(self.best, found)
             trial.report(found, epoch)
             trial.set_user_attr("epochs", epoch + 1)
@@ -254,14 +274,11 @@ def _number(model: Any, metric: str, logs: Mapping[str, float]) -> float:
         return float(logs[f"val_{metric}"])
     # Not `val_loss`, which has the losses of weights, and these depend on their factors.
     weights = (model.get_compile_config().get("loss_weights")) or {}
-    return float(
-        np.nansum(
-            [
-                weights.get(task.name, task.weight) * logs[f"val_{task.name}_loss"]
-                for task in model.schema.tasks
-            ]
-        )
-    )
+    losses = [
+        weights.get(task.name, task.weight) * logs[f"val_{task.name}_loss"]
+        for task in model.schema.tasks
+    ]
+    return float("nan") if np.isnan(losses).all() else float(np.nansum(losses))
 
 
 def _study(optuna: Any, folder: Path, objective: _Objective) -> Any:

@@ -59,7 +59,7 @@ class Column:
     @property
     def raw_name(self) -> str:
         """The column's name in the raw table."""
-        return self.source or self.name
+        return self.name if self.source is None else self.source
 
     @property
     def raw(self) -> str:

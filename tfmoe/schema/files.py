@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections import abc
-from pathlib import Path
 from typing import Any
 
 from tfmoe.schema.columns import Categorical, Column, MultiCategorical, Numeric, Sequence
@@ -74,8 +75,12 @@ def nearest(unknown: list[str], known: abc.Iterable[str]) -> str:
     return "".join(f" For {name!r}:{hint}" for name, hint in hints.items() if hint)
 
 
-def parsed_yaml(text: str, path: Path) -> Any:
-    """What a YAML file holds.
+_BOOL = "tag:yaml.org,2002:bool"
+_TRUTH = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+
+
+def parsed_yaml(text: str, path: str | os.PathLike[str]) -> Any:
+    """What a YAML file holds. `yes`, `no`, `on` and `off` are words, as YAML has them since 2009.
 
     Raises:
         ValueError: if a mapping names a key twice, of which YAML would keep the last.
@@ -83,6 +88,12 @@ def parsed_yaml(text: str, path: Path) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        # A label may be a yes, and a country NO.
+        yaml_implicit_resolvers = {
+            first: [one for one in known if one[0] != _BOOL]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             lines: dict[Any, int] = {}
             for key, _ in node.value:
@@ -93,6 +104,7 @@ def parsed_yaml(text: str, path: Path) -> Any:
                     lines[name] = line
             return super().construct_mapping(node, deep)
 
+    Loader.add_implicit_resolver(_BOOL, _TRUTH, list("tTfF"))
     return yaml.load(text, Loader)
 
 

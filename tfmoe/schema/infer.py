@@ -64,6 +64,11 @@ def proposed_parts(
             f"Received task_column={task_column!r} with {len(labels)} labels {labels}. Write "
             "other schemas by hand."
         )
+    if len(set(labels)) < len(labels):
+        raise ValueError(
+            f"Each label is a task. Received labels={labels!r}, one of them twice. Name it once; "
+            "for two tasks of one column write the schema by hand."
+        )
     look = look_at(source, task_column)
     roles = [*labels, *([] if task_column is None else [task_column])]
     missing = [name for name in roles if name not in look.columns]

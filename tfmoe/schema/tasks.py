@@ -97,7 +97,7 @@ class Task:
     @property
     def raw_name(self) -> str:
         """The label's column in the raw table."""
-        return self.source or self.name
+        return self.name if self.source is None else self.source
 
     @property
     def raw(self) -> str:

@@ -34,6 +34,11 @@ def demo(
     """Trains several models on one table, compares, exports and serves one."""
     with errors_shown():
         check_local(out)
+        if data == "synthetic" and data_dir is not None:
+            raise ValueError(
+                f"--data-dir holds the files of a --data from {DATA_SETS[1:]}. Received --data-dir "
+                f"{data_dir} without one."
+            )
         if data == "synthetic":
             _markets(out, epochs, seed)
         else:

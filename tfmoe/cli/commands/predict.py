@@ -1,7 +1,5 @@
 """`tfmoe predict`."""
 
-import itertools
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +9,7 @@ from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say
 from tfmoe.files import new_file
 from tfmoe.remote import address
+from tfmoe.schema.naming import free_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +41,7 @@ def predict(
 
         columns = dict(kept)
         for name, values in _predictions(loaded, data, batch_size).items():
-            columns[_free_name(name, columns)] = pa.array(values)
+            columns[free_name(name, columns)] = pa.array(values)
         table = pa.table(columns)
         with new_file(out) as draft:
             if out.suffix == ".csv":
@@ -51,13 +50,6 @@ def predict(
             else:
                 pa.parquet.write_table(table, draft)
         say(f"Wrote {table.num_rows:,} rows to {address(out)}")
-
-
-def _free_name(name: str, taken: Collection[str]) -> str:
-    """What a prediction is called beside columns that may have its name."""
-    numbered = (f"{name}_predicted_{number}" for number in itertools.count(2))
-    names = itertools.chain([name, f"{name}_predicted"], numbered)
-    return next(one for one in names if one not in taken)
 
 
 def _predictions(model: "MultiTaskModel", data: str, batch_size: int) -> dict[str, Any]:
@@ -71,7 +63,8 @@ def _predictions(model: "MultiTaskModel", data: str, batch_size: int) -> dict[st
             continue
         classes = named.get(task)
         for c in range(values.shape[1]):
-            columns[f"{task}_{classes[c] if classes else c}"] = values[:, c]
+            name = f"{task}_{classes[c] if classes else c}"
+            columns[free_name(name, (*columns, *named))] = values[:, c]
     return columns
 
 

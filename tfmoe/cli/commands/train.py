@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfmoe.cli.metrics import metrics_table
-from tfmoe.cli.paths import MaybeDataFiles, must_be_new
-from tfmoe.cli.terminal import console, errors_shown, say, show
+from tfmoe.cli.paths import MaybeDataFiles, free_beside, must_be_new
+from tfmoe.cli.terminal import console, errors_shown, say, show, warn
 from tfmoe.files import new_file
 from tfmoe.remote import address
 from tfmoe.runs import by_name
@@ -272,8 +272,7 @@ def train(
         else:
             with line.progress:
                 fitted = run.fit(model, callbacks)
-            with new_file(out) as draft:
-                model.save(draft)
+            out = _saved(model, out)
         numbers = _last(model, fitted, measured)
         if not model.is_chief:
             say(f"The first worker writes {address(out)}")
@@ -287,6 +286,18 @@ def train(
         if write_config is not None:
             run.save(write_config)
             say(f"Wrote {address(write_config)}")
+
+
+def _saved(model: Any, out: Path) -> Path:
+    """Where a model was saved: what was trained for hours is not lost for a name."""
+    try:
+        model.save(out, overwrite=False)
+    except FileExistsError:
+        other = free_beside(out)
+        warn(f"{address(out)} has come while the model was trained, which gets another name.")
+        model.save(other, overwrite=False)
+        return other
+    return out
 
 
 def _say_growth(model: Any) -> None:

@@ -218,6 +218,15 @@ def notices(fitted: Fitted, statistics: Statistics, grown: bool = False) -> list
             f"{cells}. Where such a text is a value, or others stand for a missing one, name those "
             'that do: Numeric(..., missing=["NA"]).'
         )
+    for name, count in statistics.conditional.items():
+        seen = statistics.labels[name]
+        if not (seen.count if isinstance(seen, Moments) else seen.sum()):
+            task: Any = statistics.schema.task(name)
+            value = "" if task.where_value is None else f", where_value={task.where_value!r}"
+            found.append(
+                f"{name!r} has no label in {count:,} rows: none that has one is within "
+                f"where={task.where!r}{value}. See how that column spells its values."
+            )
     for name, count in statistics.contradictions.items():
         given = statistics.schema.parent(statistics.schema.task(name))
         if count and given is not None:

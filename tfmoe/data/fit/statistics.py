@@ -42,6 +42,7 @@ class Statistics:
             number or label.
         labels: by task; `Moments`, or int64 counts `(num_classes,)`.
         contradictions: by task that is given another; rows in which it is 1 and that one is 0.
+        conditional: by task with a `where`, the rows of tables that have its column.
         seen: what the codecs of the other kinds of column have counted.
         codecs: those of all columns.
     """
@@ -70,6 +71,7 @@ class Statistics:
                 self.moments[column.name] = Moments()
         self.labels = {task.name: no_labels(task) for task in schema.tasks}
         self.contradictions: Counter[str] = Counter()
+        self.conditional: Counter[str] = Counter()
         self.codecs = codecs_of(schema)
         begun = {name: codec.nothing() for name, codec in self.codecs.items()}
         self.seen: dict[str, Any] = {n: one for n, one in begun.items() if one is not None}
@@ -78,6 +80,7 @@ class Statistics:
         # Pickles of older versions have the longest cells only.
         lengths = {name: Lengths() for name in state["longest"]}
         others: dict[str, Any] = {"markers": {}, "contradictions": Counter(), "seen": {}}
+        others["conditional"] = Counter()
         self.__dict__ |= {"lengths": lengths, **others, **state}
         self.codecs = codecs_of(self.schema)
         for name, codec in state.get("codecs", {}).items():
@@ -124,6 +127,8 @@ class Statistics:
         for task, labels in self._label_values(chunk):
             seen[task.name] = labels
             self._add_labels(task, labels.astype(np.float64))
+            if task.where is not None and not self.schema.task_column:
+                self.conditional[task.name] += len(labels)
         for task in self.schema.tasks:
             parent = self.schema.parent(task)
             if parent is not None and {task.name, parent.name} <= set(seen):
