@@ -9,7 +9,6 @@ from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say
 from tfmoe.files import new_file
 from tfmoe.remote import address
-from tfmoe.schema.naming import free_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +38,8 @@ def predict(
         import pyarrow as pa
         import pyarrow.parquet
 
+        from tfmoe.schema.naming import free_name
+
         columns = dict(kept)
         for name, values in _predictions(loaded, data, batch_size).items():
             columns[free_name(name, columns)] = pa.array(values)
@@ -54,6 +55,8 @@ def predict(
 
 def _predictions(model: "MultiTaskModel", data: str, batch_size: int) -> dict[str, Any]:
     """Predictions by column; those of a class are a column each."""
+    from tfmoe.schema.naming import free_name
+
     columns = {}
     # Not of `score`, for each task may have classes of its own.
     named = {task.name: getattr(task, "classes", None) for task in model.schema.tasks}
