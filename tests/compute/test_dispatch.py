@@ -333,3 +333,15 @@ def test_towers_and_routers_of_no_rows():
     weights, outputs = run(np.zeros((0, 5), "float32"))
     assert weights.shape[0] == outputs.shape[0] == 0
     assert run(np.zeros((2, 5), "float32"))[0].shape == (2, 1, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_rows", "num_experts"), [(0, 5), (0, 1), (28, 1)])
+def test_xla_compiles_where_no_block_is_filled(num_rows, num_experts):
+    cut = {"expert_ids": [1], "num_choices": 2} if num_experts == 1 else {}
+    gate = tfmoe.TopKGate(num_nonzeros=1, **cut)
+    mixture = tfmoe.MMoE(1, num_experts, hidden_units=(4,), dispatch="sparse", gate=gate)
+    inputs = matrix(num_rows, FEATURES)
+    expected = mixture(inputs)
+    found = tf.function(mixture, jit_compile=True)(inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -310,3 +310,22 @@ def test_a_gate_that_has_not_decided_is_told():
     message = "more experts than it might. Undecided: of a task's selectors only 0%"
     with pytest.warns(UserWarning, match=message):
         tfmoe.extract(model, ["watch"], data=features())
+
+
+def test_what_is_frozen_stays_frozen(tmp_path):
+    model = small_model()
+    model.mixture.experts.trainable = False
+    model.encoder.tables["user_id"].trainable = False
+    extracted = tfmoe.extract(model, TASKS[:1])
+    assert not extracted.mixture.experts.trainable_variables
+    assert not extracted.encoder.tables["user_id"].trainable_variables
+    assert extracted.structure.gate.trainable_variables
+    assert extracted.towers.trainable_variables
+    extracted.save(tmp_path / "model.keras")
+    again = tfmoe.load_model(tmp_path / "model.keras")
+    assert len(again.trainable_variables) == len(extracted.trainable_variables)
+
+
+def test_a_hash_gate_for_all_tasks_stays_as_it_is():
+    model = small_model(tfmoe.HashGate(column="user_id", per_task=True), mixture=tfmoe.OMoE)
+    check_same(tfmoe.extract(model, TASKS[1:]), model, features(), TASKS[1:])

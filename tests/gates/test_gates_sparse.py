@@ -387,3 +387,16 @@ def test_state_of_training_is_saved(make, state, jit, tmp_path):
 def test_arguments_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_gumbel_gate_learns_from_experts_without_weight_in_training_alone():
+    """At inference they may not have been computed."""
+    gate = tfmoe.GumbelGate(1, 4, num_nonzeros=1, seed=0)
+    inputs = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    values = tf.constant([1.0, -2.0, 3.0, 0.5])
+    for training in (True, False):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(gate(inputs, training=training) * values)
+        gradient = tape.gradient(loss, gate.head.kernel.value)
+        learns = gradient is not None and float(tf.reduce_max(tf.abs(gradient))) > 0
+        assert learns == training

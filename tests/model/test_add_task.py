@@ -227,3 +227,51 @@ def test_arguments_are_checked(options, message):
     task = new_task(False, options.pop("name", "it"))
     with pytest.raises(ValueError, match=message):
         model.add_task(task, **options)
+
+
+def untrained(mixture, names=("x", "z")):
+    columns = [tfmoe.Numeric(name, transform="none") for name in "abcd"]
+    schema = tfmoe.Schema(columns, [tfmoe.Binary(name) for name in names])
+    return tfmoe.MultiTaskModel(schema, mixture, tower_units=(4,))
+
+
+def inputs(num_rows=200):
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=num_rows).astype("float32") for name in "abcd"}
+
+
+def test_a_second_task_does_not_move_the_first_added_one():
+    gate = tfmoe.TopKGate(num_nonzeros=2)
+    model = untrained(tfmoe.MMoE(num_experts=8, hidden_units=(16,), gate=gate))
+    once = model.add_task(tfmoe.Binary("late"))
+    twice = once.add_task(tfmoe.Binary("later"))
+    before, after = (one.predict(inputs(), verbose=0) for one in (once, twice))
+    for name in ("x", "z", "late"):
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+
+
+def test_a_task_is_added_where_one_gate_serves_one_task():
+    mixture = tfmoe.OMoE(num_experts=4, hidden_units=(8,))
+    alone, one_of_two = untrained(mixture, ("x",)), untrained(mixture)
+    for model in (alone, tfmoe.extract(one_of_two, ["x"])):
+        extended = model.add_task(tfmoe.Binary("late"))
+        x = inputs(9)
+        np.testing.assert_array_equal(
+            extended.predict(x, verbose=0)["x"], model.predict(x, verbose=0)["x"]
+        )
+
+
+@pytest.mark.parametrize("routing", ["own", "mix"])
+def test_a_task_is_added_where_one_expert_is_left(routing, tmp_path):
+    gate = tfmoe.DSelectKGate(num_nonzeros=1, router="static", gamma=1e-3)
+    model = untrained(tfmoe.MMoE(num_experts=4, hidden_units=(8,), gate=gate))
+    scores = model.structure.gate.head.scores
+    scores.assign(np.ones(scores.shape))  # decided
+    small = tfmoe.extract(model, ["x"])
+    assert small.extraction.experts == (3,)
+    extended, x = small.add_task(tfmoe.Binary("late"), routing=routing), inputs(9)
+    expected = model.predict(x, verbose=0)["x"]
+    np.testing.assert_allclose(extended.predict(x, verbose=0)["x"], expected, rtol=1e-6)
+    extended.save(tmp_path / "model.keras")
+    again = tfmoe.load_model(tmp_path / "model.keras").predict(x, verbose=0)
+    np.testing.assert_array_equal(again["late"], extended.predict(x, verbose=0)["late"])

@@ -232,3 +232,54 @@ def test_gates_of_all_tasks_or_of_groups_are_left_out(make, places):
     structure = make()
     structure.build((None, 5))
     assert tracker_of(tfmoe.MutualInformationLoss(), structure).places == places
+
+
+def test_experts_of_tasks_of_their_own_are_not_one():
+    """Each task's gate counts its own experts from 0; tasks on theirs alone share nothing."""
+    schema = tfmoe.Schema(
+        [tfmoe.Numeric("a", transform="none")], [tfmoe.Binary("x"), tfmoe.Binary("z")]
+    )
+    structure = tfmoe.CGC(num_task_experts=1, num_shared_experts=1, hidden_units=(4,))
+    model = tfmoe.MultiTaskModel(schema, structure)
+    for momentum in (0.0, 0.5):
+        loss = tfmoe.MutualInformationLoss(momentum=momentum)
+        model.compile("sgd", aux_losses=loss, jit_compile=False)
+        rows, labels = {"a": np.ones(8, "float32")}, dict.fromkeys("xz", np.tile([0.0, 1.0], 4))
+        kernel = model.structure.gates[0].head.kernel
+        for own, expected in ((30.0, np.log(2)), (-30.0, 0.0)):  # own experts, and the shared one
+            kernel.assign(np.reshape([own, 0.0] * 2, kernel.shape))
+            found = model.evaluate(rows, labels, verbose=0)["mutual_information"]
+            assert found == pytest.approx(expected, abs=1e-5)
+        model.fit(rows, labels, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda: tfmoe.PLE(2, 2, 2, 1, hidden_units=(4,)),
+            [[[0, 1, 4], [2, 3, 4]], None, [[0, 1, 4], [2, 3, 4]]],
+        ),
+        (
+            lambda: tfmoe.HoME(
+                3,
+                [[1], [0, 2]],
+                num_task_experts=1,
+                num_group_experts=2,
+                num_shared_experts=1,
+                hidden_units=(4,),
+            ),
+            [
+                [[0, 1, 4], [2, 3, 4]],
+                None,
+                [[0, 5, 6, 7], [1, 3, 4, 7], [2, 5, 6, 7]],
+            ],
+        ),
+        (lambda: tfmoe.MMoE(2, 3, hidden_units=(4,)), [None]),
+    ],
+    ids=["ple", "home", "mmoe"],
+)
+def test_experts_have_numbers_among_those_of_all_tasks(make, expected):
+    structure = make()
+    structure.build((None, 5))
+    assert [structure.expert_numbers(gate) for gate in structure.gates] == expected

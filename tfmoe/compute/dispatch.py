@@ -211,7 +211,9 @@ def _sizes(counts, num, num_experts):
         block = _choose(many, *reversed(limits.blocks_xla))
         # What is in blocks has filled a span before, if that is the longer of the two.
         spare = _choose(num < num_experts, num, num_experts)
-        return span, block, num // block + _choose(span >= block, 0, spare)
+        blocks = num // block + _choose(span >= block, 0, spare)
+        # XLA compiles what fills a block also where none is filled.
+        return span, block, max(blocks, 1) if isinstance(blocks, int) else blocks
     short, middle, long = limits.blocks
     block = _choose(many, long, _choose(some, middle, short))
     lengths = [-(-eighths * num // (8 * num_experts)) for eighths in limits.spans]

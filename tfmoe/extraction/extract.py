@@ -15,6 +15,7 @@ from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.gates.base import Gate
 from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.conditions import copy_conditions
+from tfmoe.model.frozen import freeze_alike
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.reports.gate_use import GateUse, batches, gate_name, gate_use
 from tfmoe.schema.tasks import Binary
@@ -160,6 +161,7 @@ def extract(
     if model.wide is not None and extracted.wide is not None:
         extracted.wide.copy_from(model.wide, rows)
     extracted.structure.copy_from(model.structure, rows, experts)
+    freeze_alike(model, extracted, {name: name for name in extracted.encoder.tables})
     if gates:
         _check_gate(model, extracted, rows, experts[0])
     change = None if data is None else _largest_change(model, extracted, rows, data)

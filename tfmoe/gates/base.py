@@ -128,6 +128,9 @@ class Gate(keras.layers.Layer):
     #: Whether `call` needs `ids`.
     needs_ids: bool = False
 
+    #: The fewest experts that it weighs, unless `expert_ids` says that others were cut.
+    _fewest_experts = 2
+
     former_arguments = ("kept",)
 
     def __init__(
@@ -144,7 +147,7 @@ class Gate(keras.layers.Layer):
         name = type(self).__name__
         expert_ids = nested.renamed(name, kwargs, "kept", "expert_ids", expert_ids)
         super().__init__(**kwargs)
-        least = 2 if expert_ids is None else 1
+        least = self._fewest_experts if expert_ids is None else 1
         num_tasks = validation.integer(name, "num_tasks", num_tasks, 1, optional=True)
         num_experts = validation.integer(name, "num_experts", num_experts, least, optional=True)
         # None only in a recipe, whose holder fills them in.
@@ -184,6 +187,11 @@ class Gate(keras.layers.Layer):
     def num_choices(self) -> int:
         """How many experts it chooses from; more than `num_experts` with `expert_ids`."""
         return self._num_choices or self.num_experts
+
+    @property
+    def least_experts(self) -> int:
+        """How many experts it needs; one may be left where others were cut."""
+        return 2 if self.expert_ids is None else 1
 
     @property
     def id_column(self) -> str | None:

@@ -51,6 +51,9 @@ class ExtendedGate(Gate):
         ValueError: if the tasks do not add up.
     """
 
+    #: The trained gate says whether others were cut.
+    _fewest_experts = 1
+
     def __init__(
         self,
         num_tasks: int | None = None,
@@ -90,8 +93,14 @@ class ExtendedGate(Gate):
         return self.base.id_column
 
     @property
+    def least_experts(self) -> int:
+        return self.base.least_experts
+
+    @property
     def task_groups(self) -> list[slice]:
-        return [slice(self.num_base), slice(self.num_base, None)]
+        # Each added task by itself, lest one that comes later move it.
+        apart = [slice(index, index + 1) for index in range(self.num_base, self.num_tasks)]
+        return [slice(self.num_base), *apart]
 
     def freeze(self) -> None:
         """Building has left just the newest task's part to be trained."""

@@ -108,6 +108,9 @@ class GumbelGate(LogitGate):
             return soft, soft
         values, _, one_hot = largest(scores, self.num_nonzeros)
         hard = ops.stop_gradient(softmax_of_chosen(values, one_hot))
+        if not training:
+            # Experts without weight may not have been computed, and so give it no gradient.
+            return soft, hard
         # In this order: `(hard + soft) - soft` would leave a rounding error where 0 is due.
         return soft, hard + (soft - ops.stop_gradient(soft))
 

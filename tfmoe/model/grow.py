@@ -16,6 +16,7 @@ from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.experts.star import StarExperts
 from tfmoe.features.pretrained import PretrainedEmbedding
 from tfmoe.keras_private import flatten_layers
+from tfmoe.model.frozen import freeze_alike
 from tfmoe.schema.columns import FIRST_ID, UNKNOWN_ID
 
 # What tells a model's variable, whatever its columns are called: words, names and places.
@@ -171,7 +172,7 @@ class Transfer:
                 rows[table.fresh(self.how)] = rows[UNKNOWN_ID]
             target.assign(values)
         if len(self.how.names) < len(self.new.training_preprocessor.schema.columns):
-            _freeze_alike(self.old, self.new, self.how.names)
+            freeze_alike(self.old, self.new, self.how.names)
             _check_predictions(self.old, self.new, self.how.names)
 
     def copy_training(self) -> None:
@@ -348,25 +349,6 @@ def _places(
         starts[name], start = start, start + size
     found = [starts[names[name]] + np.arange(size) for name, size in old]
     return np.concatenate([*found, np.zeros(0, np.int64)])
-
-
-def _freeze_alike(old: Any, new: Any, names: Mapping[str, str]) -> None:
-    """Freezes what is frozen in the old model, where the new one has more layers."""
-    pairs = [(old.mixture, new.mixture), (old.towers, new.towers), (old.head, new.head)]
-    for name, table in old.encoder.tables.items():
-        pairs.append((table, new.encoder.tables[names[name]]))
-    pairs += [
-        (getattr(old, name), getattr(new, name))
-        for name in ("position_tower", "imputation", "interactions", "wide")
-        if getattr(old, name) is not None
-    ]
-    for one, other in pairs:
-        theirs, ours = flatten_layers(one), flatten_layers(other)
-        if len(theirs) != len(ours):
-            # What has a part for each column is frozen as a whole, or not.
-            theirs, ours = theirs[:1], ours[:1]
-        for layer, its in zip(theirs, ours, strict=True):
-            its.trainable = layer.trainable
 
 
 def _check_predictions(old: Any, new: Any, names: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfmoe import keras_private
@@ -65,7 +66,8 @@ class MutualInformationLoss:
         M[t, e] = sum_x p_t(e | x),  P = M / sum(M)
         loss = - weight * sum_te P log(P / (P_T P_E))
 
-    summed over the gates of a mixture that tell tasks apart. The mutual information of tasks
+    summed over the gates of a mixture that tell tasks apart. Experts of a task's own, as PLE has
+    them, are others than those of another task. The mutual information of tasks
     and experts is 0 where all tasks use the experts alike, and at most the entropy of the
     tasks (`log t` if all have as many rows), which tasks on disjoint experts reach. It looks at
     a task's mean only: it asks neither that a row's weights be sparse nor that a task use its
@@ -140,12 +142,14 @@ class InformationTracker(keras.metrics.Mean):
     Args:
         loss: `MutualInformationLoss`.
         gates: dict by place among the mixture's gates of those that tell tasks apart.
+        numbers: dict likewise, of what `Structure.expert_numbers` says; None if all say None.
     """
 
     def __init__(
         self,
         loss: MutualInformationLoss,
         gates: Mapping[int, Gate],
+        numbers: Mapping[int, Sequence[Sequence[int]] | None] | None = None,
         name: str = "mutual_information",
         **kwargs: Any,
     ) -> None:
@@ -153,11 +157,16 @@ class InformationTracker(keras.metrics.Mean):
         keras_private.say_better(self, "up")
         self.loss, self.places = loss, tuple(gates)
         self.num_tasks = gates[self.places[0]].num_tasks
+        self._placed = {place: _placing(own) for place, own in (numbers or {}).items() if own}
+        sizes = {
+            place: self._placed[place].shape[-1] if place in self._placed else gate.num_experts
+            for place, gate in gates.items()
+        }
         self.joints = [
             self.add_variable(
-                (gate.num_tasks, gate.num_experts), "zeros", aggregation="mean", name=f"joint_{i}"
+                (self.num_tasks, size), "zeros", aggregation="mean", name=f"joint_{i}"
             )
-            for i, gate in enumerate(gates.values())
+            for i, size in enumerate(sizes.values())
             if loss.momentum
         ]
 
@@ -172,6 +181,8 @@ class InformationTracker(keras.metrics.Mean):
         informations = []
         for i, place in enumerate(self.places):
             joint = sum_over_replicas(joint_of(records[place], with_label, self.num_tasks))
+            if place in self._placed:
+                joint = ops.einsum("te,tep->tp", joint, ops.array(self._placed[place]))
             if self.joints and training:
                 past = self.loss.momentum * ops.convert_to_tensor(self.joints[i])
                 joint = past + (1 - self.loss.momentum) * joint
@@ -203,7 +214,13 @@ def tracker_of(loss: Any, mixture: Any) -> InformationTracker:
             f"Received a mixture {type(mixture).__name__} without one. Use MMoE or ModSquad "
             "with at least two tasks, or leave the loss out."
         )
-    return InformationTracker(loss, gates)
+    numbers = {place: mixture.expert_numbers(gate) for place, gate in gates.items()}
+    return InformationTracker(loss, gates, numbers)
+
+
+def _placing(numbers: Sequence[Sequence[int]]) -> np.ndarray:
+    """1 where a task's expert is one among those of all: float `(t, e, p)`."""
+    return np.eye(1 + np.max(numbers), dtype="float32")[np.array(numbers)]
 
 
 def _tells_apart(mixture: Any, gate: Gate) -> bool:

@@ -117,6 +117,13 @@ class Structure(keras.layers.Layer):
         """Where one of its gates that tell tasks apart has some of its tasks, by index."""
         return list(tasks)
 
+    def expert_numbers(self, gate: Gate) -> list[list[int]] | None:
+        """For each of a gate's tasks the numbers of its experts among those of all tasks.
+
+        None where all tasks choose among the same.
+        """
+        return None
+
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[Any]:
         """The experts that must stay if some are used; the same, unless experts hang together.
 

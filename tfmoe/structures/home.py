@@ -163,6 +163,22 @@ class HoME(Specified):
     def gate_rows(self, tasks: Sequence[int], gate: Gate) -> list[int]:
         return [self.group_of[t] for t in tasks] if gate is self.group_gate else list(tasks)
 
+    def expert_numbers(self, gate: Gate) -> list[list[int]] | None:
+        if gate is self.group_gate:
+            n, first = self.num_group_experts, self.num_groups * self.num_group_experts
+            shared = range(first, first + self.num_shared_experts)
+            return [[*range(g * n, g * n + n), *shared] for g in range(self.num_groups)]
+        if gate is not self.task_gate:
+            return None
+        m, n, s = map(len, self._numbers)
+        groups = self.num_tasks * m
+        first = groups + len(self._present) * n
+        places = [groups + self._present.index(g) * n for g in self.group_of]
+        return [
+            [*range(t * m, t * m + m), *range(place, place + n), *range(first, first + s)]
+            for t, place in enumerate(places)
+        ]
+
     def build(self, input_shape: Shape) -> None:
         validation.check_known(self, "num_tasks")
         check_flat("HoME", input_shape)

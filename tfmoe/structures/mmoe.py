@@ -86,6 +86,8 @@ class MMoE(Structure):
     Source: Ma et al., 2018, eq. 6 to 8, https://doi.org/10.1145/3219819.3220007.
     """
 
+    #: Whether the gate has weights of each task's own.
+    _tells_tasks_apart = True
     #: Its own copy of the recipe; None until the mixture is built.
     gate: Gate
     experts: Experts | GivenExperts
@@ -111,9 +113,7 @@ class MMoE(Structure):
         if experts is not None:
             num_experts = recipe.num_experts if recipe else len(experts)
         gate = gate_recipe(name, gate)
-        # One expert is left where others were cut.
-        least = 2 if getattr(gate, "expert_ids", None) is None else 1
-        num_experts = validation.integer(name, "num_experts", num_experts, least)
+        num_experts = validation.integer(name, "num_experts", num_experts, gate.least_experts)
         check_dispatch(name, dispatch)
         ready = experts is not None and recipe is None
         if dispatch == "sparse" and (ready or not gate.selects):
@@ -202,7 +202,7 @@ class MMoE(Structure):
             inner["experts"]["config"]["num_experts"] = len(members)
         elif inner["experts"] is not None:
             inner["experts"] = [inner["experts"][e] for e in members]
-        if tasks is not None:
+        if tasks is not None and self._tells_tasks_apart:
             gate.update(self.gate.told(self.gate_rows(tasks, self.gate)))
         numbers = self.gate.numbers(members)
         if len(numbers) < self.gate.num_choices:
@@ -246,10 +246,6 @@ class MMoE(Structure):
         self.gate.keep(experts)
         self.num_experts = self.experts.num_experts = len(experts)
         self._gate_config, self._experts_config = config["gate"], config["experts"]
-
-    @property
-    def _tells_tasks_apart(self) -> bool:
-        return self.num_gates == self.num_tasks
 
     def computes_sparsely(self, one_task: bool = False) -> bool:
         return self._most_chosen(1 if one_task else self.num_gates, training=True) is not None
@@ -373,6 +369,8 @@ class OMoE(MMoE):
 
     Source: Ma et al., 2018, section 4.1, https://doi.org/10.1145/3219819.3220007.
     """
+
+    _tells_tasks_apart = False
 
     @property
     def num_gates(self) -> int:

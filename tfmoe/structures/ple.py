@@ -204,6 +204,10 @@ class PLE(Specified):
             size = self.hidden_units[-1]
         return records
 
+    def expert_numbers(self, gate: Gate) -> list[list[int]] | None:
+        (level,) = (one for one in self.levels if any(gate is own for own in one.gates))
+        return level.numbers(gate)
+
     def kept(self, experts: Sequence[Sequence[int]], tasks: Sequence[int]) -> list[list[int]]:
         found: list[list[int]] = []
         used = list(experts)

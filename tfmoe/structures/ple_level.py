@@ -96,6 +96,14 @@ class PLELevel(keras.layers.Layer):
     def gates(self) -> list[Gate]:
         return [self.gate] if self.shared_gate is None else [self.gate, self.shared_gate]
 
+    def numbers(self, gate: Gate) -> list[list[int]] | None:
+        """See `Structure.expert_numbers`."""
+        if gate is not self.gate:
+            return None
+        m, num = len(self.own), self.num_tasks
+        shared = list(range(num * m, num * m + self.shared_experts.num_experts))
+        return [[*range(t * m, t * m + m), *shared] for t in range(num)]
+
     def build(self, input_shape: Shape) -> None:
         # Streams apart, `(b, t, f)`, or `(b, f)` where all experts read the same.
         batch, *apart, size = input_shape
