@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 import tfmoe
 from tests.oracles import reference
-from tfmoe.objectives.metrics import WeightedMean, exact_auc
+from tfmoe.objectives.losses import squared_error
+from tfmoe.objectives.metrics import MeanByTask, WeightedMean, exact_auc
 
 
 def rare(rows=200_000, base_rate=0.0025):
@@ -237,3 +238,15 @@ def test_weighted_mean_matches_reference(root):
     errors = reference.squared_errors(labels, predictions)
     mean = reference.weighted_mean(errors, labels, weights)
     assert float(metric.result()) == pytest.approx(np.sqrt(mean) if root else mean, rel=1e-5)
+
+
+def test_rows_that_weigh_nothing_may_be_infinite():
+    """As a count's prediction may be, of a row without a label."""
+    labels, predictions = np.array([1.0, 0.0], "float32"), np.array([3.0, np.inf], "float32")
+    weights = np.array([1.0, 0.0], "float32")
+    metric = WeightedMean(squared_error, "t_rmse", root=True)
+    metric.update_state(labels, predictions, weights)
+    assert float(metric.result()) == 2.0
+    by_task = MeanByTask(squared_error, ["t_rmse"], [0], root=True)
+    by_task.update_state(labels, predictions, weights, np.array([0, 0]))
+    assert float(by_task.result()["t_rmse"]) == 2.0

@@ -110,7 +110,10 @@ class WeightedMean(keras.metrics.Mean):
         keras_private.say_better(self, better)
 
     def update_state(self, y_true: Tensor | None, y_pred: Tensor, sample_weight: Tensor) -> None:
-        super().update_state(self.function(y_true, y_pred), sample_weight)
+        values = self.function(y_true, y_pred)
+        # Of a row that does not count the value may be infinite.
+        values = ops.where(sample_weight != 0, values, ops.zeros_like(values))
+        super().update_state(values, sample_weight)
 
     def result(self) -> Tensor:
         mean = self.total / ops.convert_to_tensor(self.count)
@@ -178,7 +181,9 @@ class MeanByTask(ByTask):
         y_true = ops.where(places < num, y_true, ops.zeros_like(y_true))
         values = y_true if self.function is None else self.function(y_true, y_pred)
         values = ops.cast(values, "float32")
-        values = ops.where(places < num, values, ops.zeros_like(values)) * sample_weight
+        # Of a row that does not count the value may be infinite too.
+        counts = ops.logical_and(places < num, sample_weight != 0)
+        values = ops.where(counts, values * sample_weight, ops.zeros_like(values))
         self.total.assign_add(ops.segment_sum(values, places, num + 1)[:num])
         self.weight.assign_add(ops.segment_sum(sample_weight, places, num + 1)[:num])
 
