@@ -84,8 +84,8 @@ def extract(
     rows where every gate selects experts that were kept.
 
     The result is a `MultiTaskModel` like any other, not compiled; it can be fitted, saved,
-    exported and extracted from again. What is frozen stays frozen. A `position` is kept for what is trained further, where one
-    of the tasks is binary. The model given stays as it is.
+    exported and extracted from again. What is frozen stays frozen. A `position` is kept for what
+    is trained further, where one of the tasks is binary. The model given stays as it is.
 
     Args:
         model: `MultiTaskModel` on `MMoE`, `OMoE`, `SharedBottom`, `ModSquad` or another
