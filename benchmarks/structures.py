@@ -216,8 +216,13 @@ def draw(rows, path):
 
     own = sorted((row for row in rows if "valid" in row), key=lambda row: row["score"])
     sets = list(dict.fromkeys(row["set"] for row in rows))
-    figure = Figure(figsize=(6 * len(sets), 3.8), layout="constrained")
-    for axis, where in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+    columns = min(2, len(sets))
+    lines = -(-len(sets) // columns)
+    figure = Figure(figsize=(6 * columns, 3.8 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes[len(sets) :]:
+        axis.remove()
+    for axis, where in zip(axes, sets, strict=False):
         shown = [row for row in own if row["set"] == where]
         studies.points(axis, shown, "score", "standard_error")
         axis.invert_yaxis()

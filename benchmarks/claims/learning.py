@@ -10,6 +10,12 @@ WEIGHED = {
     "college": "Census, college",
     "ml-1m": "20,000 rows of MovieLens-1M",
 }
+STRUCTURED = {
+    "rotated": "groups that conflict",
+    "census income": "Census, income",
+    "census college": "Census, college",
+    "ml-1m": "MovieLens-1M",
+}
 
 
 def _each(study, names, sentence, cases):
@@ -26,8 +32,10 @@ _OTHERS = (
     *_each(
         "structures",
         ("PLE", "AdaTT", "MMoE", "MMoE, static DSelect-k"),
-        "has less error than a shared bottom of equal parameters, where groups of tasks conflict.",
-        lambda name: [beats(name, "shared bottom", "rotated", "groups that conflict")],
+        "has less error than a shared bottom of equal parameters.",
+        lambda name: [
+            beats(name, "shared bottom", where, words) for where, words in STRUCTURED.items()
+        ],
     ),
     *_each(
         "scenarios",
