@@ -337,6 +337,25 @@ def test_metrics_are_reported_at_the_end():
             pass
 
 
+def test_a_metric_of_ones_own_reports_the_loss():
+    class Largest(keras.metrics.Mean):
+        def update_state(self, values, sample_weight=None):
+            self.total.assign(keras.ops.maximum(self.total, values))
+
+        def result(self):
+            return self.total + 0.0
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "relu")])
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    keras_private.report_loss_by(model, Largest(name="loss"))
+    x, y = np.zeros((4, 1), "float32"), np.array([[1.0], [1], [2], [2]], "float32")
+    logs = model.fit(x, y, batch_size=2, shuffle=False, verbose=0, validation_data=(x, y)).history
+    assert logs["loss"] == [4.0]
+    assert logs["val_loss"] == [4.0]
+    assert model.metrics[0].name == "loss"
+    assert "'_loss_tracker'" in guarded(keras_private.report_loss_by, object(), None)
+
+
 def test_nothing_is_built_of_a_first_batch():
     class Ready(keras_private.BuiltBefore, keras.Sequential):
         pass
