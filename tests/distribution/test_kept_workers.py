@@ -61,7 +61,7 @@ def test_the_command_line_goes_on_with_workers_and_from_a_model(tmp_path):
         results = commands(tmp_path, 2, "train", data, *words, "--out", tmp_path / out)
         for code, text, err in results:
             assert bool(code) == fails, text + err[-3000:]
-        return [" ".join(text.split()) for _, text, _ in results]
+        return [" ".join(f"{text} {err}".split()) for _, text, err in results]
 
     anew = ["--schema", schema, *how]
     kept = [*anew, "--checkpoints", tmp_path / "checkpoints"]

@@ -141,7 +141,10 @@ def test_cells_of_a_request_are_read_as_those_of_a_table(of_cells, cells, expect
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"n": ["1", "x", "3"]}, "'n' must hold integers. Received large_string, for example 'x'"),
+        (
+            {"n": ["1", "x", "3"]},
+            "'n' must hold integers. Received .*string, for example 'x'",
+        ),
         ({"n": [1.5, 2, 3]}, "'n' must hold integers. Received double, for example 1.5"),
         ({"word": [1.5, None, 3]}, "'word' must hold strings or integers"),
         ({"list": [1, 2, 3]}, "'list' must hold lists. Received int64"),
