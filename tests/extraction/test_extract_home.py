@@ -93,5 +93,6 @@ def test_fitted_saved_and_exported(schema, tmp_path):
     # Of the tasks' gate alone: those of groups and of the shared stream tell no tasks apart.
     loss = tfmoe.MutualInformationLoss(momentum=0.9)
     train(model, x, aux_losses=loss)
-    assert [joint.shape for joint in model._trackers.value[0].joints] == [(3, 7)]
+    # Its seven experts a task are thirteen, of three tasks in two groups.
+    assert [joint.shape for joint in model._trackers.value[0].joints] == [(3, 13)]
     check_saved_and_exported(model, x, tmp_path)
