@@ -191,7 +191,7 @@ class Gate(keras.layers.Layer):
     @property
     def least_experts(self) -> int:
         """How many experts it needs; one may be left where others were cut."""
-        return 2 if self.expert_ids is None else 1
+        return self._fewest_experts if self.expert_ids is None else 1
 
     @property
     def id_column(self) -> str | None:

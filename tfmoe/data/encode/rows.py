@@ -38,7 +38,7 @@ def required_columns(
     labels: bool,
     weights: bool,
 ) -> dict[str, str | None]:
-    """The raw columns to read from a table, and how a text file should read them.
+    """The raw columns to read from a table, and what each should hold.
 
     Args:
         schema: `Schema`.
