@@ -52,7 +52,7 @@ class Codec:
         return None
 
     def kinds(self, dtypes: Mapping[str, str | None]) -> dict[str, str | None]:
-        """Its raw columns and how a text file should read them; see `rows.required_columns`."""
+        """Its raw columns and what each should hold; see `rows.required_columns`."""
         raise NotImplementedError
 
     def nothing(self) -> Any:
