@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import keras
-from keras.optimizers.schedules import ExponentialDecay, PolynomialDecay
+from keras.optimizers.schedules import PolynomialDecay
 
 from benchmarks.search import log_uniform, one_of
 from tfmoe.gates.comet import CometGate
@@ -38,8 +38,8 @@ def _top_k(k, router, steps, noisy):
 
 
 def _gumbel(k, router, steps, temperature):
-    """Its temperature falls to a twentieth."""
-    cooling = ExponentialDecay(temperature, steps, 0.05)
+    """Its temperature falls to a twentieth, and stays there."""
+    cooling = PolynomialDecay(temperature, steps, temperature / 20, power=3)
     return GumbelGate(num_nonzeros=k, temperature=cooling, router=router)
 
 

@@ -27,7 +27,7 @@ Rows `naive Bayes`, `school means` and `linear` are what no network is needed fo
 
 The set `compute` is Delicious again, for the curve of AUC against multiplications: 4 to 64 experts
 in MMoE; in a mixture of which one gate selects 2 for all tasks of a row, so that the others are not
-computed, by Top-k or by DSelect-k; and side by side in one network. Each point gets 4 trials and 5
+computed, by Top-k or by DSelect-k; and side by side in one network. Each point gets 8 trials and 5
 seeds, and nothing is claimed of them.
 
 A row `A - B` has the mean difference over the seeds, its 95 % bounds and its `p`.
@@ -81,7 +81,7 @@ SIZES = {
 }
 SIZES[COMPUTE] = SIZES["delicious"]
 BUDGET = search.Budget(trials=16)
-POINT = search.Budget(trials=4, finalists=1, again=0, seeds=5)
+POINT = search.Budget(trials=8, finalists=1, again=0, seeds=5)
 SPACE = {
     "learning_rate": search.log_uniform(3e-4, 1e-2),
     "dropout": search.one_of(0.0, 0.25, 0.5),

@@ -148,6 +148,8 @@ def _origin(run: Mapping[str, Any]) -> str:
     commit = f"commit {run['commit']}{', changed files' if run['dirty'] else ''}"
     if run.get("run_commits", [run["commit"]]) != [run["commit"]]:
         commit += f" (its runs: {', '.join(run['run_commits'])})"
+    if len(found := run.get("run_environments", ())) > 1:
+        commit += f" (its runs on {'; on '.join(found)})"
     versions = ", ".join(f"{key} {value}" for key, value in run["versions"].items())
     return (
         f"`{run['command']}` on {run['date'][:10]}, {commit}; {run['processor']}, "

@@ -36,6 +36,7 @@ PARTS = {
     "synthetic": ("tasks", "set"),
     "synthetic_2026-11": ("tasks", "set"),
     "thresholds": ("processor",),
+    "tuned": ("set",),
     "weighting": ("set",),
 }
 
@@ -48,8 +49,10 @@ SUPERSEDED = {
     "synthetic_2026-11": "synthetic",
 }
 
-# By benchmark, the commits that made the runs its rows are from, where runs are kept.
+# By benchmark, the commits that made the runs its rows are from, where runs are kept, and what they
+# ran on.
 RUN_COMMITS = defaultdict(set)
+RUN_ENVIRONMENTS = defaultdict(set)
 
 
 def provenance(command):
@@ -65,12 +68,9 @@ def provenance(command):
     # Here, and not above: it brings TensorFlow along, which `tables` can do without.
     import tfmoe
 
-    # What runs before this one made.
-    made = (":(exclude)benchmarks/results", ":(exclude)docs/results")
-    changes = _git("status", "--porcelain", "--", ".", *made)
     return {
         "commit": commit(),
-        "dirty": bool(changes),
+        "dirty": is_dirty(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
@@ -90,6 +90,24 @@ def commit():
     Another may be by the time that a long run ends, of code that it has not loaded.
     """
     return _git("rev-parse", "--short=12", "HEAD")
+
+
+@functools.cache
+def is_dirty():
+    """Whether files differed from the commit when this was first asked."""
+    # But for what runs before this one made.
+    made = (":(exclude)benchmarks/results", ":(exclude)docs/results")
+    return bool(_git("status", "--porcelain", "--", ".", *made))
+
+
+@functools.cache
+def environment():
+    """What the last bits of a run may depend on beside its commit, as text."""
+    names = ("keras", "tensorflow", "numpy")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    faster = {"0": "off", "1": "on"}.get(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""), "as it is")
+    parts = [_processor(), f"oneDNN {faster}", *versions, *["changed files"] * is_dirty()]
+    return ", ".join(parts)
 
 
 def _git(*arguments):
@@ -121,6 +139,8 @@ def save(name, rows, run):
     """
     if RUN_COMMITS[name]:
         run = run | {"run_commits": sorted(RUN_COMMITS[name])}
+    if RUN_ENVIRONMENTS[name]:
+        run = run | {"run_environments": sorted(RUN_ENVIRONMENTS[name])}
     lines = [json.dumps({**row, "run": run}, ensure_ascii=False) + "\n" for row in rows]
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:

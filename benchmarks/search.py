@@ -1,4 +1,11 @@
-"""Random search with the same budget for every contestant, chosen on validation rows."""
+"""Random search with the same budget for every contestant, chosen on validation rows.
+
+Trials are spread: of as many equal parts of a setting's range as there are trials, each has one
+trial, whose place in it is drawn; which parts of several ranges meet is drawn too. With few trials
+free draws leave the ends of a range untried.
+
+Source: McKay, Beckman and Conover, 1979, https://doi.org/10.2307/1268522 (Latin hypercube).
+"""
 
 import math
 from typing import NamedTuple
@@ -36,19 +43,27 @@ QUICK = Budget(trials=1, finalists=1, again=0, seeds=2)
 
 
 def log_uniform(low, high):
-    """Draws a number whose logarithm is uniform."""
-    return lambda rng: float(math.exp(rng.uniform(math.log(low), math.log(high))))
+    """Numbers whose logarithm is uniform, of a number in [0, 1)."""
+    return lambda place: float(low * (high / low) ** place)
 
 
 def one_of(*values):
-    """Draws one of the values."""
-    return lambda rng: values[rng.integers(len(values))]
+    """One of the values, of a number in [0, 1)."""
+    return lambda place: values[int(place * len(values))]
 
 
-def drawn(space, trial):
-    """The settings of a trial: of spaces that begin alike, alike."""
-    rng = np.random.default_rng(trial)
-    return {name: draw(rng) for name, draw in space.items()}
+def drawn(space, trial, number):
+    """The settings of a trial: of spaces that begin alike, alike.
+
+    Args:
+        space: dict from a setting's name to a function of a number in [0, 1).
+        trial, number: int, which of how many trials.
+    """
+    found = {}
+    for index, (name, setting) in enumerate(space.items()):
+        rng = np.random.default_rng((index, number))
+        found[name] = setting((rng.permutation(number)[trial] + rng.random(number)[trial]) / number)
+    return found
 
 
 def by_loss(run):
@@ -65,14 +80,14 @@ def trials(grid, base, space, budget, rank=by_loss):
     Args:
         grid: `studies.Grid` whose scores have `valid`, a loss.
         base: dict, what all cells of the contestant have.
-        space: dict from a setting's name to a function `(rng)` that draws it.
+        space: see `drawn`.
         budget: `Budget`.
         rank: from a run to a tuple of numbers; the first that differs counts, and less is
             better.
     """
     cells = [
-        base | drawn(space, trial) | {"seed": TRIAL_SEED + trial, "world": TRIAL_SEED}
-        for trial in range(budget.trials)
+        base | drawn(space, trial, budget.trials) | {"seed": seed, "world": TRIAL_SEED}
+        for trial, seed in enumerate(range(TRIAL_SEED, TRIAL_SEED + budget.trials))
     ]
     return sorted(grid.run(cells), key=rank)
 
@@ -83,7 +98,7 @@ def best(grid, base, space, budget, rank=by_loss):
     A single trial is not run, for there is nothing to choose from.
     """
     if budget.trials == 1:
-        return drawn(space, 0)
+        return drawn(space, 0, 1)
     ranked = trials(grid, base, space, budget, rank)[: budget.finalists]
     finalists = [{name: run[name] for name in space} for run in ranked]
     if len(finalists) == 1:

@@ -27,9 +27,10 @@ SIGNIFICANT = 0.05
 class Grid:
     """Runs of a study, of which none is made twice.
 
-    A run is named by a cell, a flat dict of all that determines it. Its scores are appended
+    A run is named by a cell, a flat dict of all that determines it but the constants of the study:
+    whoever changes one deletes its runs. Its scores are appended
     to `.runs/NAME.jsonl` as soon as they are there, with the commit of the code that made
-    them; a study that is started again skips what is there, and what is in
+    them and what it ran on; a study that is started again skips what is there, and what is in
     `results/unfinished/NAME.jsonl`, where those of a study stand that was stopped and kept.
     After the first run that it makes it says how long the missing ones will take.
 
@@ -45,12 +46,13 @@ class Grid:
         self.name, self.function = name, function
         self.left, self.told = total, quick
         self.path = None if quick else RUNS / f"{name}.jsonl"
-        self.scores, self.commits = {}, {}
+        self.scores, self.commits, self.environments = {}, {}, {}
         for path in [] if quick else [UNFINISHED / f"{name}.jsonl", self.path]:
             for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
                 saved = json.loads(line)
                 self.scores[_key(saved["cell"])] = saved["scores"]
                 self.commits[_key(saved["cell"])] = saved["commit"]
+                self.environments[_key(saved["cell"])] = saved.get("environment", "not noted")
 
     def run(self, cells):
         """Makes the runs that are missing; a list of dicts `{**cell, **scores}`."""
@@ -75,8 +77,9 @@ class Grid:
                 self.left = self.left and self.left - 1
                 bar.advance(task)
         if self.path is not None:
-            commits = (self.commits[_key(cell)] for cell in cells)
-            results.RUN_COMMITS[self.name].update(filter(None, commits))
+            keys = [_key(cell) for cell in cells]
+            results.RUN_COMMITS[self.name].update(filter(None, map(self.commits.get, keys)))
+            results.RUN_ENVIRONMENTS[self.name].update(map(self.environments.__getitem__, keys))
         return [{**cell, **self.scores[_key(cell)]} for cell in cells]
 
     def _forecast(self, missing, seconds):
@@ -92,7 +95,9 @@ class Grid:
             return
         self.path.parent.mkdir(exist_ok=True)
         self.commits[_key(cell)] = results.commit()
-        line = json.dumps({"cell": cell, "scores": scores, "commit": results.commit()})
+        self.environments[_key(cell)] = results.environment()
+        saved = {"cell": cell, "scores": scores, "commit": results.commit()}
+        line = json.dumps(saved | {"environment": results.environment()})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

@@ -13,3 +13,4 @@ def no_kept_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "RUNS", tmp_path / "kept runs")
     monkeypatch.setattr(studies, "UNFINISHED", tmp_path / "unfinished runs")
     monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
+    monkeypatch.setattr(results, "RUN_ENVIRONMENTS", defaultdict(set))

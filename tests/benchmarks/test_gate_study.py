@@ -23,7 +23,7 @@ def name_of(study):
 def cell_of(study, model, optimizer=ADAM, num_tasks=4):
     sizes = {"rows": 80, "epochs": 1, "batch_size": 40, "learning_rate": 0.5, "gate_rate": 0.1}
     cell = {"tasks": num_tasks, "set": optimizer, "model": model, "seed": 0, "world": 0} | sizes
-    return cell | search.drawn(GATES[model].space if model in GATES else {}, 0)
+    return cell | search.drawn(GATES[model].space if model in GATES else {}, 0, 1)
 
 
 def built(study, model, num_tasks=4):

@@ -22,7 +22,7 @@ def build(name, where, **more):
     """A model, its table, and the cell that it is of."""
     table = table_of(True, where)
     cell = {"model": name, "experts": EXPERTS, "units": UNITS, "chosen": CHOSEN}
-    cell |= search.drawn(many_tasks.space_of(name), trial=1) | more
+    cell |= search.drawn(many_tasks.space_of(name), trial=1, number=16) | more
     return models.build(models.structure_of(cell, table, 10), table), table, cell
 
 
@@ -153,7 +153,7 @@ def test_scores_are_those_of_a_loop(where, monkeypatch):
 
 def test_rows_say_what_was_run():
     assert many_tasks._runs("school", (4,)) == 7 * (16 + 4 + 20)
-    assert many_tasks._runs(many_tasks.COMPUTE, (4, 8)) == 4 * 2 * (4 + 5)
+    assert many_tasks._runs(many_tasks.COMPUTE, (4, 8)) == 4 * 2 * (8 + 5)
     own = [claim for claim in claims.CLAIMS if claim.study == "many_tasks"]
     tests = [test for claim in own for test in claim.cases[0].family]
     assert len({(test.rival, test.where["set"]) for test in tests}) == 6

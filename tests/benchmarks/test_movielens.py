@@ -21,7 +21,7 @@ SCHEMA = tfmoe.Schema(
 def model_of(name, schema=SCHEMA, part="whole"):
     space = movielens.space_of(name)
     cell = {"model": name, "experts": EXPERTS, "units": UNITS, "set": part}
-    cell |= search.drawn(space, trial=0)
+    cell |= search.drawn(space, trial=0, number=8)
     structure = movielens_models.structure_of(cell, INPUTS, steps=100)
     return tfmoe.MultiTaskModel(schema, structure, tower_units=(movielens_models.TOWER,))
 
@@ -86,17 +86,17 @@ def test_experts_that_a_task_weighs_are_computed():
 
 def test_all_contestants_see_the_same_learning_rates():
     rates = {
-        tuple(search.drawn(movielens.space_of(name), trial)["learning_rate"] for trial in range(8))
-        for name in movielens.MODELS["whole"]
+        tuple(search.drawn(space, trial, 8)["learning_rate"] for trial in range(8))
+        for space in map(movielens.space_of, movielens.MODELS["whole"])
     }
     assert len(rates) == 1
-    settings = search.drawn(movielens.space_of(DSELECT_K), 0)
+    settings = search.drawn(movielens.space_of(DSELECT_K), 0, 8)
     assert list(settings) == ["learning_rate", "gate_rate", "gamma", "entropy"]
 
 
 def runs_of(name, losses):
     cell = {"model": name, "set": "whole", "experts": 16, "parameters": 5, "seconds": 3}
-    cell |= {"multiplications": 7.0} | search.drawn(movielens.space_of(name), 0)
+    cell |= {"multiplications": 7.0} | search.drawn(movielens.space_of(name), 0, 8)
     measures = dict.fromkeys(movielens.MEASURES)
     return [
         cell | {key: loss for key in measures} | {"valid": loss, "seed": seed}

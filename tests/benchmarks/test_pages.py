@@ -138,6 +138,7 @@ def test_rows_are_of_the_newest_run_only(folder, monkeypatch):
     rows += [{"name": "b - a", "ratio": 0.25, "ratio_low": 0.2, "ratio_high": 0.3}]
     rows[-1] |= {"ratio_error": 0.03, "ratio_p": 0.01}
     monkeypatch.setattr(results, "RUN_COMMITS", {"fake": {"abc", "abb"}})
+    monkeypatch.setattr(results, "RUN_ENVIRONMENTS", {"fake": {"a chip", "another"}})
     results.save("fake", rows, RUN | {"date": "2026-02-02T00:00:00"})
     filled = pages.fill("before\n<!-- rows:fake -->\nstale\n<!-- end -->\nafter <!-- end -->")
     assert filled == (
@@ -148,7 +149,7 @@ def test_rows_are_of_the_newest_run_only(folder, monkeypatch):
         "| b - a | 0.25 ± 0.03, 0.2 to 0.3 (p 0.01) |\n\n"
         "</details>\n\n"
         "`python -m benchmarks fake` on 2026-02-02, commit abc, changed files (its runs: "
-        "abb, abc); a chip, 2 cores; "
+        "abb, abc) (its runs on a chip; on another); a chip, 2 cores; "
         "keras 3.15.\n\n<!-- end -->\nafter <!-- end -->"
     )
     assert pages.fill(filled) == filled

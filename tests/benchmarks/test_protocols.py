@@ -44,7 +44,7 @@ def test_the_winner_is_chosen_on_validation_rows_and_run_on_fresh_seeds(ran):
 def test_a_single_trial_wins_without_being_run(ran):
     grid, cells = ran
     runs, settings = search.winner(grid, {"model": "a"}, RATE, search.QUICK)
-    assert settings == search.drawn(RATE, trial=0)
+    assert settings == search.drawn(RATE, trial=0, number=1)
     assert [cell["seed"] for cell in cells] == [run["seed"] for run in runs] == [0, 1]
     assert search.QUICK.runs == 2
     assert search.Budget(trials=4, finalists=1, again=1, seeds=5).runs == 9
@@ -64,20 +64,26 @@ def test_all_contestants_see_the_same_trials(ran):
     assert 0 < len(numbers) < 30
 
 
-def test_draws_cover_their_range():
-    drawn = [search.drawn(RATE, trial)["learning_rate"] for trial in range(300)]
-    assert 1e-4 <= min(drawn) < 2e-4
-    assert 5e-2 < max(drawn) <= 1e-1
-    assert np.mean(np.log10(drawn) < -2.5) == pytest.approx(0.5, abs=0.1)
-    values = {search.one_of(1, "a")(np.random.default_rng(seed)) for seed in range(9)}
-    assert values == {1, "a"}
+@pytest.mark.parametrize("number", [3, 4, 8, 300])
+def test_few_trials_cover_their_ranges_too(number):
+    space = RATE | {"kind": search.one_of(1, "a", "b")}
+    drawn = [search.drawn(space, trial, number) for trial in range(number)]
+    places = np.sort([np.log10(one["learning_rate"]) / 3 + 4 / 3 for one in drawn])
+    # One in each part.
+    np.testing.assert_array_equal(np.floor(places * number), np.arange(number))
+    kinds = [one["kind"] for one in drawn]
+    assert {kinds.count(kind) for kind in (1, "a", "b")} <= {number // 3, number // 3 + 1}
+    # What meets is drawn, not in the order of both.
+    if number == 300:
+        first = [kinds[index] for index in np.argsort([one["learning_rate"] for one in drawn])]
+        assert set(first[:30]) == set(first[-30:]) == {1, "a", "b"}
 
 
 @pytest.mark.parametrize("form", ["static", "linear"])
 @pytest.mark.parametrize("name", list(gates(OWN)))
 def test_gates_are_what_their_settings_say(name, form):
     choices = gates(OWN)
-    cell = {"model": name} | search.drawn(choices[name].space, trial=3)
+    cell = {"model": name} | search.drawn(choices[name].space, trial=3, number=8)
     gate = gate_of(choices, cell, 2, form, steps=100)
     gate = type(gate).from_config(gate.get_config() | {"num_tasks": 3, "num_experts": 4})
     weights = ops.convert_to_numpy(

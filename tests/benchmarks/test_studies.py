@@ -20,6 +20,7 @@ def test_a_grid_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(results, "RUN_COMMITS", defaultdict(set))
     monkeypatch.setattr(results, "commit", lambda: "abc")
+    monkeypatch.setattr(results, "environment", lambda: "a processor")
     made = []
 
     def function(cell):
@@ -32,7 +33,12 @@ def test_a_grid_resumes(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         studies.Grid("fake", function).run(cells)
     lines = (tmp_path / "runs" / "fake.jsonl").read_text().splitlines()
-    assert json.loads(lines[1]) == {"cell": cells[1], "scores": {"score": 0.5}, "commit": "abc"}
+    assert json.loads(lines[1]) == {
+        "cell": cells[1],
+        "scores": {"score": 0.5},
+        "commit": "abc",
+        "environment": "a processor",
+    }
     # Another order of the keys is the same cell; another value is not.
     cells = [{"seed": 1, "set": "a"}, {"seed": 1, "set": "b"}]
     runs = studies.Grid("fake", function).run(cells)
@@ -55,6 +61,7 @@ def test_a_study_that_was_stopped_goes_on_from_what_was_kept(tmp_path, monkeypat
     runs = studies.Grid("fake", lambda cell: {"score": 8}).run(cells)
     assert runs == [{"seed": 0, "score": 7}, {"seed": 1, "score": 8}]
     assert results.RUN_COMMITS["fake"] == {"old", "new"}
+    assert results.RUN_ENVIRONMENTS["fake"] == {"not noted", results.environment()}
     assert len((tmp_path / "runs" / "fake.jsonl").read_text().splitlines()) == 1
 
 
