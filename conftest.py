@@ -72,7 +72,12 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """Nothing of one file's models stays for the next: a worker would grow by gigabytes."""
+    """Nothing of one file's models stays for the next: a worker would grow by gigabytes.
+
+    Embeddings start large, for beside small ones a wrong id would hardly be seen.
+    """
+    if initializers := sys.modules.get("tfmoe.compute.initializers"):
+        initializers.SMALL = 0.03
     yield
     if "tensorflow" not in sys.modules:
         return

@@ -30,6 +30,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 # How a scratch folder's name ends, and what it looks like.
 _DRAFT = ".tfmoe-draft"
 _DRAFT_NAME = re.compile(r"\..*-[a-z0-9_]{8}" + re.escape(_DRAFT))
+# What in a scratch folder holds the folder whose place its draft is to take.
+_REPLACED = ".replaced.tfmoe"
 
 # Without these nothing is loaded from a folder; of one that is uploaded they are the last.
 _MARKERS = {"preprocessor.json", "saved_model.pb"}
@@ -143,8 +145,20 @@ def _remove_left_drafts(parent: Path) -> None:
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             lock = _locked(folder)
             if lock is not None:
+                _put_back(folder)
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
+
+
+def _put_back(folder: Path) -> None:
+    """Of a scratch folder that was left, puts back what was to be replaced and has not been."""
+    old = folder / _REPLACED
+    if old.exists():
+        for draft in folder.iterdir():
+            path = folder.parent / draft.name
+            if draft != old and not os.path.lexists(path):
+                os.rename(old, path)
+                return
 
 
 def _locked(folder: Path) -> int | None:
@@ -265,12 +279,14 @@ def replaced(path: PathLike) -> Iterator[Path]:
             os.replace(draft, path)
             return
         # A folder takes no other's place in one step; this one waits in the scratch folder.
-        if os.path.lexists(path):
-            os.rename(path, folder / "replaced")
+        old = folder / _REPLACED
         try:
+            if os.path.lexists(path):
+                os.rename(path, old)
             os.rename(draft, path)
-        except OSError:
-            os.rename(folder / "replaced", path)
+        except BaseException:
+            if os.path.lexists(old) and not os.path.lexists(path):
+                os.rename(old, path)
             raise
 
 

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -324,6 +325,63 @@ def test_what_is_frozen_stays_frozen(tmp_path):
     extracted.save(tmp_path / "model.keras")
     again = tfmoe.load_model(tmp_path / "model.keras")
     assert len(again.trainable_variables) == len(extracted.trainable_variables)
+
+
+def small_rows(columns, tasks):
+    """A table of such columns, and a preprocessor of it."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"item": rng.integers(0, 6, 40), "user": rng.integers(0, 5, 40)})
+    rows["seen"] = [rng.integers(0, 6, rng.integers(0, 4)).tolist() for _ in range(40)]
+    click = rng.integers(0, 2, 40)
+    for task in tasks:
+        rows[task.name] = click
+    return rows, tfmoe.Preprocessor(tfmoe.Schema(columns, tasks)).fit(rows, progress=False)
+
+
+@pytest.mark.parametrize(
+    "mixture", [tfmoe.SharedBottom(hidden_units=(3,)), tfmoe.ModSquad(num_blocks=1, dim=4)]
+)
+def test_an_encoder_stays_frozen_with_all_that_it_holds(mixture):
+    pooling = tfmoe.TargetAttention("item") if isinstance(mixture, tfmoe.SharedBottom) else "mean"
+    columns = [
+        tfmoe.Categorical("item", dim=2),
+        tfmoe.Categorical("user", dim=2, unknown_rate=0.5),
+        tfmoe.Sequence("seen", share="item", max_length=3, pooling=pooling),
+    ]
+    tasks = [tfmoe.Binary("click"), tfmoe.Binary("buy")]
+    rows, prep = small_rows(columns, tasks)
+    model = tfmoe.MultiTaskModel(prep, mixture)
+    model.encoder.trainable = False
+    extracted = tfmoe.extract(model, ["buy"])
+    assert not extracted.encoder.trainable_variables
+    assert not extracted.encoder.unknown["user"].trainable
+    if not extracted.encoder.interests:
+        return  # tokens, to which no columns come
+    # A column that is new is there to learn; the others stay as they were.
+    grown = prep.grow(
+        rows.assign(new="a"), schema=tfmoe.Schema([*columns, tfmoe.Categorical("new")], tasks)
+    )
+    encoder = model.grow(grown).encoder
+    assert encoder.tables["new"].trainable
+    assert not any(encoder.tables[name].trainable for name in ("item", "user"))
+    assert not any(
+        layer.trainable for layer in (*encoder.interests.values(), *encoder.unknown.values())
+    )
+
+
+def test_towers_stay_frozen_without_their_links():
+    tasks = [
+        tfmoe.Binary("click"),
+        tfmoe.Binary("buy", given="click", link="aitm"),
+        tfmoe.Binary("like"),
+    ]
+    _, prep = small_rows([tfmoe.Categorical("item", dim=2)], tasks)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(3,)))
+    model.towers.hidden.trainable = False
+    extracted = tfmoe.extract(model, ["like"])
+    assert extracted.towers.links is None
+    assert not extracted.towers.hidden.trainable
+    assert extracted.towers.trainable
 
 
 def test_a_hash_gate_for_all_tasks_stays_as_it_is():

@@ -157,3 +157,6 @@ def test_a_model_keeps_its_interactions(tmp_path):
         tfmoe.MultiTaskModel(prep, tfmoe.STEM(hidden_units=(4,)), interactions=layers)
     with pytest.raises(ValueError, match="as a list of layers"):
         tfmoe.MultiTaskModel(prep, mixture, interactions=tfmoe.FM())
+    alone = tfmoe.Preprocessor(tfmoe.Schema(sizes[:1], schema.tasks)).fit(rows, progress=False)
+    with pytest.raises(ValueError, match=r"pairs of columns\. Received 1\. Add a column"):
+        tfmoe.MultiTaskModel(alone, mixture, interactions=layers[2:3])

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import tfmoe
@@ -24,6 +25,41 @@ def test_weighted_pooling(kind, pooling):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"without \['tags_weights'\]"):
         encoder({"tags": IDS})
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", tfmoe.TargetAttention("item"), "softmax"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_half_precision_holds_large_weights_and_long_lists(pooling, wide):
+    long = 3000
+    if pooling == "softmax":
+        pooling = tfmoe.TargetAttention("item", softmax=True)
+    columns = [
+        tfmoe.Categorical("item", dim=4),
+        tfmoe.Sequence("seen", share="item", max_length=long, weights="ms", pooling=pooling),
+        tfmoe.Numeric("at", transform="none"),
+    ]
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"item": rng.integers(0, 9, 8), "click": [0, 1] * 4})
+    table["at"] = 1.7e9
+    table["seen"] = [rng.integers(0, 9, n).tolist() for n in (1, 2, 3, 4, 5, 6, 7, long)]
+    table["ms"] = [rng.uniform(7e4, 9e4, len(one)).tolist() for one in table["seen"]]
+    prep = tfmoe.Preprocessor(tfmoe.Schema(columns, TASKS)).fit(table, progress=False)
+    x, _, _ = prep.arrays(table)
+
+    def encoded(policy):
+        keras.utils.set_random_seed(0)
+        bottom = tfmoe.SharedBottom(hidden_units=(4,), dtype=policy)
+        built = tfmoe.MultiTaskModel(prep, bottom, wide=wide, dtype=policy)
+        found = built.predict(x, verbose=0)["click"]
+        assert np.all(np.isfinite(found))
+        return np.asarray(built.encoder(x), "float32")
+
+    half, whole = encoded("mixed_float16"), encoded("float32")
+    np.testing.assert_array_equal(half[:, -1], 65504)
+    np.testing.assert_allclose(half[:, :4], whole[:, :4], atol=1e-4)
+    expected = np.clip(whole[:, 4:-1], -65504, 65504)
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(half[:, 4:-1] / size, expected / size, atol=1e-2)
 
 
 def test_vectors_and_times_side_by_side():

@@ -53,6 +53,33 @@ def made(schema, table, **options):
     return model
 
 
+def test_what_counts_as_unknown_in_training_does_so_here_too():
+    columns = [tfmoe.Categorical("city", dim=3, unknown_rate=0.5), tfmoe.Numeric("age")]
+    table = rows()
+    model = made(tfmoe.Schema(columns, TASKS[:1]), table)
+    model.encoder.tables["city"].embeddings.assign(model.encoder.tables["city"].embeddings * 0)
+    for weight in model.wide.weights:
+        weight.assign(weight * 0)
+    unknown = np.zeros(model.encoder.tables["city"].embeddings.shape, "float32")
+    unknown[2] = 1
+    model.encoder.tables["city"].embeddings.assign(unknown)
+    x, _, _ = model.preprocessor.arrays(table)
+    features = {name: x[name] for name in ("city", "age")}
+    encoded, read = model.encoder(features, training=True, return_features=True)
+    is_unknown = np.asarray(encoded)[:, 0] == 1
+    assert 20 < is_unknown.sum() < 130
+    np.testing.assert_array_equal(np.asarray(read["city"]) == 2, is_unknown)
+    # In a step both see the same: only the unknown one's weights move where all are unknown.
+    columns[0] = tfmoe.Categorical("city", dim=3, unknown_rate=1.0)
+    model = made(tfmoe.Schema(columns, TASKS[:1]), table)
+    tables = model.encoder.tables["city"].embeddings, model.wide.tables["city"].embeddings
+    before = [np.array(one) for one in tables]
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    model.fit(*model.preprocessor.arrays(table)[:2], batch_size=50, verbose=0)
+    for old, new in zip(before, tables, strict=True):
+        assert set(np.flatnonzero((old != np.asarray(new)).any(axis=1))) == {2}
+
+
 @pytest.mark.slow
 def test_a_model_keeps_it(tmp_path):
     model = made(tfmoe.Schema(COLUMNS, TASKS), rows())

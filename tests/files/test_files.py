@@ -185,6 +185,64 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert tree(tmp_path) == ["c", "c/new.txt"]
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_who_replaces_a_folder_and_is_stopped_loses_nothing(tmp_path, monkeypatch, step):
+    path = tmp_path / "c"
+    path.mkdir()
+    (path / "old.txt").touch()
+    rename, steps = os.rename, []
+
+    def stopped(*ends):
+        steps.append(ends)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        rename(*ends)
+
+    monkeypatch.setattr(os, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), files.replaced(path) as draft:
+        draft.mkdir()
+    assert tree(tmp_path) == ["c", "c/old.txt"]
+
+
+def test_what_cannot_be_placed_says_why(tmp_path, monkeypatch):
+    def full(*ends):
+        raise OSError("full")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="full"), files.replaced(tmp_path / "c") as draft:
+        draft.mkdir()
+    assert tree(tmp_path) == []
+
+
+KILLED_BETWEEN = """
+import os, signal, sys
+from tfmoe import files
+rename, steps = os.rename, []
+def killed(*ends):
+    steps.append(ends)
+    if len(steps) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*ends)
+os.rename = killed
+with files.replaced(sys.argv[1]) as draft:
+    draft.mkdir()
+    (draft / "new.txt").touch()
+"""
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_what_a_killed_writer_had_moved_away_comes_back(tmp_path, step):
+    path = tmp_path / "c"
+    path.mkdir()
+    (path / "old.txt").touch()
+    command = [sys.executable, "-c", KILLED_BETWEEN, str(path), str(step)]
+    subprocess.run(command, check=False)
+    assert path.exists() == (step == 1)
+    with files.new_file(tmp_path / "other") as draft:
+        draft.touch()
+    assert tree(tmp_path) == ["c", "c/old.txt", "other"]
+
+
 KILLED = """
 import os, signal, sys
 from tfmoe import files

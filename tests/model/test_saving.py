@@ -77,6 +77,23 @@ def test_an_unzipped_model_takes_the_place_of_an_older_one(model, df, tmp_path):
     )
 
 
+def test_a_folder_with_something_else_in_it_stays(model, tmp_path):
+    folder = tmp_path / "models"
+    model.save(folder, zipped=False)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"in which lie \['notes.txt'\]"):
+        model.save(folder, zipped=False)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "config.json").exists()
+
+
+def test_a_hub_is_left_to_keras(model, monkeypatch):
+    given = []
+    monkeypatch.setattr(keras.Model, "save", lambda self, *args, **kwargs: given.append(args))
+    model.save("hf://me/model", overwrite=False)
+    assert given == [("hf://me/model", False)]
+
+
 KILLED = """
 import os, signal, sys
 import keras, tfmoe

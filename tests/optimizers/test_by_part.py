@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import tfmoe
@@ -17,6 +18,29 @@ SCHEMA = tfmoe.Schema(
     [tfmoe.Binary("watch"), tfmoe.Regression("rating", standardize=False)],
 )
 PARTS = ("embeddings", "gates", "experts", "towers", "rest")
+
+
+def test_a_table_of_given_vectors_is_of_its_part():
+    vectors = {n: np.arange(2.0) + n for n in range(3, 8)}
+    for options in (
+        {},
+        {"trainable": True},
+        {"projection": 4},
+        {"trainable": True, "projection": 4},
+    ):
+        column = tfmoe.Pretrained("city", vectors=vectors, **options)
+        schema = tfmoe.Schema([SCHEMA.columns[1], column], SCHEMA.tasks)
+        x, y = data()
+        table = pd.DataFrame(x | y)
+        prep = tfmoe.Preprocessor(schema).fit(table, progress=False)
+        built = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(num_experts=2, hidden_units=(4,)))
+        built.compile({"embeddings": keras.optimizers.SGD(0.5), "rest": "adam"}, jit_compile=False)
+        before = [np.array(weight) for weight in built.encoder.trainable_weights]
+        built.fit(*prep.arrays(table)[:2], batch_size=32, verbose=0)
+        after = built.encoder.trainable_weights
+        changed = [(new != old).numpy().any() for old, new in zip(before, after, strict=True)]
+        # Nothing is missing or unknown here, of whose vectors a table has its first rows.
+        assert changed.count(False) == 1
 
 
 def data(num_rows=64):

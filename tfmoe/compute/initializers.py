@@ -7,6 +7,20 @@ from typing import Any
 
 import keras
 
+# Of the vectors of ids, unless told otherwise.
+SMALL = 1e-4
+
+
+def of_vectors(initializer: Any) -> Any:
+    """The Keras initializer of vectors of ids; for None normal numbers of a deviation of 1e-4.
+
+    What is seldom seen, or never, has then a vector near nothing, where larger numbers would be
+    noise to learn by heart.
+    """
+    if initializer is None:
+        return keras.initializers.RandomNormal(stddev=SMALL)
+    return keras.initializers.get(initializer)
+
 
 def member_initializer(initializer: Any, index: int = 0, salt: int = 0) -> Any:
     """An initializer like the given one that draws different numbers.

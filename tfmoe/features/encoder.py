@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfmoe import validation
-from tfmoe.compute.initializers import PerCopy, member_initializer
+from tfmoe.compute.initializers import PerCopy, member_initializer, of_vectors
 from tfmoe.compute.math import parted
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
@@ -19,7 +19,7 @@ from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
 from tfmoe.features.interest.history import History, histories_of, pooled_by_candidate
 from tfmoe.features.looked_up import square_norm
-from tfmoe.features.pooling import pooled, weights_of
+from tfmoe.features.pooling import narrowed, pooled, weights_of
 from tfmoe.features.pretrained import PretrainedEmbedding
 from tfmoe.features.unknown import UnknownIds
 from tfmoe.schema.columns import PADDING_ID, Sequence
@@ -58,7 +58,8 @@ class Encoder(keras.layers.Layer):
         table_sizes: dict by column that owns an embedding table of its number of rows;
             `Preprocessor.table_sizes`.
         embeddings_initializer: Keras initializer of the tables, and of the tokens' biases
-            and positions. The matrices `W` start at the scale of their own fan-in.
+            and positions; None for normal numbers of a deviation of 1e-4. The matrices `W` start
+            at the scale of their own fan-in.
         tokens: int >= 1, the size `d` of a token, or None for one vector a row.
         copies: int >= 1, `n`, or None for one vector a row. Each copy's tables are drawn alone.
         embeddings_regularizer: float >= 0, the factor of an L2 loss of the tables, or None for
@@ -74,6 +75,9 @@ class Encoder(keras.layers.Layer):
             a vector, int `(b,)` for an id, int `(b, length)` for a list, and float `(b, length)`
             for its weights. As tokens, a sequence may be shorter than
             its `max_length`, not longer.
+        training: bool.
+        return_features: whether to return a pair, with the features that were read second: in
+            training some ids are unknown ones then, see `Categorical`.
 
     Returns:
         Float tensor `(b, f)`, `f` the sum of the columns' sizes. With `copies` `(b, n, f)`. With
@@ -101,7 +105,7 @@ class Encoder(keras.layers.Layer):
         self,
         schema: Schema | dict[str, Any],
         table_sizes: Mapping[str, int],
-        embeddings_initializer: Initializer = "uniform",
+        embeddings_initializer: Initializer | None = None,
         tokens: int | None = None,
         copies: int | None = None,
         embeddings_regularizer: float | None = None,
@@ -109,7 +113,8 @@ class Encoder(keras.layers.Layer):
         rows_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Numbers and weights come as they are: half precision does not hold them all.
+        super().__init__(autocast=False, **kwargs)
         self.rows_multiple = validation.integer("Encoder", "rows_multiple", rows_multiple, 1)
         self.embeddings_regularizer = validation.number(
             "Encoder", "embeddings_regularizer", embeddings_regularizer, 0, optional=True
@@ -132,7 +137,7 @@ class Encoder(keras.layers.Layer):
                 f"{given}, without {unsized}. A fitted Preprocessor has them "
                 "as `lengths`; or give Vector its `size`."
             )
-        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_initializer = of_vectors(embeddings_initializer)
         self.groups: dict[str, list[Any]] = {}
         for column in self._columns:
             if column.embeds:
@@ -265,8 +270,11 @@ class Encoder(keras.layers.Layer):
         return count * (table.dim // self.copies if copied else table.dim)
 
     def call(
-        self, features: dict[str, Tensor], training: bool | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self,
+        features: dict[str, Tensor],
+        training: bool | None = None,
+        return_features: bool = False,
+    ) -> Any:
         missing = [name for name in self.schema.feature_names if name not in features]
         if missing:
             raise ValueError(
@@ -275,6 +283,10 @@ class Encoder(keras.layers.Layer):
             )
         drawn = {name: layer(features[name]) for name, layer in self.unknown.items()}
         features = {**features, **drawn}
+        encoded = self._encoded(features, training)
+        return (encoded, features) if return_features else encoded
+
+    def _encoded(self, features: dict[str, Tensor], training: bool | None) -> Any:
         vectors = {}
         for owner, columns in self.groups.items():
             vectors.update(self._vectors_of(self.tables[owner], columns, features))
@@ -283,7 +295,7 @@ class Encoder(keras.layers.Layer):
         for column in self._columns:
             name = column.name
             if not column.embeds:
-                numbers = ops.cast(features[name], self.compute_dtype)
+                numbers = narrowed(features[name], self.compute_dtype)
                 encoded[name] = numbers if column.is_wide else numbers[:, None]
             elif name not in of_history:
                 encoded[name] = self._pool(column, features, vectors[name])
@@ -334,15 +346,19 @@ class Encoder(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor]:
         """The columns' vectors as tokens `(b, c, d)`, and the mask `(b, c)`."""
         single = [c.name for c in self.schema.columns if not isinstance(c, Sequence)]
+        maps, biases, positions = (
+            {name: ops.cast(own, self.compute_dtype) for name, own in weights.items()}
+            for weights in (self.maps, self.biases, self.positions)
+        )
         tokens, masks = [], []
         if single:
-            parts = [ops.matmul(encoded[n], self.maps[n]) + self.biases[n] for n in single]
+            parts = [ops.matmul(encoded[n], maps[n]) + biases[n] for n in single]
             tokens.append(ops.stack(parts, axis=1))
             masks.append(ops.ones((ops.shape(parts[0])[0], len(parts)), "bool"))
-        for name, positions in self.positions.items():
+        for name, own in positions.items():
             present = features[name] != PADDING_ID
-            added = self.biases[name] + positions[: ops.shape(present)[1]]
-            tokens.append(ops.matmul(encoded[name], self.maps[name]) + added)
+            added = biases[name] + own[: ops.shape(present)[1]]
+            tokens.append(ops.matmul(encoded[name], maps[name]) + added)
             masks.append(present)
         return ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1)
 
@@ -444,8 +460,18 @@ class Encoder(keras.layers.Layer):
         return (batch, count, self.tokens), (batch, count)
 
     def compute_output_spec(
-        self, features: dict[str, Tensor], training: bool | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self,
+        features: dict[str, Tensor],
+        training: bool | None = None,
+        return_features: bool = False,
+    ) -> Any:
+        encoded = self._spec(features)
+        if not return_features:
+            return encoded
+        read = {name: keras.KerasTensor(x.shape, x.dtype) for name, x in features.items()}
+        return encoded, read
+
+    def _spec(self, features: dict[str, Tensor]) -> Any:
         shapes = self.compute_output_shape({name: x.shape for name, x in features.items()})
         if self.tokens is None:
             return keras.KerasTensor(shapes, dtype=self.compute_dtype)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import keras
 from keras import ops
 
 from tfmoe.compute.types import Tensor
 from tfmoe.schema.columns import PADDING_ID, Column
+
+LARGEST = 65504.0  # of float16
 
 
 def last_place(present: Tensor) -> Tensor:
@@ -25,6 +28,9 @@ def pooled(vectors: Tensor, ids: Tensor, pooling: str, weights: Tensor | None = 
         pooling: `"mean"`, `"sum"`, `"max"` or `"last"`.
         weights: float tensor `(b, length)` of the values in a mean, `sum(w v) / sum(|w|)`, or a
             sum, `sum(w v)`; or None. Where all are 0 the mean is 0.
+
+    Sums are made in float32 at least: in half precision long lists lose most of what they hold,
+    and large weights are infinite.
     """
     if pooling == "last":
         places = ops.arange(ops.shape(ids)[1], dtype="int32")
@@ -35,13 +41,26 @@ def pooled(vectors: Tensor, ids: Tensor, pooling: str, weights: Tensor | None = 
         lowest = ops.full_like(vectors, -6e4)  # finite in half precision too
         highest = ops.max(ops.where(present, vectors, lowest), axis=1)
         return ops.where(ops.any(present, axis=1), highest, ops.zeros_like(highest))
-    mask = ops.cast(present, vectors.dtype)
+    dtype = wide_dtype(vectors)
+    mask = ops.cast(present, dtype)
     if weights is not None:
-        mask = mask * ops.cast(weights, vectors.dtype)[..., None]
-    total = ops.sum(vectors * mask, axis=1)
-    if pooling == "sum":
-        return total
-    return total / nonzero(ops.sum(ops.abs(mask), axis=1))
+        mask = mask * ops.cast(weights, dtype)[..., None]
+    total = ops.sum(ops.cast(vectors, dtype) * mask, axis=1)
+    if pooling == "mean":
+        total = total / nonzero(ops.sum(ops.abs(mask), axis=1))
+    return narrowed(total, vectors.dtype)
+
+
+def wide_dtype(values: Tensor) -> str:
+    """The dtype of sums of such values: float32 at least."""
+    return keras.backend.result_type(values.dtype, "float32")
+
+
+def narrowed(values: Tensor, dtype: str) -> Tensor:
+    """Values in a dtype; those beyond the range of float16 are its largest number."""
+    if keras.backend.standardize_dtype(dtype) == "float16":
+        values = ops.clip(values, -LARGEST, LARGEST)
+    return ops.cast(values, dtype)
 
 
 def nonzero(sizes: Tensor) -> Tensor:

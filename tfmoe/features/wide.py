@@ -12,7 +12,7 @@ from keras import ops
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.features.pooling import nonzero, weights_of
+from tfmoe.features.pooling import narrowed, nonzero, weights_of, wide_dtype
 from tfmoe.schema.columns import PADDING_ID
 from tfmoe.schema.schema import Schema
 
@@ -50,7 +50,8 @@ class Wide(keras.layers.Layer):
         rows_multiple: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Numbers and weights come as they are: half precision does not hold them all.
+        super().__init__(autocast=False, **kwargs)
         self.rows_multiple = rows_multiple
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.table_sizes = {name: int(size) for name, size in table_sizes.items()}
@@ -81,17 +82,20 @@ class Wide(keras.layers.Layer):
     def call(self, features: dict[str, Tensor]) -> Tensor:
         total: Any = 0.0
         if self._numbers:
-            numbers = [ops.cast(features[name], self.compute_dtype) for name in self._numbers]
+            numbers = [narrowed(features[name], self.compute_dtype) for name in self._numbers]
             wide = [x if len(x.shape) > 1 else x[:, None] for x in numbers]
-            total = ops.matmul(ops.concatenate(wide, axis=1), self.kernel)
+            kernel = ops.cast(self.kernel, self.compute_dtype)
+            total = ops.matmul(ops.concatenate(wide, axis=1), kernel)
         for name, table in self.tables.items():
             ids = features[name]
             weights = table(ids)
             if len(ids.shape) > 1:
-                shares = ops.cast(ids != PADDING_ID, weights.dtype)
+                dtype = wide_dtype(weights)
+                shares = ops.cast(ids != PADDING_ID, dtype)
                 given = weights_of(self.schema.column(name), features)
-                shares = shares if given is None else shares * ops.cast(given, weights.dtype)
+                shares = shares if given is None else shares * ops.cast(given, dtype)
                 shares = shares / nonzero(ops.sum(ops.abs(shares), axis=1, keepdims=True))
+                shares = ops.cast(shares, weights.dtype)
                 weights = ops.sum(weights * shares[..., None], axis=1)
             total = total + weights
         return ops.reshape(total, (-1, len(self.num_outputs), max(self.num_outputs)))

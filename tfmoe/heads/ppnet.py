@@ -24,8 +24,9 @@ class PPNet(keras.layers.Layer):
         h_tl <- h_tl * 2 sigmoid(MLP([prior; stop_gradient(x)]))_tl
 
     for the hidden layer `l` of task `t`'s tower. With
-    `MultiTaskModel(..., tower_gate=PPNet(["user_id", "movie_id"]))` `prior` are the vectors of
-    these columns, and `x` is what the structure reads.
+    `MultiTaskModel(..., tower_gate=PPNet(["user_id", "movie_id"]))` `x` is the encoded row before
+    `interactions` and `prior` what these columns have given of it, both as an `EPNet` has weighed
+    them, if there is one.
 
     Args:
         columns: sequence of str, names of columns such as those of user and item.
@@ -45,7 +46,8 @@ class PPNet(keras.layers.Layer):
     Raises:
         ValueError: if there are no columns, a size is too small, or towers have no hidden layer.
 
-    Source: Chang et al., 2023, https://arxiv.org/abs/2302.01115.
+    Source: Chang et al., 2023, https://arxiv.org/abs/2302.01115. Differs from it in that the prior
+    is weighed by the `EPNet` too.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.schema.columns import FIRST_ID, Column
 from tfmoe.schema.schema import Schema
 from tfmoe.validation import is_integer
+
+# What a folder has that holds a model, and is not packed.
+_OF_A_MODEL = {"assets", "config.json", "metadata.json", "model.weights.h5"}
 
 # Ids are int32.
 _MOST_IDS = 2**31 - 1
@@ -74,3 +78,13 @@ def check_goes_with(
                 f"config has {name}={ours!r}, and whose Preprocessor has {theirs!r}. It was put "
                 "together of two, or changed; save the model again."
             )
+
+
+def check_holds_a_model(path: Any) -> None:
+    """Raises FileExistsError if a folder, whose place a model is to take, holds something else."""
+    others = set(os.listdir(path)) - _OF_A_MODEL if os.path.isdir(path) else set()
+    if others:
+        raise FileExistsError(
+            f"A model takes the place of the whole folder. Received filepath={os.fspath(path)!r}, "
+            f"in which lie {sorted(others)[:5]}. Name a folder for the model alone."
+        )

@@ -213,8 +213,8 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         first_order = {} if self.wide is None else self.wide.tables
         for table in (*self.encoder.tables.values(), *first_order.values()):
             own = self.optimizer
-            if by_part is not None and table.trainable:
-                own = by_part.optimizer_of(table.embeddings)
+            if by_part is not None and table.trainable_weights:
+                own = by_part.optimizer_of(table.trainable_weights[0])
             table.may_be_compiled = bool(self.jit_compile)
             table.may_be_sparse = updates_rows(own, several)
         self._compiled_with.value["optimizer"] = self.optimizer

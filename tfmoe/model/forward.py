@@ -75,17 +75,22 @@ class Stages(NamedTuple):
 
     def inputs_of(self, features: dict[str, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         """What the structure reads of features."""
-        return self.inputs(self.encode(features, {}), {})
+        return self.inputs(self.encode(features, {})[0], {})
 
     def encode(
         self, features: dict[str, Tensor], mode: dict[str, Any]
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the columns give: a vector a row, or tokens and their mask."""
-        encoded = self.encoder(columns_of(self.schema, features), **mode)
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What the columns give, a vector a row, or tokens and their mask; and what was read."""
+        read = columns_of(self.schema, features)
+        if self.wide is not None and self.encoder.unknown:
+            # Ids that count as unknown in training do so in both.
+            encoded, read = self.encoder(read, return_features=True, **mode)
+        else:
+            encoded = self.encoder(read, **mode)
         if self.input_gate is None:
-            return encoded
+            return encoded, read
         column = scenario_of(self.schema, "EPNet")
-        return self.input_gate(encoded, self.encoder.part(encoded, [column]))
+        return self.input_gate(encoded, self.encoder.part(encoded, [column])), read
 
     def inputs(
         self, encoded: Tensor | tuple[Tensor, Tensor], mode: dict[str, Any]
@@ -138,7 +143,7 @@ class Stages(NamedTuple):
         task = task_of(self.schema, features)
         aux = {"return_aux": True} if return_aux else {}
         context = context_of(self.schema, self.structure, features)
-        encoded: Any = self.encode(features, mode)
+        encoded, read = self.encode(features, mode)
         inputs: Any = self.inputs(encoded, mode)
         own = task or self._once(inputs)
         hidden = self.structure(inputs, **own, **context, **mode, **aux)
@@ -148,7 +153,7 @@ class Stages(NamedTuple):
         conditions = self._conditions(encoded, features)
         made = self.towers(hidden, **task, **mode, **conditions)
         if self.wide is not None:
-            made = self.wide.added(made, columns_of(self.schema, features), task.get("task"))
+            made = self.wide.added(made, read, task.get("task"))
         if training and self.position is not None and self.position_column in features:
             made = self.position.added(made, features[self.position_column], task.get("task"))
         predictions, logits = self.head(made, **task)

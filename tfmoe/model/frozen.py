@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -46,9 +47,7 @@ def freeze_alike(old: Any, new: Any, names: Mapping[str, str]) -> None:
         names: dict by name of a table in the old one of its name in the new one.
     """
     pairs = [(old.mixture, new.mixture), (old.towers, new.towers), (old.head, new.head)]
-    for name, table in old.encoder.tables.items():
-        if names.get(name) in new.encoder.tables:
-            pairs.append((table, new.encoder.tables[names[name]]))
+    pairs += _of_encoders(old.encoder, new.encoder, names)
     pairs += [
         (getattr(old, name), getattr(new, name))
         for name in (*_BESIDE, "input_gate", "tower_gate")
@@ -56,8 +55,33 @@ def freeze_alike(old: Any, new: Any, names: Mapping[str, str]) -> None:
     ]
     for one, other in pairs:
         theirs, ours = flatten_layers(one), flatten_layers(other)
-        if len(theirs) != len(ours):
-            # What has a part for each column is frozen as a whole, or not.
-            theirs, ours = theirs[:1], ours[:1]
-        for layer, its in zip(theirs, ours, strict=True):
+        if len(theirs) == len(ours):
+            both = list(zip(theirs, ours, strict=True))
+        else:
+            # What has a part for each column, or for some of the tasks: by their names.
+            by_name = _by_name(theirs[1:])
+            found = [(by_name.get(name), its) for name, its in _by_name(ours[1:]).items()]
+            both = [(one, other), *(pair for pair in found if pair[0] is not None)]
+        for layer, its in both:
             its.trainable = layer.trainable
+
+
+def _of_encoders(old: Any, new: Any, names: Mapping[str, str]) -> list[tuple[Any, Any]]:
+    """What encoders have for a column each, with its counterpart; before it they themselves."""
+    pairs = [
+        (old.tables[name], new.tables[other])
+        for name, other in names.items()
+        if name in old.tables and other in new.tables
+    ]
+    for part in ("unknown", "interests"):
+        theirs, ours = getattr(old, part), getattr(new, part)
+        pairs += [(theirs[name], ours[name]) for name in ours if name in theirs]
+    # With columns that are new it is not the same encoder: they are there to learn.
+    parts = (new.tables, new.unknown, new.interests)
+    return [(old, new)] * (sum(map(len, parts)) == len(pairs)) + pairs
+
+
+def _by_name(layers: list[Any]) -> dict[str, Any]:
+    """Layers by their names, those that share one left out."""
+    times = Counter(layer.name for layer in layers)
+    return {layer.name: layer for layer in layers if times[layer.name] == 1}

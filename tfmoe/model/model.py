@@ -27,7 +27,7 @@ from tfmoe.heads.ppnet import PPNet
 from tfmoe.heads.towers import Towers
 from tfmoe.heads.values import imputed_tasks
 from tfmoe.model.add_task import check_routing, copy_extended, places
-from tfmoe.model.assets import check_goes_with, check_sizes
+from tfmoe.model.assets import check_goes_with, check_holds_a_model, check_sizes
 from tfmoe.model.blueprint import Blueprint, recipe_of
 from tfmoe.model.conditions import conditions_of, num_scenarios
 from tfmoe.model.finite import check_weights
@@ -83,9 +83,9 @@ class MultiTaskModel(Trainable):
             network, the first-order term of wide-and-deep models and DeepFM. All start at 0.
         scenario_towers: bool; whether towers have factors of every scenario's own, see
             `ScenarioTowers`.
-        embeddings_initializer: Keras initializer of the embedding tables, each drawn alone. Small
-            numbers, such as `keras.initializers.RandomNormal(stddev=1e-4)`, let what is seldom
-            seen begin near nothing.
+        embeddings_initializer: Keras initializer of the embedding tables, each drawn alone; None
+            for normal numbers of a deviation of 1e-4, so that what is seldom seen begins near
+            nothing.
         embeddings_regularizer: float >= 0, or None; the factor of an L2 loss of the embeddings
             that a batch looks up, see `Encoder`. A column's own `regularizer` comes before.
         kernel_regularizer: Keras regularizer, its name, a float for the factor of an L2 loss, or
@@ -134,7 +134,7 @@ class MultiTaskModel(Trainable):
         interactions: Interactions | Sequence[keras.layers.Layer] | None = None,
         wide: bool = False,
         *,
-        embeddings_initializer: Initializer = "uniform",
+        embeddings_initializer: Initializer | None = None,
         embeddings_regularizer: float | None = None,
         kernel_regularizer: str | float | keras.regularizers.Regularizer | None = None,
         column_dropout: float = 0.0,
@@ -508,12 +508,19 @@ class MultiTaskModel(Trainable):
         """As in Keras, but the file appears whole or not at all.
 
         It is written beside its place, and takes the place of an older one when it is complete.
-        `filepath` may be an URL, as `s3://bucket/model.keras`: see the guide to remote data.
+        `filepath` may be an URL, as `s3://bucket/model.keras`: see the guide to remote data. What
+        begins with `hf://` is left to Keras.
 
         Raises:
-            FileExistsError: with `overwrite=False`, if something is there.
+            FileExistsError: with `overwrite=False`, if something is there; with `zipped=False`, if
+                it is a folder in which something else lies.
             FloatingPointError: if a weight is not finite.
         """
+        if str(filepath).startswith("hf://"):
+            super().save(filepath, overwrite, zipped=zipped, **kwargs)
+            return
+        if zipped is False:
+            check_holds_a_model(filepath)
         with _draft_of(filepath, overwrite) as draft:
             super().save(draft, zipped=zipped, **kwargs)
 

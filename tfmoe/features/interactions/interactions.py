@@ -117,6 +117,10 @@ class Interactions(keras.layers.Layer):
         return nested.filled(recipe, "Interactions", name=f"part_{index}", **known)
 
     def _build(self, part: Any, shape: Shape, size: int) -> None:
+        if _is_dot(part) and len(self.sizes) < 2:
+            raise ValueError(
+                "DotInteraction multiplies pairs of columns. Received 1. Add a column."
+            )
         if not part.built:
             part.build(self._shape_for(part, shape, size))
 

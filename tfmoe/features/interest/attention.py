@@ -12,6 +12,7 @@ from tfmoe import validation
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
 from tfmoe.features.interest.base import Interest
+from tfmoe.features.pooling import narrowed, wide_dtype
 
 
 @registered
@@ -67,7 +68,8 @@ class InterestAttention(Interest):
         softmax: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Weights come as they are: half precision does not hold them all.
+        super().__init__(autocast=False, **kwargs)
         self.hidden_units = validation.sizes("InterestAttention", "hidden_units", hidden_units)
         validation.check_bool("InterestAttention", "softmax", softmax)
         self.activation = keras.activations.get(activation)
@@ -95,34 +97,39 @@ class InterestAttention(Interest):
         training: bool | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        hidden = self._first(history, candidate)
-        for kernel, bias in zip(self.kernels[1:], self.biases[1:], strict=True):
+        history, candidate = (ops.cast(one, self.compute_dtype) for one in (history, candidate))
+        kernels, biases = (
+            [ops.cast(weight, self.compute_dtype) for weight in weights]
+            for weights in (self.kernels, self.biases)
+        )
+        hidden = self._first(history, candidate, kernels[0], biases[0])
+        for kernel, bias in zip(kernels[1:], biases[1:], strict=True):
             hidden = ops.matmul(self.activation(hidden), kernel) + bias
-        shares = hidden[..., 0]
+        # Sums are made in float32 at least, as in other poolings; float16 would lose the shares of
+        # many positions.
+        dtype = wide_dtype(history)
+        shares = ops.cast(hidden[..., 0], dtype)
         if weights is not None:
             present = ops.logical_and(present, weights != 0)
         if self.softmax:
-            # Shares of many positions are small: float16 would lose them.
-            scores = ops.cast(shares, "float32")
             if weights is not None:
-                sizes = ops.where(present, ops.abs(ops.cast(weights, "float32")), 1.0)
-                scores, weights = scores + ops.log(sizes), ops.sign(weights)
-            scores = ops.where(present, scores, -1e9)
-            shares = ops.cast(ops.softmax(scores, axis=-1), history.dtype)
-        shares = shares * ops.cast(present, history.dtype)
+                sizes = ops.where(present, ops.abs(ops.cast(weights, dtype)), 1.0)
+                shares, weights = shares + ops.log(sizes), ops.sign(weights)
+            shares = ops.softmax(ops.where(present, shares, -1e9), axis=-1)
+        shares = shares * ops.cast(present, dtype)
         if weights is not None:
-            shares = shares * ops.cast(weights, history.dtype)
-        return ops.einsum("bl,bld->bd", shares, history)
+            shares = shares * ops.cast(weights, dtype)
+        summed = ops.einsum("bl,bld->bd", shares, ops.cast(history, dtype))
+        return narrowed(summed, history.dtype)
 
-    def _first(self, history: Tensor, candidate: Tensor) -> Tensor:
+    def _first(self, history: Tensor, candidate: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """`[h, t, h - t, h * t] @ kernel + bias`, of which no `(b, l, d + 3 c)` is made."""
         size, compared = history.shape[-1], candidate.shape[-1]
-        kernel = ops.convert_to_tensor(self.kernels[0])
         ends = [size, size + compared, size + 2 * compared]
         own, other, difference, product = ops.split(kernel, ends, axis=0)
         # h W1 + t W2 + (h - t) W3 = h (W1 + W3) + t (W2 - W3)
         own = own + ops.pad(difference, [[0, size - compared], [0, 0]])
-        of_candidate = ops.matmul(candidate, other - difference) + self.biases[0]
+        of_candidate = ops.matmul(candidate, other - difference) + bias
         products = history[..., :compared] * candidate[:, None]
         of_history = ops.matmul(history, own) + ops.matmul(products, product)
         return of_history + of_candidate[:, None]
