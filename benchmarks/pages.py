@@ -56,7 +56,7 @@ def _verdict(study: str) -> str:
         return _NOT_RUN + "\n"
     lines = []
     for claim in _of("study", study):
-        findings = [case.find(rows) for case in claim.cases]
+        findings = [_found(case, rows) for case in claim.cases]
         lines.append(f"- {verdicts.summary(findings)}. {claim.text}\n")
     return "".join(lines)
 
@@ -67,7 +67,7 @@ def _cases(study: str) -> str:
         return _NOT_RUN + "\n"
     parts = []
     for claim in _of("study", study):
-        findings, lines = [case.find(rows) for case in claim.cases], []
+        findings, lines = [_found(case, rows) for case in claim.cases], []
         for found in findings:
             word = verdicts.WORDS[found.verdict]
             lines.append([found.case, word, _figures(found, found.certainty)])
@@ -85,10 +85,18 @@ def _claims(paper: str) -> str:
         if not rows:
             lines.append([sentence, "", _NOT_RUN])
             continue
-        findings = [case.find(rows) for case in claim.cases]
+        findings = [_found(case, rows) for case in claim.cases]
         ours = "<br>".join(map(_line, findings))
         lines.append([sentence, verdicts.summary(findings), ours])
     return table((["claim", "verdict", "ours (effect, p)"], lines))
+
+
+def _found(case: Any, rows: Sequence[Mapping[str, Any]]) -> verdicts.Finding:
+    """What rows say of a case, of which a part of the study may not have been run."""
+    try:
+        return case.find(rows)
+    except verdicts.NotRun:
+        return verdicts.Finding(case.case, "not run yet", 0)
 
 
 def _of(whose: str, name: str) -> list[claims.Claim]:

@@ -237,11 +237,12 @@ def _claim(runs, body, name):
         studies.by_seed(runs, "score", set=body, model=model) for model in (name, RIVAL)
     )
     effect, error = studies.mean(ours - theirs)
-    lower = effect - error * float(stats.t.ppf(0.975, len(ours) - 1))
+    half = error * float(stats.t.ppf(0.975, len(ours) - 1))
     p = float(stats.ttest_rel(ours, theirs).pvalue)
     test = {"name": f"{name} is not behind {RIVAL}", "set": body}
-    test |= {"effect": effect, "effect_error": error, "p": p, "lower": lower}
-    return test | {"holds": "yes" if lower > -MARGIN else "no"}
+    test |= {"effect": effect, "effect_error": error, "p": p, "margin": MARGIN}
+    test |= {"lower": effect - half, "upper": effect + half}
+    return test | {"holds": "yes" if effect - half > -MARGIN else "no"}
 
 
 def headline(rows):

@@ -46,9 +46,15 @@ class Evidence(Protocol):
     def find(self, rows: Sequence[Row]) -> Finding: ...
 
 
+class NotRun(LookupError):
+    """There is no row of what a claim needs."""
+
+
 def pick(rows: Sequence[Row], where: Where) -> Row:
     """The one row that agrees with `where`."""
     found = [row for row in rows if row.items() >= where.items()]
+    if not found:
+        raise NotRun(f"A claim needs a row with {dict(where)}; there is none.")
     if len(found) != 1:
         raise LookupError(f"A claim needs one row with {dict(where)}; there are {len(found)}.")
     return found[0]
@@ -72,7 +78,8 @@ def summary(findings: Sequence[Finding]) -> str:
 class Paired:
     """A paired test over seeds that a study made, in a row with `effect`, `p` and `holds`.
 
-    The contrary is certain where the effect has the wrong sign and p is below 0.05.
+    The contrary is certain where the effect has the wrong sign and p is below 0.05, or, of a claim
+    with a margin, where the row has an `upper` bound of the effect that is beyond the margin.
 
     Args:
         case: str, what tells this case from the claim's others.
@@ -93,6 +100,8 @@ class Paired:
         row = pick(rows, self.test)
         pair = [pick(rows, where) for where in (self.ours, self.rival) if where is not None]
         contrary = row["effect"] < 0 and row["p"] < 0.05
+        if "upper" in row:
+            contrary = row["upper"] < -row["margin"]
         return Finding(
             self.case,
             against(other[self.key] for other in pair),

@@ -38,6 +38,15 @@ def test_the_verdict_over_all_cases(verdicts, words):
     assert summary([Finding("", "", verdict) for verdict in verdicts]) == words
 
 
+def test_what_is_within_a_margin_is_not_worse():
+    rows = [{**A, "score": 0.83}, {**B, "score": 0.831}]
+    for lower, upper, verdict in ((-0.0011, -0.0007, 0), (-0.003, -0.0011, -1), (-0.0009, 0.1, 1)):
+        row = {"name": "within", "effect": lower, "effect_error": 0.1, "p": 0.001, "margin": 0.001}
+        row |= {"lower": lower, "upper": upper, "holds": "yes" if lower > -0.001 else "no"}
+        found = Paired("case", {"name": "within"}, A, B).find([*rows, row])
+        assert found.verdict == verdict
+
+
 @pytest.mark.parametrize(
     ("effect", "p", "holds", "verdict"),
     [
@@ -58,7 +67,7 @@ def test_a_paired_test(effect, p, holds, verdict):
     assert found.published == "0.9500 against 0.9000"
     assert found.certainty == f"{effect} ± 0.012, p {p}"
     assert Paired("case", {"name": "a is less"}, A).find(rows).ours == "0.0176"
-    with pytest.raises(LookupError, match="A claim needs one row"):
+    with pytest.raises(LookupError, match="A claim needs a row"):
         Paired("case", {"name": "a is less"}, A, B).find(rows[:1])
 
 
