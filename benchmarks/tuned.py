@@ -11,6 +11,7 @@ the settings that were found. Claim: the lower end of its 95 % interval is above
 """
 
 import functools
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +51,7 @@ def _rows(name, folder, quick, trials, seeds):
     found = {"defaults": tfmoe.Run.from_dict(settings), "tuned": tuned.best}
     grid = studies.Grid("tuned", functools.partial(_one_run, found, folder, schema), quick)
     cells = [
-        {"set": name, "model": who, "settings": _said(found[who]), "seed": seed}
+        {"set": name, "model": who, "settings": _whole(found[who]), "seed": seed}
         for seed in range(1 if quick else seeds)
         for who in CONTESTANTS
     ]
@@ -78,6 +79,12 @@ def _tables(name, folder, quick):
         "schema": split.schema.to_dict(),
     }
     return settings | ({"epochs": 1, "hidden_units": "8"} if quick else {}), split.schema
+
+
+def _whole(run):
+    """All that a run says but where its rows are."""
+    own = {k: v for k, v in run.to_dict().items() if k not in ("data", "valid")}
+    return json.dumps(own, sort_keys=True)
 
 
 def _said(run):
