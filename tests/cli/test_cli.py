@@ -368,6 +368,9 @@ def test_a_bad_cell_is_told_without_a_traceback(folder, model, tmp_path):
 
 def test_train_rejects_what_it_does_not_know(folder, model):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
+    done = run(*arguments, "--patience", 2, "--epochs", 1, "--out", folder / "other.keras")
+    assert done.exit_code == 1
+    assert "--patience 2 with --epochs 1 and without --valid" in " ".join(done.output.split())
     done = run(*arguments, "--gate", "hard", "--out", folder / "other.keras")
     assert done.exit_code == 1
     assert "--gate hard" in done.output

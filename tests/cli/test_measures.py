@@ -66,6 +66,9 @@ def test_what_is_not_there_is_told(folder):
     done = run(*given, "--by", "nobody")
     assert done.exit_code == 1
     assert "Received ['nobody']" in " ".join(done.output.split())
+    done = run(*given, "--k", 3)
+    assert done.exit_code == 1
+    assert "Received --k 3 without --group" in " ".join(done.output.split())
     done = run(*given, "--threshold", 3)
     assert done.exit_code == 1
     assert "threshold=3" in done.output

@@ -195,8 +195,8 @@ class Structure(keras.layers.Layer):
             ValueError: if the structure takes no further task.
         """
         raise ValueError(
-            "add_task takes models on MMoE, OMoE, SharedBottom or a structure of your own that "
-            f"says how, by `extended`. Received one on {type(self).__name__}. Train it anew "
+            "add_task takes models on MMoE, OMoE, SharedBottom, STAR or a structure of your own "
+            f"that says how, by `extended`. Received one on {type(self).__name__}. Train it anew "
             "with the task among the others."
         )
 
@@ -279,8 +279,8 @@ class PlainLayer(Structure):
 
     def extended(self, like: Sequence[int], routing: str) -> dict[str, Any]:
         raise ValueError(
-            "add_task takes models on MMoE, OMoE, SharedBottom or another Structure. Received one "
-            f"on {type(self.layer).__name__}. Train it anew with the task among the others."
+            "add_task takes models on MMoE, OMoE, SharedBottom, STAR or another Structure. "
+            f"Received one on {type(self.layer).__name__}. Train it anew with the task among the others."
         )
 
 

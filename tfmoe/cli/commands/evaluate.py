@@ -10,6 +10,8 @@ from tfmoe.cli.paths import DataFiles, ModelFile, load_model, must_be_new
 from tfmoe.cli.terminal import errors_shown, say, show
 from tfmoe.remote import address, names_in
 
+_K = 10
+
 
 def evaluate(
     model: ModelFile,
@@ -33,7 +35,10 @@ def evaluate(
             "MRR; by default the schema's."
         ),
     ] = None,
-    k: Annotated[int, typer.Option(min=1, help="Rows of a group that NDCG and recall see.")] = 10,
+    k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows of a group that NDCG and recall see, by default 10."),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Probability above which a row counts as predicted, for precision."),
@@ -51,20 +56,25 @@ def evaluate(
         from tfmoe.model.measure import check_measured
 
         columns = [name for one in by or () for name in one.split(",")]
-        check_measured(columns, group, k, threshold, "evaluate")
+        check_measured(columns, group, k or _K, threshold, "evaluate")
         if out is not None:
             must_be_new(out)
             from tfmoe.reports.pictures import require_matplotlib
 
             require_matplotlib()
         loaded = load_model(model)
+        if k is not None and group is None and loaded.schema.group is None:
+            raise ValueError(
+                f"--k is of NDCG and recall of groups. Received --k {k} without --group, and a "
+                "schema without one. Add --group, or leave out --k."
+            )
         from tfmoe.model.measure import measure, with_measures
         from tfmoe.model.watched import reported
 
         if not loaded.compiled:
             loaded.compile()  # as one that was extracted: what is measured follows from the tasks
         # First what fails at once where a column is not there.
-        found = measure(loaded, data, columns, group, k, threshold, batch_size)
+        found = measure(loaded, data, columns, group, k or _K, threshold, batch_size)
         rows = loaded.preprocessor.dataset(data, batch_size=batch_size)
         # What is exact was measured, but for scenarios.
         logs = loaded.evaluate(rows, verbose=0, exact=loaded.schema.scenario is not None)

@@ -232,6 +232,12 @@ def train(
         if write_config is not None:
             must_be_new(write_config, ".yaml", ".yml")
         run = run_of(context, config)
+        if _is_given(context, "patience") and run.epochs is not None and run.valid is None:
+            raise ValueError(
+                "--patience ends a training that is validated. Received --patience "
+                f"{patience} with --epochs {run.epochs} and without --valid. Add --valid, or leave "
+                "out --epochs, and a tenth of the rows is held out."
+            )
         if run.from_model is None:
             run.read_schema()  # or its error, before TensorFlow starts
         from tfmoe.runs.workers import (
