@@ -280,7 +280,8 @@ class PlainLayer(Structure):
     def extended(self, like: Sequence[int], routing: str) -> dict[str, Any]:
         raise ValueError(
             "add_task takes models on MMoE, OMoE, SharedBottom, STAR or another Structure. "
-            f"Received one on {type(self.layer).__name__}. Train it anew with the task among the others."
+            f"Received one on {type(self.layer).__name__}. Train it anew with the task among the "
+            "others."
         )
 
 
