@@ -188,7 +188,7 @@ def warn_of_few_steps(model: Any) -> None:
     if steps < FEWEST_STEPS:
         warnings.warn(
             f"The model has been trained for {steps} steps, and rarely learns much in fewer than "
-            "some hundred: it may still predict little but means. Take smaller batches, more epochs or "
-            "more patience.",
+            "some hundred: it may still predict little but means. Take smaller batches, more "
+            "epochs or more patience.",
             stacklevel=4,
         )
