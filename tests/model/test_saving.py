@@ -85,6 +85,10 @@ def test_a_folder_with_something_else_in_it_stays(model, tmp_path):
         model.save(folder, zipped=False)
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "config.json").exists()
+    folder = folder.rename(tmp_path / "model.keras")
+    with pytest.raises(FileExistsError, match="Name a folder for the model alone"):
+        model.save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 def test_a_hub_is_left_to_keras(model, monkeypatch):

@@ -11,6 +11,8 @@ from keras import ops
 
 from tfmoe.compute.types import Tensor
 
+_LARGEST = 65504.0  # of float16
+
 
 def smooth_step(t: Any, gamma: float) -> Any:
     """The cubic that rises smoothly from 0 at `-gamma / 2` to 1 at `gamma / 2`.
@@ -117,3 +119,15 @@ def parted(x: Tensor, sizes: Sequence[Any]) -> list[Tensor]:
         parts.append(x[:, start : start + size])
         start += size
     return parts
+
+
+def wide_dtype(values: Tensor) -> str:
+    """The dtype of sums of such values: float32 at least."""
+    return keras.backend.result_type(values.dtype, "float32")
+
+
+def narrowed(values: Tensor, dtype: str) -> Tensor:
+    """Values in a dtype; those beyond the range of float16 are its largest number."""
+    if keras.backend.standardize_dtype(dtype) == "float16":
+        values = ops.clip(values, -_LARGEST, _LARGEST)
+    return ops.cast(values, dtype)

@@ -12,14 +12,14 @@ from keras import ops
 
 from tfmoe import validation
 from tfmoe.compute.initializers import PerCopy, member_initializer, of_vectors
-from tfmoe.compute.math import parted
+from tfmoe.compute.math import narrowed, parted
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Initializer, Shape, Tensor
 from tfmoe.compute.weights import copy_weights
 from tfmoe.features.embedding import Embedding
 from tfmoe.features.interest.history import History, histories_of, pooled_by_candidate
 from tfmoe.features.looked_up import square_norm
-from tfmoe.features.pooling import narrowed, pooled, weights_of
+from tfmoe.features.pooling import pooled, weights_of
 from tfmoe.features.pretrained import PretrainedEmbedding
 from tfmoe.features.unknown import UnknownIds
 from tfmoe.schema.columns import PADDING_ID, Sequence

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import keras
 from keras import ops
 
+from tfmoe.compute.math import narrowed, wide_dtype
 from tfmoe.compute.types import Tensor
 from tfmoe.schema.columns import PADDING_ID, Column
-
-LARGEST = 65504.0  # of float16
 
 
 def last_place(present: Tensor) -> Tensor:
@@ -49,18 +47,6 @@ def pooled(vectors: Tensor, ids: Tensor, pooling: str, weights: Tensor | None = 
     if pooling == "mean":
         total = total / nonzero(ops.sum(ops.abs(mask), axis=1))
     return narrowed(total, vectors.dtype)
-
-
-def wide_dtype(values: Tensor) -> str:
-    """The dtype of sums of such values: float32 at least."""
-    return keras.backend.result_type(values.dtype, "float32")
-
-
-def narrowed(values: Tensor, dtype: str) -> Tensor:
-    """Values in a dtype; those beyond the range of float16 are its largest number."""
-    if keras.backend.standardize_dtype(dtype) == "float16":
-        values = ops.clip(values, -LARGEST, LARGEST)
-    return ops.cast(values, dtype)
 
 
 def nonzero(sizes: Tensor) -> Tensor:

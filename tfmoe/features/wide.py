@@ -9,10 +9,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfmoe.compute.math import narrowed, wide_dtype
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Shape, Tensor
 from tfmoe.features.embedding import Embedding
-from tfmoe.features.pooling import narrowed, nonzero, weights_of, wide_dtype
+from tfmoe.features.pooling import nonzero, weights_of
 from tfmoe.schema.columns import PADDING_ID
 from tfmoe.schema.schema import Schema
 
@@ -95,8 +96,8 @@ class Wide(keras.layers.Layer):
                 given = weights_of(self.schema.column(name), features)
                 shares = shares if given is None else shares * ops.cast(given, dtype)
                 shares = shares / nonzero(ops.sum(ops.abs(shares), axis=1, keepdims=True))
-                shares = ops.cast(shares, weights.dtype)
-                weights = ops.sum(weights * shares[..., None], axis=1)
+                summed = ops.sum(ops.cast(weights, dtype) * shares[..., None], axis=1)
+                weights = narrowed(summed, weights.dtype)
             total = total + weights
         return ops.reshape(total, (-1, len(self.num_outputs), max(self.num_outputs)))
 

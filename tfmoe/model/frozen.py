@@ -76,9 +76,11 @@ def _of_encoders(old: Any, new: Any, names: Mapping[str, str]) -> list[tuple[Any
     for part in ("unknown", "interests"):
         theirs, ours = getattr(old, part), getattr(new, part)
         pairs += [(theirs[name], ours[name]) for name in ours if name in theirs]
-    # With columns that are new it is not the same encoder: they are there to learn.
-    parts = (new.tables, new.unknown, new.interests)
-    return [(old, new)] * (sum(map(len, parts)) == len(pairs)) + pairs
+    num_parts = len(new.tables) + len(new.unknown) + len(new.interests)
+    if len(pairs) == num_parts:
+        pairs.insert(0, (old, new))
+    # Else it has columns that are new: they are there to learn.
+    return pairs
 
 
 def _by_name(layers: list[Any]) -> dict[str, Any]:

@@ -512,15 +512,14 @@ class MultiTaskModel(Trainable):
         begins with `hf://` is left to Keras.
 
         Raises:
-            FileExistsError: with `overwrite=False`, if something is there; with `zipped=False`, if
-                it is a folder in which something else lies.
+            FileExistsError: with `overwrite=False`, if something is there; or if a folder is, in
+                which something else lies than a model.
             FloatingPointError: if a weight is not finite.
         """
         if str(filepath).startswith("hf://"):
             super().save(filepath, overwrite, zipped=zipped, **kwargs)
             return
-        if zipped is False:
-            check_holds_a_model(filepath)
+        check_holds_a_model(filepath)
         with _draft_of(filepath, overwrite) as draft:
             super().save(draft, zipped=zipped, **kwargs)
 

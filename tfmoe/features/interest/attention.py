@@ -9,10 +9,10 @@ import keras
 from keras import ops
 
 from tfmoe import validation
+from tfmoe.compute.math import narrowed, wide_dtype
 from tfmoe.compute.registered import registered
 from tfmoe.compute.types import Tensor
 from tfmoe.features.interest.base import Interest
-from tfmoe.features.pooling import narrowed, wide_dtype
 
 
 @registered
