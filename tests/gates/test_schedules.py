@@ -8,6 +8,7 @@ import pytest
 from keras.optimizers import schedules
 
 import tfmoe
+from tfmoe.gates.schedules import steps_to_rest
 
 FEATURES, STEPS = 4, 8
 X = np.ones((4, FEATURES), "float32")
@@ -109,3 +110,24 @@ def test_a_schedule_is_data(given, expected):
 def test_what_is_no_schedule_is_named(given, received):
     with pytest.raises(ValueError, match=rf"DSelectKGate takes .*`entropy_reg`.*{received}"):
         tfmoe.DSelectKGate(entropy_reg=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (0.3, 0),
+        (schedules.PolynomialDecay(0.0, 5, 0.5), 5),
+        (schedules.PolynomialDecay(0.0, 5, 0.5, cycle=True), 0),
+        (schedules.CosineDecay(0.0, 5, warmup_target=0.4, warmup_steps=3), 8),
+        (schedules.PiecewiseConstantDecay([2, 4], [0.0, 0.2, 0.1]), 4),
+        # These go on for ever.
+        (schedules.ExponentialDecay(0.4, 1000, 0.5), 0),
+        (schedules.InverseTimeDecay(0.4, 1000, 0.5), 0),
+        (schedules.CosineDecayRestarts(0.4, 1000), 0),
+    ],
+)
+def test_steps_until_a_schedule_rests_are_those_that_are_left(given, expected):
+    gate = gate_of(given)
+    assert steps_to_rest([gate_of(0.1), gate]) == expected
+    gate(X, training=True)
+    assert steps_to_rest([gate]) == max(expected - 1, 0)

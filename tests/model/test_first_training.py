@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import tfmoe
-from tfmoe.model.plan import batch_size_for
+from tfmoe.model.plan import batch_size_for, best_kept
 from tfmoe.model.progress import metrics_line
 
 TASKS = [tfmoe.Binary("click"), tfmoe.Regression("amount")]
@@ -64,6 +64,45 @@ def test_raw_rows_train_until_validation_stops_improving(kind, tmp_path, capsys)
     assert logs["amount_rmse"] < 0.4
 
 
+@pytest.mark.parametrize(
+    ("decay", "epochs", "parted", "expected"),
+    [
+        (keras.optimizers.schedules.PolynomialDecay(0.0, 31, 0.3), 100, False, 1),  # 19 a epoch
+        (keras.optimizers.schedules.PolynomialDecay(0.0, 31, 0.3), 100, True, 1),  # 17
+        (keras.optimizers.schedules.PolynomialDecay(0.0, 35, 0.3), 100, False, 1),
+        (keras.optimizers.schedules.PolynomialDecay(0.0, 35, 0.3), 100, True, 2),
+        # The last epoch is kept, where none is one of a gate that has decided.
+        (keras.optimizers.schedules.PolynomialDecay(0.0, 9000, 0.3), 7, False, 6),
+        (keras.optimizers.schedules.ExponentialDecay(0.3, 9000, 0.9), 7, False, 0),
+        (0.3, 7, False, 0),
+    ],
+)
+def test_epochs_count_from_the_one_in_which_gates_have_decided(decay, epochs, parted, expected):
+    rows = table()
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], TASKS)
+    gate = tfmoe.DSelectKGate(num_nonzeros=1, entropy_reg=decay)
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(2, 4, (4,), gate))
+    stopping = best_kept(model, rows, 32, 3, epochs, parted)
+    assert stopping.start_from_epoch == expected
+
+
+@pytest.mark.slow
+def test_an_undecided_gate_ends_with_the_weights_that_fit_tells():
+    rows = table(200)
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], TASKS)
+    gate = tfmoe.DSelectKGate(
+        num_nonzeros=1, entropy_reg=keras.optimizers.schedules.PolynomialDecay(0.0, 12, 0.3)
+    )
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(num_experts=4, hidden_units=(4,), gate=gate))
+    model.compile(keras.optimizers.Adam(0.03), jit_compile=False)
+    for first in (1, 0):  # 12 steps are two epochs of six; the second training goes on decided
+        losses = model.fit(rows, verbose=0).history["val_loss"]
+        assert ("count from 2 on" in model.plan) == bool(first)
+        assert model.best_epoch == first + int(np.argmin(losses[first:]))
+
+
 @pytest.mark.slow
 def test_what_is_given_is_kept():
     rows = table()
@@ -74,8 +113,10 @@ def test_what_is_given_is_kept():
     assert int(model.optimizer.iterations) == 12
     history = model.fit(rows[:500], validation_data=rows[500:], patience=0, verbose=0).history
     assert len(history["val_loss"]) > 1
+    assert model.best_epoch == int(np.argmin(history["val_loss"]))
     own = OneEpoch("val_loss")
     assert len(model.fit(rows, callbacks=[own], verbose=0).history["loss"]) == 1
+    assert model.best_epoch is None
 
 
 @pytest.mark.slow

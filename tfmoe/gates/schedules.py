@@ -53,10 +53,32 @@ def ramp(steps: int, most: float) -> Schedule:
     return keras.optimizers.schedules.PolynomialDecay(0.0, steps, end_learning_rate=most)
 
 
-def ramp_steps(gates: Iterable[Any]) -> int:
-    """Steps until the schedules of gates stand still, as far as they say so; 0 without any."""
-    schedules = [getattr(gate, name) for gate in gates for name in gate.scheduled()]
-    return max([getattr(one, "decay_steps", 0) for one in schedules if is_schedule(one)], default=0)
+def steps_to_rest(gates: Iterable[Any]) -> int:
+    """Further training steps until all schedules of gates that ever stand still do so."""
+    left = [
+        _rests_after(getattr(gate, name)) - steps_taken(getattr(gate, "steps", 0))
+        for gate in gates
+        for name in gate.scheduled()
+    ]
+    return max([0, *left])
+
+
+def steps_taken(counter: Any) -> int:
+    """What a counter of steps holds, also one that is on several replicas."""
+    return int(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(counter)))
+
+
+def _rests_after(value: Any) -> int:
+    """The steps after which a schedule stays as it is; 0 for a number, and one that never does."""
+    schedules = keras.optimizers.schedules
+    if isinstance(value, schedules.PolynomialDecay):
+        return 0 if value.cycle else value.decay_steps
+    if isinstance(value, schedules.CosineDecay):
+        return value.warmup_steps + value.decay_steps
+    if isinstance(value, schedules.PiecewiseConstantDecay):
+        return max(value.boundaries)
+    # Those that fall by a share in so many `decay_steps` always go on falling.
+    return 0
 
 
 def schedule_config(value: Any) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from tfmoe.data.read.source import open_source
-from tfmoe.gates.schedules import ramp_steps
+from tfmoe.gates.schedules import steps_taken, steps_to_rest
 from tfmoe.model.inputs import is_frame, is_path, unpacked
 
 # Steps of an epoch, and bounds of a batch's rows.
@@ -111,8 +112,13 @@ def planned(
             f". It ends after {patience} epochs without a better val_loss, of {_MOST_EPOCHS} at "
             "most, and keeps the best weights"
         )
-        callbacks = [best_kept(model, x, size, patience, num_rows)]
         epochs = _MOST_EPOCHS
+        stopping = best_kept(model, x, size, patience, epochs, parted, num_rows)
+        if stopping.start_from_epoch:
+            words += (
+                f"; epochs count from {stopping.start_from_epoch + 1} on, when gates have decided"
+            )
+        callbacks = [stopping]
     chosen = batch_size is None or bool(callbacks)
     return Plan(
         x,
@@ -127,29 +133,47 @@ def planned(
 
 
 def best_kept(
-    model: Any, x: Any, batch_size: int | None, patience: int, num_rows: int | None = None
+    model: Any,
+    x: Any,
+    batch_size: int | None,
+    patience: int,
+    epochs: int,
+    parted: bool = False,
+    num_rows: int | None = None,
 ) -> keras.callbacks.Callback:
     """Ends a training that gets no better, and keeps the weights of its best epoch.
 
-    The weights of an epoch in which a gate had not yet decided are not those to keep.
+    The weights of an epoch in which a gate had not yet decided are not those to keep, unless none
+    has by the last one, which then is.
 
     Args:
         model: `MultiTaskModel`.
         x: the raw rows of which the training is, a DataFrame or files.
         batch_size: int, or None for the one that follows from the number of rows.
         patience: int, epochs without a better `val_loss`.
+        epochs: int >= 1, of the training at most.
+        parted: whether a tenth of the rows is held out.
         num_rows: int, of `x`, or None to count them.
     """
     if num_rows is None:
         num_rows = _num_rows(model, x)
-    steps = max(1, round((1 - _SHARE) * num_rows / (batch_size or batch_size_for(num_rows))))
+    size = batch_size or batch_size_for(num_rows)
+    steps = max(1, math.ceil(num_rows * (1 - _SHARE if parted else 1) / size))
+    undecided = math.ceil(steps_to_rest(model.structure.gates) / steps) - 1
     return keras.callbacks.EarlyStopping(
         "val_loss",
         patience=patience,
         mode="min",
         restore_best_weights=True,
-        start_from_epoch=max(0, math.ceil(ramp_steps(model.structure.gates) / steps) - 1),
+        start_from_epoch=min(max(0, undecided), epochs - 1),
     )
+
+
+def restored_epoch(callbacks: Iterable[Any]) -> int | None:
+    """The epoch, from 0, whose weights one of some callbacks has restored, or None."""
+    stoppings = (one for one in callbacks if isinstance(one, keras.callbacks.EarlyStopping))
+    kept = [one.best_epoch for one in stoppings if one.best_weights is not None]
+    return kept[-1] if kept else None
 
 
 def _num_rows(model: Any, x: Any) -> int:
@@ -179,7 +203,7 @@ def _parted(arrays: Any, seed: int) -> tuple[Any, Any]:
 
 def steps_done(optimizer: Any) -> int:
     """The optimizer's steps so far, also of one whose counter is on several replicas."""
-    return int(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(optimizer.iterations)))
+    return steps_taken(optimizer.iterations)
 
 
 def warn_of_few_steps(model: Any) -> None:

@@ -27,7 +27,7 @@ from tfmoe.model.inputs import (
     weights_may_come_third,
 )
 from tfmoe.model.measure import measure, with_measures
-from tfmoe.model.plan import planned, warn_of_few_steps
+from tfmoe.model.plan import planned, restored_epoch, warn_of_few_steps
 from tfmoe.model.progress import Progress
 from tfmoe.model.replicas import (
     own_batches,
@@ -62,7 +62,7 @@ class Trainable(Compiled):
     _predicts_alone: Untracked | None = None
     #: What `fit` has chosen by itself, in words.
     plan: str = ""
-    #: The epoch, from 0, whose weights `fit` has kept by itself; None where it chose none.
+    #: The epoch, from 0, whose weights an early stopping has restored; None where none has.
     best_epoch: int | None = None
 
     def _rows(self, x: Any) -> Any:
@@ -164,13 +164,12 @@ class Trainable(Compiled):
             )
             x, y, sample_weight, validation_data, batch_size, epochs, stopping, words = plan
             own = any(isinstance(one, keras.callbacks.EarlyStopping) for one in callbacks)
-            stopping = [] if own else stopping
-            callbacks += stopping
+            callbacks += [] if own else stopping
             self.plan = words
             if words and verbose not in (0, "0"):
                 print(words)
         else:
-            stopping, self.plan = [], ""
+            self.plan = ""
             x, y, sample_weight = unpacked(
                 self._encoded(x, labels=True, training=True), y, sample_weight
             )
@@ -227,7 +226,7 @@ class Trainable(Compiled):
                 sample_weight=sample_weight,
                 **{**kwargs, **changed},
             )
-        self.best_epoch = stopping[0].best_epoch if stopping else None
+        self.best_epoch = restored_epoch(callbacks)
         if not validates:
             warn_of_near_ties(self, self._told.value)
         warn_of_few_steps(self)

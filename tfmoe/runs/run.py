@@ -457,7 +457,8 @@ class Run:
             callbacks.append(Checkpoint(self.checkpoints, self.checkpoint_steps))
         if self.valid and self.epochs:
             # `fit` takes the number as it is; a validation table picks the epoch all the same.
-            callbacks.append(best_kept(model, self.data, self.batch_size, self.patience))
+            kept = best_kept(model, self.data, self.batch_size, self.patience, self.epochs)
+            callbacks.append(kept)
         return model.fit(
             self.data if rows is None else rows,
             validation_data=self.valid if rows is None else valid,
