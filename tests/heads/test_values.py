@@ -135,3 +135,13 @@ def _loss_of(task, label, row):
     if task == 2:
         return funnel.zero_inflated_lognormal(scaled, row)
     return max(0.8 * (scaled - row[0]), -0.2 * (scaled - row[0]))
+
+
+def test_an_expected_value_is_finite_where_one_of_its_factors_is_not():
+    """In float32 the probability of a purchase may be 0, and its mean amount infinite."""
+    logits = np.float32([[-110, 100, 0.5], [-40, 100, 0.5], [3, -2, 1]])
+    found = values.regression_value(tfmoe.Regression("spend", loss="lognormal"), logits)
+    sigma = np.log1p(np.exp(np.float64(logits[:, 2])))
+    log_share = -np.log1p(np.exp(-np.float64(logits[:, 0])))
+    expected = np.exp(log_share + logits[:, 1] + sigma**2 / 2)
+    np.testing.assert_allclose(found, expected, rtol=2e-5)

@@ -339,6 +339,17 @@ def test_a_task_that_rows_have_alone_has_the_mean_over_its_own():
     np.testing.assert_allclose(counts, [weights[:12].sum(), weights[12:].sum()], rtol=1e-6)
 
 
+def test_famo_compares_no_half_of_a_step():
+    schema = tfmoe.Schema(
+        [tfmoe.Numeric("x", transform="none")], [tfmoe.Binary("a"), tfmoe.Binary("b")]
+    )
+    model = tfmoe.MultiTaskModel(schema, tfmoe.SharedBottom(hidden_units=(4,)))
+    accumulating = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+    with pytest.raises(ValueError, match=r"FAMO compares .* Take batches 4 times as large"):
+        model.compile(accumulating, weighting="famo")
+    model.compile(accumulating, weighting="uncertainty")
+
+
 @pytest.mark.slow
 def test_famo_looks_again_with_the_same_dropout_and_leaves_no_trace():
     mixture = tfmoe.MMoE(

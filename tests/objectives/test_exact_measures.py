@@ -9,8 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+import tfmoe
 from tfmoe.objectives import calibration as cal
 from tfmoe.objectives import grouped
+from tfmoe.objectives.measures import deciles_of
 
 # Label (2: missing), score, group (-1: none), weight.
 ROW = st.tuples(
@@ -176,6 +178,14 @@ def test_deciles_part_no_equal_predictions(rows):
     ends = np.cumsum(found.rows)
     ordered = np.sort(scores[use])
     assert all(ordered[end - 1] < ordered[end] for end in ends[:-1])
+
+
+def test_a_decile_has_its_own_number():
+    """Equal predictions lie in one, and others are left out."""
+    p = np.r_[np.full(60, 0.1), np.linspace(0.2, 0.9, 40)]
+    y = np.arange(100) % 2
+    rows = deciles_of(tfmoe.Binary("click"), y, p, np.ones(100))
+    assert [row["decile"] for row in rows] == [4, 7, 8, 9, 10]
 
 
 def test_deciles_have_equal_weight():

@@ -44,7 +44,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with(folder, tmp_path, monkeypatch
     with pytest.raises(kept.Broken):
         kept_run.fit(kept_run.build(), [kept.BreaksAt(1, 1)])
     names = sorted(os.listdir(checkpoints))
-    assert names[-2:] == ["preprocessor", "run.yaml"]
+    assert names[-3:] == ["preprocessor", "run.yaml", "sizes.json"]
     with pytest.raises(FileExistsError, match="by --resume"):
         kept_run.build()
     again = {"checkpoints": checkpoints, "resume": True}
@@ -78,6 +78,25 @@ def test_a_schema_that_was_edited_is_refused(folder, tmp_path):
     )
     with pytest.raises(ValueError, match="the schema that it was begun with"):
         again.build()
+
+
+@pytest.mark.filterwarnings("ignore:The model has been trained for")
+@pytest.mark.filterwarnings("ignore:`fit` counts scores in bins")
+@pytest.mark.parametrize("name", ["data", "valid"])
+def test_a_table_that_has_grown_is_refused(folder, tmp_path, name):
+    for one in ("data", "valid"):
+        kept.table(60).to_csv(tmp_path / f"{one}.csv", index=False)
+    paths = {one: str(tmp_path / f"{one}.csv") for one in ("data", "valid")}
+    run = run_of(folder, **paths, checkpoints=tmp_path / "checkpoints", epochs=1)
+    run.fit(run.build())
+    again = run_of(folder, **paths, checkpoints=tmp_path / "checkpoints", epochs=1, resume=True)
+    again.build()
+    kept.table(61).to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(ValueError, match=rf"Received {name}=.* bytes now and had"):
+        again.build()
+    # A folder of an earlier version says nothing of it.
+    (tmp_path / "checkpoints" / "sizes.json").unlink()
+    again.build()
 
 
 def test_a_slip_of_the_pen_keeps_nothing(folder, tmp_path, monkeypatch):

@@ -91,6 +91,17 @@ def test_a_run_is_plain_data(tmp_path):
         ({"task_weight": ["watch"]}, r"task_weight=\['watch'\]"),
         ({"optimizer": "adamm"}, "--optimizer adamm"),
         ({"batch_size": "many"}, "batch_size='many'"),
+        ({"tower_units": None}, "tower_units=None"),
+        ({"hidden_units": []}, r"--hidden-units takes integers .* Received --hidden-units \."),
+        ({"mixture": ["mmoe"]}, r"mixture=\['mmoe'\]"),
+        ({"data": 5}, "data=5"),
+        ({"valid": False}, "valid=False"),
+        ({"position": 3}, "position=3"),
+        ({"schema": [1]}, r"schema=\[1\]"),
+        ({"optimizer": "sgd:nan"}, "--optimizer sgd:nan"),
+        ({"optimizer": "sgd:-1"}, "--optimizer sgd:-1"),
+        ({"task_weight": {"watch": -1}}, r"task_weight\['watch'\]=-1"),
+        ({"from": "a.keras", "from_model": "b.keras"}, "are one key. Received 'a.keras' and"),
     ],
 )
 def test_what_a_run_does_not_know(more, message):
@@ -115,6 +126,38 @@ def test_embeddings_have_the_size_that_a_run_says():
     assert Run("t.csv", SCHEMA).read_schema().column("user").dim == 3
 
 
+def test_what_has_no_size_of_its_own_is_left_alone():
+    columns = [
+        tfmoe.Pretrained("movie", vectors="v.npz"),
+        tfmoe.Crossed("both", columns=["user", "country"], hash_buckets=8),
+        tfmoe.Text("title", hash_buckets=8),
+        tfmoe.Timestamp("when", parts=["hour"], cyclic=False),
+        tfmoe.Numeric("age", transform="buckets"),
+        tfmoe.Vector("shape"),
+        tfmoe.Categorical("user"),
+        tfmoe.Categorical("country", share="user"),
+    ]
+    schema = tfmoe.Schema(columns, [tfmoe.Binary("watch")]).to_dict()
+    found = Run("t.csv", schema, embedding_dim=7).read_schema().columns
+    sizes = {one.name: getattr(one, "dim", None) for one in found}
+    assert {*map(sizes.get, ("both", "title", "when", "age", "user"))} == {7}
+    assert found[0] == Run("t.csv", schema).read_schema().columns[0]
+
+
+def test_numbers_of_numpy_and_of_yaml_are_numbers(tmp_path):
+    import yaml
+
+    weights = {"watch": np.float64(2), "stay": "1e-1"}
+    run = Run("t.csv", SCHEMA, batch_size=np.int64(64), task_weight=weights, hidden_units=64)
+    assert yaml.safe_load(run.to_yaml())["task_weight"] == {"watch": 2.0, "stay": 0.1}
+    assert (run.batch_size, run.hidden_units) == (64, "64")
+    found = space_of(
+        {}, {"batch_size": list(2 ** np.arange(5, 7)), "epochs": {"low": 1, "high": "1e1"}}
+    )
+    assert json.dumps(found["batch_size"].values) == "[32, 64]"
+    assert found["epochs"] == Range(1, 10)
+
+
 def test_experts_are_normalised_if_a_run_says_so():
     assert by_name.structure_by_name("mmoe", layer_norm=True).get_config()["layer_norm"]
     assert not by_name.structure_by_name("mmoe").get_config()["layer_norm"]
@@ -134,6 +177,9 @@ class Trial:
     suggest_float = suggest_int
 
 
+NOTHING = dict.fromkeys(DEFAULT)
+
+
 def test_where_a_search_looks():
     space = space_of({"dropout": 0.1}, {"gate": None, "num_experts": {"low": 2, "high": 3}})
     assert {*space} == {*DEFAULT} - {"gate", "dropout"}
@@ -151,6 +197,10 @@ def test_where_a_search_looks():
     found = suggested(Trial(), {}, space_of({}, {"num_nonzeros": [1], "gate": ["softmax"]}))
     assert "num_nonzeros" not in found
     assert found["gate"] == "softmax"
+    # Nor kept there, where the file says so of all.
+    given = {"num_experts": 4, "gate": "top-k", "num_nonzeros": 1, "epochs": 3}
+    found = suggested(Trial(), given, space_of({}, {"mixture": ["shared-bottom"], **NOTHING}))
+    assert found == {"mixture": "shared-bottom", "epochs": 3}
     # Nor what stands before a mixture that reads other than one vector a row.
     space = space_of({}, {"pepnet": ["user_id"]})
     for mixture, tried in (("mod-squad", set()), ("ple", {"interactions", "pepnet"})):
@@ -168,7 +218,7 @@ def test_where_a_search_looks():
 
 
 SEARCH = {
-    **dict.fromkeys(DEFAULT),
+    **NOTHING,
     "learning_rate": {"low": 1e-3, "high": 0.3, "log": True},
     "gate": ["softmax", "top-k"],
 }
@@ -235,8 +285,52 @@ def test_searches_that_cannot_be(folder, tmp_path):
     with pytest.raises(ValueError, match="valid=None with epochs=2"):
         tune(settings(folder, valid=None), SEARCH, tmp_path)
     refused = {**SEARCH, "scenario_towers": [True]}
-    with pytest.raises(ValueError, match=r"none of which is .one because: .*scenario"):
+    with pytest.raises(ValueError, match=r"5 trials .* that were refused: .*scenario"):
         tune(settings(folder), refused, tmp_path, trials=1)
+    for slip, message in (
+        ({"weighting": ["fixed", "uncertanty"]}, "--weighting uncertanty"),
+        ({"batch_size": {"low": 32, "high": 99.5}}, "batch_size=99.5"),
+        ({"optimizer": ["sgd:-1"]}, "--optimizer sgd:-1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tune(settings(folder), {**SEARCH, **slip}, tmp_path / "slip", trials=1)
+    few = pd.read_csv(folder / "train.csv")[:80]
+    few.to_csv(tmp_path / "few.csv", index=False)
+    given = settings(folder, data=str(tmp_path / "few.csv"), valid=None)
+    given.pop("epochs")
+    with pytest.raises(ValueError, match=r"Received fewer rows, without a table\. Give `valid`"):
+        tune(given, SEARCH, tmp_path / "few", trials=1)
+
+
+@needs_optuna
+@pytest.mark.slow
+def test_what_is_refused_is_told_and_does_not_count(folder, tmp_path):
+    """Nor does a search that has found nothing: another may begin in its folder."""
+    search = {**NOTHING, "scenario_towers": [False, True], "gate": ["softmax"]}
+    with pytest.raises(ValueError, match="'watch_ac'"):
+        tune(settings(folder), {**search, "gate": ["top-k"]}, tmp_path, 2, metric="watch_ac")
+    found = tune(settings(folder), search, tmp_path, trials=2).trials
+    assert (found["state"] == "finished").sum() == 2
+    refused = found[found["state"] == "refused"]
+    assert len(refused)
+    assert refused["reason"].str.contains("scenario").all()
+    assert found.loc[found["state"] == "finished", "reason"].eq("").all()
+    assert tune(settings(folder), search, tmp_path, trials=2).trials.equals(found)
+
+
+@needs_optuna
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["dselect-k", "softmax"])
+def test_a_number_is_that_of_the_weights_that_are_kept(folder, tmp_path, gate):
+    """Whichever number decides, and also if a gate has to decide first."""
+    given = settings(folder, gate=gate, epochs=6)
+    search = {**NOTHING, "learning_rate": [0.3]}
+    found = tune(given, search, tmp_path, trials=1, metric="watch_auc")
+    model = found.best.build()
+    history = found.best.fit(model)
+    assert found.number == pytest.approx(history["val_watch_auc"][model.best_epoch], abs=1e-6)
+    kept = model.evaluate(given["valid"], verbose=0, exact=False)["watch_auc"]
+    assert found.number == pytest.approx(kept, abs=1e-6)
 
 
 @needs_optuna

@@ -23,15 +23,18 @@ def regression_value(task: Task, logits: Tensor) -> Tensor:
     if loss == "poisson":
         return ops.exp(logits)
     if loss == "lognormal":
-        probability, value = lognormal_parts(logits)
-        return probability * value
+        # Of the sum of logarithms, for one factor may be 0 and the other infinite.
+        return ops.exp(ops.log_sigmoid(logits[:, 0]) + _log_mean(logits))
     return logits
 
 
 def lognormal_parts(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Of logits `(b, 3)` the probability of a label above 0, and the mean of such labels."""
-    sigma = lognormal_sigma(logits)
-    return ops.sigmoid(logits[:, 0]), ops.exp(logits[:, 1] + ops.square(sigma) / 2)
+    return ops.sigmoid(logits[:, 0]), ops.exp(_log_mean(logits))
+
+
+def _log_mean(logits: Tensor) -> Tensor:
+    return logits[:, 1] + ops.square(lognormal_sigma(logits)) / 2
 
 
 def lognormal_sigma(logits: Tensor) -> Tensor:

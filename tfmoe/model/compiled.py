@@ -53,6 +53,11 @@ from tfmoe.schema.schema import GROUP_CODES
 # With more of them, a step returns the loss alone.
 _MANY_METRICS = 32
 
+_ON_REPLICAS = (
+    "On several replicas an optimizer takes a step for each batch: TensorFlow cannot add up "
+    "replicas' gradients in some steps only"
+)
+
 
 class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.Model):
     """A Keras model whose losses and metrics follow from the tasks of its schema.
@@ -151,14 +156,16 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
                 case, or None or `"fixed"` for fixed weights. `Task.weight` and `loss_weights`
                 multiply a task's loss before. `loss` is reported as the plain sum all the same,
                 and the weights as `<task>_weight`; losses of gates and `aux_losses` keep their
-                own. What it learns is saved with the model.
+                own. What it learns is saved with the model. With an optimizer's
+                `gradient_accumulation_steps` it learns at every batch all the same, not at every
+                update; `FAMO` is then refused.
             **kwargs: the other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: if a dict names an unknown task, or is no dict; if two metrics have one
                 name; if `weighted_metrics` are given; if an auxiliary loss is of another kind, or
                 no gate tells tasks apart; if `weighting` is unknown, or does not go with the
-                tasks.
+                tasks or the optimizer.
         """
         check_workers(self)
         if kwargs.get("weighted_metrics"):
@@ -198,7 +205,10 @@ class Compiled(keras_private.BuiltBefore, keras_private.ReportsAtTheEnd, keras.M
         optimizer = made(optimizer)
         several = replicas_of(self) > 1
         if several:
-            check_accumulates_nothing(keras.optimizers.get(optimizer))
+            check_accumulates_nothing(keras.optimizers.get(optimizer), _ON_REPLICAS)
+        elif weighting is not None and weighting.looks_again:
+            why = f"{type(weighting).__name__} compares a batch's losses before and after its step"
+            check_accumulates_nothing(keras.optimizers.get(optimizer), why)
         if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
             jit_compile = not kwargs.get("run_eagerly") and jit_pays(self)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)

@@ -225,8 +225,8 @@ class Read:
     def __iter__(self) -> Iterator[tuple[str, tuple[np.ndarray, ...]]]:
         for (features, labels, weights), codes in self._batches():
             scores = self._model.predict_on_batch(features)
-            for name, own in codes.items():
-                self._count(name, own)
+            for name in self._by:
+                self._count(name, codes[name])
             more = [codes[name] for name in self._by]
             if self._group is not None:
                 own = features[GROUP_CODES] if self._encoded else codes[self._group]

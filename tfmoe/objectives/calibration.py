@@ -78,6 +78,13 @@ def reliability(
     Returns:
         `Reliability` of at most `num_bins` bins.
     """
+    return binned(labels, predictions, weights, num_bins)[1]
+
+
+def binned(
+    labels: Any, predictions: Any, weights: Any = None, num_bins: int = 10
+) -> tuple[np.ndarray, Reliability]:
+    """As `reliability`, and before it the bins' numbers from 0, int `(m,)`."""
     labels, predictions, weights = labelled(labels, predictions, weights)
     values, which = np.unique(predictions, return_inverse=True)
     of_value = np.bincount(which, weights, len(values))
@@ -91,7 +98,8 @@ def reliability(
         np.bincount(bins, own, num_bins)[some]
         for own in (weights, weights * predictions, weights * labels)
     ]
-    return Reliability(rows[some], sums[0], sums[1] / sums[0], sums[2] / sums[0])
+    found = Reliability(rows[some], sums[0], sums[1] / sums[0], sums[2] / sums[0])
+    return np.flatnonzero(some), found
 
 
 def precision_and_recall(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tfmoe.objectives.calibration import (
+    binned,
     calibration,
     normalized_entropy,
     precision_and_recall,
-    reliability,
 )
 from tfmoe.objectives.exact import own_metric
 from tfmoe.objectives.grouped import grouped_auc, ranking
@@ -99,18 +99,18 @@ def deciles_of(task: Task, labels: _Array, scores: _Array, weights: _Array) -> l
     """
     if not isinstance(task, Binary):
         return []
-    found = reliability(labels, scores, of_whole_table(task, labels, weights))
+    numbers, found = binned(labels, scores, of_whole_table(task, labels, weights))
     return [
         {
             "task": task.name,
-            "decile": place,
+            "decile": int(number) + 1,
             "rows": int(rows),
             "weight": weight,
             "prediction": prediction,
             "label": label,
             "calibration": prediction / label if label else float("nan"),
         }
-        for place, (rows, weight, prediction, label) in enumerate(zip(*found, strict=True), 1)
+        for number, rows, weight, prediction, label in zip(numbers, *found, strict=True)
     ]
 
 

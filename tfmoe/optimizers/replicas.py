@@ -39,16 +39,19 @@ def agree_on_overflow(optimizer: Any) -> None:
         optimizer.check_finite = fine
 
 
-def check_accumulates_nothing(optimizer: Any) -> None:
-    """Raises ValueError if an optimizer, or one inside it, adds up gradients of several batches."""
+def check_accumulates_nothing(optimizer: Any, why: str) -> None:
+    """Raises ValueError if an optimizer, or one inside it, adds up gradients of several batches.
+
+    Args:
+        optimizer: Keras optimizer.
+        why: str, why it must not.
+    """
     for one in nested(optimizer):
         steps = one.gradient_accumulation_steps
         if steps:
             raise ValueError(
-                "On several replicas an optimizer takes a step for each batch: TensorFlow cannot "
-                "add up replicas' gradients in some steps only. Received "
-                f"gradient_accumulation_steps={steps} in {type(one).__name__}. Take batches "
-                f"{steps} times as large, of which each replica computes its part."
+                f"{why}. Received gradient_accumulation_steps={steps} in {type(one).__name__}. "
+                f"Take batches {steps} times as large instead."
             )
 
 

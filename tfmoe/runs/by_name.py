@@ -4,6 +4,7 @@ Help, completion and errors follow from these tables, which need no Keras.
 """
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ def check_structure(structure: str, gate: str | None, hidden_units: str | None) 
     check_known("--mixture", structure, STRUCTURES)
     if gate is not None:
         check_known("--gate", gate, GATES)
-    units_of(hidden_units or UNITS)
+    units_of(UNITS if hidden_units is None else hidden_units)
 
 
 # What a structure gets where its option is not given.
@@ -200,7 +201,7 @@ def structure_by_name(
     options = {name: value for name, value in options.items() if value is not None}
     return kind.from_options(
         **options,
-        hidden_units=units_of(hidden_units or UNITS),
+        hidden_units=units_of(UNITS if hidden_units is None else hidden_units),
         gate=None if gate is None else gate_by_name(gate, num_nonzeros, entropy_reg),
         num_nonzeros=num_nonzeros or NUM_NONZEROS,
     )
@@ -245,6 +246,7 @@ def optimizer_parts(given: str) -> dict[str, tuple[str, float | None]]:
         valid = part not in parts and (bool(found) or "," not in given)
         try:
             parts[part] = name, float(rate) if rate else None
+            valid = valid and (not rate or 0 <= float(rate) < math.inf)
         except ValueError:
             valid = False
         if not valid:

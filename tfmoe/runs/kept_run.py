@@ -1,18 +1,23 @@
-"""What the folder of a run's checkpoints has beside them: the run, and its Preprocessor."""
+"""What the folder of a run's checkpoints has beside them: the run, its tables' sizes, and its
+Preprocessor.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmoe.data.preprocessor import Preprocessor
+from tfmoe.data.read.paths import files_of
+from tfmoe.files import replaced
 from tfmoe.schema.schema import Schema
 
 if TYPE_CHECKING:
     from tfmoe.runs.run import Run
 
-_RUN, _PREPROCESSOR = "run.yaml", "preprocessor"
+_RUN, _SIZES, _PREPROCESSOR = "run.yaml", "sizes.json", "preprocessor"
 # What may be another when a training goes on.
 _FREE = ("checkpoints", "checkpoint_steps", "resume", "epochs")
 
@@ -25,7 +30,8 @@ def begin(run: Run) -> None:
 
     Raises:
         FileExistsError: if something is in the folder of a run that does not go on.
-        ValueError: if the run that goes on was begun with other settings.
+        ValueError: if the run that goes on was begun with other settings, or its tables have
+            other sizes now.
     """
     from tfmoe.model.checkpoint import files_in
 
@@ -42,6 +48,7 @@ def begin(run: Run) -> None:
         before = type(run).load(known)
         if files_in(folder):
             _check(run.to_dict(), before.to_dict(), known)
+            _check_sizes(run, folder / _SIZES)
             return
         # It ended before a step was kept, as by a slip of the pen: it begins anew.
         kept = folder / _PREPROCESSOR
@@ -51,6 +58,8 @@ def begin(run: Run) -> None:
             shutil.rmtree(kept)
         known.unlink()
     run.save(known)
+    with replaced(folder / _SIZES) as draft:
+        draft.write_text(json.dumps(_sizes(run)), encoding="utf-8")
 
 
 def begun_epochs(run: Run) -> int | None:
@@ -87,6 +96,29 @@ def _check(ours: dict[str, Any], theirs: dict[str, Any], path: Path) -> None:
                 f"{name}={ours.get(name, 'its default')!r} in place of "
                 f"{theirs.get(name, 'its default')!r}, of {path}. Take that, or begin anew in "
                 "another folder."
+            )
+
+
+def _sizes(run: Run) -> dict[str, list[int]]:
+    """Bytes of each file of a run's tables."""
+    paths = {"data": run.data, "valid": run.valid}
+    return {
+        name: [file.stamp[0] for file in files_of([path])]
+        for name, path in paths.items()
+        if path is not None
+    }
+
+
+def _check_sizes(run: Run, path: Path) -> None:
+    """Raises ValueError if tables changed; folders of earlier versions tell no sizes."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _sizes(run)
+    for name, now in _sizes(run).items():
+        if now != before[name]:
+            raise ValueError(
+                "A training goes on with the rows that it was begun with. Received "
+                f"{name}={getattr(run, name)!r}, whose files have {sum(now):,} bytes now and had "
+                f"{sum(before[name]):,}. Bring them back; or begin anew in another folder, or "
+                "train the model on by --from."
             )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tfmoe.model.model import MultiTaskModel
 
 # How fields are checked that are numbers: whether they are whole, and their bounds.
-_WHOLE = {
+WHOLE = {
     "num_experts": 2,
     "num_nonzeros": 1,
     "embedding_dim": 1,
@@ -37,6 +37,8 @@ _WHOLE = {
 _SHARES = ("dropout", "column_dropout")
 _AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
 _TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
+_PATHS = ("data", "valid", "from_model", "checkpoints")
+_NAMES = ("mixture", "gate", "position", "weighting", "dtype", "new_rows", "moments")
 _BOOLS = ("layer_norm", "wide", "scenario_towers", "grow", "resume")
 # What a run may say that trains a model on: how it is trained, and how it grows.
 _CHECKPOINTS = ("checkpoints", "checkpoint_steps", "resume")
@@ -155,11 +157,19 @@ class Run:
 
     def __post_init__(self) -> None:
         defaults = {one.name: one.default for one in dataclasses.fields(self)}
-        for name in ("data", "schema", "valid", "from_model", "checkpoints"):
+        for name in (*_PATHS, "schema"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
-        for name, least in _WHOLE.items():
-            integer("Run", name, getattr(self, name), least, defaults[name] is None)
+        for name in (*_PATHS, *_NAMES, *_TEXTS):
+            self._check_text(name, defaults[name] is None)
+        if not isinstance(self.schema, str | Mapping | None):
+            raise ValueError(
+                "Run takes `schema` as the path of a file, or as what such a file holds. Received "
+                f"schema={self.schema!r}."
+            )
+        for name, least in WHOLE.items():
+            whole = integer("Run", name, getattr(self, name), least, defaults[name] is None)
+            object.__setattr__(self, name, whole)
         for name in (*_SHARES, *_AMOUNTS):
             most = 0.99 if name in _SHARES else None
             value = _as_number(getattr(self, name))
@@ -194,8 +204,20 @@ class Run:
                 "Run takes `task_weight` as a mapping of tasks to numbers. Received "
                 f"task_weight={self.task_weight!r}."
             )
-        object.__setattr__(self, "task_weight", dict(self.task_weight))
+        weights = {
+            task: number("Run", f"task_weight[{task!r}]", _as_number(weight), 0)
+            for task, weight in self.task_weight.items()
+        }
+        object.__setattr__(self, "task_weight", weights)
         self._check_start()
+
+    def _check_text(self, name: str, optional: bool) -> None:
+        """Raises ValueError where what is text is given otherwise."""
+        value = getattr(self, name)
+        # Of units a file may hold one number, or a list.
+        right = isinstance(value, str) or (name in _TEXTS and not isinstance(value, bool | None))
+        if not right and not (value is None and optional):
+            raise ValueError(f"Run takes `{name}` as text. Received {name}={value!r}.")
 
     def _check_start(self) -> None:
         """Raises ValueError where a run says too much or too little of what it starts from."""
@@ -235,6 +257,11 @@ class Run:
         if not isinstance(given, Mapping) or "data" not in given or not {*starts} & {*given}:
             raise ValueError(
                 f"A run is a mapping with `data` and one of {list(starts)}. Received {given!r}."
+            )
+        if {"from", "from_model"} <= {*given}:
+            raise ValueError(
+                f"`from` and `from_model` are one key. Received {given['from']!r} and "
+                f"{given['from_model']!r}. Leave out one."
             )
         # A word of Python, which is no name of a field.
         given = {"from_model" if name == "from" else name: value for name, value in given.items()}
@@ -293,8 +320,7 @@ class Run:
                 f"{self.from_model!r}. Give a schema, to build and search anew."
             )
         schema = Schema.from_dict(given) if isinstance(given, Mapping) else Schema.load(given)
-        for task, weight in self.task_weight.items():
-            number("Run", f"task_weight[{task!r}]", weight, 0)
+        for task in self.task_weight:
             if task not in schema.task_names:
                 raise ValueError(
                     f"Weights are of the tasks {list(schema.task_names)}. Received a weight of "
@@ -305,7 +331,7 @@ class Run:
         dim: dict[str, Any] = {"dim": self.embedding_dim}
         columns: list[Any] = [
             dataclasses.replace(one, **dim)
-            if getattr(one, "embeds", False) and not getattr(one, "share", None)
+            if hasattr(one, "dim") and one.embeds and not getattr(one, "share", None)
             else one
             for one in schema.columns
         ]

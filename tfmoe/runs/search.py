@@ -10,8 +10,8 @@ from typing import Any
 
 import tfmoe
 from tfmoe.runs import by_name
-from tfmoe.runs.run import Run
-from tfmoe.validation import did_you_mean, is_integer
+from tfmoe.runs.run import WHOLE, Run
+from tfmoe.validation import did_you_mean, is_integer, plain
 
 #: What is searched of a run where a file does not say otherwise, but for keys that it sets.
 DEFAULT: dict[str, Any] = {
@@ -28,6 +28,7 @@ DEFAULT: dict[str, Any] = {
     "interactions": [None, "cross", "fm"],
 }
 _BEFORE = ("interactions", "pepnet")
+_OF_GATES = ("num_nonzeros", "entropy_reg")
 # Keys that say what is measured, and on what, and so are the same in all trials.
 _FIXED = ("data", "schema", "valid", "seed", "task_weight", "position")
 
@@ -86,10 +87,22 @@ def space_of(settings: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str
     return space
 
 
+def check_values(settings: Mapping[str, Any], space: Mapping[str, Choice | Range]) -> None:
+    """Makes sure that a run takes each value that a search lists, and both ends of each range.
+
+    Raises:
+        ValueError: as `Run`.
+    """
+    for name, one in space.items():
+        for value in one.values if isinstance(one, Choice) else (one.low, one.high):
+            Run.from_dict({**settings, name: value})
+
+
 def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of one trial.
 
-    Options that the mixture or the gate of the trial does not take are not tried there.
+    Options that the mixture or the gate of the trial does not take are not tried there, and those
+    of the file are left out.
 
     Args:
         trial: Optuna's.
@@ -102,15 +115,24 @@ def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any])
     for name in [*first, *(name for name in space if name not in first)]:
         if name not in _STRUCTURAL or name in _taken(found):
             found[name] = space[name].suggest(trial, name)
-    return found
+    return taken_by(found, space)
+
+
+def taken_by(settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without options that a mixture or gate which was tried does not take."""
+    if not {"mixture", "gate"} & {*space}:
+        return dict(settings)
+    takes = _taken(settings)
+    return {
+        name: value for name, value in settings.items() if name not in _STRUCTURAL or name in takes
+    }
 
 
 # Options that only some mixtures and gates take.
 _STRUCTURAL = (
     "gate",
     "num_experts",
-    "num_nonzeros",
-    "entropy_reg",
+    *_OF_GATES,
     "dropout",
     "layer_norm",
     *_BEFORE,
@@ -122,16 +144,17 @@ def _taken(settings: Mapping[str, Any]) -> set[str]:
     kind = getattr(tfmoe, by_name.STRUCTURES[settings.get("mixture", "mmoe")])
     takes = {*inspect.signature(kind.from_options).parameters}
     takes |= {*inspect.signature(kind.__init__).parameters}
-    if settings.get("gate") is not None:
+    if settings.get("gate") is not None and "gate" in takes:
         gate = getattr(tfmoe, by_name.GATES[settings["gate"]])
-        takes -= {"num_nonzeros", "entropy_reg"}
-        takes |= {*inspect.signature(gate.__init__).parameters}
+        takes -= {*_OF_GATES}
+        takes |= {*_OF_GATES} & {*inspect.signature(gate.__init__).parameters}
     # What stands between the encoder and a structure makes one vector a row.
     takes |= {*_BEFORE} if kind.input_kind == "flat" else set()
     return takes & {*_STRUCTURAL}
 
 
 def _parsed(name: str, given: Any) -> Choice | Range:
+    given = plain(given)
     if isinstance(given, list | tuple) and given:
         # Lists are text with commas, as in a run: Optuna keeps plain values.
         return Choice(
@@ -140,7 +163,8 @@ def _parsed(name: str, given: Any) -> Choice | Range:
             )
         )
     if isinstance(given, Mapping) and {"low", "high"} <= {*given} <= {"low", "high", "log"}:
-        low, high, log = _number(given["low"]), _number(given["high"]), given.get("log", False)
+        low, high = (_number(given[end], name in WHOLE) for end in ("low", "high"))
+        log = given.get("log", False)
         ordered = low is not None and high is not None and low < high
         if ordered and isinstance(log, bool) and (low > 0 or not log):
             return Range(low, high, log)
@@ -150,11 +174,12 @@ def _parsed(name: str, given: Any) -> Choice | Range:
     )
 
 
-def _number(given: Any) -> Any:
-    """An integer or float; of YAML's text too, which takes 1e-4 for such."""
+def _number(given: Any, whole: bool) -> Any:
+    """An integer or float, or None; of YAML's text too, which takes 1e-4 for such."""
     if is_integer(given):
         return int(given)
     try:
-        return float(given)
+        found = float(given)
     except (TypeError, ValueError):
         return None
+    return int(found) if whole and found.is_integer() else found

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfmoe.files import PathLike, check_local, replaced
 from tfmoe.runs.run import Run
-from tfmoe.runs.search import space_of, suggested
+from tfmoe.runs.search import check_values, space_of, suggested, taken_by
 from tfmoe.validation import checks_arguments, did_you_mean, integer, number
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _STUDY = "tfmoe"
 # Below so many finished trials, no trial is ended early.
 _FIRST_TRIALS = 5
-# So many refusals one after the other, all for one reason, and no trial will be taken.
-_MOST_REFUSALS = 5
+# So many refusals one after the other, all for one reason or for any, and no trial will be taken.
+_MOST_ALIKE, _MOST_REFUSALS = 5, 25
+# What ends a trial without a number, as its attributes are called.
+_ENDS = ("refused", "diverged")
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class Tuned:
         best: `Run` of the best trial.
         number: its number, on validation rows.
         metric: what the number is, such as `"loss"`.
-        trials: DataFrame with a row for each trial that was finished or ended early: `trial`,
-            `state`, `number` (of one that was ended early the best until then), `epochs`,
-            `seconds`, and a column for each key that was tried.
+        trials: DataFrame with a row for each trial: `trial`, `state` (`finished`, `ended early`,
+            `diverged`, or `refused`, if its settings do not go together), `number` (of one that
+            was not finished the best until then), `epochs`, `seconds`, a column for each key that
+            was tried, and `reason`, why it was refused or diverged.
         importances: dict by key of the share that it has in how the numbers differ, the largest
             first; empty where too few trials are finished to tell.
     """
@@ -62,15 +65,16 @@ def tune(
     """Tries settings of a run, one after the other, and keeps what it has found in a folder.
 
     Each trial trains a model as `tfmoe train` does, on the same rows, and is measured at the end
-    of each epoch on validation rows: `valid`, or the tenth that is held out by the seed. The best
-    epoch counts, whose weights the training keeps. A trial that is worse at an epoch than half
-    of those before is ended early, from the sixth trial on. Which settings are tried next is
-    decided by Optuna's tree-structured Parzen estimator.
+    of each epoch on validation rows: `valid`, or the tenth that is held out by the seed. The epoch
+    counts whose weights the training keeps, that of the least `val_loss`. A trial that is worse at
+    an epoch than half of those before is ended early, from the sixth trial on. Which settings are
+    tried next is decided by Optuna's tree-structured Parzen estimator.
 
     The folder gets `trials.db`, after each epoch, and `best.yaml`, a file for `Run.load` and
     `tfmoe train --config`, and `trials.csv`, after each trial. Run again with the same folder, a
-    search goes on. A trial whose process was killed, or which was interrupted, does not count, and
-    nothing is learnt from it. One process at a time writes a folder.
+    search goes on; if none of its trials counts, another may begin there. A trial whose process was
+    killed, which was interrupted or refused, does not count, and nothing is learnt from it. One
+    process at a time writes a folder.
 
     Args:
         settings: what a file says of a run: fields of `Run` by name. Those that are given are
@@ -108,6 +112,7 @@ def tune(
             f"{run.checkpoints!r}. Leave it out; it is for `tfmoe train`."
         )
     space = space_of(settings, search or {})
+    check_values(settings, space)
     if run.valid is None and (run.epochs is not None or "epochs" in space):
         raise ValueError(
             "Settings are measured on validation rows: a table, or a tenth that is held out where "
@@ -131,12 +136,15 @@ def tune(
 
 
 def _check_refusals(study: Any) -> None:
-    """Raises ValueError where trial after trial is refused for one reason."""
+    """Raises ValueError where trial after trial is refused."""
     words = [one.user_attrs.get("refused") for one in study.trials[-_MOST_REFUSALS:]]
-    if len(words) == _MOST_REFUSALS and words[0] is not None and len(set(words)) == 1:
+    last = words[-_MOST_ALIKE:]
+    alike = len(last) == _MOST_ALIKE and len(set(last)) == 1
+    if last[-1] is not None and (alike or (len(words) == _MOST_REFUSALS and None not in words)):
+        most = _MOST_ALIKE if alike else _MOST_REFUSALS
         raise ValueError(
-            f"Settings must go together. Received {_MOST_REFUSALS} trials one after the other that "
-            f"were refused: {words[0]}"
+            f"Settings must go together. Received {most} trials one after the other that were "
+            f"refused: {last[-1]}"
         )
 
 
@@ -146,7 +154,8 @@ def require_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise ImportError("Tuning needs Optuna: pip install 'tfmoe[tune]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What ends a trial is told by the error, or in the table of trials.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
@@ -171,7 +180,7 @@ class _Objective:
         return repr((self.run.to_dict(), sorted(self.space.items()), self.metric))
 
     def settings_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self.settings, **params}
+        return taken_by({**self.settings, **params}, self.space)
 
     def __call__(self, trial: Any) -> float:
         import keras
@@ -180,9 +189,9 @@ class _Objective:
         settings = suggested(trial, self.settings, self.space)
         if self.started is not None:
             self.started(trial.number, {name: settings[name] for name in trial.params})
-        run = Run.from_dict(settings)
         try:
             with _refused(trial):
+                run = Run.from_dict(settings)
                 run.check_goes_together(run.read_schema())
             prep = self._prep(run)
             with _refused(trial):
@@ -195,7 +204,7 @@ class _Objective:
         finally:
             keras.utils.clear_session()
             gc.collect()
-        return watch.best
+        return watch.numbers[-1 if model.best_epoch is None else model.best_epoch]
 
     def _prep(self, run: Run) -> Any:
         """The Preprocessor of a run's rows, which is fitted once for each size of embeddings."""
@@ -248,7 +257,9 @@ def _watch(trial: Any, sign: float, metric: str) -> Any:
     import optuna
 
     class Watch(keras.callbacks.Callback):
-        best = float("inf")
+        def __init__(self) -> None:
+            super().__init__()
+            self.numbers: list[float] = []
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             number = _number(self.model, metric, logs or {})
@@ -258,9 +269,8 @@ def _watch(trial: Any, sign: float, metric: str) -> Any:
                     f"a {metric}: none of them has a label, or all have the same. Give others as "
                     "`valid`, or another `metric`."
                 )
-            found = sign * number
-            self.best = min(self.best, found)
-            trial.report(found, epoch)
+            self.numbers.append(sign * number)
+            trial.report(self.numbers[-1], epoch)
             trial.set_user_attr("epochs", epoch + 1)
             if trial.should_prune():
                 raise optuna.TrialPruned()
@@ -269,7 +279,16 @@ def _watch(trial: Any, sign: float, metric: str) -> Any:
 
 
 def _number(model: Any, metric: str, logs: Mapping[str, float]) -> float:
-    """The number of an epoch, on validation rows."""
+    """The number of an epoch, on validation rows.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not any(name.startswith("val_") for name in logs):
+        raise ValueError(
+            "Trials are measured on validation rows: a table, or a tenth that is held out of 100 "
+            "rows or more. Received fewer rows, without a table. Give `valid`."
+        )
     if metric != "loss":
         return float(logs[f"val_{metric}"])
     # Not `val_loss`, which has the losses of weights, and these depend on their factors.
@@ -287,22 +306,27 @@ def _study(optuna: Any, folder: Path, objective: _Objective) -> Any:
     Raises:
         ValueError: if it is one of other settings.
     """
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=_FIRST_TRIALS, n_warmup_steps=1)
-    study = optuna.create_study(
-        storage=f"sqlite:///{(folder / 'trials.db').resolve()}",
-        study_name=_STUDY,
-        pruner=pruner,
-        load_if_exists=True,
-    )
-    said = study.user_attrs.get("says")
-    if said is not None and said != objective.says:
+    storage = f"sqlite:///{(folder / 'trials.db').resolve()}"
+
+    def opened() -> Any:
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=_FIRST_TRIALS, n_warmup_steps=1)
+        return optuna.create_study(
+            storage=storage, study_name=_STUDY, pruner=pruner, load_if_exists=True
+        )
+
+    study = opened()
+    said = study.user_attrs.get("says", objective.says)
+    if said != objective.says and _done(study):
         raise ValueError(
             "A folder holds the trials of one search. Received folder="
             f"{str(folder)!r}, whose search has the settings {said}, and now {objective.says}. "
             "Choose another folder, or the same settings."
         )
-    if said is None:
-        study.set_user_attr("says", objective.says)
+    if said != objective.says:
+        # It has found nothing, as after a slip of the pen.
+        optuna.delete_study(study_name=_STUDY, storage=storage)
+        study = opened()
+    study.set_user_attr("says", objective.says)
     for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
         # Of a process that was killed.
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -310,8 +334,20 @@ def _study(optuna: Any, folder: Path, objective: _Objective) -> Any:
 
 
 def _done(study: Any) -> list[Any]:
-    """The trials that count: finished, or ended early because they were worse."""
+    """The trials that count: finished, diverged, or ended early because they were worse."""
+    return [one for one in _told(study) if "refused" not in one.user_attrs]
+
+
+def _told(study: Any) -> list[Any]:
+    """The trials that were neither killed nor interrupted."""
     return [one for one in study.trials if one.state.name in ("COMPLETE", "PRUNED")]
+
+
+def _state(trial: Any) -> str:
+    if trial.state.name == "COMPLETE":
+        return "finished"
+    ends = (one for one in _ENDS if one in trial.user_attrs)
+    return next(ends, "ended early")
 
 
 def _tuned(study: Any, objective: _Objective) -> Tuned:
@@ -327,14 +363,15 @@ def _tuned(study: Any, objective: _Objective) -> Tuned:
     rows = [
         {
             "trial": one.number,
-            "state": "finished" if one.state.name == "COMPLETE" else "ended early",
+            "state": _state(one),
             "number": sign
             * (one.value if one.state.name == "COMPLETE" else _least(one.intermediate_values)),
             "epochs": one.user_attrs.get("epochs", 0),
             "seconds": one.duration.total_seconds(),
-            **one.params,
+            **{name: one.params.get(name) for name in objective.space},
+            "reason": one.user_attrs.get(_state(one), ""),
         }
-        for one in _done(study)
+        for one in _told(study)
     ]
     return Tuned(
         Run.from_dict(objective.settings_of(best.params)),
@@ -347,7 +384,7 @@ def _tuned(study: Any, objective: _Objective) -> Tuned:
 
 def _why(study: Any) -> str:
     """What ended the last trial that could not be trained."""
-    told = [one.user_attrs.get(key) for one in study.trials for key in ("refused", "diverged")]
+    told = [one.user_attrs.get(key) for one in study.trials for key in _ENDS]
     return next((f" (one because: {text})" for text in reversed(told) if text), "")
 
 
