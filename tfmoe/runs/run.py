@@ -5,41 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import open_source
 from tfmoe.files import PathLike, new_file
 from tfmoe.remote import read_text
-from tfmoe.runs import by_name
+from tfmoe.runs import by_name, fields
 from tfmoe.runs.kept_run import begin, begun_epochs, fitted
 from tfmoe.schema.columns import SCENARIO
 from tfmoe.schema.files import parsed_yaml
 from tfmoe.schema.schema import Schema
-from tfmoe.validation import check_choice, checks_arguments, did_you_mean, integer, number
+from tfmoe.validation import check_choice, checks_arguments, did_you_mean
 
 if TYPE_CHECKING:
     from tfmoe.model.model import MultiTaskModel
 
-# How fields are checked that are numbers: whether they are whole, and their bounds.
-WHOLE = {
-    "num_experts": 2,
-    "num_nonzeros": 1,
-    "embedding_dim": 1,
-    "epochs": 1,
-    "batch_size": 1,
-    "patience": 0,
-    "evict_after": 1,
-    "seed": 0,
-    "checkpoint_steps": 1,
-}
-_SHARES = ("dropout", "column_dropout")
-_AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
-_TEXTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
-_PATHS = ("data", "valid", "from_model", "checkpoints")
-_NAMES = ("mixture", "gate", "position", "weighting", "dtype", "new_rows", "moments")
-_BOOLS = ("layer_norm", "wide", "scenario_towers", "grow", "resume")
 # What a run may say that trains a model on: how it is trained, and how it grows.
 _CHECKPOINTS = ("checkpoints", "checkpoint_steps", "resume")
 _TRAINING = ("data", "valid", "epochs", "batch_size", "patience", "seed", "grow", *_CHECKPOINTS)
@@ -156,34 +137,10 @@ class Run:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        defaults = {one.name: one.default for one in dataclasses.fields(self)}
-        for name in (*_PATHS, "schema"):
-            if isinstance(getattr(self, name), Path):
-                object.__setattr__(self, name, str(getattr(self, name)))
-        for name in (*_PATHS, *_NAMES, *_TEXTS):
-            self._check_text(name, defaults[name] is None)
-        if not isinstance(self.schema, str | Mapping | None):
-            raise ValueError(
-                "Run takes `schema` as the path of a file, or as what such a file holds. Received "
-                f"schema={self.schema!r}."
-            )
-        for name, least in WHOLE.items():
-            whole = integer("Run", name, getattr(self, name), least, defaults[name] is None)
-            object.__setattr__(self, name, whole)
-        for name in (*_SHARES, *_AMOUNTS):
-            most = 0.99 if name in _SHARES else None
-            value = _as_number(getattr(self, name))
-            optional = defaults[name] is None
-            value = number("Run", name, value, 0, most=most, optional=optional)
-            object.__setattr__(self, name, value)
-        for name in _TEXTS:
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else _as_text(value))
-        for name in _BOOLS:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"Run takes `{name}` as true or false. Received {name}={getattr(self, name)!r}."
-                )
+        for one in dataclasses.fields(self):
+            optional = one.default is None or one.name == "schema"
+            value = fields.cleaned(one.name, getattr(self, one.name), optional)
+            object.__setattr__(self, one.name, value)
         if self.checkpoints is None and (self.resume or self.checkpoint_steps is not None):
             raise ValueError(
                 "A training goes on from the folder of its checkpoints. Received resume="
@@ -199,25 +156,7 @@ class Run:
         if self.interactions is not None:
             for name in self.interactions.split(","):
                 by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
-        if not isinstance(self.task_weight, Mapping):
-            raise ValueError(
-                "Run takes `task_weight` as a mapping of tasks to numbers. Received "
-                f"task_weight={self.task_weight!r}."
-            )
-        weights = {
-            task: number("Run", f"task_weight[{task!r}]", _as_number(weight), 0)
-            for task, weight in self.task_weight.items()
-        }
-        object.__setattr__(self, "task_weight", weights)
         self._check_start()
-
-    def _check_text(self, name: str, optional: bool) -> None:
-        """Raises ValueError where what is text is given otherwise."""
-        value = getattr(self, name)
-        # Of units a file may hold one number, or a list.
-        right = isinstance(value, str) or (name in _TEXTS and not isinstance(value, bool | None))
-        if not right and not (value is None and optional):
-            raise ValueError(f"Run takes `{name}` as text. Received {name}={value!r}.")
 
     def _check_start(self) -> None:
         """Raises ValueError where a run says too much or too little of what it starts from."""
@@ -251,8 +190,7 @@ class Run:
         Raises:
             ValueError: if a key is unknown or one that is needed is missing, or as the class.
         """
-        fields = dataclasses.fields(cls)
-        known = [one.name for one in fields]
+        known = [one.name for one in dataclasses.fields(cls)]
         starts = ("schema", "from", "from_model")
         if not isinstance(given, Mapping) or "data" not in given or not {*starts} & {*given}:
             raise ValueError(
@@ -518,20 +456,3 @@ def load_settings(path: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} with {found!r}."
         )
     return found, dict(search or {})
-
-
-def _as_text(value: Any) -> str:
-    """Lists and mappings as the command line writes them."""
-    if isinstance(value, Mapping):
-        return ",".join(f"{part}={_as_text(one)}" for part, one in value.items())
-    if isinstance(value, list | tuple):
-        return ",".join(str(one) for one in value)
-    return str(value)
-
-
-def _as_number(value: Any) -> Any:
-    """YAML takes 1e-4 for text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value

@@ -10,7 +10,8 @@ from typing import Any
 
 import tfmoe
 from tfmoe.runs import by_name
-from tfmoe.runs.run import WHOLE, Run
+from tfmoe.runs.fields import WHOLE
+from tfmoe.runs.run import Run
 from tfmoe.validation import did_you_mean, is_integer, plain
 
 #: What is searched of a run where a file does not say otherwise, but for keys that it sets.
