@@ -311,10 +311,6 @@ def whole_numbers(text: pa.Array) -> np.ndarray:
     return values
 
 
-# What `tf.strings.strip` takes off too.
-SPACES = " \t\n\v\f\r"
-
-
 def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np.ndarray]:
     """The elements of a list column's cells, and how many each cell has.
 
@@ -340,7 +336,7 @@ def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np
     # flatten() leaves out what null cells may hold behind the scenes.
     elements = array.flatten()
     if column.strip and not is_list(kind):
-        elements = pc.ascii_trim(elements, SPACES)
+        elements = pc.ascii_trim(elements, numerals.SPACES)
     if not _may_be_categories(decoded(elements)):
         raise wrong_type(column.raw_name, "lists of strings or integers", array)
     return elements, lengths.astype(np.int64)
