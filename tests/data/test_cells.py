@@ -511,6 +511,34 @@ def test_errors_name_file_and_row(tmp_path, kind, change, message):
             Preprocessor(schema).fit(tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([["1", "2", "3"], ["4", "5"], ["x"]], r"must hold integers.*'x'.*row 2 "),
+        ([["1", "2", "3"], None, [], ["4", "x"]], r"must hold integers.*'x'.*row 3 "),
+        ([[1.0, 2.0, 3.0], [4.0, 2.0**60], [5.0]], r"cannot tell them apart.*row 1 "),
+    ],
+)
+def test_errors_about_elements_name_the_row_of_their_cell(cells, message):
+    table = pa.table({"m": cells, "y": [0, 1, 0, 1][: len(cells)]})
+    column = MultiCategorical("m", dtype="int")
+    with pytest.raises(TypeError, match=message):
+        _fit([column], table)
+    fine = pa.table({"m": [[1, 2], [3]], "y": [0, 1]})
+    with pytest.raises(TypeError, match=message):
+        _fit([column], fine).arrays(table)
+    if "cannot" in message:  # nor where nothing is declared
+        with pytest.raises(TypeError, match=message):
+            _fit([MultiCategorical("m")], table)
+
+
+def test_errors_about_dictionaries_name_the_row_of_the_value():
+    cells = pd.Categorical([2.0, 1.0, 2.0, 2.5], categories=[2.5, 1.0, 2.0])
+    rows = pd.DataFrame({"a": cells, "y": [0, 1, 0, 1]})
+    with pytest.raises(TypeError, match=r"'a' must hold strings or integers.*2\.5.*row 3 "):
+        _fit([Categorical("a", dtype="string")], rows)
+
+
 def test_rows_are_counted_over_row_groups_and_frames(tmp_path, monkeypatch):
     monkeypatch.setattr("tfmoe.data.read.tables.CHUNK_ROWS", 10)
     rows = pd.DataFrame({"x": np.arange(50.0), "y": [0, 1] * 25})

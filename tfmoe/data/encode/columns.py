@@ -301,9 +301,9 @@ def cells_of(
     """The ids of a list column's elements; see `list_ids`."""
     elements, lengths = arrow.split_lists(array, column)
     separated = column.separator is not None and not arrow.is_list(array.type)
-    ids = categorical_ids(
-        elements, column.raw_name, table, is_int and not separated, cache, declared
-    )
+    is_int = is_int and not separated
+    with arrow.in_cells(arrow.of_lists(lengths)):
+        ids = categorical_ids(elements, column.raw_name, table, is_int, cache, declared)
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
     starts = np.cumsum(lengths) - lengths
