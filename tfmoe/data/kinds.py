@@ -60,8 +60,9 @@ def plain(array: pa.Array) -> pa.Array:
     """The same values in one of the types that the rest of the room knows.
 
     Views become strings, bytes and lists; runs and extension types what they stand for; short
-    decimals longer ones. Structs,
-    mappings, unions and times stay, for errors to name them.
+    decimals longer ones. Places in dictionaries have 32 bits at least, so that dictionaries can be
+    joined and a place behind the last be named. Structs, mappings, unions and times stay, for
+    errors to name them.
 
     Args:
         array: Arrow array.
@@ -72,12 +73,14 @@ def plain(array: pa.Array) -> pa.Array:
     if pa.types.is_run_end_encoded(kind):
         return plain(pc.run_end_decode(array))
     if pa.types.is_dictionary(kind):
-        values = plain(array.dictionary)
-        if values.type == kind.value_type:
+        values, places = plain(array.dictionary), array.indices
+        if kind.index_type.bit_width < 32:
+            places = places.cast(pa.int32())
+        elif values.type == kind.value_type:
             return array
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        return pa.DictionaryArray.from_arrays(array.indices, values)
+        return pa.DictionaryArray.from_arrays(places, values)
     if pa.types.is_string_view(kind):
         return array.cast(pa.large_string())
     if pa.types.is_binary_view(kind):
@@ -103,7 +106,7 @@ def _plain_lists(array):
 def _is_plain(kind):
     """Whether `plain` leaves arrays of the type as they are."""
     if pa.types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
+        return kind.index_type.bit_width >= 32 and _is_plain(kind.value_type)
     odd = isinstance(kind, pa.BaseExtensionType) or pa.types.is_run_end_encoded(kind)
     return not (odd or _is_odd_text(kind) or _is_short_decimal(kind) or is_list(kind))
 
