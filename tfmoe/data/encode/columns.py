@@ -380,22 +380,3 @@ def _up_to_last_present(ids, starts, lengths):
     # Places ascend, and of several values for one cell NumPy keeps the last.
     trimmed[cells[present]] = present - starts[cells[present]] + 1
     return trimmed
-
-
-def weight_values(array: pa.Array, name: str) -> np.ndarray:
-    """Row weights as float32 `(n,)`.
-
-    Raises:
-        ValueError: if one is missing, infinite or below 0.
-    """
-    weights = arrow.to_floats(array, name)
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
-        raise arrow.at_row(
-            ValueError(
-                f"`weight_column` must hold a finite weight of at least 0 in every row. Received "
-                f"{name}={weights[bad][0]}. Give rows that should not count the weight 0."
-            ),
-            np.flatnonzero(bad)[0],
-        )
-    return weights.astype(np.float32)
