@@ -163,6 +163,55 @@ def test_views_runs_and_extensions_are_what_they_stand_for():
         assert prep.fit(rows).arrays(rows)[0]["a"].tolist() == [3, 4, 1, 3]
 
 
+def _categories(first, kind):
+    """100 values and a missing one, as pandas writes a category column."""
+    values = pa.array([f"v{number}" for number in range(first, first + 100)])
+    places = pa.array([*range(100), None], kind)
+    return pa.DictionaryArray.from_arrays(places, values)
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int16(), pa.int64()])
+@pytest.mark.parametrize("ending", ["table", "batches", "stream", "lists"])
+def test_dictionaries_of_parts_are_joined(ending, kind, tmp_path):
+    parts = [_categories(first, kind) for first in (0, 100, 200)]
+    if ending == "lists":
+        # Of two elements each, and one missing cell.
+        offsets = pa.array([*range(0, 101, 2), 101])
+        parts = [pa.ListArray.from_arrays(offsets, part) for part in parts]
+    tables = [pa.table({"c": part, "y": np.arange(len(part)) % 2}) for part in parts]
+    if ending == "stream":
+        rows = str(tmp_path / "t.arrow")
+        with pa.OSFile(rows, "wb") as file, pa.ipc.new_stream(file, tables[0].schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+    elif ending == "batches":
+        rows = lambda: iter(tables)  # noqa: E731
+    else:
+        rows = pa.concat_tables(tables)
+    column = MultiCategorical("c") if ending == "lists" else Categorical("c")
+    prep = Preprocessor(Schema([column], [Binary("y")])).fit(rows, progress=False)
+    assert set(prep.vocabulary("c").to_pylist()) == {f"v{number}" for number in range(300)}
+    if ending == "batches":
+        rows = pa.concat_tables(tables)
+    ids = prep.arrays(rows)[0]["c"]
+    plain_rows = pa.concat_tables(tables).to_pydict()
+    np.testing.assert_array_equal(ids, prep.arrays(plain_rows)[0]["c"])
+
+
+@pytest.mark.parametrize("column", [Numeric("c"), Categorical("c", dtype="int"), Categorical("c")])
+def test_a_full_dictionary_of_few_bits_has_missing_cells_too(column):
+    places = pa.array([*range(128), None], pa.int8())
+    values = pa.array([str(number) for number in range(128)])
+    rows = pa.table({"c": pa.DictionaryArray.from_arrays(places, values), "y": [0, 1] * 64 + [0]})
+    plain_rows = {"c": [*values.to_pylist(), None], "y": rows["y"]}
+    schema = Schema([column], [Binary("y")])
+    found, expected = (
+        Preprocessor(schema).fit(one, progress=False).arrays(one)[0]["c"]
+        for one in (rows, plain_rows)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     "cells",
     [

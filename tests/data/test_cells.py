@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tfmoe.data import numerals
 from tfmoe.data.preprocessor import Preprocessor
-from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric, Sequence
+from tfmoe.schema.columns import MISSING_INT, Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.missing import MARKERS
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Regression
@@ -229,6 +229,62 @@ def test_numbers_are_read_one_way_however_many_there_are(cells):
         np.testing.assert_array_equal(found.values, np.array(expected, float))
         signs = sum(cell.strip() in MARKERS for cell in cells)
         assert found.markers.total() == signs
+
+
+_SPACES = ["", " ", "\t", "\n", "\x1c", "\u00a0", "\u2003"]
+_odd = st.one_of(
+    _numbers,
+    st.tuples(st.sampled_from(_SPACES), _numbers, st.sampled_from(_SPACES)).map("".join),
+    st.text("0123456789.eE+-_ inftrufalsNA\u0663\u00e9(", max_size=6),
+    st.sampled_from(["+-1", "1e400", "-1e-400", "1.e5", ".5e3", "nan(1)", "Nan", "2" * 400]),
+    st.sampled_from(["9223372036854775807", "9223372036854775808", "-0", "+7", "12.0", "-0.0"]),
+)
+
+
+@settings(max_examples=2 * settings.default.max_examples)
+@given(
+    st.lists(st.one_of(st.none(), _odd), max_size=8),
+    st.sampled_from([MARKERS, (), ("x", "NA", "nan"), ("", "?")]),
+)
+def test_odd_texts_among_numbers_mean_what_they_mean_alone(cells, markers):
+    alone = [None if cell is None or not cell.strip() else cell.strip() for cell in cells]
+    marked = [cell in markers if cell else False for cell in alone]
+    known = [cell is not None and not m for cell, m in zip(alone, marked, strict=True)]
+    pairs = list(zip(alone, known, strict=True))
+    numbers = [numerals.number_of(cell) if k else np.nan for cell, k in pairs]
+    bad = [place for place, number in enumerate(numbers) if number is None]
+    expected = np.array([np.nan if number is None else number for number in numbers], float)
+    wholes = [re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", cell or "") for cell in alone]
+    whole = [
+        int(match[1]) if k and match and -(2**63) <= int(match[1]) < 2**63 else None
+        for match, k in zip(wholes, known, strict=True)
+    ]
+    for text in (pa.array(cells, pa.string()), pa.array(cells, pa.large_string())):
+        for array in (text, text.dictionary_encode()):
+            found = numerals.numbers(array, markers)
+            np.testing.assert_array_equal(found.values, expected)
+            np.testing.assert_array_equal(
+                np.signbit(found.values)[expected == 0], np.signbit(expected)[expected == 0]
+            )
+            assert found.bad.tolist() == bad
+            assert found.markers.total() == sum(marked)
+            values, wrong = numerals.integers(array, markers)
+            assert wrong.tolist() == [
+                place for place, k in enumerate(known) if k and whole[place] is None
+            ]
+            assert values.tolist() == [MISSING_INT if one is None else one for one in whole]
+
+
+@pytest.mark.parametrize("odd", ["NA", " 7", "+7", "true", "\u00a07", "Nan", "x"])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_one_odd_text_does_not_make_all_slow(odd, encoded, monkeypatch):
+    read = []
+    number_of = numerals.number_of
+    monkeypatch.setattr(numerals, "number_of", lambda text: read.append(text) or number_of(text))
+    text = pa.array([*(f"{number}.5" for number in range(100)), odd])
+    found = numerals.numbers(text.dictionary_encode() if encoded else text)
+    assert found.values[:100].tolist() == [number + 0.5 for number in range(100)]
+    assert len(read) <= 1
 
 
 @pytest.mark.parametrize(
@@ -453,6 +509,34 @@ def test_errors_name_file_and_row(tmp_path, kind, change, message):
     if "w" not in change:
         with pytest.raises((TypeError, ValueError), match=message):
             Preprocessor(schema).fit(tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([["1", "2", "3"], ["4", "5"], ["x"]], r"must hold integers.*'x'.*row 2 "),
+        ([["1", "2", "3"], None, [], ["4", "x"]], r"must hold integers.*'x'.*row 3 "),
+        ([[1.0, 2.0, 3.0], [4.0, 2.0**60], [5.0]], r"cannot tell them apart.*row 1 "),
+    ],
+)
+def test_errors_about_elements_name_the_row_of_their_cell(cells, message):
+    table = pa.table({"m": cells, "y": [0, 1, 0, 1][: len(cells)]})
+    column = MultiCategorical("m", dtype="int")
+    with pytest.raises(TypeError, match=message):
+        _fit([column], table)
+    fine = pa.table({"m": [[1, 2], [3]], "y": [0, 1]})
+    with pytest.raises(TypeError, match=message):
+        _fit([column], fine).arrays(table)
+    if "cannot" in message:  # nor where nothing is declared
+        with pytest.raises(TypeError, match=message):
+            _fit([MultiCategorical("m")], table)
+
+
+def test_errors_about_dictionaries_name_the_row_of_the_value():
+    cells = pd.Categorical([2.0, 1.0, 2.0, 2.5], categories=[2.5, 1.0, 2.0])
+    rows = pd.DataFrame({"a": cells, "y": [0, 1, 0, 1]})
+    with pytest.raises(TypeError, match=r"'a' must hold strings or integers.*2\.5.*row 3 "):
+        _fit([Categorical("a", dtype="string")], rows)
 
 
 def test_rows_are_counted_over_row_groups_and_frames(tmp_path, monkeypatch):

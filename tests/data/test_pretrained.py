@@ -1,6 +1,7 @@
 """Vectors that were made elsewhere: how they come, what they become, who has none."""
 
 import copy
+import decimal
 import pickle
 
 import keras
@@ -62,6 +63,58 @@ def test_vectors_come_in_many_forms(tmp_path, form):
     prep.save(tmp_path / "prep")
     again = tfmoe.Preprocessor.load(tmp_path / "prep")
     assert again.arrays(rows)[0]["item"].tolist() == ids
+
+
+@pytest.mark.parametrize("form", ["dict", "frame", "npz", "parquet"])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.array([30.0, 10.0, 20.0]),
+        np.array([30.0, 10.0, 20.0], "float32"),
+        np.array(["30.0", "10", " 20 "]),
+        np.array([30, 10.0, "20"], object),
+        np.array([decimal.Decimal("30.00"), decimal.Decimal(10), decimal.Decimal(20)], object),
+    ],
+    ids=repr,
+)
+def test_ids_are_integers_however_they_are_written(tmp_path, form, ids):
+    if ids.dtype == object and (form == "npz" or (form == "parquet" and isinstance(ids[2], str))):
+        return  # such files have one type
+    if form == "npz":
+        np.savez(tmp_path / "v.npz", ids=ids, vectors=VECTORS)
+    elif form == "parquet":
+        pq.write_table(pa.table({"id": ids, "vector": list(VECTORS)}), tmp_path / "v.parquet")
+    vectors = {
+        "dict": dict(zip(ids.tolist(), VECTORS.tolist(), strict=True)),
+        "frame": pd.DataFrame(VECTORS, index=ids),
+    }.get(form, str(tmp_path / f"v.{form}"))
+    prep, rows = fitted(vectors, [10, 20, 30])
+    expected = [VECTORS[1], VECTORS[2], VECTORS[0]]
+    for kind in (int, float, str, object):
+        found = prep.arrays(rows.astype({"item": kind}))[0]["item"]
+        np.testing.assert_array_equal(prep.fits["item"].vectors[found - 3], expected)
+
+
+def test_ids_with_fractions_are_texts():
+    prep, rows = fitted({1.5: [1.0], 2.0: [2.0]}, ["1.5", "2"])
+    assert prep.arrays(rows)[0]["item"].tolist() == [3, 4]
+    assert prep.vocabulary("item").to_pylist() == ["1.5", "2"]
+    with pytest.raises(TypeError, match=r"ids of Pretrained\('item'\).*cannot tell them apart"):
+        fitted({2.0**60: [1.0], 2.0: [2.0]})
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA], ids=repr)
+def test_each_vector_has_an_id(tmp_path, gap):
+    table = pa.table({"id": pa.array([1, 2, None]), "v": [[0.0], [1.0], [5.0]]})
+    pq.write_table(table, tmp_path / "v.parquet")
+    for vectors in (
+        str(tmp_path / "v.parquet"),
+        pd.DataFrame([[0.0], [1.0], [5.0]], index=[1, 2, gap]),
+        pd.DataFrame([[0.0], [1.0], [5.0]], index=pd.Index(["a", "b", gap], dtype=object)),
+        {1: [0.0], 2: [1.0], gap: [5.0]},
+    ):
+        with pytest.raises(ValueError, match=r"Received no id of the vector in place 2"):
+            fitted(vectors)
 
 
 @pytest.mark.quick(1)

@@ -55,6 +55,35 @@ def test_rows_of_one_task_each_have_that_tasks_weights():
         prep.arrays(bad)
 
 
+@pytest.mark.parametrize("weight", [1e39, np.inf, 3.403e38])
+def test_weights_are_finite_in_32_bits(weight):
+    rows = ROWS.assign(w=[1.0, weight, 0.5])
+    with pytest.raises(ValueError, match=r"must hold a finite weight.*Received w=.*row 1 "):
+        fitted(weight_column="w").arrays(rows)
+    rows = ROWS.assign(dollars=[2.0, 0.0, weight])
+    with pytest.raises(ValueError, match=r"must hold a finite weight.*dollars=.*row 2 "):
+        fitted().arrays(rows)
+    large = ROWS.assign(w=[1.0, 3.3e38, 0.5])
+    weights = fitted(weight_column="w").arrays(large)[2]["click"]
+    np.testing.assert_allclose(weights, large["w"], rtol=1e-6)
+
+
+def test_products_of_weights_are_finite_in_32_bits():
+    rows = ROWS.assign(w=[1.0, 1e30, 1e30], dollars=[1e30, 1e8, 1e30])
+    with pytest.raises(ValueError, match=r"that of its task.*dollars=1e\+30 and 1\S*e\+30.*row 2 "):
+        fitted(weight_column="w").arrays(rows)
+    tasks = [
+        tfmoe.Binary("de", source="click", weight_column="dollars"),
+        tfmoe.Binary("fr", source="click"),
+    ]
+    rows = rows.assign(market=["fr", "fr", "de"])
+    prep = fitted(rows, tasks, task_column="market", weight_column="w")
+    with pytest.raises(ValueError, match=r"that of its task.*row 2 "):
+        prep.arrays(rows)
+    fine = rows.assign(market=["de", "de", "fr"])
+    np.testing.assert_allclose(prep.arrays(fine)[2]["score"], [1e30, 1e38, 1e30], rtol=1e-6)
+
+
 def test_a_weight_column_is_no_input():
     with pytest.raises(ValueError, match="`weight_column` is no input"):
         tfmoe.Schema([tfmoe.Numeric("x")], [tfmoe.Binary("click", weight_column="x")])

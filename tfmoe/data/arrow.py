@@ -8,7 +8,8 @@ column, which type and which value is at fault when that is impossible.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,10 +48,41 @@ def _shortened(example):
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def at_row(error: Exception, row: int) -> Exception:
-    """The error, knowing which row of its chunk it is about; see `tables.placed`."""
-    error.row = int(row)  # type: ignore[attr-defined]
+def at_row(error: Exception, row: int | None) -> Exception:
+    """The error, knowing which row of its chunk it is about, None for any; see `tables.placed`."""
+    error.row = None if row is None else int(row)  # type: ignore[attr-defined]
     return error
+
+
+@contextmanager
+def in_cells(rows: Callable[[int], int | None]) -> Iterator[None]:
+    """Errors about elements or dictionaries know the row of the cell.
+
+    Args:
+        rows: what gives the row of a place among them.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        place = getattr(error, "row", None)
+        if place is not None:
+            at_row(error, rows(place))
+        raise
+
+
+def of_lists(lengths: np.ndarray) -> Callable[[int], int]:
+    """What gives the row in whose list of so many elements the element at a place is."""
+    return lambda place: int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+
+
+def _of_dictionary(array):
+    """What gives the first row that has the value at a place of the dictionary, None if none."""
+
+    def row(place):
+        rows = np.flatnonzero(pc.equal(array.indices, place).fill_null(False))
+        return int(rows[0]) if len(rows) else None
+
+    return row
 
 
 def to_floats(
@@ -218,7 +250,8 @@ def to_text(array: pa.Array, name: str) -> pa.Array:
         TypeError: if the column holds anything else.
     """
     if pa.types.is_dictionary(array.type):
-        values = to_text(array.dictionary, name)
+        with in_cells(_of_dictionary(array)):
+            values = to_text(array.dictionary, name)
         return pa.DictionaryArray.from_arrays(array.indices, values)
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -311,10 +344,6 @@ def whole_numbers(text: pa.Array) -> np.ndarray:
     return values
 
 
-# What `tf.strings.strip` takes off too.
-SPACES = " \t\n\v\f\r"
-
-
 def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np.ndarray]:
     """The elements of a list column's cells, and how many each cell has.
 
@@ -340,7 +369,7 @@ def split_lists(array: pa.Array, column: MultiCategorical) -> tuple[pa.Array, np
     # flatten() leaves out what null cells may hold behind the scenes.
     elements = array.flatten()
     if column.strip and not is_list(kind):
-        elements = pc.ascii_trim(elements, SPACES)
+        elements = pc.ascii_trim(elements, numerals.SPACES)
     if not _may_be_categories(decoded(elements)):
         raise wrong_type(column.raw_name, "lists of strings or integers", array)
     return elements, lengths.astype(np.int64)
@@ -382,8 +411,7 @@ def split_numbers(
     try:
         values = to_floats(array.flatten(), name)
     except TypeError as error:
-        place = getattr(error, "row", 0)
-        cell = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        cell = of_lists(lengths)(getattr(error, "row", 0))
         example = array[cell].as_py()
         raise at_row(wrong_type(name, "lists of numbers", array, example), cell) from None
     return values, lengths

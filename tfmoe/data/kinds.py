@@ -60,8 +60,9 @@ def plain(array: pa.Array) -> pa.Array:
     """The same values in one of the types that the rest of the room knows.
 
     Views become strings, bytes and lists; runs and extension types what they stand for; short
-    decimals longer ones. Structs,
-    mappings, unions and times stay, for errors to name them.
+    decimals longer ones. Places in dictionaries have 32 bits at least, so that dictionaries can be
+    joined and a place behind the last be named. Structs, mappings, unions and times stay, for
+    errors to name them.
 
     Args:
         array: Arrow array.
@@ -72,12 +73,14 @@ def plain(array: pa.Array) -> pa.Array:
     if pa.types.is_run_end_encoded(kind):
         return plain(pc.run_end_decode(array))
     if pa.types.is_dictionary(kind):
-        values = plain(array.dictionary)
-        if values.type == kind.value_type:
+        values, places = plain(array.dictionary), array.indices
+        if kind.index_type.bit_width < 32:
+            places = places.cast(pa.int32())
+        elif values.type == kind.value_type:
             return array
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        return pa.DictionaryArray.from_arrays(array.indices, values)
+        return pa.DictionaryArray.from_arrays(places, values)
     if pa.types.is_string_view(kind):
         return array.cast(pa.large_string())
     if pa.types.is_binary_view(kind):
@@ -103,7 +106,7 @@ def _plain_lists(array):
 def _is_plain(kind):
     """Whether `plain` leaves arrays of the type as they are."""
     if pa.types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
+        return kind.index_type.bit_width >= 32 and _is_plain(kind.value_type)
     odd = isinstance(kind, pa.BaseExtensionType) or pa.types.is_run_end_encoded(kind)
     return not (odd or _is_odd_text(kind) or _is_short_decimal(kind) or is_list(kind))
 
@@ -123,20 +126,29 @@ def to_arrow(values: Any, name: str, numbers: bool = False) -> pa.ChunkedArray:
     Raises:
         TypeError: if the cells are of several types, or of none that Arrow knows.
     """
+    values = _dense(values)
     try:
         chunked = _chunked(values)
         chunks = [plain(chunk) for chunk in chunked.chunks]
         # Chunks of no cells have a type as well.
         return pa.chunked_array(chunks or [plain(pa.array([], chunked.type))])
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        text = _as_texts(values, numbers)
-        if text is not None:
-            return pa.chunked_array([text])
+        array = _of_objects(values, numbers)
+        if array is not None:
+            return pa.chunked_array([array])
         raise TypeError(
             f"Column {name!r} must hold values of one type, or lists of one type. Received "
             f"cells that do not fit together: {error}. Convert the column to one type: in pandas "
             f"df[{name!r}].astype(str)."
         ) from error
+
+
+def _dense(values):
+    """A Sparse column of pandas with all its cells, which Arrow does not know; others as it is."""
+    import pandas as pd
+
+    sparse = isinstance(getattr(values, "dtype", None), pd.SparseDtype)
+    return np.asarray(values) if sparse else values
 
 
 def _chunked(values):
@@ -149,13 +161,33 @@ def _chunked(values):
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
-def is_null(cell: Any) -> bool:
-    """Whether a cell of a DataFrame is missing: None, NaN, pandas.NA or NaT."""
-    # But for None none of them equals itself; lists and arrays are not asked.
-    return cell is None or (not hasattr(cell, "__len__") and (cell == cell) is not True)
+def _of_objects(values, numbers):
+    """Objects of several types as one, if these go together; else None."""
+    import pandas as pd
+
+    cells = list(getattr(values, "tolist", lambda: values)())
+    missing = pd.isna(pd.Series(cells, dtype=object)).tolist()
+    present = [cell for cell, gap in zip(cells, missing, strict=True) if not gap]
+    if present and all(isinstance(cell, np.datetime64) for cell in present):
+        gap = np.datetime64("NaT")
+        return _of_moments([gap if m else c for c, m in zip(cells, missing, strict=True)])
+    texts = _as_texts(present, numbers)
+    if texts is None:
+        return None
+    left = iter(texts)
+    return pa.array([None if gap else next(left) for gap in missing], pa.string())
 
 
-def _as_texts(values, numbers):
+def _of_moments(cells):
+    """Points in time of NumPy's, of one or more units, in the finest; None if it is too fine."""
+    moments = np.array(cells, "datetime64")
+    unit = np.datetime_data(moments.dtype)[0]
+    if unit in ("ps", "fs", "as"):
+        return None
+    return pa.array(moments if unit in ("ms", "us", "ns") else moments.astype("datetime64[s]"))
+
+
+def _as_texts(cells, numbers):
     """Objects as text, if they are integers of any size, or if numbers are wanted and all are
     numbers, truth values or texts; else None.
     """
@@ -164,15 +196,14 @@ def _as_texts(values, numbers):
         import decimal
 
         kinds = (*kinds, float, np.floating, str, decimal.Decimal, np.bool_)
-    texts = []
-    for value in getattr(values, "tolist", lambda: values)():
-        if is_null(value):
-            texts.append(None)
-        elif isinstance(value, kinds) and (numbers or not isinstance(value, bool)):
-            texts.append(repr(float(value)) if isinstance(value, float) else str(value))
-        else:
-            return None
-    return pa.array(texts, pa.string())
+    others: tuple[type, ...] = (np.timedelta64,)  # which NumPy has among its integers
+    if not numbers:
+        others = (*others, bool)
+    if not all(isinstance(cell, kinds) and not isinstance(cell, others) for cell in cells):
+        return None
+    return [
+        repr(float(cell)) if isinstance(cell, float | np.floating) else str(cell) for cell in cells
+    ]
 
 
 def remedy(kind: pa.DataType, expected: str, name: str) -> str:

@@ -23,7 +23,13 @@ _NUMBER = re.compile(
     r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE
 )
 _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?", re.ASCII)
+# What Arrow reads as Python does, and integers that surely have 64 bits; RE2.
+_PLAIN_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\z"
+_PLAIN_INTEGER = r"^[+-]?[0-9]{1,18}\z"
 _FLAGS = {"true": 1.0, "false": 0.0}
+
+# What `tf.strings.strip` takes off too.
+SPACES = " \t\n\v\f\r"
 
 # How sources spell truth values: Python and pandas, SQL and JSON, spreadsheets and R.
 SPELLINGS = {
@@ -85,28 +91,17 @@ def numbers(text: pa.Array, markers: Collection[str] = MARKERS) -> Numbers:
         markers: the texts that stand for a missing number, beside the empty one.
     """
     if not pa.types.is_dictionary(text.type):
-        found = _quickly(text)
-        if found is not None:
-            return found
-        text = text.dictionary_encode()
-    cells = text.dictionary.to_pylist()
-    places = text.indices.fill_null(len(cells)).to_numpy(zero_copy_only=False)
-    values = np.full(len(cells) + 1, np.nan)
-    marks = np.zeros(len(cells) + 1, bool)
-    bad = np.zeros(len(cells) + 1, bool)
-    for place, cell in enumerate(cells):
-        if cell is None or not cell.strip():
-            continue
-        number = None if cell.strip() in markers else number_of(cell)
-        marks[place] = cell.strip() in markers
-        bad[place] = number is None and not marks[place]
-        values[place] = np.nan if number is None else number
+        return _quickly(text) or _thoroughly(text, markers)
+    found, places = numbers(text.dictionary, markers), _places(text)
+    bad = np.zeros(len(text.dictionary) + 1, bool)
+    bad[found.bad] = True
     counts: Counter[str] = Counter()
-    if marks.any():
-        seen = np.bincount(places, minlength=len(marks))
-        for marked in np.flatnonzero(marks & (seen > 0)).tolist():
-            counts[cells[marked].strip()] += int(seen[marked])
-    return Numbers(values[places], np.flatnonzero(bad[places]), counts)
+    if found.markers:
+        seen = np.bincount(places, minlength=len(bad)).tolist()
+        for cell, count in zip(text.dictionary.to_pylist(), seen, strict=False):
+            if count and cell and cell.strip() in found.markers:
+                counts[cell.strip()] += count
+    return Numbers(np.append(found.values, np.nan)[places], np.flatnonzero(bad[places]), counts)
 
 
 def _quickly(text):
@@ -124,6 +119,63 @@ def _quickly(text):
     return Numbers(values)
 
 
+def _thoroughly(text, markers):
+    """Without what stands for a missing number, by Arrow; and only what is odd then one by one.
+
+    So that one marker, space or word does not make a whole chunk slow.
+    """
+    text, counts = _without(text, markers)
+    found = _quickly(text)
+    if found is None:
+        plain, digits = _plain(text, _PLAIN_NUMBER)
+        values = np.array(digits.cast(pa.float64()))
+        found = Numbers(values, *_one_by_one(text, plain, values, markers, number_of, np.nan))
+    found.markers = counts + found.markers
+    return found
+
+
+def _without(text, markers):
+    """Text without spaces around, null where it is a marker or empty, and the markers' counts."""
+    text = pc.ascii_trim(text, SPACES)
+    gaps = pc.is_in(text, value_set=pa.array(["", *markers], text.type))
+    seen = text.filter(gaps).value_counts().to_pylist()
+    counts = Counter({one["values"]: one["counts"] for one in seen if one["values"]})
+    return pc.if_else(gaps, pa.scalar(None, text.type), text), counts
+
+
+def _plain(text, pattern):
+    """Which cells have the pattern, and these without a plus, which Arrow reads not always."""
+    plain = pc.fill_null(pc.match_substring_regex(text, pattern), False)
+    return plain, pc.ascii_ltrim(pc.if_else(plain, text, pa.scalar(None, text.type)), "+")
+
+
+def _one_by_one(text, plain, values, markers, read, missing):
+    """Puts into `values` what the texts that are not `plain` mean, each text read once.
+
+    Returns:
+        The places of those that mean nothing, and how often which marker was found.
+    """
+    places = np.flatnonzero(pc.and_not(pc.is_valid(text), plain).to_numpy(zero_copy_only=False))
+    odd = text.take(pa.array(places)).dictionary_encode()
+    cells = [cell.strip() for cell in odd.dictionary.to_pylist()]
+    read_cells = [missing if not cell or cell in markers else read(cell) for cell in cells]
+    bad = np.array([number is None for number in read_cells], bool)
+    own = odd.indices.to_numpy()
+    known = [missing if number is None else number for number in read_cells]
+    values[places] = np.array(known, values.dtype)[own]
+    counts: Counter[str] = Counter()
+    for cell, count in zip(cells, np.bincount(own).tolist(), strict=True):
+        if cell and cell in markers:
+            counts[cell] += count
+    return places[bad[own]], counts
+
+
+def _places(text):
+    """Each cell's place in the dictionary, int64 `(n,)`; of null the one behind its end."""
+    places = text.indices.cast(pa.int64()).fill_null(len(text.dictionary))
+    return places.to_numpy(zero_copy_only=False)
+
+
 def integers(text: pa.Array, markers: Collection[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Cells of text as integers, for a column that was declared to hold them.
 
@@ -136,26 +188,25 @@ def integers(text: pa.Array, markers: Collection[str] = ()) -> tuple[np.ndarray,
     Returns:
         int64 `(n,)` with `MISSING_INT` for missing cells, and the places of bad ones.
     """
+    if pa.types.is_dictionary(text.type):
+        values, wrong = integers(text.dictionary, markers)
+        bad, places = np.zeros(len(values) + 1, bool), _places(text)
+        bad[wrong] = True
+        return np.append(values, MISSING_INT)[places], np.flatnonzero(bad[places])
     found = canonical_integers(text, markers)
     if found is not None:
         return found, np.zeros(0, np.int64)
-    if not pa.types.is_dictionary(text.type):
-        text = text.dictionary_encode()
-    cells = text.dictionary.to_pylist()
-    values = np.full(len(cells) + 1, MISSING_INT, np.int64)
-    bad = np.zeros(len(cells) + 1, bool)
-    for place, cell in enumerate(cells):
-        cell = "" if cell is None else cell.strip()
-        if cell == "" or cell in markers:
-            continue
-        whole = _WHOLE.fullmatch(cell)
-        number = int(whole[1]) if whole else None
-        if number is None or not -(2**63) <= number < 2**63:
-            bad[place] = True
-        else:
-            values[place] = number
-    places = text.indices.fill_null(len(cells)).to_numpy(zero_copy_only=False)
-    return values[places], np.flatnonzero(bad[places])
+    text = whole_spelling(_without(text, markers)[0])
+    plain, digits = _plain(text, _PLAIN_INTEGER)
+    values = np.array(digits.cast(pa.int64()).fill_null(MISSING_INT))
+    return values, _one_by_one(text, plain, values, markers, _integer_of, MISSING_INT)[0]
+
+
+def _integer_of(text):
+    """The integer of 64 bits that is written, or None."""
+    whole = _WHOLE.fullmatch(text)
+    number = int(whole[1]) if whole else None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
 def canonical_integers(text: pa.Array, markers: Collection[str] = ()) -> np.ndarray | None:
@@ -172,8 +223,7 @@ def canonical_integers(text: pa.Array, markers: Collection[str] = ()) -> np.ndar
         values = canonical_integers(text.dictionary, markers)
         if values is None:
             return None
-        places = text.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
-        return np.append(values, MISSING_INT)[places]
+        return np.append(values, MISSING_INT)[_places(text)]
     gaps = pc.is_in(text, value_set=pa.array(["", *markers], text.type))
     if pc.any(gaps).as_py():
         text = pc.if_else(gaps, pa.scalar(None, text.type), text)

@@ -301,9 +301,9 @@ def cells_of(
     """The ids of a list column's elements; see `list_ids`."""
     elements, lengths = arrow.split_lists(array, column)
     separated = column.separator is not None and not arrow.is_list(array.type)
-    ids = categorical_ids(
-        elements, column.raw_name, table, is_int and not separated, cache, declared
-    )
+    is_int = is_int and not separated
+    with arrow.in_cells(arrow.of_lists(lengths)):
+        ids = categorical_ids(elements, column.raw_name, table, is_int, cache, declared)
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
     starts = np.cumsum(lengths) - lengths
@@ -380,22 +380,3 @@ def _up_to_last_present(ids, starts, lengths):
     # Places ascend, and of several values for one cell NumPy keeps the last.
     trimmed[cells[present]] = present - starts[cells[present]] + 1
     return trimmed
-
-
-def weight_values(array: pa.Array, name: str) -> np.ndarray:
-    """Row weights as float32 `(n,)`.
-
-    Raises:
-        ValueError: if one is missing, infinite or below 0.
-    """
-    weights = arrow.to_floats(array, name)
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
-        raise arrow.at_row(
-            ValueError(
-                f"`weight_column` must hold a finite weight of at least 0 in every row. Received "
-                f"{name}={weights[bad][0]}. Give rows that should not count the weight 0."
-            ),
-            np.flatnonzero(bad)[0],
-        )
-    return weights.astype(np.float32)

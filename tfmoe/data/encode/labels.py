@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 
 from tfmoe.data import arrow
 from tfmoe.data.encode.vocabulary import label_spellings
+from tfmoe.data.encode.weights import LARGEST_NUMBER
 from tfmoe.data.kinds import is_text
 from tfmoe.data.numerals import SPELLINGS
 from tfmoe.schema.missing import MARKERS
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 
-_LARGEST_FLOAT = 3.4e38
 _WHOLE = re.compile(r"-?[0-9]+(?:\.0)?", re.ASCII)
 
 
@@ -161,7 +161,7 @@ class LabelReader:
         if isinstance(task, Binary):
             _check(values, present & (values != 0) & (values != 1), task, "0 or 1 (or missing)")
         elif isinstance(task, Regression):
-            _check(values, np.abs(values) > _LARGEST_FLOAT, task, "finite (or missing)")
+            _check(values, np.abs(values) > LARGEST_NUMBER, task, "finite (or missing)")
             if task.is_scaled:
                 _check(values, values < 0, task, f"at least 0 for loss={task.loss!r} (or missing)")
         elif not isinstance(task, Multiclass):

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from tfmoe.data.arrow import at_row, decoded
 from tfmoe.data.encode.codecs import codecs_of
-from tfmoe.data.encode.columns import weight_values
 from tfmoe.data.encode.labels import LabelReader
 from tfmoe.data.encode.task_column import TaskColumn
 from tfmoe.data.encode.values import ValueCodes
+from tfmoe.data.encode.weights import weight_values
 from tfmoe.data.read.tables import placed
 from tfmoe.schema.columns import Categorical
 from tfmoe.schema.schema import GROUP_CODES, Schema
@@ -271,8 +271,8 @@ class RowEncoder:
             self._weight.put(weights, words, floats)
             for name, own in self._weighing.items():
                 # A table without the column has no labels of the task.
-                own_weights = weight_values(chunk[own], own) if own in chunk else np.float32(1)
-                self._weights[name].put(weights * own_weights, words, floats)
+                both = weight_values(chunk[own], own, weights) if own in chunk else weights
+                self._weights[name].put(both, words, floats)
         if self._group_codes is not None:
             self._group.put(groups, words, floats)
         return np.ascontiguousarray(words.T)
@@ -288,7 +288,8 @@ class RowEncoder:
             own, rows = task.weight_column, np.flatnonzero(task_indices == index)
             if own and own in chunk and len(rows):
                 try:
-                    weights[rows] *= weight_values(decoded(chunk[own]).take(pa.array(rows)), own)
+                    cells = decoded(chunk[own]).take(pa.array(rows))
+                    weights[rows] = weight_values(cells, own, weights[rows])
                 except (TypeError, ValueError) as error:
                     row = getattr(error, "row", None)
                     raise error if row is None else at_row(error, rows[row]) from None

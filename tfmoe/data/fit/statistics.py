@@ -177,9 +177,10 @@ class Statistics:
         return self.counts[owner]
 
     def _add_values(self, column, array, untyped):
-        repeats, num_rows = None, len(array)
+        repeats, num_rows, rows = None, len(array), int
         if isinstance(column, MultiCategorical):
             array, lengths, repeats, untyped = _elements(array, column, untyped)
+            rows = arrow.of_lists(lengths)
             self.lengths[column.name].add(lengths, repeats)
             self.longest[column.name] = max(self.longest[column.name], int(lengths.max(initial=0)))
             if repeats is not None:
@@ -190,7 +191,8 @@ class Statistics:
                 repeats = np.repeat(repeats, lengths)
         if column.table not in self.dtypes:
             return  # the codec that brings the table counts what is in it
-        values = self._typed(column, array, untyped, separated=repeats is not None)
+        with arrow.in_cells(rows):
+            values = self._typed(column, array, untyped, separated=repeats is not None)
         counts = self.counts_of(column.table)
         if counts and values is not None:
             counts.add(values, None if repeats is None else pa.array(repeats))

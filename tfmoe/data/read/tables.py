@@ -9,6 +9,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from tfmoe.data.kinds import plain
+
 # Rows of a chunk, about: enough for Arrow to be quick, few enough for several to be held.
 # Readers look it up here, at each use.
 CHUNK_ROWS = 65_536
@@ -124,8 +126,12 @@ class Names(list[str]):
 
 
 def one_array(chunked: pa.ChunkedArray) -> pa.Array:
-    """A chunked array as one, without a copy if it has one chunk."""
-    return chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
+    """A chunked array as one, without a copy if it has one chunk; the others become `plain`."""
+    if chunked.num_chunks < 2:
+        return chunked.chunk(0) if chunked.num_chunks else chunked.combine_chunks()
+    # Before they are joined: places of few bits have no room for the values of all dictionaries.
+    chunks = [plain(chunk) for chunk in chunked.chunks]
+    return pa.chunked_array(chunks).combine_chunks()
 
 
 def sized(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -137,10 +143,10 @@ def sized(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             waiting.append(part.slice(start, CHUNK_ROWS))
             rows += waiting[-1].num_rows
             if rows >= CHUNK_ROWS:
-                yield pa.Table.from_batches(waiting).unify_dictionaries()
+                yield pa.Table.from_batches(waiting)
                 waiting, rows = [], 0
     if rows:
-        yield pa.Table.from_batches(waiting).unify_dictionaries()
+        yield pa.Table.from_batches(waiting)
 
 
 def check_names(names: Iterable[str], wanted: Iterable[str], path: str | None = None) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfmoe.data.arrow import split_numbers
-from tfmoe.data.kinds import is_list
+from tfmoe.data.arrow import as_integers, decoded, split_numbers, to_text
+from tfmoe.data.kinds import is_list, is_text, to_arrow
+from tfmoe.data.numerals import whole_spelling
+from tfmoe.data.read.tables import one_array
 from tfmoe.remote import address, local_copy, name_of
 
 
@@ -25,7 +27,9 @@ def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
         int64 or str `(n,)`, and float32 `(n, size)`.
 
     Raises:
-        ValueError: if it is none of these, or ids repeat, or vectors are not finite or not alike.
+        ValueError: if it is none of these, or ids repeat or are missing, or vectors are not finite
+            or not alike.
+        TypeError: if ids are floats that cannot tell integers apart, or bytes that are no text.
         FileNotFoundError: if there is no such file.
     """
     ids, vectors = _found(given, owner)
@@ -33,15 +37,7 @@ def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
         vectors = np.array(vectors if isinstance(vectors, np.ndarray) else list(vectors), "float32")
     except (TypeError, ValueError) as error:
         raise _refused(owner, f"vectors that are no table of numbers ({error})") from error
-    ids = np.asarray(ids)
-    if ids.dtype.kind == "u" and (ids > np.iinfo(np.int64).max).any():
-        ids = ids.astype(str)  # as the cells of such a column
-    if ids.dtype.kind not in "iu":
-        ids = np.array(
-            [one.decode() if isinstance(one, bytes) else str(one) for one in ids.tolist()]
-        )
-    else:
-        ids = ids.astype(np.int64)
+    ids = _read_ids(ids, owner)
     if vectors.ndim != 2 or not vectors.size or len(ids) != len(vectors):
         raise _refused(owner, f"{len(ids)} ids with vectors of the shape {vectors.shape}")
     if not np.isfinite(vectors).all():
@@ -50,6 +46,25 @@ def read_vectors(given: Any, owner: str) -> tuple[np.ndarray, np.ndarray]:
         values, counts = np.unique(ids, return_counts=True)
         raise _refused(owner, f"the id {values[counts > 1][0].item()!r} twice")
     return ids, vectors
+
+
+def _read_ids(given, owner):
+    """Ids as the cells of a column of them are read, int64 or str `(n,)`."""
+    name = f"ids of {owner}"
+    array = decoded(one_array(to_arrow(given, name, numbers=True)))
+    if array.null_count:
+        place = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        raise _refused(owner, f"no id of the vector in place {place} (from 0)")
+    whole = as_integers(array, name, untyped=False)
+    if whole is not None:
+        return whole
+    try:
+        text = decoded(to_text(array, name))
+    except TypeError:
+        if is_text(array.type):
+            raise  # bytes that are no text
+        text = pa.array([str(one) for one in array.to_pylist()], pa.string())
+    return np.array(whole_spelling(text).to_pylist())
 
 
 def _refused(owner, what):
@@ -99,7 +114,7 @@ def _of_parquet(path, owner):
     numbers, lengths = split_numbers(cells, lists[0])
     if len(set(lengths.tolist())) != 1:
         raise _refused(owner, "vectors of several lengths")
-    return table[others[0]].to_numpy(), numbers.reshape(len(lengths), -1)
+    return table[others[0]], numbers.reshape(len(lengths), -1)
 
 
 _READERS = {".npz": _of_npz, ".npy": _of_npy, ".parquet": _of_parquet}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfmoe.data.arrow import at_row, split_lists, split_numbers
+from tfmoe.data.arrow import at_row, in_cells, of_lists, split_lists, split_numbers
 from tfmoe.data.encode.codecs.base import MISSING, single_of
 from tfmoe.data.encode.codecs.categorical import CategoricalCodec
 from tfmoe.data.encode.codecs.numeric import as_they_are
@@ -126,7 +126,8 @@ class ListCodec(CategoricalCodec):
         if self._separated:
             return single_of(array, name, text)
         elements, lengths = split_lists(array, self.column)
-        values = single_of(elements, name, text, missing)
+        with in_cells(of_lists(lengths)):
+            values = single_of(elements, name, text, missing)
         width = max([1, *lengths])
         kind = "string" if text else "int64"
         found = np.full((len(lengths), width), MISSING[kind], values.dtype)
