@@ -2,7 +2,7 @@
 
 from tfmoe.data.batch.chunks import raw_chunks
 from tfmoe.data.encode.rows import label_columns
-from tfmoe.data.fit.fitted import Fitted
+from tfmoe.data.fit.fitted import label_moments, mean_label
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.read.source import open_source
 from tfmoe.schema.tasks import Regression
@@ -21,9 +21,10 @@ def new_labels(schema, task, rows, mean, std):
         chunks = raw_chunks(open_source(rows), lambda names: label_columns(schema, names, task))
         for chunk in chunks:
             statistics.add_labels(chunk)
-        fitted = Fitted.of(statistics)
-        seen = {name: fitted.label_moments[name] for name in {task.name} & {*fitted.label_moments}}
-        return {task.name: fitted.label_means[task.name]}, {**seen, **given}
+        # The columns are fitted already, of vectors that may be known to that fit alone.
+        moments = label_moments(statistics)
+        seen = {name: moments[name] for name in {task.name} & {*moments}}
+        return {task.name: mean_label(statistics.labels[task.name])}, {**seen, **given}
     if isinstance(task, Regression) and task.standardize and not given:
         raise ValueError(
             "The labels of a regression are standardised by their mean and standard deviation, "
