@@ -247,6 +247,11 @@ class Statistics:
         """The same statistics under a schema with other tasks; shares what both hold."""
         other = copy.copy(self)
         other.schema = schema
+        names = {column.name for column in schema.columns} | set(schema.task_names)
+        other.markers = {key: seen for key, seen in self.markers.items() if key[1] in names}
+        for part in ("contradictions", "conditional"):
+            own = {name: n for name, n in getattr(self, part).items() if name in names}
+            setattr(other, part, Counter(own))
         other._reader = LabelReader(schema, other.markers)
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
         return other
@@ -263,6 +268,13 @@ class Statistics:
             own = {names[name]: value for name, value in getattr(self, part).items()}
             getattr(other, part).update(own)
         other.num_rows, other.labels = self.num_rows, dict(self.labels)
+        tasks = {(task.raw_name, task.name) for task in schema.tasks}
+        raw = {column.name: column.raw_name for column in schema.columns}
+        for key, seen in self.markers.items():
+            now = names.get(key[1], key[1])
+            other.markers[key if key in tasks else (raw[now], now)] = Counter(seen)
+        other.contradictions.update(self.contradictions)
+        other.conditional.update(self.conditional)
         return other
 
     def merge(self, other: Statistics) -> Statistics:
@@ -293,6 +305,11 @@ class Statistics:
             merged.seen[name] = found.merge(other.seen[name])
         for name, seen in self.labels.items():
             merged.labels[name] = _merged_labels(seen, other.labels[name])
+        for part in (self, other):
+            for key, texts in part.markers.items():
+                merged.markers.setdefault(key, Counter()).update(texts)
+            merged.contradictions.update(part.contradictions)
+            merged.conditional.update(part.conditional)
         return merged
 
 
