@@ -6,6 +6,7 @@ from functools import reduce
 import pandas as pd
 import pytest
 
+from tfmoe.data.fit.counts import Counts
 from tfmoe.data.fit.fitted import notices
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.schema.columns import Categorical, Numeric
@@ -80,3 +81,38 @@ def test_what_is_told_follows_columns_and_tasks():
     assert grown._counted().markers["x", "again"] == {"NA": 12, "NULL": 6}
     assert grown._counted().conditional == {"z": 30}
     assert grown._counted().contradictions["buy"] == 6
+
+
+def test_many_parts_are_summed_up_as_seldom_as_one(monkeypatch):
+    """Not anew with each part: that would take as long as their number squared."""
+    summed = []
+
+    def counted(self, own=Counts._sum_up):
+        if self._buffered:
+            summed.append(sum(map(len, self._parts)))
+        own(self)
+
+    monkeypatch.setattr("tfmoe.data.fit.counts._BUFFER", 50)
+    monkeypatch.setattr(Counts, "_sum_up", counted)
+    schema = Schema([Categorical("c")], [Binary("y")])
+    # One part has text, of which the others had integers, and all have some values.
+    cells = [[number * 20 + n for n in range(20)] + [0, 1] for number in range(40)]
+    cells[5] = [f"x{cell}" for cell in cells[5]]
+    frames = [pd.DataFrame({"c": own, "y": 0}) for own in cells]
+    counts = [fitted(frame, schema)._counted() for frame in frames]
+    before = [one.counts["c"].table() for one in counts]
+    summed.clear()
+    merged = reduce(type(counts[0]).merge, counts)
+    assert sum(summed) < 4 * sum(map(len, before))
+    assert merged.dtypes == {"c": "string"}
+    assert merged.counts["c"].vocabulary().equals(fitted(frames, schema).vocabulary("c"))
+    assert [one.counts["c"].table() for one in counts] == before
+
+
+@pytest.mark.filterwarnings("ignore:.*max_distinct")
+def test_merged_counts_keep_to_the_most_distinct_values():
+    frames = [pd.DataFrame({"c": list(text), "y": 0}) for text in ("aaabbc", "aaddef", "ghijk")]
+    parts = [Preprocessor(Schema([Categorical("c")], [Binary("y")]), 2) for _ in frames]
+    fits = [part.fit(frame, progress=False) for part, frame in zip(parts, frames, strict=True)]
+    merged = reduce(Preprocessor.merge, fits)
+    assert merged.vocabulary("c").to_pylist() == ["a", "b"]

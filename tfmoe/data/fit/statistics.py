@@ -291,9 +291,7 @@ class Statistics:
             for part in (self, other):
                 counts = merged.counts_of(owner) if owner in part.counts else None
                 if counts:
-                    own = part.counts[owner]
-                    own = own if own.dtype == counts.dtype else own.as_text()
-                    counts.add_table(own.as_seen())
+                    counts.add_counts(part.counts[owner])
         for name in self.moments:
             merged.moments[name] = self.moments[name].merge(other.moments[name])
         for name in self.quantiles:
