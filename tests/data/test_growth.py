@@ -404,3 +404,25 @@ def test_nothing_is_left_of_a_column_that_is_gone(tmp_path):
     frame = _frame(cells)
     for name, values in one.arrays(frame)[0].items():
         np.testing.assert_array_equal(loaded.arrays(frame)[0][name], values)
+
+
+def test_without_a_column_the_others_counts_stay(tmp_path):
+    """Who was seen before is admitted by all counts, and moments are of all rows."""
+    first, later = (
+        pd.DataFrame({"a": list(cells), "b": list("xyz"), "n": [start, 1, 2], "click": [0, 1, 0]})
+        for cells, start in (("uuv", 0.0), ("vuu", 3.0))
+    )
+    column, number = Categorical("a", min_count=2), Numeric("n", transform="buckets")
+    vectors = Pretrained("made", source="a", vectors={"u": [1.0, 2.0], "v": [3.0, 4.0]})
+    schema = Schema([column, Categorical("b"), number, vectors], [Binary("click")])
+    prep = Preprocessor(schema).fit(first, progress=False).without("b")
+    fewer = Preprocessor(schema.without("b")).fit(first, progress=False)
+    prep.save(tmp_path / "p")
+    expected = fewer.grow(later, moments="update", progress=False)
+    for one in (prep, Preprocessor.load(tmp_path / "p")):
+        grown = one.grow(later, moments="update", progress=False)
+        assert grown.vocabulary("a").to_pylist() == ["u", "v"]
+        assert grown.digest() == expected.digest()
+        assert grown.growth == expected.growth
+    assert prep.merge(fewer).digest() == fewer.merge(prep).digest()
+    assert grown.without("made").growth == {"a": Growth(1, 0, 0, 5)}

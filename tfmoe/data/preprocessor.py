@@ -294,9 +294,7 @@ class Preprocessor(RowReading):
         Args:
             column: name of a column; see `Schema.without`.
         """
-        other = Preprocessor(self.schema.without(column), self.max_distinct)
-        other._fitted = self._ready().under(other.schema)
-        return other
+        return self._under(self.schema.without(column))
 
     def add_task(
         self,
@@ -332,9 +330,12 @@ class Preprocessor(RowReading):
         return other
 
     def _under(self, schema):
-        """What was fitted, under a schema with other tasks."""
+        """What was fitted, under a schema with other tasks or fewer columns."""
         other = Preprocessor(schema, self.max_distinct)
-        other._fitted, other.growth = self._ready().under(schema), self.growth
+        other._fitted = self._ready().under(schema)
+        if self.growth is not None:
+            names = {column.name for column in schema.columns}
+            other.growth = {name: one for name, one in self.growth.items() if name in names}
         if self._statistics is not None:
             other._statistics = self._statistics.under(schema)
         return other

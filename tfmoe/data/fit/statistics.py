@@ -26,6 +26,9 @@ from tfmoe.schema.columns import MISSING_INT, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Multiclass, Task
 
+# What is counted of columns, by their names.
+_BY_COLUMN = ("dtypes", "counts", "moments", "quantiles", "longest", "lengths", "seen")
+
 
 class Statistics:
     """Mergeable statistics of a table's rows.
@@ -244,16 +247,25 @@ class Statistics:
             self.labels[task.name] = seen.merge(Moments.of(labels))
 
     def under(self, schema: Schema) -> Statistics:
-        """The same statistics under a schema with other tasks; shares what both hold."""
+        """The same statistics under a schema with other tasks or fewer columns; shares what both
+        hold.
+        """
         other = copy.copy(self)
         other.schema = schema
-        names = {column.name for column in schema.columns} | set(schema.task_names)
+        columns = {column.name for column in schema.columns}
+        for part in _BY_COLUMN:
+            own = {name: one for name, one in getattr(self, part).items() if name in columns}
+            setattr(other, part, own)
+        names = columns | set(schema.task_names)
         other.markers = {key: seen for key, seen in self.markers.items() if key[1] in names}
         for part in ("contradictions", "conditional"):
             own = {name: n for name, n in getattr(self, part).items() if name in names}
             setattr(other, part, Counter(own))
         other._reader = LabelReader(schema, other.markers)
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
+        other.codecs = codecs_of(schema)
+        for name, codec in other.codecs.items():
+            codec.take_over(self.codecs[name])
         return other
 
     def renamed(self, schema: Schema, names: Mapping[str, str]) -> Statistics:
@@ -264,7 +276,7 @@ class Statistics:
             names: dict by column of this one's schema of its name in the other.
         """
         other = Statistics(schema, self.max_distinct)
-        for part in ("dtypes", "counts", "moments", "quantiles", "longest", "lengths", "seen"):
+        for part in _BY_COLUMN:
             own = {names[name]: value for name, value in getattr(self, part).items()}
             getattr(other, part).update(own)
         other.num_rows, other.labels = self.num_rows, dict(self.labels)
