@@ -243,11 +243,15 @@ class Preprocessor(RowReading):
         schema = self.schema if schema is None else schema
         names = renamed_columns(self.schema, schema, renamed)
         seen = Statistics(schema, self.max_distinct)
+        # What is served asks for integers or text, also of a column that hashes.
+        known: Mapping[str, str | None] = {}
+        if self.fitted:
+            known = fitted.dtypes if before is None else before.dtypes
         for old, new in names.items():
             if old in fitted.fits:
                 seen.codecs[new].adopt(fitted.fits[old])
-            if len(fitted.vocabularies.get(old, ())):
-                seen.dtypes[new] = fitted.dtypes[old]
+            if new in seen.dtypes and known.get(old):
+                seen.dtypes[new] = known[old]
         _adopt_vectors(seen, dict(vectors or {}))
         self._count(seen, source, progress)
         counted = None if before is None else before.renamed(schema, names)
