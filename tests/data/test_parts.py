@@ -3,6 +3,7 @@
 import warnings
 from functools import reduce
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,7 +12,7 @@ from tfmoe.data.fit.fitted import notices
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.schema.columns import Categorical, Numeric
 from tfmoe.schema.schema import Schema
-from tfmoe.schema.tasks import Binary, Regression
+from tfmoe.schema.tasks import Binary, Multiclass, Regression
 
 # Texts for missing numbers and labels, labels that contradict others, a misspelled `where_value`.
 SCHEMA = Schema(
@@ -116,3 +117,54 @@ def test_merged_counts_keep_to_the_most_distinct_values():
     fits = [part.fit(frame, progress=False) for part, frame in zip(parts, frames, strict=True)]
     merged = reduce(Preprocessor.merge, fits)
     assert merged.vocabulary("c").to_pylist() == ["a", "b"]
+
+
+def with_later_tasks(rows, **given):
+    """A fit without two tasks, which are added then."""
+    first = Schema([Numeric("x")], [Binary("y")])
+    prep = fitted(rows, first).add_task(Regression("paid"), rows, **given)
+    return prep.add_task(Multiclass("kind", num_classes=3), rows)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_labels_of_added_tasks_are_counted_as_others(tmp_path, saved):
+    rows = pd.DataFrame(
+        {"x": 0.0, "y": [0, 1] * 5, "paid": np.arange(10.0), "kind": [0, 1, 2, 1, 0] * 2}
+    )
+    parts = [with_later_tasks(part) for part in (rows[:3], rows[3:])]
+    if saved:
+        parts = [through_a_file(part, tmp_path / str(n)) for n, part in enumerate(parts)]
+    schema = parts[0].schema
+    whole = fitted(rows, schema)
+    merged = parts[0].merge(parts[1])
+    grown = parts[0].grow(rows[3:], moments="update", progress=False)
+    for prep in (merged, grown):
+        assert prep.label_means["paid"] == pytest.approx(whole.label_means["paid"])
+        np.testing.assert_allclose(prep.label_means["kind"], whole.label_means["kind"])
+    assert merged.label_moments["paid"] == pytest.approx(whole.label_moments["paid"])
+    # The units in which a model has learned stay.
+    assert grown.label_moments == parts[0].label_moments
+    # Rows without these labels say nothing of them.
+    old = rows[3:].drop(columns=["paid", "kind"])
+    for moments in ("update", "frozen"):
+        grown = parts[0].grow(old, moments=moments, progress=False)
+        np.testing.assert_equal(grown.label_means["paid"], parts[0].label_means["paid"])
+        np.testing.assert_equal(grown.label_means["kind"], parts[0].label_means["kind"])
+        assert grown.label_moments == parts[0].label_moments
+
+
+def test_moments_that_were_given_stay():
+    rows = pd.DataFrame({"x": 0.0, "y": [0, 1], "paid": [3.0, 5.0]})
+    given = {"mean": 100.0, "std": 10.0}
+    prep = fitted(rows, Schema([Numeric("x")], [Binary("y")]))
+    without_rows = prep.add_task(Regression("paid"), **given)
+    beside_rows = prep.add_task(Regression("paid"), rows, **given)
+    for one, mean in ((without_rows, 100), (beside_rows, 4)):
+        later = rows.drop(columns="paid")
+        for other in (one.merge(one), one.grow(later, moments="update", progress=False)):
+            assert other.label_moments == {"paid": (100, 10)}
+            assert other.label_means["paid"] == mean
+    # What was counted counts, where parts differ in what was given.
+    merged = without_rows.merge(prep.add_task(Regression("paid"), rows))
+    assert merged.label_moments == {"paid": (4, 1)}
+    assert merged.label_means["paid"] == 4

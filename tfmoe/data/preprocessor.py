@@ -14,7 +14,7 @@ from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, notices, unfitted_columns
 from tfmoe.data.fit.growth import Growth, digest, grown, renamed_columns
-from tfmoe.data.fit.new_labels import new_labels
+from tfmoe.data.fit.new_labels import new_labels, told_labels
 from tfmoe.data.fit.progress import progress_bar
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
@@ -164,6 +164,8 @@ class Preprocessor(RowReading):
                     "`grow(rows, vectors=...)`."
                 )
         merged._set(parts[0].merge(parts[1]))
+        told = told_labels(merged._ready(), (self._ready(), other._ready()))
+        merged._fitted = merged._ready().with_labels(*told)
         return merged
 
     def grow(
@@ -323,8 +325,10 @@ class Preprocessor(RowReading):
                 nor `mean` and `std` are given.
         """
         grown = self._under(self.schema.add(task))
-        means, moments = new_labels(grown.schema, task, rows, mean, std)
+        means, moments, counted = new_labels(grown.schema, task, rows, mean, std)
         grown._fitted = grown._ready().with_labels(means, moments)
+        if counted is not None and grown._statistics is not None:
+            grown._statistics.labels[task.name] = counted
         return grown
 
     def with_label_moments(self, moments: Mapping[str, tuple[float, float]]) -> Preprocessor:

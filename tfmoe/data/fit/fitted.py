@@ -257,6 +257,11 @@ def mean_label(seen: Any) -> Any:
     return seen / total if total else np.full(len(seen), np.nan)
 
 
+def known_means(means: Mapping[str, Any]) -> dict[str, Any]:
+    """Means of labels by task, of those tasks of which labels are known."""
+    return {name: mean for name, mean in means.items() if not np.isnan(mean).any()}
+
+
 def label_moments(statistics: Statistics) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each regression's labels, of those that were seen.
 
