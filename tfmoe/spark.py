@@ -15,7 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfmoe import remote
+from tfmoe.data.encode.codecs.pretrained import PretrainedCodec, PretrainedFit
 from tfmoe.data.fit.fitted import notices
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.data.preprocessor import Preprocessor
@@ -45,7 +48,8 @@ def fit(df: DataFrame, schema: Schema, max_distinct: int = 5_000_000) -> Preproc
     is computed again, because its worker was lost, gives the same part.
 
     What each partition has counted comes to the driver, all of it at once: with many distinct
-    values use few partitions, and see Spark's `spark.driver.maxResultSize`.
+    values use few partitions, and see Spark's `spark.driver.maxResultSize`. Vectors of `Pretrained`
+    columns stay with the driver, which reads them if they are in a file; workers get the values.
 
     Args:
         df: Spark DataFrame with the schema's raw columns; the others are not read.
@@ -61,8 +65,14 @@ def fit(df: DataFrame, schema: Schema, max_distinct: int = 5_000_000) -> Preproc
     """
     _check_frame("fit", df)
     max_distinct = integer("fit", "max_distinct", max_distinct, 1)
-    wanted = Statistics(schema, max_distinct).required_columns(_names_of(df))
-    count = functools.partial(_state, schema.to_dict(), max_distinct)
+    here = Statistics(schema, max_distinct)
+    wanted = here.required_columns(_names_of(df))
+    known = {
+        name: codec.fit(None).values
+        for name, codec in here.codecs.items()
+        if isinstance(codec, PretrainedCodec)
+    }
+    count = functools.partial(_state, schema.to_dict(), max_distinct, known)
     states = sorted(_mapped(_selected(df, wanted), count, _STATES).collect())
     for state in states:
         if state.error is not None:
@@ -71,8 +81,10 @@ def fit(df: DataFrame, schema: Schema, max_distinct: int = 5_000_000) -> Preproc
         raise ValueError(
             "There must be rows to read. Received a Spark table with no rows. Check its filters."
         )
+    counted = functools.reduce(Statistics.merge, map(_counted, states)).under(schema)
+    counted.codecs = here.codecs  # which have the vectors
     whole = Preprocessor(schema, max_distinct)
-    whole._set(functools.reduce(Statistics.merge, map(_counted, states)))
+    whole._set(counted)
     for notice in notices(whole._ready(), whole._counted()):
         warnings.warn(notice, stacklevel=2)
     return whole
@@ -164,9 +176,20 @@ def _mapped(df, function, schema):
 
 
 def _state(
-    schema: dict[str, Any], max_distinct: int, batches: Iterator[pa.RecordBatch]
+    schema: dict[str, Any],
+    max_distinct: int,
+    known: dict[str, np.ndarray],
+    batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """What the rows of a partition come to, in a row as `_STATES`; runs in a worker."""
+    """What the rows of a partition come to, in a row as `_STATES`; runs in a worker.
+
+    Args:
+        schema: a `Schema`, as a dict.
+        max_distinct: int.
+        known: the values that have vectors, by `Pretrained` column. The vectors, which may be
+            large and in no file, stay with the driver: cells are but counted here.
+        batches: of the partition.
+    """
     import pyarrow as pa
     from pyspark import TaskContext
 
@@ -183,7 +206,7 @@ def _state(
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            fitted = Preprocessor(Schema.from_dict(schema), max_distinct).fit(rows, progress=False)
+            fitted = _fitted(Schema.from_dict(schema), max_distinct, known, rows)
         except (TypeError, ValueError) as error:
             # Another try would end alike.
             row |= {"error": str(error), "type_error": isinstance(error, TypeError)}
@@ -194,6 +217,23 @@ def _state(
     kinds = [pa.int32(), pa.string(), pa.bool_(), pa.binary(), pa.binary()]
     arrays = [pa.array([value], kind) for value, kind in zip(row.values(), kinds, strict=True)]
     yield pa.RecordBatch.from_arrays(arrays, list(row))
+
+
+def _fitted(schema, max_distinct, known, rows):
+    """A fit whose `Pretrained` columns have but a stand-in of vectors."""
+    statistics, fitted = Statistics(schema, max_distinct), Preprocessor(schema, max_distinct)
+    for name, values in known.items():
+        statistics.codecs[name].adopt(_stand_in(values))
+    fitted._count(statistics, rows, progress=False)
+    for name, values in known.items():
+        # What is counted is counted: of the values the driver needs none.
+        statistics.codecs[name].adopt(_stand_in(values[:1]))
+    fitted._set(statistics)
+    return fitted
+
+
+def _stand_in(values):
+    return PretrainedFit(values, np.zeros((len(values), 1), "float32"))
 
 
 def _source(batches, names, part=""):
@@ -245,7 +285,6 @@ def _scored(
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Batches of kept columns and predictions; runs in a worker."""
-    import numpy as np
     import pyarrow as pa
 
     for batch in batches:

@@ -201,6 +201,45 @@ def test_integers_become_text_with_the_same_ids():
         np.testing.assert_array_equal(values, grown.arrays(first, labels=False)[name])
 
 
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("buckets", [None, 9])
+def test_a_column_holds_what_it_held_whatever_comes_later(tmp_path, state, buckets):
+    """For a served model asks for it: only text in a column of integers makes it one of text."""
+    schema = Schema(
+        [Categorical("a", hash_buckets=buckets), MultiCategorical("b", share="a", max_length=2)],
+        [Binary("click")],
+    )
+
+    def rows(*cells):
+        return pd.DataFrame({"a": list(cells), "b": [[], []], "click": [0, 1]})
+
+    cells = {"text": ("a1", "b2"), "digits": (5, 7), "nothing": (None, None)}
+    for first, later, expected in (
+        ("text", "digits", "string"),
+        ("text", "nothing", "string"),
+        ("digits", "nothing", "int"),
+        ("digits", "digits", "int"),
+        ("digits", "text", "string"),
+    ):
+        folder = tmp_path / f"{first} {later}"
+        Preprocessor(schema).fit(rows(*cells[first])).save(folder, state=state)
+        grown = Preprocessor.load(folder).grow(rows(*cells[later]))
+        assert grown.dtypes == {"a": expected, "b": expected}, (first, later)
+
+
+def test_what_was_never_fitted_holds_what_comes():
+    prep = Preprocessor(Schema([Categorical("a", hash_buckets=9)], [Binary("click")]))
+    assert prep.grow(pd.DataFrame({"a": [5, 7], "click": 0})).dtypes == {"a": "int"}
+
+
+def test_values_that_are_too_rare_for_an_id_are_text_all_the_same(tmp_path):
+    prep = Preprocessor(Schema([Categorical("a", min_count=2)], [Binary("click")]))
+    prep.fit(pd.DataFrame({"a": ["x", "y"], "click": 0})).save(tmp_path / "p", state=False)
+    grown = Preprocessor.load(tmp_path / "p").grow(pd.DataFrame({"a": [7, 7], "click": 0}))
+    assert grown.dtypes == {"a": "string"}
+    assert grown.vocabulary("a").to_pylist() == ["7"]
+
+
 def test_without_counts_a_source_counts_alone(tmp_path):
     schema = Schema([Categorical("a", min_count=2), Numeric("n")], [Binary("click")])
     first = pd.DataFrame({"a": list("xxy"), "n": [1.0, 2.0, 3.0], "click": 0})
@@ -404,3 +443,25 @@ def test_nothing_is_left_of_a_column_that_is_gone(tmp_path):
     frame = _frame(cells)
     for name, values in one.arrays(frame)[0].items():
         np.testing.assert_array_equal(loaded.arrays(frame)[0][name], values)
+
+
+def test_without_a_column_the_others_counts_stay(tmp_path):
+    """Who was seen before is admitted by all counts, and moments are of all rows."""
+    first, later = (
+        pd.DataFrame({"a": list(cells), "b": list("xyz"), "n": [start, 1, 2], "click": [0, 1, 0]})
+        for cells, start in (("uuv", 0.0), ("vuu", 3.0))
+    )
+    column, number = Categorical("a", min_count=2), Numeric("n", transform="buckets")
+    vectors = Pretrained("made", source="a", vectors={"u": [1.0, 2.0], "v": [3.0, 4.0]})
+    schema = Schema([column, Categorical("b"), number, vectors], [Binary("click")])
+    prep = Preprocessor(schema).fit(first, progress=False).without("b")
+    fewer = Preprocessor(schema.without("b")).fit(first, progress=False)
+    prep.save(tmp_path / "p")
+    expected = fewer.grow(later, moments="update", progress=False)
+    for one in (prep, Preprocessor.load(tmp_path / "p")):
+        grown = one.grow(later, moments="update", progress=False)
+        assert grown.vocabulary("a").to_pylist() == ["u", "v"]
+        assert grown.digest() == expected.digest()
+        assert grown.growth == expected.growth
+    assert prep.merge(fewer).digest() == fewer.merge(prep).digest()
+    assert grown.without("made").growth == {"a": Growth(1, 0, 0, 5)}

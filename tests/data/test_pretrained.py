@@ -354,3 +354,18 @@ def test_ids_of_64_bits_without_a_sign_have_their_vectors():
     schema = tfmoe.Schema([column], [tfmoe.Binary("click")])
     prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
     assert prep.arrays(rows, labels=False)["p"].tolist() == [3, 4]
+
+
+def test_a_loaded_one_takes_a_task_without_its_vectors(tmp_path):
+    """They were given in memory, so the saved schema has them no more, but the fit has."""
+    prep, rows = fitted({1: [0.0, 1.0], 2: [1.0, 0.0]}, [1, 2, 1, 2])
+    rows["z"] = [1.0, 2.0, 3.0, 4.0]
+    prep.save(tmp_path / "with")
+    prep.save(tmp_path / "without", state=False)
+    fresh = prep.add_task(tfmoe.Regression("z"), rows=rows)
+    for name in ("with", "without"):
+        loaded = tfmoe.Preprocessor.load(tmp_path / name)
+        later = loaded.add_task(tfmoe.Regression("z"), rows=rows)
+        assert later.label_moments == fresh.label_moments == {"z": (2.5, 1.25**0.5)}
+        assert later.label_means == fresh.label_means == {"y": 0, "z": 2.5}
+        np.testing.assert_array_equal(later.arrays(rows)[0]["item"], prep.arrays(rows)[0]["item"])

@@ -163,7 +163,7 @@ def test_what_workers_count_is_merged(table, monkeypatch):
     monkeypatch.setattr(TaskContext, "get", lambda: SimpleNamespace(partitionId=numbers.__next__))
     batches = table.to_batches(max_chunksize=400)
     states = [
-        pa.Table.from_batches(list(_state(SCHEMA.to_dict(), 10**6, iter(part)))).to_pylist()
+        pa.Table.from_batches(list(_state(SCHEMA.to_dict(), 10**6, {}, iter(part)))).to_pylist()
         for part in (batches[:3], batches[3:], batches[:1])
     ]
     assert [state["part"] for (state,) in states] == [0, 1, 2]
@@ -171,7 +171,7 @@ def test_what_workers_count_is_merged(table, monkeypatch):
     whole = tfmoe.Preprocessor(SCHEMA)
     whole._set(counted[0].merge(counted[1]))
     assert_fitted_alike(whole, fitted_here(table))
-    assert list(_state(SCHEMA.to_dict(), 10**6, iter([batches[0].slice(0, 0)]))) == []
+    assert list(_state(SCHEMA.to_dict(), 10**6, {}, iter([batches[0].slice(0, 0)]))) == []
 
 
 def test_what_workers_predict_is_what_the_model_does(table, model_path):
@@ -190,6 +190,24 @@ def test_a_fit_is_that_of_one_machine_also_when_tasks_fail(spark, table):
     fitted = tfmoe.spark.fit(failing_at_first(df), SCHEMA)
     assert_fitted_alike(fitted, fitted_here(table))
     assert_quantiles_within(fitted, table)
+
+
+@pytest.mark.slow
+def test_vectors_in_memory_and_warnings_are_those_of_one_machine(spark, table):
+    vectors = {f"c{number}": [number, 1.0] for number in range(20)}
+    column = tfmoe.Pretrained("city", vectors=vectors)
+    schema = tfmoe.Schema([column], [tfmoe.Binary("click", where="kind", where_value="X")])
+    with warnings.catch_warnings(record=True) as expected:
+        warnings.simplefilter("always")
+        here = tfmoe.Preprocessor(schema).fit(to_frame(table))
+    df = spread(spark, table, 2)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fitted = tfmoe.spark.fit(df, schema)
+    assert len(expected) == 2
+    told = [one for one in told if issubclass(one.category, UserWarning)]
+    assert [str(one.message) for one in told] == [str(one.message) for one in expected]
+    assert fitted.digest() == here.digest()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tfmoe.data.encode.vocabulary import HashTable, Vocabulary
 from tfmoe.data.fit import storage
 from tfmoe.data.fit.fitted import Fitted, notices, unfitted_columns
 from tfmoe.data.fit.growth import Growth, digest, grown, renamed_columns
-from tfmoe.data.fit.new_labels import new_labels
+from tfmoe.data.fit.new_labels import new_labels, told_labels
 from tfmoe.data.fit.progress import progress_bar
 from tfmoe.data.fit.sketches import RANK_ERROR
 from tfmoe.data.fit.statistics import Statistics
@@ -164,6 +164,8 @@ class Preprocessor(RowReading):
                     "`grow(rows, vectors=...)`."
                 )
         merged._set(parts[0].merge(parts[1]))
+        told = told_labels(merged._ready(), (self._ready(), other._ready()))
+        merged._fitted = merged._ready().with_labels(*told)
         return merged
 
     def grow(
@@ -243,11 +245,15 @@ class Preprocessor(RowReading):
         schema = self.schema if schema is None else schema
         names = renamed_columns(self.schema, schema, renamed)
         seen = Statistics(schema, self.max_distinct)
+        # What is served asks for integers or text, also of a column that hashes.
+        known: Mapping[str, str | None] = {}
+        if self.fitted:
+            known = fitted.dtypes if before is None else before.dtypes
         for old, new in names.items():
             if old in fitted.fits:
                 seen.codecs[new].adopt(fitted.fits[old])
-            if len(fitted.vocabularies.get(old, ())):
-                seen.dtypes[new] = fitted.dtypes[old]
+            if new in seen.dtypes and known.get(old):
+                seen.dtypes[new] = known[old]
         _adopt_vectors(seen, dict(vectors or {}))
         self._count(seen, source, progress)
         counted = None if before is None else before.renamed(schema, names)
@@ -294,9 +300,7 @@ class Preprocessor(RowReading):
         Args:
             column: name of a column; see `Schema.without`.
         """
-        other = Preprocessor(self.schema.without(column), self.max_distinct)
-        other._fitted = self._ready().under(other.schema)
-        return other
+        return self._under(self.schema.without(column))
 
     def add_task(
         self,
@@ -321,8 +325,10 @@ class Preprocessor(RowReading):
                 nor `mean` and `std` are given.
         """
         grown = self._under(self.schema.add(task))
-        means, moments = new_labels(grown.schema, task, rows, mean, std)
+        means, moments, counted = new_labels(grown.schema, task, rows, mean, std)
         grown._fitted = grown._ready().with_labels(means, moments)
+        if counted is not None and grown._statistics is not None:
+            grown._statistics.labels[task.name] = counted
         return grown
 
     def with_label_moments(self, moments: Mapping[str, tuple[float, float]]) -> Preprocessor:
@@ -332,9 +338,12 @@ class Preprocessor(RowReading):
         return other
 
     def _under(self, schema):
-        """What was fitted, under a schema with other tasks."""
+        """What was fitted, under a schema with other tasks or fewer columns."""
         other = Preprocessor(schema, self.max_distinct)
-        other._fitted, other.growth = self._ready().under(schema), self.growth
+        other._fitted = self._ready().under(schema)
+        if self.growth is not None:
+            names = {column.name for column in schema.columns}
+            other.growth = {name: one for name, one in self.growth.items() if name in names}
         if self._statistics is not None:
             other._statistics = self._statistics.under(schema)
         return other

@@ -92,6 +92,22 @@ class Counts:
         if self._buffered > max(2 * self._current, _BUFFER):
             self._sum_up()
 
+    def add_counts(self, other: Counts) -> None:
+        """Adds what others have counted, who stay as they are; integers as text where that is so.
+
+        Nothing is sorted, and what is summed up already not again as long as it is most of all:
+        parts may be added one after the other, however many.
+        """
+        if other.dtype != self.dtype:
+            other = other.as_text()
+        self._warned |= other._warned
+        if not self._parts:
+            self._parts = list(other._parts)
+            self._current, self._buffered = other._current, other._buffered
+            return
+        for part in other._parts:
+            self.add_table(part)
+
     def _sum_up(self):
         if not self._buffered:
             return

@@ -89,7 +89,7 @@ class Fitted:
             vocabularies,
             numeric,
             {name: _length(name, statistics) for name in statistics.longest},
-            {name: _mean_label(seen) for name, seen in statistics.labels.items()},
+            {name: mean_label(seen) for name, seen in statistics.labels.items()},
             label_moments(statistics),
             {
                 name: codec.fit(statistics.seen.get(name))
@@ -100,7 +100,7 @@ class Fitted:
     def under(self, schema: Schema) -> Fitted:
         """The same under a schema with other tasks or fewer columns; new tasks have no labels."""
         means = {
-            t.name: self.label_means.get(t.name, _mean_label(no_labels(t))) for t in schema.tasks
+            t.name: self.label_means.get(t.name, mean_label(no_labels(t))) for t in schema.tasks
         }
         names = {column.name for column in schema.columns}
         parts = ("dtypes", "vocabularies", "numeric", "lengths", "tables", "fits", "unseen")
@@ -249,11 +249,17 @@ def notices(fitted: Fitted, statistics: Statistics, grown: bool = False) -> list
     return found
 
 
-def _mean_label(seen):
+def mean_label(seen: Any) -> Any:
+    """Mean of the labels that were seen, or class frequencies; NaN where there was none."""
     if isinstance(seen, Moments):
         return seen.mean if seen.count else float("nan")
     total = seen.sum()
     return seen / total if total else np.full(len(seen), np.nan)
+
+
+def known_means(means: Mapping[str, Any]) -> dict[str, Any]:
+    """Means of labels by task, of those tasks of which labels are known."""
+    return {name: mean for name, mean in means.items() if not np.isnan(mean).any()}
 
 
 def label_moments(statistics: Statistics) -> dict[str, tuple[float, float]]:

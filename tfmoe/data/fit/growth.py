@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tfmoe.data.encode.rows import table_owners
 from tfmoe.data.encode.vocabulary import ARROW_TYPES, packed_text
-from tfmoe.data.fit.fitted import Fitted, label_moments
+from tfmoe.data.fit.fitted import Fitted, known_means, label_moments
 from tfmoe.data.fit.statistics import Statistics
 from tfmoe.schema.columns import FIRST_ID, Categorical, Column
 from tfmoe.schema.crossed import Crossed
@@ -101,7 +101,8 @@ def grown(
         vocabularies,
         later.numeric if update else _under_names(names, fitted, fresh, "numeric"),
         _under_names(names, fitted, fresh, "lengths"),
-        fresh.label_means | _known_means(later.label_means),
+        # Of a task whose labels nobody has counted what was told of them stays.
+        fresh.label_means | known_means(fitted.label_means) | known_means(later.label_means),
         # In the units of before a model has learned, whatever comes later.
         label_moments(total) | fitted.label_moments,
         {
@@ -123,10 +124,6 @@ def _under_names(names, fitted, fresh, part):
     """What was fitted before of each column, by its name now, and of new ones what is fresh."""
     known = getattr(fitted, part)
     return getattr(fresh, part) | {names[name]: known[name] for name in names if name in known}
-
-
-def _known_means(means):
-    return {name: mean for name, mean in means.items() if not np.isnan(mean).any()}
 
 
 class _Table:

@@ -26,6 +26,9 @@ from tfmoe.schema.columns import MISSING_INT, MultiCategorical, Numeric
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Multiclass, Task
 
+# What is counted of columns, by their names.
+_BY_COLUMN = ("dtypes", "counts", "moments", "quantiles", "longest", "lengths", "seen")
+
 
 class Statistics:
     """Mergeable statistics of a table's rows.
@@ -246,11 +249,25 @@ class Statistics:
             self.labels[task.name] = seen.merge(Moments.of(labels))
 
     def under(self, schema: Schema) -> Statistics:
-        """The same statistics under a schema with other tasks; shares what both hold."""
+        """The same statistics under a schema with other tasks or fewer columns; shares what both
+        hold.
+        """
         other = copy.copy(self)
         other.schema = schema
+        columns = {column.name for column in schema.columns}
+        for part in _BY_COLUMN:
+            own = {name: one for name, one in getattr(self, part).items() if name in columns}
+            setattr(other, part, own)
+        names = columns | set(schema.task_names)
+        other.markers = {key: seen for key, seen in self.markers.items() if key[1] in names}
+        for part in ("contradictions", "conditional"):
+            own = {name: n for name, n in getattr(self, part).items() if name in names}
+            setattr(other, part, Counter(own))
         other._reader = LabelReader(schema, other.markers)
         other.labels = {t.name: self.labels.get(t.name, no_labels(t)) for t in schema.tasks}
+        other.codecs = codecs_of(schema)
+        for name, codec in other.codecs.items():
+            codec.take_over(self.codecs[name])
         return other
 
     def renamed(self, schema: Schema, names: Mapping[str, str]) -> Statistics:
@@ -261,10 +278,17 @@ class Statistics:
             names: dict by column of this one's schema of its name in the other.
         """
         other = Statistics(schema, self.max_distinct)
-        for part in ("dtypes", "counts", "moments", "quantiles", "longest", "lengths", "seen"):
+        for part in _BY_COLUMN:
             own = {names[name]: value for name, value in getattr(self, part).items()}
             getattr(other, part).update(own)
         other.num_rows, other.labels = self.num_rows, dict(self.labels)
+        tasks = {(task.raw_name, task.name) for task in schema.tasks}
+        raw = {column.name: column.raw_name for column in schema.columns}
+        for key, seen in self.markers.items():
+            now = names.get(key[1], key[1])
+            other.markers[key if key in tasks else (raw[now], now)] = Counter(seen)
+        other.contradictions.update(self.contradictions)
+        other.conditional.update(self.conditional)
         return other
 
     def merge(self, other: Statistics) -> Statistics:
@@ -281,9 +305,7 @@ class Statistics:
             for part in (self, other):
                 counts = merged.counts_of(owner) if owner in part.counts else None
                 if counts:
-                    own = part.counts[owner]
-                    own = own if own.dtype == counts.dtype else own.as_text()
-                    counts.add_table(own.as_seen())
+                    counts.add_counts(part.counts[owner])
         for name in self.moments:
             merged.moments[name] = self.moments[name].merge(other.moments[name])
         for name in self.quantiles:
@@ -295,6 +317,11 @@ class Statistics:
             merged.seen[name] = found.merge(other.seen[name])
         for name, seen in self.labels.items():
             merged.labels[name] = _merged_labels(seen, other.labels[name])
+        for part in (self, other):
+            for key, texts in part.markers.items():
+                merged.markers.setdefault(key, Counter()).update(texts)
+            merged.contradictions.update(part.contradictions)
+            merged.conditional.update(part.conditional)
         return merged
 
 

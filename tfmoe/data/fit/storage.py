@@ -6,6 +6,7 @@ import json
 import math
 import os
 import zipfile
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,9 @@ def _put_statistics(arrays, fitted, statistics):
         "longest": statistics.longest,
         "cell_lengths": {name: seen.counts for name, seen in statistics.lengths.items()},
         "labels": labels,
+        "markers": [[*key, seen] for key, seen in statistics.markers.items() if seen],
+        "contradictions": statistics.contradictions,
+        "conditional": statistics.conditional,
         "seen": {n: _put_plain(arrays, f"seen/{n}", one) for n, one in statistics.seen.items()},
     }
 
@@ -342,6 +346,11 @@ def _get_statistics(path, schema, num_rows, given, arrays):
         statistics.lengths[name] = Lengths({int(size): count for size, count in counts.items()})
     for name, moments in given["moments"].items():
         statistics.moments[name] = Moments(*moments)
+    # Files of earlier versions have none of these three.
+    for raw, reader, texts in given.get("markers", ()):
+        statistics.markers[raw, reader] = Counter(texts)
+    statistics.contradictions.update(given.get("contradictions", {}))
+    statistics.conditional.update(given.get("conditional", {}))
     for task, seen in given["labels"].items():
         moments = isinstance(statistics.labels[task], Moments)
         statistics.labels[task] = Moments(*seen) if moments else np.array(seen, np.int64)

@@ -23,6 +23,15 @@ class ParquetFragment:
 
     Pages that have checksums are verified. An index that pandas has written is a column as
     others, also where it counts up and the file but says from where.
+
+    Args:
+        path: str.
+        file: number of the file in its source.
+        schema: the file's.
+        groups: numbers of the row groups.
+        num_rows: rows in them.
+        start: rows of the file before them.
+        metadata: what the file says of its row groups, or None to read it whenever it is needed.
     """
 
     def __init__(
@@ -33,6 +42,7 @@ class ParquetFragment:
         groups: list[int],
         num_rows: int,
         start: int = 0,
+        metadata: pyarrow.parquet.FileMetaData | None = None,
     ) -> None:
         self.path = path
         self.file = file
@@ -42,23 +52,27 @@ class ParquetFragment:
         self._groups = groups
         self._schema = schema
         self._start = start
+        self._metadata = metadata
 
     @classmethod
     def all_of(cls, path: str, file: int) -> list[ParquetFragment]:
         """The fragments of a file."""
         with _readable(path), _opened(path) as opened:
             metadata, schema = opened.metadata, opened.schema_arrow
-        fragments: list[ParquetFragment] = []
+        parts: list[tuple[list[int], int, int]] = []
         groups: list[int] = []
         rows = start = 0
         for group in range(metadata.num_row_groups):
             groups.append(group)
             rows += metadata.row_group(group).num_rows
             if rows >= tables.CHUNK_ROWS or group == metadata.num_row_groups - 1:
-                fragments.append(cls(path, file, schema, groups, rows, start))
+                parts.append((groups, rows, start))
                 start += rows
                 groups, rows = [], 0
-        return fragments or [cls(path, file, schema, [], 0)]
+        # It lists all row groups: to parse it for each fragment again would take as long as their
+        # number squared. Of many small files it is not worth its memory.
+        held = metadata if len(parts) > 1 else None
+        return [cls(path, file, schema, *part, held) for part in parts or [([], 0, 0)]]
 
     @property
     def _part(self):
@@ -76,7 +90,12 @@ class ParquetFragment:
         start = self._start
         with (
             _readable(self.path, self._part),
-            _opened(self.path, read_dictionary=text, page_checksum_verification=True) as opened,
+            _opened(
+                self.path,
+                self._metadata,
+                read_dictionary=text,
+                page_checksum_verification=True,
+            ) as opened,
         ):
             for batch in opened.iter_batches(size, row_groups=self._groups, columns=in_file):
                 found = {name: plain(batch.column(name)) for name in in_file}
@@ -92,10 +111,11 @@ class ParquetFragment:
         """See `Fragment.look`; row groups from all over the fragment."""
         tables.check_names(self.names, self.names, self.path)
         picked = np.unique(np.linspace(0, len(self._groups) - 1, 4).astype(int))
+        with _readable(self.path, self._part), _opened(self.path, self._metadata) as file:
+            metadata = file.metadata
         parts: list[tables.Chunk] = []
         for place in picked.tolist() if self._groups else []:
-            with _readable(self.path, self._part), _opened(self.path) as file:
-                sizes = [file.metadata.row_group(g).num_rows for g in self._groups[:place]]
+            sizes = [metadata.row_group(group).num_rows for group in self._groups[:place]]
             group = ParquetFragment(
                 self.path,
                 self.file,
@@ -103,6 +123,7 @@ class ParquetFragment:
                 [self._groups[place]],
                 0,
                 self._start + sum(sizes),
+                metadata,
             )
             parts += itertools.islice(group._batches(self.names, num_rows // len(picked) + 1), 1)
         if not parts:
@@ -116,9 +137,10 @@ class ParquetFragment:
         return tables.Chunk(columns, self.path, self._start, self._part)
 
 
-def _opened(path, **options):
+def _opened(path, metadata=None, **options):
     source = remote.opened(path, _AHEAD)
-    return pyarrow.parquet.ParquetFile(source, pre_buffer=source is not path, **options)
+    options["pre_buffer"] = source is not path
+    return pyarrow.parquet.ParquetFile(source, metadata=metadata, **options)
 
 
 def _counted_indices(schema):

@@ -35,9 +35,10 @@ class File:
 
 
 def files_of(given: Sequence[str | Path]) -> list[File]:
-    """The files that some paths, globs and folders stand for, in order.
+    """The files that some paths, globs and folders stand for, in order, each once.
 
-    Of folders in a folder those are entered that are named `column=value`.
+    Of folders in a folder those are entered that are named `column=value`. A file that is found
+    under several spellings of its path has the first one.
 
     Raises:
         FileNotFoundError: if no file matches.
@@ -55,7 +56,10 @@ def files_of(given: Sequence[str | Path]) -> list[File]:
                 f"No file matches. Received source={pattern!r}{where}. Check the path or the glob."
             )
         how = None if how == TextOptions() else how
-        files |= {path: File(path, stamp, how) for path, stamp in found.items()}
+        for path, stamp in found.items():
+            place = _place(path)
+            first = files[place].path if place in files else path
+            files[place] = File(first, stamp, how)
     return list(files.values())
 
 
@@ -79,6 +83,17 @@ def extension_of(path: str) -> str:
 def folders_of(path: str) -> tuple[str, ...]:
     """The names of the folders in a file's path, as it was given."""
     return Path(remote.without_query(path)).parts[:-1]
+
+
+def _place(path: str) -> str:
+    """What a file is told from others by, however its path is spelled; of an URL that."""
+    if remote.is_remote(path):
+        return path
+    plain = os.path.abspath(path)
+    if ".." in Path(path).parts and not (os.path.exists(plain) and os.path.samefile(path, plain)):
+        # `..` behind a link leads elsewhere than to the folder in which the link is.
+        return os.path.realpath(path)
+    return plain
 
 
 def _here(pattern: str) -> dict[str, Stamp]:

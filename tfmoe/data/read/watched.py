@@ -42,7 +42,8 @@ class WatchedFragment:
         yield from self._fragment.read(kinds)
 
     def look(self, num_rows: int) -> tables.Chunk:
-        """See `Fragment.look`."""
+        """See `Fragment.look`; raises as `read`."""
+        self._check()
         return self._fragment.look(num_rows)
 
     def _check(self):
