@@ -85,6 +85,7 @@ def test_epochs_count_from_the_one_in_which_gates_have_decided(decay, epochs, pa
     model = tfmoe.MultiTaskModel(prep, tfmoe.MMoE(2, 4, (4,), gate))
     stopping = best_kept(model, rows, 32, 3, epochs, parted)
     assert stopping.start_from_epoch == expected
+    assert best_kept(model, rows, 32, 3, epochs, parted, num_rows=0).start_from_epoch == 0
 
 
 @pytest.mark.slow

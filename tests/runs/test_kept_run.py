@@ -102,8 +102,9 @@ def test_a_table_that_has_grown_is_refused(folder, tmp_path, name):
 def test_a_slip_of_the_pen_keeps_nothing(folder, tmp_path, monkeypatch):
     """What ended before its first step was kept begins anew, with what it is told now."""
     place = {"checkpoints": tmp_path / "checkpoints"}
-    with pytest.raises(FileNotFoundError):
-        run_of(folder, valid=str(folder / "vaild.csv"), **place).build()
+    for name in ("data", "valid"):
+        with pytest.raises(FileNotFoundError):
+            run_of(folder, **{name: str(folder / "vaild.csv")}, **place).build()
     assert not (tmp_path / "checkpoints").exists()
     run_of(folder, **place).build()
     with pytest.raises(FileExistsError, match="by --resume"):

@@ -369,6 +369,7 @@ def test_the_commands_take_the_same_file(folder, tmp_path):
     done = runner.invoke(app, [str(one) for one in arguments])
     assert done.exit_code == 0, done.output
     assert "The best of 3 trials, by loss" in done.output
+    assert "reason" not in done.output
     assert {"best.yaml", "trials.csv", "trials.db", "importance.svg"} <= {*os.listdir(out)}
     arguments = ["train", "--config", out / "best.yaml", "--out", tmp_path / "m.keras"]
     arguments += ["--epochs", 1, "--write-config", tmp_path / "whole.yaml"]

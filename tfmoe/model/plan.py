@@ -158,8 +158,9 @@ def best_kept(
     if num_rows is None:
         num_rows = _num_rows(model, x)
     size = batch_size or batch_size_for(num_rows)
-    steps = max(1, math.ceil(num_rows * (1 - _SHARE if parted else 1) / size))
-    undecided = math.ceil(steps_to_rest(model.structure.gates) / steps) - 1
+    steps = math.ceil(num_rows * (1 - _SHARE if parted else 1) / size)
+    # Of rows that nobody has counted no epoch is told from another.
+    undecided = math.ceil(steps_to_rest(model.structure.gates) / steps) - 1 if steps else 0
     return keras.callbacks.EarlyStopping(
         "val_loss",
         patience=patience,

@@ -57,9 +57,10 @@ def begin(run: Run) -> None:
         ):
             shutil.rmtree(kept)
         known.unlink()
+    sizes = _sizes(run)  # or its error, before anything is written
     run.save(known)
     with replaced(folder / _SIZES) as draft:
-        draft.write_text(json.dumps(_sizes(run)), encoding="utf-8")
+        draft.write_text(json.dumps(sizes), encoding="utf-8")
 
 
 def begun_epochs(run: Run) -> int | None:

@@ -138,8 +138,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for one in dataclasses.fields(self):
-            optional = one.default is None or one.name == "schema"
-            value = fields.cleaned(one.name, getattr(self, one.name), optional)
+            value = fields.cleaned(one.name, getattr(self, one.name), one.default is None)
             object.__setattr__(self, one.name, value)
         if self.checkpoints is None and (self.resume or self.checkpoint_steps is not None):
             raise ValueError(

@@ -78,9 +78,11 @@ def trials_table(tuned: "Tuned") -> "Table":
     finished = tuned.trials[tuned.trials["state"] == "finished"]
     rising = tuned.number > finished["number"].min()
     best = finished.sort_values("number", ascending=not rising, kind="stable")[:_MOST_TRIALS]
-    own = [name for name in best.columns[5:] if name not in tuned.importances]
+    tried = best.columns[5:].drop("reason")
+    own = [name for name in tried if name not in tuned.importances]
     keys = [*tuned.importances, *own]
-    table = plain_table(f"The best of {len(tuned.trials)} trials, by {tuned.metric} in validation")
+    number = (tuned.trials["state"] != "refused").sum()
+    table = plain_table(f"The best of {number} trials, by {tuned.metric} in validation")
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column(tuned.metric, justify="right", no_wrap=True)
     for name in keys:
@@ -96,4 +98,6 @@ def trials_table(tuned: "Tuned") -> "Table":
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    if value is None or value != value:  # not tried, or nothing
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
