@@ -309,11 +309,14 @@ class CountedSteps:
         first: int, batches of the first epoch that were trained on.
         taken: int, batches read since the data were last begun.
         begins: callable without arguments, called when data are begun anew.
+        passed: callable without arguments, called when all steps that were done are passed over,
+            if there are any.
     """
 
     def __init__(self, begins: Callable[[], None]) -> None:
         self.before = self.first = self.taken = 0
         self.begins = begins
+        self.passed: Callable[[], None] = lambda: None
         self._started = False
         self._thread = threading.get_ident()
         self._owner: Any = None
@@ -347,10 +350,14 @@ class CountedSteps:
                 _private(owner, "_steps_seen")
                 owner._steps_seen = self.before
                 self._read(owner._current_iterator, self.before)
+                if not self.first:
+                    self.passed()
         for begin, end, iterator in usual(owner):
             if begin < self.first:
                 # Keras counts them as any others, but nothing is told of them.
                 self._read(iterator, end + 1 - begin)
+                if end + 1 >= self.first:
+                    self.passed()
                 continue
             self.first = 0  # nobody comes back here where data end of which no number is known
             self._follow(iterator)

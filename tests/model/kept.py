@@ -97,6 +97,10 @@ class Anew:
         self.model, self.numbers = model, numbers_of(model)
 
     def __call__(self, seed):
+        if keras.backend.backend() == "torch":
+            import torch
+
+            torch.manual_seed(seed)  # what it draws from is no variable
         for variable, value in zip(variables_of(self.model), self.numbers, strict=True):
             variable.assign(value if not seed else value + np.asarray(seed, value.dtype))
         return self.model

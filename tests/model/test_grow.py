@@ -64,8 +64,15 @@ def _trained(prep, mixture=None, optimizer="adam", weighting=None, **options):
 
 
 def _same_predictions(old, new, rows, exact=True):
-    one = old(old.preprocessor.arrays(rows, labels=False), training=False)
-    other = new(new.preprocessor.arrays(rows, labels=False), training=False)
+    one, other = (
+        {
+            name: keras.ops.convert_to_numpy(values)
+            for name, values in model(
+                model.preprocessor.arrays(rows, labels=False), training=False
+            ).items()
+        }
+        for model in (old, new)
+    )
     assert set(one) == set(other)
     for name, values in one.items():
         if exact:

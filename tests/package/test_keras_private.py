@@ -495,7 +495,7 @@ class Batches(keras.callbacks.Callback):
 
 def trained(before, first, **arguments):
     """The steps of a fit of which some are passed over, as `Batches` notes them, and the rows."""
-    begun, rows = [], []
+    begun, rows, passed = [], [], []
 
     class Noted(keras.Model):
         def call(self, inputs):
@@ -512,8 +512,10 @@ def trained(before, first, **arguments):
     batches = Batches()
     batches.steps = keras_private.CountedSteps(lambda: begun.append(len(batches.seen)))
     batches.steps.before, batches.steps.first = before, first
+    batches.steps.passed = lambda: passed.append(batches.steps.taken)
     with keras_private.counting(batches.steps):
         model.fit(data, epochs=2, verbose=0, callbacks=[batches], shuffle=False, **arguments)
+    assert passed == [before + first]
     return batches.seen, begun, rows[-len(batches.seen) :]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ class _Training:
                 self.unreadable.add(path)
                 continue
             self._check(found, path)
+            found.setdefault("draws", [])  # not in files of before
             self.found = found
             self.words = self._where(found, path)
             return
@@ -254,7 +256,9 @@ class _Training:
             if not self.found["step"]:
                 # Metrics begin anew, as Keras had them do; what a weighting has learned stays.
                 self.model.reset_metrics()
-            self.place.seek(self.found["data"], self.found["step"])
+            # torch's loader draws a number where it is opened, which is in what was kept.
+            draws = partial(kept.set_draws, self.found["draws"])
+            self.place.seek(self.found["data"], self.found["step"], draws)
         self.place.steps.start()
 
     def begin_epoch(self) -> None:
@@ -285,6 +289,7 @@ class _Training:
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         kept.set_values(model, found["values"])
+        kept.set_draws(found["draws"])
         kept.set_states(self.callbacks, found["callbacks"])
         self.epoch, self.steps = found["epoch"], found["steps"]
         self.before_epoch = self.steps - found["step"]
@@ -311,6 +316,7 @@ class _Training:
             "history": self.history,
             "callbacks": kept.states_of(self.callbacks),
             "values": kept.values_of(model),
+            "draws": kept.draws(),
         }
         if not model.is_chief:
             return

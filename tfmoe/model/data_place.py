@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tfmoe.keras_private import CountedSteps, datasets_of
@@ -67,12 +68,13 @@ class DataPlace:
         validation = None if self._validation is None else self._validation.next_epoch
         return {"epoch": epoch, "batches": batches, "validation epoch": validation}
 
-    def seek(self, place: dict[str, Any], step: int) -> None:
+    def seek(self, place: dict[str, Any], step: int, passed: Callable[[], None]) -> None:
         """Lets the next epoch go on from a place.
 
         Args:
             place: what `within` or `between` returned.
             step: int, the batches of that epoch among those of the place.
+            passed: called once these are passed over.
         """
         if self._validation is not None:
             self._validation.seek(place["validation epoch"])
@@ -81,6 +83,7 @@ class DataPlace:
                 place["epoch"], place["batches"] if self._direct is self._epochs else 0
             )
         self.steps.before, self.steps.first = place["batches"] - step, step
+        self.steps.passed = passed
 
 
 def _epochs_of(data: Any) -> Any:

@@ -54,6 +54,29 @@ def set_values(model: Any, values: dict[str, list[np.ndarray]]) -> None:
             set_value(variable, value)
 
 
+def draws() -> list[np.ndarray]:
+    """What torch's own generators are at, of the CPU and of each GPU; empty elsewhere.
+
+    Keras's dropout without a seed draws from them on torch, and from a variable elsewhere.
+    """
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    return [one.numpy() for one in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
+
+
+def set_draws(states: Sequence[np.ndarray]) -> None:
+    """Sets torch's generators to what `draws` returned; of GPUs those that there are."""
+    if not states:
+        return
+    import torch
+
+    torch.set_rng_state(torch.from_numpy(states[0].copy()))
+    for number, state in enumerate(states[1 : 1 + torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(torch.from_numpy(state.copy()), number)
+
+
 def states_of(callbacks: Sequence[Any]) -> dict[str, Any]:
     """What callbacks know of the epochs before, of those that do, by their names."""
     return {name: _state(one) for name, one in with_state(callbacks).items()}
