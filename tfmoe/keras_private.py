@@ -339,6 +339,8 @@ class CountedSteps:
             owner: Keras's iterator of epochs, of training or validation.
             usual: its method, which yields the first and the last batch's place, and the data.
         """
+        import keras
+
         own = self._owner is None or self._owner is owner
         if not self._started or not own or self._thread != threading.get_ident():
             yield from usual(owner)
@@ -352,6 +354,7 @@ class CountedSteps:
                 self._read(owner._current_iterator, self.before)
                 if not self.first:
                     self.passed()
+        goes_on, is_empty = bool(self.first), True
         for begin, end, iterator in usual(owner):
             if begin < self.first:
                 # Keras counts them as any others, but nothing is told of them.
@@ -359,11 +362,17 @@ class CountedSteps:
                 if end + 1 >= self.first:
                     self.passed()
                 continue
-            self.first = 0  # nobody comes back here where data end of which no number is known
+            self.first, is_empty = 0, False  # nobody comes back here where data end by themselves
             self._follow(iterator)
             self.taken += end + 1 - begin
             yield begin, end, iterator
         self.first = 0
+        if goes_on and is_empty and keras.backend.backend() == "jax":
+            raise ValueError(
+                "On JAX Keras goes on where a step of the epoch is left. Received a checkpoint "
+                "that was written after the last one. Remove the newest file of its folder; the "
+                "one before is taken then."
+            )
 
     def _follow(self, iterator: Any) -> None:
         if iterator is not self._iterator:

@@ -487,6 +487,32 @@ def test_a_feature_may_come_late_in_a_tfrecord(tmp_path):
     assert labels["label"][1500] == 0.5
 
 
+def test_a_file_may_lack_what_another_has(tmp_path):
+    rng = np.random.default_rng(0)
+    records = [
+        {"c": ["uvw"[n % 3]], "y": [n % 2]}
+        | ({"a": [float(n)], "tags": ["x", "y"]} if n % 40 == 5 else {})
+        | ({"rare": ["late"]} if n == 39 else {})
+        for n in rng.permutation(60).tolist()
+    ]
+    whole = _examples(tmp_path / "whole.tfrecord", records)
+    (tmp_path / "parts").mkdir()
+    for n in range(7):  # the last has no records
+        _examples(tmp_path / "parts" / f"{n}.tfrecord", records[10 * n : 10 * n + 10])
+    parts = tmp_path / "parts" / "*.tfrecord"
+    columns = [Categorical("c"), Numeric("a"), MultiCategorical("tags"), Categorical("rare")]
+    schema = Schema(columns, [Binary("y")])
+    expected = Preprocessor(schema).fit(whole).arrays(whole)
+    found = Preprocessor(schema).fit(parts).arrays(parts)
+    for one, other in zip(found, expected, strict=True):
+        assert set(one) == set(other)
+        for name, values in one.items():
+            np.testing.assert_array_equal(values, other[name])
+    assert Schema.infer(parts, "y") == Schema.infer(whole, "y")
+    with pytest.raises(ValueError, match=r"0.tfrecord without 'none'"):
+        Preprocessor(Schema([Numeric("none")], [Binary("y")])).fit(parts)
+
+
 @pytest.mark.parametrize("checked", [True, False])
 def test_pages_that_are_not_as_they_were_written(tmp_path, checked):
     values = np.random.default_rng(0).random(20_000)

@@ -385,6 +385,14 @@ def test_weights_beside_a_table_count(trained, df):
             model.fit(df, sample_weight=wrong)
     with pytest.raises(ValueError, match="Received y=Series beside a table"):
         model.fit(df, df["watch"])
+    rates = model.optimizer.learning_rate.numpy()
+    model.optimizer.learning_rate = 0.0
+    how = {"batch_size": 300, "epochs": 1, "verbose": 0}
+    found = model.fit(df, validation_data=(df, None, 1.0 * kept), **how).history
+    model.optimizer.learning_rate = rates
+    assert found["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-4)
+    with pytest.raises(ValueError, match="Received y=Series beside a table"):
+        model.fit(df, validation_data=(df, df["watch"]))
 
 
 @pytest.mark.slow

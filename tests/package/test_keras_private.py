@@ -539,6 +539,14 @@ def test_data_that_end_before_the_place_to_go_on_from_are_told():
         trained(0, 9, derived=lambda data: data.ignore_errors())
 
 
+def test_on_jax_a_step_of_the_epoch_must_be_left(monkeypatch):
+    seen, _, _ = trained(0, 6)
+    assert [epoch for epoch, _, _ in seen] == [1] * 6
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match="Remove the newest file of its folder"):
+        trained(0, 6)
+
+
 def test_what_a_dataset_was_made_of():
     dataset = tf.data.Dataset.range(3)
     derived = tf.data.Dataset.zip(dataset.map(lambda x: x), dataset).repeat()

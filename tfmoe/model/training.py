@@ -86,6 +86,14 @@ class Trainable(Compiled):
             return preprocessor.arrays(x, labels=labels)
         return x
 
+    def _in_parts(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Features, labels and weights, of which the first may be raw rows; encoded then."""
+        x = frame_of(self.schema, data[0]) if data else None
+        if not is_frame(x):
+            return data
+        y, sample_weight = (*data[1:], None, None)[:2]
+        return unpacked(self._encoded(x, labels=True), y, sample_weight)
+
     @weights_may_come_third
     def fit(
         self,
@@ -177,6 +185,8 @@ class Trainable(Compiled):
         x, sample_weight = weighed_by_class(
             self.schema, class_weight, x, y, sample_weight, validation_split
         )
+        if isinstance(validation_data, tuple):
+            validation_data = self._in_parts(validation_data)
         validation_data = self._encoded(validation_data, labels=True, batch_size=batch_size)
         if isinstance(validation_data, tuple) and len(validation_data) > 1:
             features, labels, *rest = validation_data

@@ -123,15 +123,15 @@ def look_at(source: Any, text: str | None = None) -> Look:
     uneven = {
         name: str(chunk.path or chunk.part)
         for name in names
-        for chunk in chunks
-        if name not in chunk
+        for fragment, chunk in zip(picked, chunks, strict=True)
+        if name not in chunk and name not in fragment.names
     }
     unread = {name: why for chunk in chunks for name, why in chunk.unread.items()}
     columns = {}
     for name in names:
         if name not in uneven and name not in unread:
             untyped = any(chunk.untyped for chunk in chunks)
-            columns[name] = _traits(name, [chunk[name] for chunk in chunks], untyped, name == text)
+            columns[name] = _traits(name, _parts(name, chunks), untyped, name == text)
     columns |= {
         name: Traits(name, "other", picked[0].num_rows or 0, advice=why)
         for name, why in unread.items()
@@ -142,6 +142,16 @@ def look_at(source: Any, text: str | None = None) -> Look:
             "none. Check the path."
         )
     return Look(columns, uneven, opened.held)
+
+
+def _parts(name, chunks):
+    """A column's cells in each chunk, which are missing in one of a file that may lack them."""
+    kind = next(chunk[name].type for chunk in chunks if name in chunk)
+    rows = (len(next(iter(chunk.values()), ())) for chunk in chunks)
+    return [
+        chunk[name] if name in chunk else pa.nulls(size, kind)
+        for chunk, size in zip(chunks, rows, strict=True)
+    ]
 
 
 def _named(source):

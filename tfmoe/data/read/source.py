@@ -175,15 +175,15 @@ def _files(given):
         )
     partitions = columns_of([folders_of(path) for path in paths], paths)
     fragments: list[Fragment] = []
-    kind = kinds.pop()
+    kind, tfrecords = kinds.pop(), []
     for number, (file, values) in enumerate(zip(files, partitions, strict=True)):
-        for fragment in _fragments(file, number, kind):
+        for fragment in _fragments(file, number, kind, tfrecords):
             watched = WatchedFragment(fragment, file.path, file.stamp)
             fragments.append(PartitionedFragment(watched, file.path, values) if values else watched)
     return Source(lambda: fragments)
 
 
-def _fragments(file: File, number: int, kind: str) -> Sequence[Fragment]:
+def _fragments(file: File, number: int, kind: str, tfrecords: list[Any]) -> Sequence[Fragment]:
     if file.options and kind not in (".csv", ".tsv"):
         raise ValueError(
             "Delimiter, quoting and encoding are those of text files. Received "
@@ -195,7 +195,7 @@ def _fragments(file: File, number: int, kind: str) -> Sequence[Fragment]:
         # Imported here: the only files that need TensorFlow.
         from tfmoe.data.read.tfrecord import TfrecordFragment
 
-        return [TfrecordFragment(file.path, number)]
+        return [TfrecordFragment(file.path, number, tfrecords)]
     if kind in (*ARROW, ".orc"):
         return [ColumnarFragment(file.path, number)]
     return [CsvFragment(file.path, number, file.options)]

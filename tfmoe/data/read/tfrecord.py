@@ -16,14 +16,26 @@ _BATCH_RECORDS = 16_384
 
 
 class TfrecordFragment:
-    """A TFRecord file, perhaps gzipped. A record without a feature has it missing."""
+    """A TFRecord file, perhaps gzipped. A record without a feature has it missing.
+
+    So has a whole file, of a feature that one of the first records of another file has: of what
+    is rare some files hold nothing.
+
+    Args:
+        path: the file.
+        file: its number.
+        files: the TFRecord files of a source, to which this one is added.
+    """
 
     num_rows = None
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: str, file: int, files: "list[TfrecordFragment]") -> None:
         self.path = path
         self.file = file
+        self._files = files
+        self._looked_at = 0
         self._absent: set[str] = set()
+        files.append(self)
 
     @contextmanager
     def _records(self):
@@ -38,7 +50,12 @@ class TfrecordFragment:
     def _kinds(self):
         """Which of an Example's three lists holds each feature that was seen."""
         with self._records() as records:
-            return self._kinds_in(records.take(_LOOK_RECORDS).as_numpy_iterator())
+            return self._kinds_in(self._counted(records.take(_LOOK_RECORDS)))
+
+    def _counted(self, records):
+        for record in records.as_numpy_iterator():
+            self._looked_at += 1
+            yield record
 
     def _kinds_in(self, records, sought=None):
         """Those of some records, read until the one that is sought is there."""
@@ -59,22 +76,34 @@ class TfrecordFragment:
         return kinds
 
     def has(self, name: str) -> bool:
-        """Whether any record has the feature; looks through the file if the first have not."""
+        """Whether any record has the feature, or another file.
+
+        Looks through the file if its first records have not.
+        """
         if name not in self._kinds and name not in self._absent:
             self._look_for(name)
         return name in self._kinds
 
     def _look_for(self, name):
+        found = self._behind_the_first(name)
+        if name not in found:
+            others = (one._kinds for one in self._files if one is not self)
+            found = next((kinds for kinds in others if name in kinds), {})
+        if name in found:
+            self._kinds[name] = found[name]
+        else:
+            self._absent.add(name)
+
+    def _behind_the_first(self, name):
+        """The kinds of some records behind those looked at; a feature's, if one has it."""
+        if self._looked_at < _LOOK_RECORDS:
+            return {}
         # Far fewer records hold the name's bytes than there are to parse.
         letters = name.encode()
         with self._records() as records:
             batches = records.skip(_LOOK_RECORDS).batch(_BATCH_RECORDS).as_numpy_iterator()
             likely = (one for batch in batches for one in batch if letters in one)
-            found = self._kinds_in(likely, name)
-        if name in found:
-            self._kinds[name] = found[name]
-        else:
-            self._absent.add(name)
+            return self._kinds_in(likely, name)
 
     @property
     def names(self) -> Collection[str]:
