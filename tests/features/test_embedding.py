@@ -97,14 +97,15 @@ def test_keras_still_takes_wrong_steps():
     assert wrong, "Keras has mended this: remove the work-around in tfmoe.Embedding."
 
 
-def test_gradient_has_each_row_once(path):
-    layer = tfmoe.Embedding(ROWS, DIM)
+@pytest.mark.parametrize("dim", [1, DIM])
+def test_gradient_has_each_row_once(path, dim):
+    layer = tfmoe.Embedding(ROWS, dim)
     layer.build((None, LENGTH))
-    upstream = np.random.default_rng(1).normal(size=(*IDS.shape, DIM)).astype("float32")
+    upstream = np.random.default_rng(1).normal(size=(*IDS.shape, dim)).astype("float32")
     with tf.GradientTape() as tape:
         loss = keras.ops.sum(layer(IDS) * upstream)
     gradient = tape.gradient(loss, layer.embeddings.value)
-    expected = np.zeros((ROWS, DIM))
+    expected = np.zeros((ROWS, dim))
     for index in np.ndindex(IDS.shape):
         expected[IDS[index]] += upstream[index]
     if path == "distinct":
