@@ -64,7 +64,9 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: local folder of this one training, made if there is none.
         every_steps: int >= 1, batches after which a checkpoint is written, or None to write one
-            at the end of each epoch only. It is written then, too.
+            at the end of each epoch only. It is written then, too. (On JAX not behind an epoch's
+            last batch, where Keras could not go on; of data whose number of batches is not known
+            yet it is, and the error then says what to do.)
         resume: bool; whether to go on from the newest checkpoint, if there is one. If not, the
             folder must be empty.
         keep: int >= 1, the newest checkpoints, which are kept.
