@@ -23,6 +23,7 @@ LEANING = [
     "tests/serving",
 ]
 
+nox.options.sessions = ["lowest", "newest", "wheel"]  # torch is said by name: it is gigabytes
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False  # the session is reported as skipped
@@ -78,6 +79,13 @@ def newest(session):
     """The newest versions there are, on the newest Python."""
     session.install("--upgrade", "--upgrade-strategy", "eager", "--editable", ".[test]")
     try_tests(session, "-m", "not slow", *session.posargs)
+
+
+@nox.session(name="torch")
+def torch(session):
+    """What is run on torch too, which the tests skip where it is not installed."""
+    session.install("--editable", ".[test]", "torch")
+    try_tests(session, "-k", "torch", *session.posargs)
 
 
 @nox.session(name="wheel", reuse_venv=False)
