@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -308,13 +309,14 @@ class CountedSteps:
             one pass over the data.
         first: int, batches of the first epoch that were trained on.
         taken: int, batches read since the data were last begun.
+        step: int, batches of the epoch up to now, those passed over too.
         begins: callable without arguments, called when data are begun anew.
         passed: callable without arguments, called when all steps that were done are passed over,
             if there are any.
     """
 
     def __init__(self, begins: Callable[[], None]) -> None:
-        self.before = self.first = self.taken = 0
+        self.before = self.first = self.taken = self.step = 0
         self.begins = begins
         self.passed: Callable[[], None] = lambda: None
         self._started = False
@@ -347,32 +349,40 @@ class CountedSteps:
             return
         if self._owner is None:
             self._owner = owner
-            if self.before:
+            # Where epochs share a pass, Keras opens it at an epoch's end, or here.
+            if self.before or owner.steps_per_epoch is not None:
                 owner._current_iterator = iter(_private(owner, "_get_iterator")())
                 _private(owner, "_steps_seen")
                 owner._steps_seen = self.before
                 self._read(owner._current_iterator, self.before)
                 if not self.first:
                     self.passed()
-        goes_on, is_empty = bool(self.first), True
+        goes_on = self.first
         for begin, end, iterator in usual(owner):
+            num = self._num_batches(begin, end)
             if begin < self.first:
                 # Keras counts them as any others, but nothing is told of them.
-                self._read(iterator, end + 1 - begin)
-                if end + 1 >= self.first:
+                self._read(iterator, num)
+                if begin + num >= self.first:
                     self.passed()
                 continue
-            self.first, is_empty = 0, False  # nobody comes back here where data end by themselves
+            self.first = 0  # nobody comes back here where data end of which no number is known
             self._follow(iterator)
-            self.taken += end + 1 - begin
-            yield begin, end, iterator
+            batches = iterator
+            if goes_on and keras.backend.backend() == "jax":
+                batches = _with_a_batch(iterator, goes_on)
+            goes_on = 0
+            self.taken += num
+            self.step = begin + num
+            yield begin, end, batches
+        if goes_on and keras.backend.backend() == "jax":
+            raise _ended(goes_on)
         self.first = 0
-        if goes_on and is_empty and keras.backend.backend() == "jax":
-            raise ValueError(
-                "On JAX Keras goes on where a step of the epoch is left. Received a checkpoint "
-                "that was written after the last one. Remove the newest file of its folder; the "
-                "one before is taken then."
-            )
+
+    def _num_batches(self, begin: int, end: int) -> int:
+        """Batches of the steps that Keras takes at once, of which the last may be fewer."""
+        known = _private(self._owner, "_num_batches")
+        return (end + 1 if known is None else min(end + 1, known)) - begin
 
     def _follow(self, iterator: Any) -> None:
         if iterator is not self._iterator:
@@ -389,6 +399,22 @@ class CountedSteps:
                     "were trained on. Pass the same data, or begin anew in another folder."
                 )
             self.taken += 1
+
+
+def _with_a_batch(iterator: Any, step: int) -> Any:
+    """Batches as they come; ValueError if there are none, which Keras on JAX cannot bear."""
+    first = list(itertools.islice(iterator, 1))
+    if not first:
+        raise _ended(step)
+    return itertools.chain(first, iterator)
+
+
+def _ended(step: int) -> ValueError:
+    return ValueError(
+        "On JAX Keras goes on where a batch of the epoch is left. Received a checkpoint of step "
+        f"{step:,}, the epoch's last. Remove that file: the training goes on from the one before, "
+        "or, if there is none, begins anew."
+    )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from tfmoe.data.encode.graph import GraphEncoder
 from tfmoe.data.encode.vocabulary import Vocabulary
 from tfmoe.data.preprocessor import Preprocessor
 from tfmoe.data.read.source import open_source
+from tfmoe.data.read.tfrecord import TfrecordFragment
 from tfmoe.schema.columns import Categorical, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Binary, Multiclass, Regression
@@ -511,6 +512,29 @@ def test_a_file_may_lack_what_another_has(tmp_path):
     assert Schema.infer(parts, "y") == Schema.infer(whole, "y")
     with pytest.raises(ValueError, match=r"0.tfrecord without 'none'"):
         Preprocessor(Schema([Numeric("none")], [Binary("y")])).fit(parts)
+
+
+def test_what_a_file_may_lack_is_of_others_first_records_in_any_order(tmp_path):
+    late = _examples(tmp_path / "late.tfrecord", [{"y": [1]}] * 1100 + [{"y": [0], "a": [1]}])
+    without = _examples(tmp_path / "without.tfrecord", [{"y": [1]}] * 3)
+    schema = Schema([Categorical("a")], [Binary("y")])
+    Preprocessor(schema).fit(late)
+    for paths in ([late, without], [without, late]):
+        with pytest.raises(ValueError, match=r"without.tfrecord without 'a'"):
+            Preprocessor(schema).fit(paths)
+    early = _examples(tmp_path / "early.tfrecord", [{"y": [0], "a": [1]}])
+    gone = tmp_path / "gone.tfrecord"
+    _examples(gone, [{"y": [1]}])
+    source = open_source([without, gone, early])
+    gone.unlink()
+    assert "a" in next(iter(source.fragments())).names
+
+
+def test_a_look_scans_no_file_for_what_another_one_shows(tmp_path, monkeypatch):
+    one = _examples(tmp_path / "0.tfrecord", [{"y": [n % 2]} for n in range(1100)])
+    other = _examples(tmp_path / "1.tfrecord", [{"y": [n % 2], "a": [n / 7]} for n in range(9)])
+    monkeypatch.setattr(TfrecordFragment, "_behind_the_first", None)
+    assert "a" in Schema.infer([one, other], "y").feature_names
 
 
 @pytest.mark.parametrize("checked", [True, False])

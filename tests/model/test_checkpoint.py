@@ -206,6 +206,22 @@ class Arrays(Foreign):
         return {"batch_size": SIZE, "shuffle": False}
 
 
+class SeveralAtOnce(Arrays):
+    """Six batches of which Keras takes four at once, and then two."""
+
+    breaks = ((0, 7), (1, 3), (1, None))
+    every_steps = 2
+
+    def model(self):
+        model = kept.model_of(self.prep)
+        model.compile("adam", jit_compile=False, steps_per_execution=4)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def arguments(self):
+        return {"batch_size": 10, "shuffle": False}
+
+
 class Stream(Case):
     """A stream without an end, that can begin anywhere."""
 
@@ -253,6 +269,7 @@ CASES = [
     Divided,
     Foreign,
     Arrays,
+    SeveralAtOnce,
     Stream,
     OldStream,
 ]
@@ -516,6 +533,37 @@ assert run(model, folder, (0, None))[0] is None
 anew(2)
 assert run(model, folder, (1, 5))[0] is None
 kept.check_same(run(model, folder), expected)
+
+# Epochs that share a pass, and end with it.
+def shared(model, folder=None, breaks=None):
+    callbacks = [tfmoe.Checkpoint(folder, every_steps=1)] if folder else []
+    callbacks += [kept.BreaksAt(*breaks)] if breaks else []
+    how = {"batch_size": 15, "shuffle": False, "epochs": 4, "steps_per_epoch": 2}
+    return kept.fitted(model, prep.arrays(rows), callbacks, **how), kept.numbers_of(model)
+folder = f"{folder}_shared"
+expected = shared(anew(0))
+for number, place in enumerate([(0, None), (1, None), (2, 0)]):
+    assert shared(anew(number), folder, place)[0] is None
+kept.check_same(shared(anew(9), folder), expected)
+
+# Data whose number of batches nobody knows.
+folder = f"{folder}_stream"
+def stream():
+    for start in range(0, 60, 20):
+        yield prep.arrays(rows[start : start + 20])
+def streamed(model, breaks=None):
+    callbacks = [tfmoe.Checkpoint(folder, every_steps=1), kept.BreaksAt(*breaks)]
+    return kept.fitted(model, stream(), callbacks, epochs=1)
+assert streamed(anew(0), (0, None)) is None
+if keras.backend.backend() == "jax":
+    try:
+        streamed(anew(1), (0, None))
+    except ValueError as error:
+        assert "checkpoint of step 3, the epoch's last. Remove that file" in str(error), error
+    else:
+        raise AssertionError
+else:
+    assert streamed(anew(1), (1, None)).epoch == [0]
 """
 
 

@@ -391,8 +391,14 @@ def test_weights_beside_a_table_count(trained, df):
     found = model.fit(df, validation_data=(df, None, 1.0 * kept), **how).history
     model.optimizer.learning_rate = rates
     assert found["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-4)
-    with pytest.raises(ValueError, match="Received y=Series beside a table"):
-        model.fit(df, validation_data=(df, df["watch"]))
+    wrong = {
+        "Received y=Series beside a table": (df, df["watch"]),
+        "Received 4": [df, None, kept, None],
+        "of 3 parts, the first of them files": ("a.csv", None, kept),
+    }
+    for message, data in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            model.fit(df, validation_data=data)
 
 
 @pytest.mark.slow

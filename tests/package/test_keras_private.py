@@ -543,7 +543,7 @@ def test_on_jax_a_step_of_the_epoch_must_be_left(monkeypatch):
     seen, _, _ = trained(0, 6)
     assert [epoch for epoch, _, _ in seen] == [1] * 6
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match="Remove the newest file of its folder"):
+    with pytest.raises(ValueError, match=r"of step 6, the epoch's last\. Remove that file"):
         trained(0, 6)
 
 

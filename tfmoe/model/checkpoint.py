@@ -64,9 +64,8 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: local folder of this one training, made if there is none.
         every_steps: int >= 1, batches after which a checkpoint is written, or None to write one
-            at the end of each epoch only. It is written then, too. (On JAX not behind an epoch's
-            last batch, where Keras could not go on; of data whose number of batches is not known
-            yet it is, and the error then says what to do.)
+            at the end of each epoch only. It is written then, too. On JAX none is written behind
+            an epoch's last batch, where Keras could not go on, if its number is known.
         resume: bool; whether to go on from the newest checkpoint, if there is one. If not, the
             folder must be empty.
         keep: int >= 1, the newest checkpoints, which are kept.
@@ -123,7 +122,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._of_fit.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._of_fit.end_batch(batch)
+        self._of_fit.end_batch()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._of_fit.end_epoch(epoch, logs or {})
@@ -269,14 +268,14 @@ class _Training:
             self._restore(self.found)
         self.found = None
 
-    def end_batch(self, batch: int) -> None:
+    def end_batch(self) -> None:
         before, every = self.steps, self.checkpoint.every_steps
-        self.steps = self.before_epoch + batch + 1
+        step, of_epoch = self.place.steps.step, self.checkpoint.params.get("steps")
+        self.steps = self.before_epoch + step
         # Keras's trainer on JAX cannot begin behind the last step. The epoch's end has a file too.
-        steps = self.checkpoint.params.get("steps")
-        is_last = keras.backend.backend() == "jax" and batch + 1 == steps
+        is_last = keras.backend.backend() == "jax" and of_epoch is not None and step >= of_epoch
         if every is not None and self.steps // every > before // every and not is_last:
-            self._write(self.epoch, batch + 1, self.place.within())
+            self._write(self.epoch, step, self.place.within())
 
     def end_epoch(self, epoch: int, logs: dict[str, Any]) -> None:
         self.history["epoch"].append(epoch)

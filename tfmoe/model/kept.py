@@ -55,7 +55,7 @@ def set_values(model: Any, values: dict[str, list[np.ndarray]]) -> None:
 
 
 def draws() -> list[np.ndarray]:
-    """What torch's own generators are at, of the CPU and of each GPU; empty elsewhere.
+    """What torch's own generators are at, of the CPU and of each CUDA device; empty elsewhere.
 
     Keras's dropout without a seed draws from them on torch, and from a variable elsewhere.
     """
@@ -67,8 +67,8 @@ def draws() -> list[np.ndarray]:
 
 
 def set_draws(states: Sequence[np.ndarray]) -> None:
-    """Sets torch's generators to what `draws` returned; of GPUs those that there are."""
-    if not states:
+    """Sets torch's generators to what `draws` returned; of devices those that there are."""
+    if not states or keras.backend.backend() != "torch":
         return
     import torch
 

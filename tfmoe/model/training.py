@@ -86,13 +86,23 @@ class Trainable(Compiled):
             return preprocessor.arrays(x, labels=labels)
         return x
 
-    def _in_parts(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _in_parts(self, data: Any) -> Any:
         """Features, labels and weights, of which the first may be raw rows; encoded then."""
         x = frame_of(self.schema, data[0]) if data else None
+        if is_path(x):
+            raise ValueError(
+                "The weights of rows in files are a column of theirs, which the schema names as "
+                f"`weight_column`. Received validation_data of {len(data)} parts, the first of "
+                "them files. Pass these alone."
+            )
         if not is_frame(x):
             return data
-        y, sample_weight = (*data[1:], None, None)[:2]
-        return unpacked(self._encoded(x, labels=True), y, sample_weight)
+        if len(data) > 3:
+            raise ValueError(
+                "validation_data has up to three parts: a table, None and weights. Received "
+                f"{len(data)}. Leave out the others."
+            )
+        return unpacked(self._encoded(x, labels=True), *(*data[1:], None, None)[:2])
 
     @weights_may_come_third
     def fit(
@@ -123,7 +133,7 @@ class Trainable(Compiled):
         `x` may also be what `preprocessor.arrays(rows)` returns, a triple of features, labels
         and weights. With a DataFrame or a triple `sample_weight` multiplies the rows' own
         weights, as does `class_weight`, which is for models with one `Binary` or `Multiclass`
-        task.
+        task; so does `weights` in `validation_data=(table, None, weights)`.
 
         Of raw rows, what is not given is chosen, and said. `batch_size`: the power of two with
         which an epoch has some 200 steps, from 32 to 4,096. `epochs`: training ends when the
@@ -185,7 +195,7 @@ class Trainable(Compiled):
         x, sample_weight = weighed_by_class(
             self.schema, class_weight, x, y, sample_weight, validation_split
         )
-        if isinstance(validation_data, tuple):
+        if isinstance(validation_data, list | tuple) and not is_path(validation_data):
             validation_data = self._in_parts(validation_data)
         validation_data = self._encoded(validation_data, labels=True, batch_size=batch_size)
         if isinstance(validation_data, tuple) and len(validation_data) > 1:

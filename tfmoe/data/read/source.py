@@ -175,7 +175,12 @@ def _files(given):
         )
     partitions = columns_of([folders_of(path) for path in paths], paths)
     fragments: list[Fragment] = []
-    kind, tfrecords = kinds.pop(), []
+    kind, tfrecords = kinds.pop(), None
+    if kind == ".tfrecord":
+        # Imported here: the only files that need TensorFlow.
+        from tfmoe.data.read.tfrecord import TfrecordFiles
+
+        tfrecords = TfrecordFiles()
     for number, (file, values) in enumerate(zip(files, partitions, strict=True)):
         for fragment in _fragments(file, number, kind, tfrecords):
             watched = WatchedFragment(fragment, file.path, file.stamp)
@@ -183,7 +188,7 @@ def _files(given):
     return Source(lambda: fragments)
 
 
-def _fragments(file: File, number: int, kind: str, tfrecords: list[Any]) -> Sequence[Fragment]:
+def _fragments(file: File, number: int, kind: str, tfrecords: Any) -> Sequence[Fragment]:
     if file.options and kind not in (".csv", ".tsv"):
         raise ValueError(
             "Delimiter, quoting and encoding are those of text files. Received "
@@ -192,7 +197,6 @@ def _fragments(file: File, number: int, kind: str, tfrecords: list[Any]) -> Sequ
     if kind == ".parquet":
         return ParquetFragment.all_of(file.path, number)
     if kind == ".tfrecord":
-        # Imported here: the only files that need TensorFlow.
         from tfmoe.data.read.tfrecord import TfrecordFragment
 
         return [TfrecordFragment(file.path, number, tfrecords)]

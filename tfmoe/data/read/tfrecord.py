@@ -1,7 +1,7 @@
 """TFRecord files of tf.train.Example as Arrow columns. The one reader that needs TensorFlow."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 
 import numpy as np
@@ -13,29 +13,51 @@ from tfmoe.data.read import tables
 # What a feature holds is learnt from the first records, or from the first that has it.
 _LOOK_RECORDS = 1000
 _BATCH_RECORDS = 16_384
+# Files of a source that are asked what another one lacks.
+LOOKED_AT = 16
+
+
+class TfrecordFiles:
+    """The TFRecord files of one source: what the first records of some of them hold."""
+
+    def __init__(self) -> None:
+        self.files: list[TfrecordFragment] = []
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Which of an Example's three lists holds each feature that was seen."""
+        import tensorflow as tf
+
+        places = np.unique(np.linspace(0, len(self.files) - 1, LOOKED_AT).astype(int))
+        found: dict[str, str] = {}
+        for place in places.tolist():
+            # What is gone or changed is told where it is read.
+            with suppress(OSError, tf.errors.NotFoundError):
+                found = {**self.files[place].first_kinds, **found}
+        return found
 
 
 class TfrecordFragment:
     """A TFRecord file, perhaps gzipped. A record without a feature has it missing.
 
-    So has a whole file, of a feature that one of the first records of another file has: of what
-    is rare some files hold nothing.
+    So has a whole file, of a feature that the first records of others have: of what is rare some
+    files hold nothing. Of a source's files 16 are asked, from all over it.
 
     Args:
         path: the file.
         file: its number.
-        files: the TFRecord files of a source, to which this one is added.
+        files: `TfrecordFiles` of the source, to which this one is added.
     """
 
     num_rows = None
 
-    def __init__(self, path: str, file: int, files: "list[TfrecordFragment]") -> None:
+    def __init__(self, path: str, file: int, files: TfrecordFiles) -> None:
         self.path = path
         self.file = file
         self._files = files
         self._looked_at = 0
         self._absent: set[str] = set()
-        files.append(self)
+        files.files.append(self)
 
     @contextmanager
     def _records(self):
@@ -47,10 +69,15 @@ class TfrecordFragment:
             yield tf.data.TFRecordDataset(str(path), compression)
 
     @cached_property
-    def _kinds(self):
-        """Which of an Example's three lists holds each feature that was seen."""
+    def first_kinds(self) -> dict[str, str]:
+        """Which of an Example's three lists holds each feature of the first records."""
         with self._records() as records:
             return self._kinds_in(self._counted(records.take(_LOOK_RECORDS)))
+
+    @cached_property
+    def _kinds(self):
+        """Those of all features that are known by now."""
+        return dict(self.first_kinds)
 
     def _counted(self, records):
         for record in records.as_numpy_iterator():
@@ -76,23 +103,19 @@ class TfrecordFragment:
         return kinds
 
     def has(self, name: str) -> bool:
-        """Whether any record has the feature, or another file.
+        """Whether a record has the feature, or the first ones of another file have.
 
-        Looks through the file if its first records have not.
+        Looks through the whole file if these have not.
         """
         if name not in self._kinds and name not in self._absent:
-            self._look_for(name)
+            found = self._files.kinds
+            if name not in found:
+                found = self._behind_the_first(name)
+            if name in found:
+                self._kinds[name] = found[name]
+            else:
+                self._absent.add(name)
         return name in self._kinds
-
-    def _look_for(self, name):
-        found = self._behind_the_first(name)
-        if name not in found:
-            others = (one._kinds for one in self._files if one is not self)
-            found = next((kinds for kinds in others if name in kinds), {})
-        if name in found:
-            self._kinds[name] = found[name]
-        else:
-            self._absent.add(name)
 
     def _behind_the_first(self, name):
         """The kinds of some records behind those looked at; a feature's, if one has it."""
