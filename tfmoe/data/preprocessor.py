@@ -40,9 +40,9 @@ class Preprocessor(RowReading):
 
     A source of rows is a DataFrame; a dict of arrays of equal length; a path, URL, glob or folder,
     or a list of them, of CSV or TSV files (perhaps gzipped), Parquet, Arrow IPC (`.arrow`,
-    `.feather`) or ORC files, or TFRecord files of
-    `tf.train.Example`; an iterable of DataFrames, or a callable that returns an iterator
-    of them, which need not end: a stream. A callable with a parameter `start` leaves out so many
+    `.feather`) or ORC files, or TFRecord files of `tf.train.Example`, of which a record, or a whole
+    file, may lack what others have; an iterable of DataFrames, or a callable that returns an
+    iterator of them, which need not end: a stream. A callable with a parameter `start` leaves out so many
     rows at the beginning. Files are read in chunks and never held as a whole; they must not change
     as long as a dataset reads them. A text file that is written otherwise than its name says is
     described behind its path, each part only if needed:

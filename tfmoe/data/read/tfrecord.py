@@ -13,8 +13,8 @@ from tfmoe.data.read import tables
 # What a feature holds is learnt from the first records, or from the first that has it.
 _LOOK_RECORDS = 1000
 _BATCH_RECORDS = 16_384
-# Files of a source that are asked what another one lacks.
-LOOKED_AT = 16
+# Files of a source that are asked what another one lacks, as many as a proposal of a schema sees.
+_LOOK_FILES = 16
 
 
 class TfrecordFiles:
@@ -28,7 +28,7 @@ class TfrecordFiles:
         """Which of an Example's three lists holds each feature that was seen."""
         import tensorflow as tf
 
-        places = np.unique(np.linspace(0, len(self.files) - 1, LOOKED_AT).astype(int))
+        places = np.unique(np.linspace(0, len(self.files) - 1, _LOOK_FILES).astype(int))
         found: dict[str, str] = {}
         for place in places.tolist():
             # What is gone or changed is told where it is read.
