@@ -38,14 +38,14 @@ class Preprocessor(RowReading):
     vocabulary by falling count (ties by value). The rules for each kind of column are
     in `tfmoe.schema.columns` and, to the bit, in `tfmoe.data.encode.columns`.
 
-    A source of rows is a DataFrame; a dict of arrays of equal length; a path, URL, glob or folder,
-    or a list of them, of CSV or TSV files (perhaps gzipped), Parquet, Arrow IPC (`.arrow`,
-    `.feather`) or ORC files, or TFRecord files of `tf.train.Example`, of which a record, or a whole
-    file, may lack what others have; an iterable of DataFrames, or a callable that returns an
-    iterator of them, which need not end: a stream. A callable with a parameter `start` leaves out so many
-    rows at the beginning. Files are read in chunks and never held as a whole; they must not change
-    as long as a dataset reads them. A text file that is written otherwise than its name says is
-    described behind its path, each part only if needed:
+    A source of rows is a DataFrame; a dict of arrays of equal length; a path, URL, glob or
+    folder, or a list of them, of CSV or TSV files (perhaps gzipped), Parquet, Arrow IPC
+    (`.arrow`, `.feather`) or ORC files, or TFRecord files of `tf.train.Example`, of which a
+    record, or a whole file, may lack what others have; an iterable of DataFrames, or a callable
+    that returns an iterator of them, which need not end: a stream. A callable with a parameter
+    `start` leaves out so many rows at the beginning. Files are read in chunks and never held as
+    a whole; they must not change as long as a dataset reads them. A text file that is written
+    otherwise than its name says is described behind its path, each part only if needed:
     `"t.csv?delimiter=;&quoting=no&encoding=latin-1"`. A folder in a path that is named
     `day=2024-01-01` is a column of its files, of integers if all its values are, else of text.
 
