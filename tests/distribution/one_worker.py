@@ -44,7 +44,11 @@ def backups(index):
     found = []
     if "BACKUP" in os.environ:
         folder = os.environ["BACKUP"]
-        found.append(keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False))
+        found += [
+            keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False),
+            keras.callbacks.ModelCheckpoint(f"{folder}/models/{{epoch}}.keras"),
+            keras.callbacks.CSVLogger(f"{folder}.csv", append=True),
+        ]
     if "CHECKPOINTS" in os.environ:
         folder = os.environ["CHECKPOINTS"]
         if "APART" in os.environ:

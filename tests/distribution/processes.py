@@ -1,7 +1,9 @@
 """Several processes of one program, which end with the test."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -9,13 +11,18 @@ import time
 
 
 def free_ports(num):
-    """Ports of this machine that nobody listens on."""
-    sockets = [socket.socket() for _ in range(num)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    """Ports of this machine that nobody listens on, nor will before they are used.
+
+    A process that imports TensorFlow takes a while to listen. Ports from 32,768 on may be given
+    to others meanwhile, for systems take those for whoever asks for any.
+    """
+    tester = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = []
+    while len(ports) < num:
+        port = 20_000 + 500 * (tester % 24) + random.SystemRandom().randrange(500)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports += [port] if port not in ports else []
     return ports
 
 

@@ -57,7 +57,7 @@ def test_workers_weigh_losses_together(tmp_path):
 def test_a_worker_dies_and_comes_back(tmp_path):
     backup = {"BACKUP": str(tmp_path / "backup")}
     first = workers(tmp_path, **backup, DIES="1")
-    assert first[1][0] == 9
+    assert first[1][0] == 9, first[1][2][-3000:]
     assert first[0][0] != 0  # it cannot go on alone
     both = list(map(found, workers(tmp_path, **backup)))
     one = found(*workers(tmp_path, 1))
@@ -65,6 +65,10 @@ def test_a_worker_dies_and_comes_back(tmp_path):
         # The history has the epochs since.
         since = {name: values[1:] for name, values in one["history"].items()}
         check_same({**one, "history": since}, worker)
+    # Written once.
+    assert len(pd.read_csv(tmp_path / "backup.csv")) == 3
+    names = sorted(path.name for path in (tmp_path / "backup" / "models").iterdir())
+    assert names == ["1.keras", "2.keras", "3.keras"]
 
 
 @pytest.mark.slow

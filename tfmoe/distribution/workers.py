@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfmoe.compute.registered import registered
+from tfmoe.distribution.written import written_by_chief
 from tfmoe.model.inputs import quiet_end
 from tfmoe.model.load import load_model
 from tfmoe.model.model import MultiTaskModel
@@ -26,8 +27,9 @@ class MultiWorkerModel(MultiTaskModel):
     evaluated on what `tfmoe.distribution.dataset` makes, and trains as one process does on batches
     of the same rows. `fit`, `evaluate`, `save` and `save_weights` are to be called by all workers,
     for they wait for each other: metrics are those of all rows, exact ones too, and of files only
-    the chief's are written, checkpoints too. `predict` is each worker's own: it predicts all rows
-    that it is given. `MultiWorkerModel.of` makes one of a model that there is.
+    the chief's are written, also by `tfmoe.Checkpoint` and Keras's callbacks `ModelCheckpoint`,
+    `BackupAndRestore` and `CSVLogger`. `predict` is each worker's own: it predicts all rows that it
+    is given. `MultiWorkerModel.of` makes one of a model that there is.
 
     A class of its own, because Keras 3's `fit` does not run under that strategy. Outside of it, as
     after loading, it is a `MultiTaskModel`.
@@ -115,6 +117,9 @@ class MultiWorkerModel(MultiTaskModel):
         if validation_data is not None:
             self._check_shared("validation_data", validation_data)
         return super().fit(x, *args, validation_data=validation_data, **kwargs)
+
+    def _written_once(self, callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
+        return written_by_chief(callbacks, self.is_chief)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `MultiTaskModel.evaluate`, on what `tfmoe.distribution.dataset` makes."""

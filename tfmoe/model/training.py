@@ -229,6 +229,7 @@ class Trainable(Compiled):
         with (
             quiet_end(x, validation_data),
             self._finite(check_finite, callbacks),
+            self._written_once(callbacks),
             kept_training(
                 self, callbacks, x, validation_data, epochs, settings, verbose not in (0, "0")
             ) as changed,
@@ -263,6 +264,10 @@ class Trainable(Compiled):
         """As in Keras; `class_weight` as in `fit`."""
         x, sample_weight = weighed_by_class(self.schema, class_weight, x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
+
+    def _written_once(self, callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
+        """While it lasts, callbacks write files in one process only."""
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _finite(self, wanted: bool, callbacks: list[Any]) -> Iterator[None]:
