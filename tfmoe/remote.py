@@ -67,6 +67,8 @@ def is_remote(path: PathLike) -> bool:
 def address(path: PathLike) -> str:
     """A path as text: an URL with both slashes, that of a local file as its path.
 
+    `~` at its beginning is the user's folder, which shells leave as it is in `--out=~/a`.
+
     Example:
 
     >>> address(Path("s3://bucket/a")), address("file:///a/b"), address("a/b")
@@ -75,7 +77,7 @@ def address(path: PathLike) -> str:
     text = os.fspath(path)
     found = _URL.match(text)
     if found is None:
-        return text
+        return os.path.expanduser(text)
     if found[1].lower() == "file":
         return "/" + text[found.end() :]
     return text if len(found[2]) > 1 else f"{found[1]}://{text[found.end() :]}"

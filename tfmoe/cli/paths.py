@@ -33,7 +33,7 @@ def must_be_new(path: Path, *suffixes: str) -> None:
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"A name that ends in {' or '.join(suffixes)} is needed. Received {path}.")
     if not is_remote(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(address(path)).parent.mkdir(parents=True, exist_ok=True)
 
 
 def free_beside(path: Path) -> Path:

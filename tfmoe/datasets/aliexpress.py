@@ -1,7 +1,5 @@
 """AliExpress: clicks and conversions of a search engine in five countries."""
 
-from pathlib import Path
-
 import pyarrow as pa
 
 from tfmoe.datasets import public
@@ -78,7 +76,7 @@ def aliexpress(
 def _files(path, market, names):
     places = public.folders(_OWNER, path, (f"AliExpress_{market}", market), _HOME)
     # The folder itself counts only if it is named as the market's: all markets' files are alike.
-    if not Path(path).resolve().name.upper().endswith(market):
+    if not places[0].resolve().name.upper().endswith(market):
         places = places[1:]
     files = [public.find(places, name) for name in names]
     if None in files:

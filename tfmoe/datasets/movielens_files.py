@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tfmoe import files
-from tfmoe.remote import local_copy
+from tfmoe.remote import address, local_copy
 
 HOME = "https://files.grouplens.org/datasets/movielens/"
 
@@ -104,7 +104,7 @@ def folder_of(name_or_path: files.PathLike, copy: Path | None = None) -> Path:
             if _is_movielens(home / name_or_path):
                 return home / name_or_path
         return _download(name_or_path, cache)
-    folder = copy or Path(name_or_path)
+    folder = copy or Path(address(name_or_path))
     if not folder.is_dir():
         raise FileNotFoundError(
             f"movielens takes one of the names {sorted(CHECKSUMS)} or the path of a folder. "

@@ -11,6 +11,7 @@ import pyarrow.csv
 from numpy.typing import ArrayLike
 
 from tfmoe.files import PathLike
+from tfmoe.remote import address
 from tfmoe.validation import did_you_mean, number
 
 # Large enough for the longest line of a public file, which is some tens of kilobytes.
@@ -35,7 +36,7 @@ def folders(owner: str, path: PathLike, inner: Iterable[str], home: str) -> list
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    folder = Path(path)
+    folder = Path(address(path))
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{owner} takes the path of a folder that holds the files. Received "
@@ -60,7 +61,7 @@ def named(owner: str, name_or_path: PathLike, name: str, file: str, home: str) -
     Raises:
         FileNotFoundError: if there is neither `file` nor `file.gz`.
     """
-    folder = Path(name_or_path)
+    folder = Path(address(name_or_path))
     if name_or_path == name and os.environ.get("TFMOE_DATA"):
         folder = Path(os.environ["TFMOE_DATA"]) / name
     found = find([folder], file)
@@ -76,7 +77,7 @@ def named(owner: str, name_or_path: PathLike, name: str, file: str, home: str) -
 
 def lacking(owner: str, path: PathLike, wanted: str, home: str) -> FileNotFoundError:
     """The error for a folder that does not hold what is wanted."""
-    found = sorted(one.name for one in Path(path).iterdir())
+    found = sorted(one.name for one in Path(address(path)).iterdir())
     return FileNotFoundError(
         f"{owner} reads {wanted}. Received path={str(path)!r}, which holds "
         f"{found[:10]}{' and more' * (len(found) > 10)}. Get the files from {home} and "

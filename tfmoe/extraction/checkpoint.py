@@ -15,6 +15,7 @@ from tfmoe.files import PathLike, check_new, replaced
 from tfmoe.model.load import load_model
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.model.watched_tasks import WatchesTasks
+from tfmoe.remote import address
 from tfmoe.validation import checks_arguments
 
 
@@ -58,7 +59,7 @@ class TaskCheckpoint(WatchesTasks, keras.callbacks.Callback):
         self, folder: PathLike, monitor: str | Mapping[str, str] = "loss", whole: bool = False
     ) -> None:
         super().__init__()
-        self.folder, self.monitor, self.whole = Path(folder), monitor, bool(whole)
+        self.folder, self.monitor, self.whole = Path(address(folder)), monitor, bool(whole)
         self.watched = []
         #: Whether this is a training that goes on, whose files are there.
         self.resumes = False

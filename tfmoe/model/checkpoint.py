@@ -18,6 +18,7 @@ from tfmoe.keras_private import counting
 from tfmoe.model import checkpoint_file, kept
 from tfmoe.model.data_place import DataPlace
 from tfmoe.model.finite import weights_are_finite
+from tfmoe.remote import address
 from tfmoe.validation import checks_arguments, integer
 
 # Written into each file; another number is of a version that keeps other things.
@@ -109,7 +110,7 @@ class Checkpoint(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_local(folder)
-        self.folder = Path(folder)
+        self.folder = Path(address(folder))
         self.every_steps = integer("Checkpoint", "every_steps", every_steps, 1, optional=True)
         self.resume = bool(resume)
         self.keep = integer("Checkpoint", "keep", keep, 1)

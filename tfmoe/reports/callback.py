@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from tfmoe import validation
 from tfmoe.files import PathLike
+from tfmoe.remote import address
 from tfmoe.reports.gate_use import GateUse, gate_use, sample
 from tfmoe.reports.pictures import heat_map_png, require_matplotlib
 from tfmoe.reports.tables import use_table
@@ -100,7 +101,7 @@ class GateReport(keras.callbacks.Callback):
         if self.log_dir is not None:
             import tensorflow as tf
 
-            self.writer = tf.summary.create_file_writer(str(Path(self.log_dir) / "gates"))
+            self.writer = tf.summary.create_file_writer(str(Path(address(self.log_dir)) / "gates"))
 
     def get_state(self) -> dict[str, Any]:
         """What a `tfmoe.Checkpoint` keeps: the history."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfmoe.files import PathLike, check_local, replaced
+from tfmoe.remote import address
 from tfmoe.runs.run import Run
 from tfmoe.runs.search import check_values, space_of, suggested, taken_by
 from tfmoe.validation import checks_arguments, did_you_mean, integer, number
@@ -119,7 +120,7 @@ def tune(
             f"training ends by itself. Received valid=None with epochs={run.epochs}. Give `valid`, "
             "or leave out `epochs`."
         )
-    folder = Path(folder)
+    folder = Path(address(folder))
     folder.mkdir(parents=True, exist_ok=True)
     objective = _Objective(run, dict(settings), space, metric, started)
     study = _study(optuna, folder, objective)
