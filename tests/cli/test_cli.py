@@ -108,6 +108,18 @@ def test_predict_writes_a_row_for_each_input_row(folder, model):
     assert "is there already" in " ".join(again.output.split())
 
 
+def test_predictions_of_a_table_without_rows(folder, model, tmp_path):
+    pd.read_csv(folder / "rows.csv", dtype=str).head(0).to_csv(tmp_path / "none.csv", index=False)
+    for name, keep in (("alone.csv", []), ("beside.parquet", ["--keep", "user_id"])):
+        done = run("predict", model, tmp_path / "none.csv", *keep, "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+        assert "Wrote 0 rows" in done.output
+    assert len(pd.read_csv(tmp_path / "alone.csv")) == 0
+    assert set(pd.read_csv(tmp_path / "alone.csv")) >= {"mood_bad", "rating", "watch"}
+    kept = pd.read_parquet(tmp_path / "beside.parquet")
+    assert (len(kept), kept.columns[0]) == (0, "user_id")
+
+
 def test_export_writes_a_version(folder, model):
     done = run("export", model, folder / "serving")
     assert done.exit_code == 0, done.output

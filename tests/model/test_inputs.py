@@ -123,3 +123,43 @@ def test_arrow_tables_are_raw_rows_with_their_integers_as_they_are():
     found = frame_of(schema, pa.table({"a": [2**60 + 1, None], "y": [0, 1]}))
     assert found["a"].tolist()[0] == 2**60 + 1
     assert is_frame(found)
+
+
+def test_no_rows_have_no_predictions(model, df, tmp_path):
+    expected = {name: values[:0] for name, values in model.predict(df, verbose=0).items()}
+    none = df.head(0)
+    none.to_parquet(tmp_path / "none.parquet")
+    features = model.preprocessor.arrays(df, labels=False)
+    for rows in (
+        none,
+        [],
+        {name: [] for name in df},
+        pa.Table.from_pandas(none),
+        {name: values[:0] for name, values in features.items()},
+        tmp_path / "none.parquet",
+        [tmp_path / "none.parquet"] * 2,
+    ):
+        found = model.predict(rows, verbose=0)
+        assert found.keys() == expected.keys()
+        for task, values in found.items():
+            assert (values.shape, values.dtype) == (expected[task].shape, expected[task].dtype)
+    with pytest.raises(FileNotFoundError, match="No file matches"):
+        model.predict(tmp_path / "nothing*.csv")
+    # Nothing is learnt or measured of them.
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="must be rows to read"):
+            use(none, verbose=0)
+
+
+def test_no_rows_of_one_task_each_have_no_predictions():
+    rows = pd.DataFrame({"x": [0.0, 1.0], "items": [[1], [2, 3]], "task": ["a", "b"]})
+    rows["y"] = [0.0, 1.0]
+    tasks = [tfmoe.Binary(name, source="y") for name in "ab"]
+    columns = [tfmoe.Numeric("x"), tfmoe.Sequence("items", max_length=3, dtype="int")]
+    schema = tfmoe.Schema(columns, tasks, task_column="task")
+    model = tables.small_model(tfmoe.Preprocessor(schema).fit(rows, progress=False))
+    expected = {name: values[:0] for name, values in model.predict(rows, verbose=0).items()}
+    found = model.predict(rows.head(0), verbose=0)
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name], strict=True)

@@ -16,6 +16,7 @@ from tfmoe.distribution.written import written_by_chief
 from tfmoe.model.inputs import quiet_end
 from tfmoe.model.load import load_model
 from tfmoe.model.model import MultiTaskModel
+from tfmoe.model.no_rows import has_no_rows
 from tfmoe.model.replicas import has_workers, is_shared
 
 
@@ -140,7 +141,7 @@ class MultiWorkerModel(MultiTaskModel):
         self, x: Any, batch_size: int | None = None, steps: int | None = None, **kwargs: Any
     ) -> dict[str, np.ndarray]:
         """As `MultiTaskModel.predict`; a worker predicts its rows alone, and all of them."""
-        if self._strategy is None:
+        if self._strategy is None or has_no_rows(self._rows(x)):
             return super().predict(x, batch_size, steps=steps, **kwargs)
         if kwargs.keys() - {"verbose"}:
             raise ValueError(

@@ -27,6 +27,7 @@ from tfmoe.model.inputs import (
     weights_may_come_third,
 )
 from tfmoe.model.measure import measure, with_measures
+from tfmoe.model.no_rows import has_no_rows, predictions_of_none
 from tfmoe.model.plan import planned, restored_epoch, warn_of_few_steps
 from tfmoe.model.progress import Progress
 from tfmoe.model.replicas import (
@@ -420,12 +421,14 @@ class Trainable(Compiled):
         batches of 4,096 unless `batch_size` says otherwise.
 
         Returns:
-            Dict by task of NumPy arrays, one entry a row.
+            Dict by task of NumPy arrays, one entry a row; without entries where there are no rows.
 
         Warns:
             UserWarning: if a prediction is NaN or infinite.
         """
         x = self._rows(x)
+        if has_no_rows(x):
+            return predictions_of_none(self)
         if is_frame(x):
             batch_size = batch_size or _LARGE_BATCH
         x = self._encoded(x, labels=False, batch_size=batch_size)

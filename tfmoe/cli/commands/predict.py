@@ -93,6 +93,7 @@ def _columns(data: str, keep: str) -> dict[str, "pa.ChunkedArray"]:
                 f"--keep takes columns of the table, {list(fragment.names)}, or all. Received "
                 f"--keep {keep}, of which {absent} are not there."
             )
+        parts.append(pa.table({name: pa.nulls(0) for name in names}))  # of a file without rows
         for chunk in fragment.read(dict.fromkeys(names, "text")):
             parts.append(pa.table({name: decoded(chunk[name]) for name in names}))
     table = pa.concat_tables(parts, promote_options="permissive")
