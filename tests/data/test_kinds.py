@@ -144,6 +144,26 @@ def test_what_is_no_time_names_its_row():
         features(tfmoe.Timestamp("t"), t=pd.to_timedelta([1, 2], unit="s"))
 
 
+@pytest.mark.parametrize(
+    ("unit", "cells", "advice"),
+    [
+        ("s", [1_700_000_000_000] * 3, "in the middle, which is the year 55.*with unit='ms'"),
+        ("ms", [1_700_000_000] * 3, "which is the year 1970. .*with unit='s'"),
+        ("s", [20240331, 20240401, None], "Make dates of what is written as 20240331"),
+        ("s", ["20240331", "20240401", ""], "Make dates of what is written as 20240331"),
+    ],
+)
+def test_times_in_another_unit_are_told(unit, cells, advice):
+    with pytest.warns(UserWarning, match=advice):
+        features(tfmoe.Timestamp("t", unit=unit), t=cells)
+
+
+def test_times_that_may_be_meant_are_not_told():
+    day = np.datetime64("1985-05-05")
+    for cells in ([-5.0, 1.0, 86_400.0], pd.Series([day] * 3), ["2200-01-01"] * 3, [None] * 3):
+        features(tfmoe.Timestamp("t"), t=cells)
+
+
 def test_crossed_columns_are_hashed_by_their_values():
     columns = [
         tfmoe.Categorical("a", dtype="string"),

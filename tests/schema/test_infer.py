@@ -494,3 +494,32 @@ def test_vectors_and_times(tmp_path):
     assert schema.columns == expected[1:]
     again = Preprocessor(schema).fit(tmp_path / "t.csv").arrays(tmp_path / "t.csv")[0]
     np.testing.assert_array_equal(again["at"], found["at"])
+
+
+def test_whole_numbers_that_are_times_by_name_and_size(tmp_path):
+    rng = np.random.default_rng(0)
+    seconds = rng.integers(1_500_000_000, 1_700_000_000, 60)
+    frame = pd.DataFrame({"y": _noise(num_rows=60), "timestamp": seconds})
+    frame["event_time_us"] = 1_000_000 * seconds
+    frame["createdAt"] = np.where(np.arange(60) % 9, 1000 * seconds, np.nan)
+    # By name or by size alone they are none.
+    frame["watch_time_ms"] = rng.integers(10, 100_000, 60)
+    frame["phone"] = seconds
+    frame["flat"] = seconds
+    frame["mixed_time"] = np.where(np.arange(60) % 2, seconds, 1000 * seconds)
+    frame["date"] = [int(f"2024{1 + i % 12:02}{1 + i % 28:02}") for i in range(60)]
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    found = {column.name: column for column in schema.columns}
+    assert [found[name] for name in ("timestamp", "event_time_us", "createdAt")] == [
+        Timestamp("timestamp"),
+        Timestamp("event_time_us", unit="us"),
+        Timestamp("createdAt", unit="ms"),
+    ]
+    others = ("watch_time_ms", "phone", "flat", "mixed_time", "date")
+    assert not any(isinstance(found[name], Timestamp) for name in others)
+    assert "in UTC: ['timestamp', 'event_time_us', 'createdAt']" in said
+    assert "read like dates were left numbers: ['date']" in said
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert told(lambda: Schema.infer(tmp_path / "t.csv", "y"))[0].columns == schema.columns
+    arrays = Preprocessor(schema).fit(frame, progress=False).arrays(frame)[0]
+    np.testing.assert_array_equal(arrays["timestamp"], arrays["event_time_us"])

@@ -20,6 +20,7 @@ from tfmoe.schema.infer_labels import (
 from tfmoe.schema.leaks import leaks
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.schema.text import Text
+from tfmoe.schema.times import are_dates, time_unit
 from tfmoe.schema.timestamp import Timestamp
 from tfmoe.schema.vector import Vector
 from tfmoe.validation import may_be_served
@@ -116,6 +117,8 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
         return Timestamp(**named)
     if traits.holds == "dates":
         return Timestamp(**named, parts=("weekday",))
+    if unit := time_unit(traits):
+        return Timestamp(**named, unit=unit)
     if traits.holds == "integers" and (
         traits.chosen
         or _names_ids(traits.name)
@@ -205,6 +208,13 @@ def _notices(
             f"Of times the hour and the weekday are proposed, of dates the weekday, in UTC: "
             f"{times}. Write the `time_zone` that they are to be told in; parts=['age'] is the "
             "days since a date, which grow after training."
+        )
+    dates = [name for name in inputs if are_dates(look.columns[name])]
+    if dates:
+        yield (
+            f"Whole numbers that read like dates were left numbers: {dates}. For a weekday or an "
+            "age make dates of them, as by `pd.to_datetime(df['" + dates[0] + "'], "
+            "format='%Y%m%d')`, and declare Timestamp."
         )
     free = [name for name, kind in kinds.items() if kind == "Text"]
     if free:

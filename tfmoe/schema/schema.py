@@ -337,14 +337,16 @@ class Schema:
     ) -> Schema:
         """Proposes a schema for a table, for a person to read and edit.
 
-        Numbers become `Numeric`, with `transform="log"` where none is negative and the largest
-        is far from the median. But integers (also with gaps, which pandas reads as floats) become
-        `Categorical` if their name ends in `id` (but not in `paid`, `bid` and the like), if they
-        take at most 20 values or exceed 64 bits, or if each occurs twice or more on average and a
-        word of their name is `code`, `zip`, `sku`, `type`, `category`, `kind` or the like, or the
-        last one is `no` or `nr`; codes of another name stay numbers. Text that is numbers (but for
-        what stands for a missing one, such as NA) is numbers, unless it has leading zeros, as zip
-        codes have.
+        Numbers become `Numeric`, with `transform="log"` where none is negative and the largest is
+        far from the median. Integers that lie between 1990 and 2100 as seconds, milliseconds,
+        micro- or nanoseconds since 1970, and whose name says a time (`time`, `date`, `created`,
+        `updated`, an `at` or `ts` at its end), become `Timestamp`. Others (also with gaps, which
+        pandas reads as floats) become `Categorical` if their name ends in `id` (but not in `paid`,
+        `bid` and the like), if they take at most 20 values or exceed 64 bits, or if each occurs
+        twice or more on average and a word of their name is `code`, `zip`, `sku`, `type`,
+        `category`, `kind` or the like, or the last one is `no` or `nr`; codes of another name stay
+        numbers. Text that is numbers (but for what stands for a missing one, such as NA) is
+        numbers, unless it has leading zeros, as zip codes have.
         Lists of fractions, as many in each cell, become `Vector`, times and dates `Timestamp`, and
         texts of five words or more, of which eight in ten are different, `Text`. Other strings,
         booleans and categories become `Categorical`, other lists `MultiCategorical`, and so

@@ -10,6 +10,7 @@ plus the number of values of the parts before plus the value. The age is `(secon
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +30,7 @@ from tfmoe.data.numerals import number_of
 from tfmoe.data.read.tables import one_array
 from tfmoe.schema.columns import FIRST_ID, MISSING_ID
 from tfmoe.schema.missing import MARKERS
+from tfmoe.schema.times import EARLIEST, LATEST, read_like_dates, unit_of
 from tfmoe.schema.timestamp import CYCLES, UNITS
 
 _LIMIT = 1e14
@@ -145,6 +147,7 @@ class TimestampCodec(Codec):
         column = self.column
         seconds, fit = self._seconds(chunk[column.raw_name]), fitted.fits[column.name]
         missing = ~np.isfinite(seconds)
+        self._check_unit(seconds[~missing])
         seconds = np.where(missing, 0.0, seconds)
         whole = np.floor(np.clip(seconds, -_LIMIT, _LIMIT)).astype(np.int64)
         local = whole + fit.offsets[np.searchsorted(fit.starts, whole, side="right") - 1]
@@ -161,6 +164,25 @@ class TimestampCodec(Codec):
         feature = np.concatenate(parts, axis=1)
         feature[missing] = MISSING_ID if column.embeds else 0
         return {column.name: feature}
+
+    def _check_unit(self, seconds):
+        """Warns of times that are plausible in another unit, or as dates, and not as they are."""
+        middle = float(np.median(seconds)) if len(seconds) else 0.0
+        if 0 < middle < EARLIEST or middle >= LATEST:
+            given = middle * UNITS[self.column.unit]
+            unit = unit_of(given)
+            if unit is not None:
+                remedy = f"Those are plausible with unit={unit!r}"
+            elif self.column.unit == "s" and read_like_dates(seconds):
+                remedy = "Make dates of what is written as 20240331, as by `pd.to_datetime`"
+            else:
+                return
+            warnings.warn(
+                f"Timestamp({self.column.name!r}) has numbers since 1970 in "
+                f"unit={self.column.unit!r}. Received {given:.0f} in the middle, which is the year "
+                f"{1970 + middle / 31_556_952:.0f}. {remedy}.",
+                stacklevel=2,
+            )
 
     def signature(self, fitted):
         return {self.column.name: ("float64", 1)}
