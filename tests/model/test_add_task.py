@@ -240,6 +240,27 @@ def inputs(num_rows=200):
     return {name: rng.normal(size=num_rows).astype("float32") for name in "abcd"}
 
 
+@pytest.mark.parametrize("one_task", [False, True])
+def test_an_added_task_says_what_it_used(one_task):
+    gate = tfmoe.TopKGate(num_nonzeros=2, noisy=False, usage_decay=0.01)
+    model = trained(tfmoe.MMoE(num_experts=9, hidden_units=(4,), gate=gate), one_task)
+    before = model.mixture.gate.usage
+    more = model.add_task(new_task(one_task))
+    np.testing.assert_array_equal(more.mixture.gate.usage[:3], before)
+    rows = table(100, names=("us",))
+    (record,) = more.forward_pass(more.preprocessor.arrays(rows, labels=False)).aux
+    fit(more, rows)
+    # One step, which counts a hundred times what was before.
+    selected = np.array(record.weights)[:, 0 if one_task else 3] > 0
+    usage = more.mixture.gate.usage
+    np.testing.assert_allclose(usage[3], selected.mean(axis=0), atol=0.011)
+    np.testing.assert_allclose(usage.sum(axis=1), 2, rtol=1e-5)
+    without = more.add_task(new_task(one_task, "nl")).mixture.gate
+    assert without.usage.shape == (5, 9)
+    without.base.usage_decay = None
+    assert without.usage is None
+
+
 def test_a_second_task_does_not_move_the_first_added_one():
     gate = tfmoe.TopKGate(num_nonzeros=2)
     model = untrained(tfmoe.MMoE(num_experts=8, hidden_units=(16,), gate=gate))

@@ -97,6 +97,17 @@ class ExtendedGate(Gate):
         return self.base.least_experts
 
     @property
+    def usage(self) -> np.ndarray | None:
+        """See `Gate`; that of the trained gate, and of each added task as its own gate saw it."""
+        parts = [gate.usage for gate in (self.base, *self.added)]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        # A gate that all tasks share has one row.
+        of_base = np.broadcast_to(known[0], (self.num_base, known[0].shape[1]))
+        return np.concatenate([of_base, *known[1:]])
+
+    @property
     def task_groups(self) -> list[slice]:
         # Each added task by itself, lest one that comes later move it.
         apart = [slice(index, index + 1) for index in range(self.num_base, self.num_tasks)]
