@@ -275,7 +275,13 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     arguments = ("train", folder / "rows.csv", "--schema", folder / "schema.yaml")
     arguments += ("--out", tmp_path / "m.keras", "--num-experts", 2, "--hidden-units", "4")
     options = ("--epochs", 1, "--batch-size", 100, "--dropout", 0.1, "--tower-units", "3,2")
-    options += ("--interactions", "cross,fm", "--optimizer", "gates=sgd:0.5,rest=adam")
+    options += (
+        "--interactions",
+        "cross,fm,dot",
+        "--interactions-alone",
+        "--optimizer",
+        "gates=sgd:0.5,rest=adam",
+    )
     options += ("--embeddings-regularizer", 1e-4, "--kernel-regularizer", 1e-5)
     options += ("--column-dropout", 0.2)
     wrong = run(*arguments, "--interactions", "cross,fn")
@@ -291,7 +297,9 @@ def test_train_takes_what_a_training_needs(folder, model, tmp_path):
     assert [*model.optimizer.parts] == ["gates", "rest"]
     assert model.encoder.embeddings_regularizer == 1e-4
     assert (model.kernel_regularizer.l2, model.column_dropout.rate) == (1e-5, 0.2)
-    assert [type(layer) for layer in model.interactions.parts] == [tfmoe.Cross, tfmoe.FM]
+    parts = [type(layer).__name__ for layer in model.interactions.parts]
+    assert parts == ["Cross", "FM", "DotInteraction"]
+    assert (model.interactions.stacked, model.interactions.keep_input) == (False, False)
 
 
 @pytest.mark.slow

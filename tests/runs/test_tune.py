@@ -17,7 +17,7 @@ import tfmoe
 from tfmoe.cli.app import app
 from tfmoe.runs import by_name
 from tfmoe.runs.run import Run, load_settings
-from tfmoe.runs.search import DEFAULT, Choice, Range, space_of, suggested
+from tfmoe.runs.search import DEFAULT, Choice, Range, check_values, space_of, suggested
 from tfmoe.runs.tune import tune
 
 needs_optuna = pytest.mark.skipif(
@@ -71,6 +71,7 @@ def test_a_run_is_plain_data(tmp_path):
     assert (run.hidden_units, run.interactions) == ("64,32", "cross,fm")
     assert run.optimizer == "embeddings=lazy_adam:0.01,rest=adam"
     assert (run.learning_rate, run.dropout) == (1e-4, 0.0)
+    assert Run.from_dict({**given, "interactions": []}).interactions is None
     run.save(tmp_path / "run.yaml")
     assert Run.load(tmp_path / "run.yaml") == run
     assert "patience" not in run.to_dict()
@@ -88,6 +89,7 @@ def test_a_run_is_plain_data(tmp_path):
         ({"mixture": "momoe"}, "--mixture momoe"),
         ({"interactions": ["fn"]}, "--interactions fn"),
         ({"wide": "no"}, "wide='no'"),
+        ({"interactions_alone": True}, "interactions_alone=True without interactions"),
         ({"task_weight": ["watch"]}, r"task_weight=\['watch'\]"),
         ({"optimizer": "adamm"}, "--optimizer adamm"),
         ({"batch_size": "many"}, "batch_size='many'"),
@@ -206,7 +208,21 @@ def test_where_a_search_looks():
     for mixture, tried in (("mod-squad", set()), ("ple", {"interactions", "pepnet"})):
         found = suggested(Trial(), {"mixture": mixture}, space)
         assert {"interactions", "pepnet"} & {*found} == tried
+    # Nor how interactions stand where there are none.
+    how = {"interactions_stacked": [True]}
+    given = {"data": "t.csv", "schema": "s.yaml"}
+    for tried, kept in (("cross", True), (None, False)):
+        space = space_of(given, {**NOTHING, "interactions": [tried], **how})
+        check_values({**given, "interactions_alone": True}, space)
+        found = suggested(Trial(), {**given, "interactions_alone": True}, space)
+        assert ("interactions_stacked" in found, "interactions_alone" in found) == (kept, kept)
+        Run.from_dict(found)
+    # Mappings are text, as in a run.
+    both = ["adam", {"gates": "sgd:0.1", "rest": "adam"}]
+    space = space_of({}, {**NOTHING, "optimizer": both})
+    assert space["optimizer"].values == ("adam", "gates=sgd:0.1,rest=adam")
     for search, message in (
+        ({"resume": [True]}, "Received 'resume'"),
         ({"gat": ["top-k"]}, r"'gat'. Did you mean 'gate'\?"),
         ({"data": ["t.csv"]}, "Received 'data'"),
         ({"dropout": 0.1}, "Received dropout=0.1"),

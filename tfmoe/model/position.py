@@ -29,6 +29,12 @@ def served_schema(schema: Schema, position: str | None) -> Schema:
             f'transform="buckets": one of {fitting}. Received position={position!r}. Add such a '
             "column to the schema."
         )
+    crossed = [c.name for c in schema.columns if position in getattr(c, "columns", ())]
+    if crossed:
+        raise ValueError(
+            "`position` is read by training alone, and so nothing that is served may be made of "
+            f"it. Received position={position!r}, which {crossed} cross. Leave it out of them."
+        )
     if schema.scenario == position or not any(isinstance(t, Binary) for t in schema.tasks):
         raise ValueError(
             "`position` is added to the logits of binary tasks, and read by nothing else. Received "

@@ -52,7 +52,7 @@ INTERACTIONS = {
     name.lower(): name
     for name in _public("features.interactions")
     if name not in ("ByColumns", "Interactions")
-}
+} | {"dot": "DotInteraction"}
 
 # Keras's and ours; of two with one name ours.
 OPTIMIZERS = {
@@ -215,18 +215,38 @@ def conditions(pepnet: str | None) -> dict[str, Any]:
     return {"input_gate": tfmoe.EPNet(), "tower_gate": tfmoe.PPNet(columns)}
 
 
-def interactions(given: str | None) -> list[Any] | None:
-    """The layers of names with commas between them, or None for none.
+def interactions(given: str | None, stacked: bool = False, alone: bool = False) -> Any:
+    """`Interactions` of the layers of names with commas between them, or None for none.
+
+    Args:
+        given: such as `"cross,fm"`, or None.
+        stacked: see `Interactions`.
+        alone: whether they stand in place of the row; see `keep_input` of `Interactions`.
 
     Raises:
         ValueError: if a name is unknown.
+        ImportError: if a layer is keras_rs's, which is not installed.
     """
     if given is None:
         return None
     names = [name.strip() for name in given.split(",")]
     for name in names:
         check_known("--interactions", name, INTERACTIONS)
-    return [getattr(tfmoe, INTERACTIONS[name])() for name in names]
+    layers = [_interaction(INTERACTIONS[name]) for name in names]
+    return tfmoe.Interactions(layers, stacked, keep_input=not alone)
+
+
+def _interaction(name: str) -> Any:
+    if hasattr(tfmoe, name):
+        return getattr(tfmoe, name)()
+    try:
+        import keras_rs
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is a layer of keras_rs's, which is not installed. Install it: "
+            "pip install 'tfmoe[rs]'."
+        ) from error
+    return getattr(keras_rs.layers, name)()
 
 
 def optimizer_parts(given: str) -> dict[str, tuple[str, float | None]]:

@@ -22,8 +22,12 @@ WHOLE = {
 }
 _SHARES = ("dropout", "column_dropout")
 _AMOUNTS = ("entropy_reg", "embeddings_regularizer", "kernel_regularizer", "learning_rate")
-_BOOLS = ("layer_norm", "wide", "scenario_towers", "grow", "resume")
+_BOOLS = (
+    *("layer_norm", "wide", "scenario_towers", "grow", "resume"),
+    *("interactions_stacked", "interactions_alone"),
+)
 # Text that a file may write as one number, a list or a mapping.
+_NONE_IF_EMPTY = ("interactions", "pepnet")
 _LISTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
 
 
@@ -38,7 +42,7 @@ def cleaned(name: str, value: Any, optional: bool) -> Any:
     Raises:
         ValueError: if it is of a wrong kind, or out of range.
     """
-    if value is None and optional:
+    if optional and (value is None or (name in _NONE_IF_EMPTY and value in ([], ()))):
         return None
     if name in WHOLE:
         return integer("Run", name, value, WHOLE[name])
@@ -63,15 +67,15 @@ def cleaned(name: str, value: Any, optional: bool) -> Any:
     if isinstance(value, str) or (name == "schema" and isinstance(value, Mapping)):
         return value
     if name in _LISTS and not isinstance(value, bool | None):
-        return _as_text(plain(value))
+        return as_text(plain(value))
     kinds = "the path of a file, or what such a file holds" if name == "schema" else "text"
     raise ValueError(f"Run takes `{name}` as {kinds}. Received {name}={value!r}.")
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Lists and mappings as the command line writes them."""
     if isinstance(value, Mapping):
-        return ",".join(f"{part}={_as_text(one)}" for part, one in value.items())
+        return ",".join(f"{part}={as_text(one)}" for part, one in value.items())
     if isinstance(value, list | tuple):
         return ",".join(str(one) for one in value)
     return str(value)

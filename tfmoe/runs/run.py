@@ -58,6 +58,9 @@ class Run:
         kernel_regularizer: float >= 0, factor of an L2, or None; see `MultiTaskModel`.
         column_dropout: float in [0, 1); see `MultiTaskModel`.
         interactions: names such as `"cross,fm"`, or None.
+        interactions_stacked: bool; see `stacked` of `Interactions`.
+        interactions_alone: bool; whether the structure reads what they make, and not the row
+            beside it; see `keep_input` of `Interactions`.
         wide: bool; see `MultiTaskModel`.
         pepnet: columns that personalise, or None.
         position: column that says where a row was shown, or None; see `MultiTaskModel`.
@@ -114,6 +117,8 @@ class Run:
     kernel_regularizer: float | None = None
     column_dropout: float = 0.0
     interactions: str | None = None
+    interactions_stacked: bool = False
+    interactions_alone: bool = False
     wide: bool = False
     pepnet: str | None = None
     position: str | None = None
@@ -155,6 +160,12 @@ class Run:
         if self.interactions is not None:
             for name in self.interactions.split(","):
                 by_name.check_known("--interactions", name.strip(), by_name.INTERACTIONS)
+        elif self.interactions_stacked or self.interactions_alone:
+            raise ValueError(
+                "How interactions stand is said where there are some. Received "
+                f"interactions_stacked={self.interactions_stacked}, interactions_alone="
+                f"{self.interactions_alone} without interactions. Name some, such as cross,fm."
+            )
         self._check_start()
 
     def _check_start(self) -> None:
@@ -360,7 +371,9 @@ class Run:
                 self.dropout or 0.0,
                 **by_name.conditions(self.pepnet),
                 scenario_towers=self.scenario_towers,
-                interactions=by_name.interactions(self.interactions),
+                interactions=by_name.interactions(
+                    self.interactions, self.interactions_stacked, self.interactions_alone
+                ),
                 wide=self.wide,
                 embeddings_regularizer=self.embeddings_regularizer,
                 kernel_regularizer=self.kernel_regularizer,

@@ -10,7 +10,7 @@ from typing import Any
 
 import tfmoe
 from tfmoe.runs import by_name
-from tfmoe.runs.fields import WHOLE
+from tfmoe.runs.fields import WHOLE, as_text
 from tfmoe.runs.run import Run
 from tfmoe.validation import did_you_mean, is_integer, plain
 
@@ -30,8 +30,15 @@ DEFAULT: dict[str, Any] = {
 }
 _BEFORE = ("interactions", "pepnet")
 _OF_GATES = ("num_nonzeros", "entropy_reg")
+_OF_INTERACTIONS = ("interactions_stacked", "interactions_alone")
+# On which it depends what others mean.
+_FIRST = ("mixture", "gate", "interactions")
 # Keys that say what is measured, and on what, and so are the same in all trials.
-_FIXED = ("data", "schema", "valid", "seed", "task_weight", "position")
+_FIXED = (
+    *("data", "schema", "valid", "seed", "task_weight", "position"),
+    *("from_model", "grow", "new_rows", "moments", "evict_after"),
+    *("checkpoints", "checkpoint_steps", "resume"),
+)
 
 
 @dataclass(frozen=True)
@@ -96,14 +103,19 @@ def check_values(settings: Mapping[str, Any], space: Mapping[str, Choice | Range
     """
     for name, one in space.items():
         for value in one.values if isinstance(one, Choice) else (one.low, one.high):
-            Run.from_dict({**settings, name: value})
+            given = {**settings, name: value}
+            if name in _OF_INTERACTIONS and given.get("interactions") is None:
+                given["interactions"] = "fm"  # those of a trial
+            if name == "interactions" and value is None:
+                given = {k: v for k, v in given.items() if k not in _OF_INTERACTIONS}
+            Run.from_dict(given)
 
 
 def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of one trial.
 
-    Options that the mixture or the gate of the trial does not take are not tried there, and those
-    of the file are left out.
+    Options that the mixture, the gate or the interactions of the trial do not take are not tried
+    there, and those of the file are left out.
 
     Args:
         trial: Optuna's.
@@ -111,8 +123,7 @@ def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any])
         space: see `space_of`.
     """
     found = dict(settings)
-    # First those on which it depends what others mean.
-    first = [name for name in ("mixture", "gate") if name in space]
+    first = [name for name in _FIRST if name in space]
     for name in [*first, *(name for name in space if name not in first)]:
         if name not in _STRUCTURAL or name in _taken(found):
             found[name] = space[name].suggest(trial, name)
@@ -120,8 +131,8 @@ def suggested(trial: Any, settings: Mapping[str, Any], space: Mapping[str, Any])
 
 
 def taken_by(settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without options that a mixture or gate which was tried does not take."""
-    if not {"mixture", "gate"} & {*space}:
+    """The settings without options that what was tried does not take."""
+    if not {*_FIRST} & {*space}:
         return dict(settings)
     takes = _taken(settings)
     return {
@@ -129,7 +140,7 @@ def taken_by(settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str,
     }
 
 
-# Options that only some mixtures and gates take.
+# Options that only some mixtures, gates and interactions take.
 _STRUCTURAL = (
     "gate",
     "num_experts",
@@ -137,6 +148,7 @@ _STRUCTURAL = (
     "dropout",
     "layer_norm",
     *_BEFORE,
+    *_OF_INTERACTIONS,
 )
 
 
@@ -150,18 +162,17 @@ def _taken(settings: Mapping[str, Any]) -> set[str]:
         takes -= {*_OF_GATES}
         takes |= {*_OF_GATES} & {*inspect.signature(gate.__init__).parameters}
     # What stands between the encoder and a structure makes one vector a row.
-    takes |= {*_BEFORE} if kind.input_kind == "flat" else set()
+    if kind.input_kind == "flat":
+        takes |= {*_BEFORE, *(_OF_INTERACTIONS if settings.get("interactions") else ())}
     return takes & {*_STRUCTURAL}
 
 
 def _parsed(name: str, given: Any) -> Choice | Range:
     given = plain(given)
     if isinstance(given, list | tuple) and given:
-        # Lists are text with commas, as in a run: Optuna keeps plain values.
+        # Lists and mappings are text, as in a run: Optuna keeps plain values.
         return Choice(
-            tuple(
-                ",".join(map(str, one)) if isinstance(one, list | tuple) else one for one in given
-            )
+            tuple(as_text(one) if isinstance(one, list | tuple | Mapping) else one for one in given)
         )
     if isinstance(given, Mapping) and {"low", "high"} <= {*given} <= {"low", "high", "log"}:
         low, high = (_number(given[end], name in WHOLE) for end in ("low", "high"))

@@ -108,6 +108,20 @@ def train(
             autocompletion=completion(by_name.INTERACTIONS),
         ),
     ] = None,
+    interactions_stacked: Annotated[
+        bool,
+        typer.Option(
+            "--interactions-stacked/--no-interactions-stacked",
+            help="One reads what the one before it has made.",
+        ),
+    ] = False,
+    interactions_alone: Annotated[
+        bool,
+        typer.Option(
+            "--interactions-alone/--no-interactions-alone",
+            help="They stand in place of the row, not beside it.",
+        ),
+    ] = False,
     wide: Annotated[
         bool, typer.Option("--wide/--no-wide", help="A weight of every value beside the network.")
     ] = False,

@@ -177,10 +177,11 @@ class TimestampCodec(Codec):
                 remedy = "Make dates of what is written as 20240331, as by `pd.to_datetime`"
             else:
                 return
+            # The same text of each chunk, so that Python shows it once.
+            when = "before 1990" if middle < EARLIEST else "after 2100"
             warnings.warn(
-                f"Timestamp({self.column.name!r}) has numbers since 1970 in "
-                f"unit={self.column.unit!r}. Received {given:.0f} in the middle, which is the year "
-                f"{1970 + middle / 31_556_952:.0f}. {remedy}.",
+                f"Timestamp({self.column.name!r}) reads numbers since 1970 in "
+                f"unit={self.column.unit!r}. Received some of which most are {when}. {remedy}.",
                 stacklevel=2,
             )
 
