@@ -129,6 +129,17 @@ def test_a_time_comes_in_many_forms(tmp_path):
     np.testing.assert_array_equal(dates, np.array([[0, 1], [0, 0]], "float32"))
 
 
+def test_vectors_as_text_are_told_how_to_be_lists():
+    cells = pd.Series(["[1, 2.5]", "3 -4", None])
+    with pytest.raises(TypeError, match=r"Make lists of the column: in pandas df\['v'\]"):
+        features(tfmoe.Vector("v"), v=cells)
+    lists = cells.str.findall(r"[\w.+-]+").map(
+        lambda cell: [float(one) for one in cell], na_action="ignore"
+    )
+    found = features(tfmoe.Vector("v", standardize=False), v=lists)["v"]
+    np.testing.assert_array_equal(found, [[1, 2.5], [3, -4], [0, 0]])
+
+
 def test_an_age_is_standardised_whatever_it_is_counted_from():
     days = pd.to_datetime(["2024-01-01", "2024-01-03", "2024-01-08"])
     for since in (None, "2020-06-01", datetime.date(2024, 1, 1)):
@@ -137,9 +148,22 @@ def test_an_age_is_standardised_whatever_it_is_counted_from():
         np.testing.assert_allclose(found, (values - 3) / values.std(), rtol=1e-5)
 
 
+def test_times_of_bigquery_are_read():
+    cells = ["2024-03-31 01:30:00 UTC", "2024-03-31 23:00:00.25 UTC", None]
+    found = features(tfmoe.Timestamp("t"), t=cells)["t"]
+    np.testing.assert_array_equal(
+        found, features(tfmoe.Timestamp("t"), t=[cell and cell[:-4] for cell in cells])["t"]
+    )
+    rows = pd.DataFrame({"t": cells[:2] * 9, "y": [0, 1] * 9})
+    with pytest.warns(UserWarning, match="Of times the hour"):
+        assert tfmoe.Schema.infer(rows, "y").columns == (tfmoe.Timestamp("t"),)
+
+
 def test_what_is_no_time_names_its_row():
     with pytest.raises(TypeError, match=r"points in time.*'tomorrow'.*row 1 "):
         features(tfmoe.Timestamp("t"), t=["2024-01-01", "tomorrow"])
+    with pytest.raises(TypeError, match=r"by ISO 8601.*pd.to_datetime\(df\['t'\]"):
+        features(tfmoe.Timestamp("t"), t=["03/31/2024 01:30"])
     with pytest.raises(TypeError, match="points in time"):
         features(tfmoe.Timestamp("t"), t=pd.to_timedelta([1, 2], unit="s"))
 

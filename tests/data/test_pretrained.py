@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tfmoe
 from tfmoe.data.encode import graph
+from tfmoe.data.read.vectors import read_vectors
 from tfmoe.serving.export import tensors
 from tfmoe.serving.sample_rows import sample_rows, typical_rows
 
@@ -369,3 +370,20 @@ def test_a_loaded_one_takes_a_task_without_its_vectors(tmp_path):
         assert later.label_moments == fresh.label_moments == {"z": (2.5, 1.25**0.5)}
         assert later.label_means == fresh.label_means == {"y": 0, "z": 2.5}
         np.testing.assert_array_equal(later.arrays(rows)[0]["item"], prep.arrays(rows)[0]["item"])
+
+
+def test_objects_in_numpys_files_are_told(tmp_path):
+    ids = np.array(["a", "b"], object)
+    np.savez(tmp_path / "v.npz", ids=ids, vectors=np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"^item takes.*v.npz's ids, .*ids.astype\(str\)"):
+        read_vectors(str(tmp_path / "v.npz"), "item")
+    np.save(tmp_path / "v.npy", np.array([[1.0], [1.0, 2.0]], object))
+    with pytest.raises(ValueError, match=r"v.npy, an array.*np.stack\(vectors\)"):
+        read_vectors(str(tmp_path / "v.npy"), "item")
+
+
+def test_a_frame_may_hold_lists_as_a_file_does():
+    frame = pd.DataFrame({"v": [[1.0, 2.0], [3.0, 4.0]]}, index=["a", "b"])
+    ids, vectors = read_vectors(frame, "item")
+    assert ids.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])

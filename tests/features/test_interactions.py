@@ -118,6 +118,10 @@ def test_a_stack_reads_what_the_one_before_has_made():
             lambda: tfmoe.Interactions([tfmoe.FM()], sizes=[2])(np.ones((2, 3))),
             "a row of 3 numbers",
         ),
+        (
+            lambda: tfmoe.Interactions([keras.layers.Conv1D(2, 1)], sizes=[2])(np.ones((2, 2))),
+            r"reads a row as one vector, \(2, 2\), unless it is a tfmoe.ByColumns.*a Conv1D",
+        ),
         (lambda: tfmoe.FM()(np.ones((2, 3))), "columns of one size"),
         (lambda: tfmoe.FiBiNET()(np.ones((2, 1, 3))), "multiplies pairs"),
         (lambda: tfmoe.FiBiNET(kind="none"), "kind"),
@@ -127,6 +131,22 @@ def test_a_stack_reads_what_the_one_before_has_made():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_kind_of_dot_interaction_gets_the_columns():
+    import keras_rs
+
+    @keras.saving.register_keras_serializable("tests")
+    class Scaled(keras_rs.layers.DotInteraction):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    rows = columns(1, 8)[:, 0]
+    plain, scaled = (
+        tfmoe.Interactions([kind()], keep_input=False, sizes=[4, 4])(rows)
+        for kind in (keras_rs.layers.DotInteraction, Scaled)
+    )
+    np.testing.assert_allclose(scaled, 2 * plain)
 
 
 def test_a_model_keeps_its_interactions(tmp_path):

@@ -334,10 +334,11 @@ def test_rows_of_one_task_each_and_all_else():
 @pytest.mark.parametrize(
     ("position", "message"),
     [
-        ("plase", r"one of \['item', 'place', 'level'\]. Received position='plase'"),
+        ("plase", r"'level', 'shown', 'both'\]. Received position='plase'"),
         ("history", "Received position='history'"),
         ("age", "Received position='age'"),
         ("item", "Received position='item', with scenario='item'"),
+        ("shown", r"Received position='shown', which \['both'\] cross. Leave it out of them"),
     ],
 )
 def test_errors(position, message):
@@ -347,6 +348,8 @@ def test_errors(position, message):
         tfmoe.Numeric("age"),
         tfmoe.Numeric("level", transform="buckets"),
         tfmoe.Sequence("history"),
+        tfmoe.Categorical("shown", source="place"),
+        tfmoe.Crossed("both", columns=["place", "shown"]),
     ]
     schema = tfmoe.Schema(columns, TASKS, scenario="item")
     rows = pd.DataFrame(

@@ -2,11 +2,13 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import tfmoe
 from tests.oracles.other_backend import run_on
 from tfmoe.features.column_dropout import ColumnDropout
+from tfmoe.model.parts import parts_of
 
 SCHEMA = tfmoe.Schema(
     [
@@ -168,6 +170,48 @@ def test_what_is_saved_extracted_and_frozen(tmp_path):
     assert own
     assert all("towers" in weight.path for weight in own)
     assert len(added.losses) == len(own)
+
+
+def test_kernels_of_each_part_have_their_own(tmp_path):
+    mixture = tfmoe.MMoE(num_experts=2, hidden_units=(4,))
+    given = {"gates": "l1", "towers": 0.5, "experts": None}
+    built = tfmoe.MultiTaskModel(SCHEMA, mixture, tower_units=(3,), kernel_regularizer=given)
+    parts = parts_of(built)
+    kinds = {
+        part: {type(w.regularizer).__name__ for w in parts[part] if "kernel" in w.name}
+        for part in ("gates", "experts", "towers")
+    }
+    assert kinds == {"gates": {"L1"}, "experts": {"NoneType"}, "towers": {"L2"}}
+    built.save(tmp_path / "model.keras")
+    loaded = tfmoe.load_model(tmp_path / "model.keras")
+    assert loaded.get_config() == built.get_config()
+    assert {len(loaded.losses), len(built.losses)} == {3}
+    with pytest.raises(ValueError, match=r"'towers', 'wide'|'gates'.*kernel_regularizer=.'wide'"):
+        tfmoe.MultiTaskModel(SCHEMA, mixture, kernel_regularizer={"wide": 0.1})
+
+
+def test_columns_of_every_kind_have_their_own_factor():
+    columns = [
+        tfmoe.Categorical("a", hash_buckets=4, dim=2),
+        tfmoe.Categorical("b", hash_buckets=4, dim=2),
+        tfmoe.Crossed("both", columns=["a", "b"], hash_buckets=9, dim=2, regularizer=0.5),
+        tfmoe.Text("title", hash_buckets=9, dim=2, regularizer=0),
+        tfmoe.Timestamp("at", cyclic=False, dim=2, regularizer=0.25),
+    ]
+    schema = tfmoe.Schema(columns, [tfmoe.Binary("y")])
+    assert tfmoe.Schema.from_json(schema.to_json()) == schema
+    rows = pd.DataFrame({"a": ["x", "y"], "b": ["p", "q"], "title": ["one two", "three"]})
+    rows = rows.assign(at=["2024-01-01 10:00", "2024-01-03 11:00"], y=[0, 1])
+    prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+    mixture = tfmoe.SharedBottom(hidden_units=(2,))
+    built = tfmoe.MultiTaskModel(prep, mixture, tower_units=(), embeddings_regularizer=0.125)
+    built.forward_pass(prep.arrays(rows, labels=False), training=True)
+    factors = {"a": 0.125, "b": 0.125, "both": 0.5, "at": 0.25}
+    x = prep.arrays(rows, labels=False)
+    expected = table_losses(built, x, {name: ([name], f) for name, f in factors.items()})
+    np.testing.assert_allclose(sum(map(float, built.losses)), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"with cyclic=False alone\. Received regularizer=0.1"):
+        tfmoe.Timestamp("at", regularizer=0.1)
 
 
 def test_regularizers_of_ones_own_stay():

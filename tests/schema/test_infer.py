@@ -523,3 +523,57 @@ def test_whole_numbers_that_are_times_by_name_and_size(tmp_path):
     assert told(lambda: Schema.infer(tmp_path / "t.csv", "y"))[0].columns == schema.columns
     arrays = Preprocessor(schema).fit(frame, progress=False).arrays(frame)[0]
     np.testing.assert_array_equal(arrays["timestamp"], arrays["event_time_us"])
+
+
+def _weighted(rng, num_rows=60):
+    sizes = rng.integers(0, 4, num_rows)
+    tags = [[f"t{i}" for i in rng.integers(0, 9, size)] for size in sizes]
+    return tags, [rng.random(size).round(3).tolist() for size in sizes]
+
+
+def test_weights_beside_a_list(tmp_path):
+    rng = np.random.default_rng(0)
+    tags, weights = _weighted(rng)
+    frame = pd.DataFrame({"y": _noise(num_rows=60)})
+    frame["items"] = [[len(cell) + 7] * len(cell) for cell in tags]
+    frame["tags"], frame["tags_score"] = tags, weights
+    frame["others"] = [cell * 2 for cell in weights]
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    assert (
+        schema.columns
+        == (
+            MultiCategorical("items", dtype="int"),
+            MultiCategorical("tags", weights="tags_score"),
+        )
+        or schema.columns[1].weights == "tags_score"
+    )
+    assert "'tags_score' of 'tags'" in said
+    assert "Left out ['others']" in said
+    Preprocessor(schema).fit(frame, progress=False).arrays(frame)
+    # The same as text.
+    texts = pd.DataFrame({"y": frame["y"], "tags": frame["tags"].str.join("|")})
+    texts["tag_weights"] = ["|".join(map(str, cell)) for cell in weights]
+    texts.to_csv(tmp_path / "t.csv", index=False)
+    schema, said = told(lambda: Schema.infer(tmp_path / "t.csv", "y"))
+    assert schema.columns == (MultiCategorical("tags", separator="|", weights="tag_weights"),)
+    assert "'tag_weights' of 'tags'" in said
+    features = Preprocessor(schema).fit(texts, progress=False).arrays(texts)[0]
+    assert features["tags_weights"].max() <= 1
+    # Of other lengths they are none.
+    texts["tag_weights"] = ["0.5|0.25"] * 60
+    assert len(told(lambda: Schema.infer(texts, "y"))[0].columns) == 1
+
+
+def test_vectors_that_are_written_as_text_are_told():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": _noise(num_rows=60), "x": rng.normal(size=60)})
+    numbers = rng.normal(size=(60, 3)).round(4)
+    frame["spaced"] = [" ".join(map(str, row)) for row in numbers]
+    frame["place"] = [f"{a},{b}" for a, b, _ in numbers]
+    frame["money"] = [f"{n:,.2f}" for n in rng.uniform(1000, 9000, 60)]
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    assert [column.name for column in schema.columns] == ["x", "money"]
+    assert "Left out ['spaced', 'place']" in said
+    assert "df['spaced'].str.findall(" in said
+    found = frame["spaced"].str.findall(r"[\w.+-]+")
+    np.testing.assert_allclose(np.array(found.tolist(), float), numbers)

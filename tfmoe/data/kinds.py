@@ -228,6 +228,17 @@ def remedy(kind: pa.DataType, expected: str, name: str) -> str:
         )
     if expected == "lists":
         return "Make each cell a list, or give `separator` if cells are strings to be split."
+    if is_text(kind) and expected == "points in time":
+        return (
+            "Write it by ISO 8601, as 2024-03-31 01:30:00; or make times of the column: in pandas "
+            f"pd.to_datetime({column}, format=...)."
+        )
+    if is_text(kind) and expected == "lists of numbers":
+        return (
+            f"Make lists of the column: in pandas {column}"
+            r""".str.findall(r"[\w.+-]+")"""
+            '.map(lambda cell: [float(one) for one in cell], na_action="ignore").'
+        )
     if is_text(kind):
         return (
             "Correct the cell; or name in `missing` what stands for a missing value; or declare "

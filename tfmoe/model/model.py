@@ -37,7 +37,7 @@ from tfmoe.model.grow import Transfer, config_of, plan
 from tfmoe.model.inputs import (
     symbols,
 )
-from tfmoe.model.parts import regularize, regularizer_of
+from tfmoe.model.parts import regularize, regularizers_config, regularizers_of
 from tfmoe.model.position import position_tower_of, served_schema
 from tfmoe.model.training import Trainable
 from tfmoe.model.untracked import Untracked
@@ -90,7 +90,8 @@ class MultiTaskModel(Trainable):
             that a batch looks up, see `Encoder`. A column's own `regularizer` comes before.
         kernel_regularizer: Keras regularizer, its name, a float for the factor of an L2 loss, or
             None; of what is called a kernel in the structure's experts and in the towers, unless
-            it has a regularizer. Gates and interactions have none of it.
+            it has a regularizer. Or a dict of such for some of `"experts"`, `"towers"` and
+            `"gates"`, which else have none; interactions have none of it.
         column_dropout: float in [0, 1), the rate at which what a column gives of a row is 0 in
             training, the rest being scaled by `1 / (1 - rate)`; in front of `interactions` and
             structure. Of a structure that reads tokens it is a column's token, or those of a
@@ -136,7 +137,11 @@ class MultiTaskModel(Trainable):
         *,
         embeddings_initializer: Initializer | None = None,
         embeddings_regularizer: float | None = None,
-        kernel_regularizer: str | float | keras.regularizers.Regularizer | None = None,
+        kernel_regularizer: str
+        | float
+        | keras.regularizers.Regularizer
+        | Mapping[str, Any]
+        | None = None,
         column_dropout: float = 0.0,
         position: str | None = None,
         rows_multiple: int = 1,
@@ -250,7 +255,7 @@ class MultiTaskModel(Trainable):
         self._fitted = Untracked(blueprint.preprocessor)
         self._objectives = Untracked(None)
         self._guard = Untracked(None)
-        self.kernel_regularizer = regularizer_of(kernel_regularizer)
+        self.kernel_regularizer = regularizers_of(kernel_regularizer)
         regularize(self, self.kernel_regularizer)
         if num_added:
             encoder.trainable = False
@@ -422,9 +427,7 @@ class MultiTaskModel(Trainable):
                 self.encoder.embeddings_initializer
             ),
             "embeddings_regularizer": self.encoder.embeddings_regularizer,
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer)
-            if self.kernel_regularizer
-            else None,
+            "kernel_regularizer": regularizers_config(self.kernel_regularizer),
             "column_dropout": self.column_dropout.rate if self.column_dropout else 0.0,
             **({} if multiple == 1 else {"rows_multiple": multiple}),
         }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import keras
 
@@ -33,25 +34,57 @@ def parts_of(model: Any) -> dict[str, list[Any]]:
     }
 
 
-def regularize(model: Any, regularizer: Any) -> None:
-    """Gives the kernels of a model's experts and towers a loss, but for those that have one.
+# Parts whose kernels may have a loss, and those that have it where no part is named.
+_REGULARIZED, _PLAIN = ("gates", "experts", "towers"), ("experts", "towers")
+
+#: A regularizer of experts and towers, or one for each part that is named.
+Regularizers: TypeAlias = (
+    keras.regularizers.Regularizer | dict[str, keras.regularizers.Regularizer] | None
+)
+
+
+def regularize(model: Any, regularizers: Regularizers) -> None:
+    """Gives the kernels of a model's parts a loss, but for those that have one.
 
     Args:
         model: `MultiTaskModel`.
-        regularizer: Keras regularizer, or None.
+        regularizers: see `regularizers_of`.
     """
     parts = parts_of(model)
-    for weight in (*parts["experts"], *parts["towers"]):
-        if "kernel" in weight.name and weight.regularizer is None:
-            weight.regularizer = regularizer
+    if not isinstance(regularizers, Mapping):
+        regularizers = {} if regularizers is None else dict.fromkeys(_PLAIN, regularizers)
+    for part, regularizer in regularizers.items():
+        for weight in parts[part]:
+            if "kernel" in weight.name and weight.regularizer is None:
+                weight.regularizer = regularizer
 
 
-def regularizer_of(given: Any) -> keras.regularizers.Regularizer | None:
+def regularizers_of(given: Any) -> Regularizers:
     """The argument `kernel_regularizer` of a model; a number is the factor of an L2 loss.
 
     Raises:
-        ValueError: if the number is below 0 or not finite.
+        ValueError: if a number is below 0 or not finite, or a part is unknown.
     """
+    if not isinstance(given, Mapping) or "class_name" in given:
+        return _regularizer_of(given)
+    if not given or not set(given) <= set(_REGULARIZED):
+        raise ValueError(
+            "MultiTaskModel takes as `kernel_regularizer` one for experts and towers, or a dict of "
+            f"one for each of some parts, of {list(_REGULARIZED)}. Received "
+            f"kernel_regularizer={dict(given)!r}."
+        )
+    found = {part: _regularizer_of(one) for part, one in given.items()}
+    return {part: one for part, one in found.items() if one is not None}
+
+
+def _regularizer_of(given: Any) -> keras.regularizers.Regularizer | None:
     if isinstance(given, numbers.Real):
         return keras.regularizers.L2(number("MultiTaskModel", "kernel_regularizer", given, 0))
     return keras.regularizers.get(given)
+
+
+def regularizers_config(regularizers: Regularizers) -> Any:
+    """Plain data of which `regularizers_of` makes them again."""
+    if isinstance(regularizers, Mapping):
+        return {part: keras.regularizers.serialize(one) for part, one in regularizers.items()}
+    return keras.regularizers.serialize(regularizers) if regularizers else None

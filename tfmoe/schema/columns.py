@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tfmoe.schema.missing import check_missing
 from tfmoe.schema.poolings import Pooling, pooling_of
@@ -125,7 +125,8 @@ class Column:
         return False
 
 
-def _check_regularizer(owner: str, column: "Numeric | Categorical") -> None:
+def check_regularizer(owner: str, column: Any) -> None:
+    """Makes a column's `regularizer` a float, or None. Raises ValueError if it is below 0."""
     factor = number(owner, "regularizer", column.regularizer, 0, optional=True)
     # An integer too becomes a float, so that equal schemas are written alike.
     object.__setattr__(column, "regularizer", factor)
@@ -178,7 +179,7 @@ class Numeric(Column):
         check_choice(owner, "transform", self.transform, _TRANSFORMS)
         integer(owner, "num_buckets", self.num_buckets, 2)
         integer(owner, "dim", self.dim, 1)
-        _check_regularizer(owner, self)
+        check_regularizer(owner, self)
         # An integer too becomes a float, so that equal schemas are written alike.
         object.__setattr__(self, "fill", number(owner, "fill", self.fill, optional=True))
         integer(owner, "element", self.element, 0, optional=True)
@@ -249,7 +250,7 @@ class Categorical(Column):
         owner = f"{type(self).__name__}({self.name!r})"
         check_choice(owner, "dtype", self.dtype, ("int", "string", None))
         integer(owner, "dim", self.dim, 1)
-        _check_regularizer(owner, self)
+        check_regularizer(owner, self)
         integer(owner, "min_count", self.min_count, 1)
         integer(owner, "max_size", self.max_size, 1, optional=True)
         integer(owner, "hash_buckets", self.hash_buckets, 1, optional=True)

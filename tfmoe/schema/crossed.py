@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.schema.columns import FIRST_ID, Column
+from tfmoe.schema.columns import FIRST_ID, Column, check_regularizer
 from tfmoe.validation import checks_arguments, integer
 
 
@@ -21,16 +21,19 @@ class Crossed(Column):
         columns: sequence of the names of two or more `Categorical` columns of the schema.
         hash_buckets: int >= 1.
         dim: int >= 1, size of the embedding.
+        regularizer: see `Categorical`.
     """
 
     _: KW_ONLY
     columns: tuple[str, ...] = ()
     hash_buckets: int = 10_000
     dim: int = 16
+    regularizer: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Crossed({self.name!r})"
+        check_regularizer(owner, self)
         given = self.columns if isinstance(self.columns, list | tuple) else ()
         if len(set(map(str, given))) < 2 or len(set(map(str, given))) < len(given):
             raise ValueError(

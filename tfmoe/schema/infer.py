@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from tfmoe.schema.infer_labels import (
     names,
     proposed_tasks,
 )
+from tfmoe.schema.infer_weights import weights_of
 from tfmoe.schema.leaks import leaks
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.schema.text import Text
@@ -85,6 +87,13 @@ def proposed_parts(
         name: [] if look.columns[name].holds == "other" else [_column(look.columns[name], named)]
         for name, named in zip(inputs, names(inputs, may_be_served), strict=True)
     }
+    for owner, name in weights_of({name: look.columns[name] for name in inputs}).items():
+        columns[owner] = [
+            dataclasses.replace(one, weights=name)
+            for one in columns[owner]
+            if isinstance(one, MultiCategorical)
+        ]
+        columns[name] = []
     seen = [look.columns[name] for name in labels]
     if task_column is None:
         tasks = limited(seen, proposed_tasks(seen))
@@ -185,7 +194,23 @@ def _notices(
     tasks: list[Task],
 ) -> Iterable[str]:
     """What a person should know who reads the schema."""
-    left_out = {name: look.columns[name].advice for name in inputs if not columns[name]}
+    weights = {
+        column.weights: name
+        for name, some in columns.items()
+        for column in some
+        if isinstance(column, MultiCategorical) and column.weights is not None
+    }
+    if weights:
+        yield (
+            "Numbers, as many in each row as another column has values, were taken for their "
+            f"weights: {', '.join(f'{name!r} of {owner!r}' for name, owner in weights.items())}. "
+            "Where they are not, leave out `weights`."
+        )
+    left_out = {
+        name: look.columns[name].advice
+        for name in inputs
+        if not columns[name] and name not in weights
+    }
     if left_out:
         advice = " ".join(f"{name}: {how}" for name, how in left_out.items())
         yield f"Left out {list(left_out)}, which no column reads as they are. {advice}"

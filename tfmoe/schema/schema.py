@@ -349,11 +349,12 @@ class Schema:
         numbers, unless it has leading zeros, as zip codes have.
         Lists of fractions, as many in each cell, become `Vector`, times and dates `Timestamp`, and
         texts of five words or more, of which eight in ten are different, `Text`. Other strings,
-        booleans and categories become `Categorical`, other lists `MultiCategorical`, and so
-        do strings, with that separator, if three in ten hold a `|`, or a `;` or `,` between short
+        booleans and categories become `Categorical`, other lists `MultiCategorical`, and so do
+        strings, with that separator, if three in ten hold a `|`, or a `;` or `,` between short
         values that recur in other rows and change their places, as the parts of an address or of a
-        sentence do not; with `strip` where spaces stand around them. Values with but spaces
-        between them are not told from sentences.
+        sentence do not; with `strip` where spaces stand around them. Values with but spaces between
+        them are not told from sentences. Fractions, as many in each row as another column has
+        values, become its `weights`.
 
         A label of zeros and ones, or of True and False, is `Binary`, and so is one of two texts,
         with the `positive` one named: of yes and no, won and lost, click and no click and their

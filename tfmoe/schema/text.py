@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.schema.columns import FIRST_ID, Column
+from tfmoe.schema.columns import FIRST_ID, Column, check_regularizer
 from tfmoe.validation import check_bool, checks_arguments, integer
 
 
@@ -27,6 +27,7 @@ class Text(Column):
         lower: whether capital letters are small ones: those of the code points below U+2000, the
             Latin, Greek, Cyrillic and Armenian scripts among them, each by itself.
         max_length: int >= 1, words of a cell; further ones are dropped.
+        regularizer: see `Categorical`.
     """
 
     _: KW_ONLY
@@ -35,10 +36,12 @@ class Text(Column):
     dim: int = 16
     lower: bool = True
     max_length: int = 32
+    regularizer: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Text({self.name!r})"
+        check_regularizer(owner, self)
         for field in ("ngrams", "hash_buckets", "dim", "max_length"):
             integer(owner, field, getattr(self, field), 1)
         check_bool(owner, "lower", self.lower)

@@ -4,7 +4,7 @@ import datetime
 import zoneinfo
 from dataclasses import KW_ONLY, dataclass
 
-from tfmoe.schema.columns import FIRST_ID, Column
+from tfmoe.schema.columns import FIRST_ID, Column, check_regularizer
 from tfmoe.validation import check_bool, check_choice, checks_arguments, integer
 
 #: How many values each part of a time has that comes again and again.
@@ -19,9 +19,10 @@ class Timestamp(Column):
     """A point in time: the hour of the day, the day of the week, the age.
 
     Cells are timestamps and dates of Arrow or pandas, texts by ISO 8601 (`2024-03-31`,
-    `2024-03-31T01:30:00+01:00`), and numbers, also as text, since 1970 began in UTC. Times without
-    a zone of their own, and dates, are in UTC. Missing are None, NaT, NaN, infinite numbers and
-    the texts of `tfmoe.schema.missing.MARKERS`; they give zeros, or the missing id.
+    `2024-03-31T01:30:00+01:00`, also `2024-03-31 01:30:00 UTC`), and numbers, also as text, since
+    1970 began in UTC. Times without a zone of their own, and dates, are in UTC. Missing are None,
+    NaT, NaN, infinite numbers and the texts of `tfmoe.schema.missing.MARKERS`; they give zeros, or
+    the missing id.
 
     A served request has float64 `(b,)`, the seconds since 1970 began in UTC, whatever `unit` is,
     with NaN for missing. The graph has the time zone's changes in it, as they were known when the
@@ -38,6 +39,7 @@ class Timestamp(Column):
         time_zone: name of a zone, such as `"Europe/Berlin"`.
         unit: of numbers: `"s"`, `"ms"`, `"us"` or `"ns"`.
         dim: int >= 1, size of each embedding if not `cyclic`.
+        regularizer: see `Categorical`.
     """
 
     _: KW_ONLY
@@ -47,10 +49,12 @@ class Timestamp(Column):
     time_zone: str = "UTC"
     unit: str = "s"
     dim: int = 4
+    regularizer: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Timestamp({self.name!r})"
+        check_regularizer(owner, self)
         known = (*CYCLES, "age")
         given = self.parts
         if isinstance(given, str) or not isinstance(given, list | tuple):
@@ -62,6 +66,11 @@ class Timestamp(Column):
             )
         object.__setattr__(self, "parts", tuple(given))
         check_bool(owner, "cyclic", self.cyclic)
+        if self.cyclic and self.regularizer is not None:
+            raise ValueError(
+                f"{owner} has embeddings with cyclic=False alone. Received regularizer="
+                f"{self.regularizer!r}. Leave it out."
+            )
         if not self.cyclic and "age" in given:
             raise ValueError(
                 f"{owner} is ids with cyclic=False, and an age is a number. Received "

@@ -31,10 +31,14 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0+)?", re.ASCII)
 _DATE = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"(?:[ T][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?",
+    r"(?:[ T][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z| UTC|[+-][0-9]{2}:?[0-9]{2})?)?",
     re.ASCII,
 )
 _LIST = re.compile(r"\[.*\]|\(.*,.*\)|\{.*\}", re.DOTALL)
+_DECIMAL = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_VECTOR = re.compile(rf"{_DECIMAL}(?:[ ,;|]+{_DECIMAL})+", re.ASCII)
+# One number, and not two.
+_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
 _TIME = re.compile(r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", re.ASCII)
 
 
@@ -57,6 +61,8 @@ class Traits:
         gaps: whether a cell is missing.
         chosen: whether the source says that the values are categories.
         odd: the few texts in a column of numbers that do not usually stand for a missing one.
+        lengths: int64 `(n,)`, values of a cell; of lists only.
+        fractions: whether the lists are of numbers that are not whole.
         advice: what to do with a column that no column reads.
     """
 
@@ -72,6 +78,8 @@ class Traits:
     gaps: bool = False
     chosen: bool = False
     odd: list[str] = field(default_factory=list)
+    lengths: np.ndarray | None = None
+    fractions: bool = False
     advice: str = ""
 
     @property
@@ -249,14 +257,15 @@ def _of_lists(traits, array):
     elements = array.flatten()
     kind = elements.type
     traits.holds = "lists"
+    lengths = pc.list_value_length(array).fill_null(0)
+    traits.lengths = lengths.to_numpy(zero_copy_only=False).astype("int64")
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = arrow.to_floats(elements, traits.name)
         present = values[~np.isnan(values)]
         if not (present % 1 == 0).all():
-            traits.holds = "other"
-            widths = set(pc.unique(pc.list_value_length(array).drop_null()).to_pylist()) - {0}
-            if len(widths) == 1:
-                traits.holds = "vectors"
+            traits.fractions = True
+            widths = {*traits.lengths.tolist()} - {0}
+            traits.holds = "vectors" if len(widths) == 1 else "other"
     elif not (
         kinds.is_text(kind)
         or pa.types.is_integer(kind)
@@ -297,7 +306,7 @@ def _of_text(traits, text, untyped, is_text):
         column = f"df[{traits.name!r}]"
         traits.advice = f"Make an hour of it: in pandas {column}.str[:2].astype(int)."
         return traits
-    elif all(map(_LIST.fullmatch, words)):
+    elif all(map(_LIST.fullmatch, words)) or _are_vectors(words):
         traits.holds = "other"
         traits.advice = (
             f"Lists that are written as text: make lists of them, in pandas df[{traits.name!r}]"
@@ -317,6 +326,15 @@ def _of_text(traits, text, untyped, is_text):
     if traits.holds != "text":
         traits.codes = np.where(np.isnan(traits.values), -1, _codes(pa.array(traits.values)))
     return traits
+
+
+def _are_vectors(words):
+    """Whether texts are numbers, as many in each and not all of them whole."""
+    if not all(map(_VECTOR.fullmatch, words)) or not any("." in word for word in words):
+        return False
+    if all(map(_THOUSANDS.fullmatch, words)):
+        return False
+    return len({len(re.split("[ ,;|]+", word)) for word in words}) == 1
 
 
 def _stripped(text):

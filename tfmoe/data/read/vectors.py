@@ -79,7 +79,10 @@ def _found(given, owner):
     if isinstance(given, Mapping):
         return np.array(list(given)), list(given.values())
     if hasattr(given, "index") and hasattr(given, "to_numpy"):
-        return given.index.to_numpy(), given.to_numpy()
+        vectors = given.to_numpy()
+        # A column of lists, as Parquet files have.
+        nested = vectors.ndim == 2 and vectors.shape[1] == 1 and vectors.dtype == object
+        return given.index.to_numpy(), list(vectors[:, 0]) if nested else vectors
     if not isinstance(given, str):
         raise _refused(owner, f"vectors={type(given).__name__}")
     read = _READERS.get(Path(name_of(address(given))).suffix)
@@ -93,12 +96,26 @@ def _of_npz(path, owner):
     with np.load(path, allow_pickle=False) as file:
         if not {"ids", "vectors"} <= set(file):
             raise _refused(owner, f"a file with {sorted(file)}")
-        return file["ids"], file["vectors"]
+        return tuple(
+            _plain(lambda name=name: file[name], f"{path.name}'s {name}", owner)
+            for name in ("ids", "vectors")
+        )
 
 
 def _of_npy(path, owner):
-    vectors = np.load(path, allow_pickle=False)
+    vectors = _plain(lambda: np.load(path, allow_pickle=False), path.name, owner)
     return np.arange(len(vectors)), vectors
+
+
+def _plain(read, what, owner):
+    """An array that is read; of Python's objects none is, for reading them may run code."""
+    try:
+        return read()
+    except ValueError as error:
+        advice = "write texts with ids.astype(str), vectors with np.stack(vectors)"
+        raise _refused(
+            owner, f"{what}, an array that NumPy does not read ({error}); {advice}"
+        ) from error
 
 
 def _of_parquet(path, owner):

@@ -121,8 +121,18 @@ class Interactions(keras.layers.Layer):
             raise ValueError(
                 "DotInteraction multiplies pairs of columns. Received 1. Add a column."
             )
-        if not part.built:
+        if part.built:
+            return
+        try:
             part.build(self._shape_for(part, shape, size))
+        except (TypeError, ValueError) as error:
+            if _reads_columns(part):
+                raise
+            raise ValueError(
+                f"A layer of Interactions reads a row as one vector, {tuple(shape)}, unless it is "
+                f"a tfmoe.ByColumns, which reads (b, c, d). Received {part.name!r}, a "
+                f"{type(part).__name__}, which cannot be built so: {error}"
+            ) from error
 
     def _shape_for(self, part: Any, shape: Shape, size: int) -> Any:
         columns = (shape[0], len(self.sizes), size)
@@ -221,7 +231,7 @@ def _knows_columns(layer: Any) -> bool:
 
 def _is_dot(layer: Any) -> bool:
     """Whether it is keras_rs's, which takes a list."""
-    return type(layer).__name__ == "DotInteraction"
+    return any(kind.__name__ == "DotInteraction" for kind in type(layer).__mro__)
 
 
 def _reads_columns(layer: Any) -> bool:

@@ -139,7 +139,8 @@ class TimestampCodec(Codec):
         number = number_of(cell)
         if number is not None:
             return number / UNITS[self.column.unit]
-        moment = datetime.fromisoformat(cell)
+        # As BigQuery writes them.
+        moment = datetime.fromisoformat(cell.removesuffix(" UTC"))
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
 
