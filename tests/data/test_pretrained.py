@@ -387,3 +387,19 @@ def test_a_frame_may_hold_lists_as_a_file_does():
     ids, vectors = read_vectors(frame, "item")
     assert ids.tolist() == ["a", "b"]
     np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])
+
+
+def test_the_unknown_vector_is_trained_where_asked():
+    rows = pd.DataFrame({"item": [10, 20, 30, None], "y": [0.0, 1.0, 0.0, 1.0]})
+    vectors = {10: [1.0, 2.0], 20: [3.0, 4.0], 30: [5.0, 6.0]}
+    for rate in (0.0, 1.0):
+        column = tfmoe.Pretrained("item", vectors=vectors, unknown_rate=rate)
+        schema = tfmoe.Schema([column], [tfmoe.Binary("y")])
+        assert tfmoe.Schema.from_json(schema.to_json()).columns[0].unknown_rate == rate
+        prep = tfmoe.Preprocessor(schema).fit(rows, progress=False)
+        model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(2,)))
+        x = prep.arrays(rows, labels=False)
+        unknown = prep.arrays(rows.assign(item=[99, 99, 99, None]), labels=False)
+        made = np.array(model.encoder(x, training=True))
+        np.testing.assert_array_equal(made, model.encoder(unknown if rate else x, training=False))
+        np.testing.assert_array_equal(model.encoder(x)[0], vectors[10])

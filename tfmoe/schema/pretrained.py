@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from tfmoe.remote import address
 from tfmoe.schema.columns import Column
-from tfmoe.validation import check_bool, check_choice, checks_arguments, integer
+from tfmoe.validation import check_bool, check_choice, checks_arguments, integer, number
 
 
 @checks_arguments
@@ -34,6 +34,8 @@ class Pretrained(Column):
         projection: int >= 1, units of a learned matrix by which the vectors are multiplied, or
             None for the vectors themselves.
         dtype: `"int"` or `"string"`, or None to take what the ids are.
+        unknown_rate: see `Categorical`; where all values of the training data have vectors, nothing
+            else trains the vector of the unknown.
     """
 
     _: KW_ONLY
@@ -42,6 +44,7 @@ class Pretrained(Column):
     trainable: bool = False
     projection: int | None = None
     dtype: str | None = None
+    unknown_rate: float = 0.0
 
     # What a `Categorical` says of its table, for columns that share this one.
     hash_buckets: ClassVar[None] = None
@@ -55,6 +58,8 @@ class Pretrained(Column):
         check_bool(owner, "trainable", self.trainable)
         integer(owner, "projection", self.projection, 1, optional=True)
         check_choice(owner, "dtype", self.dtype, ("int", "string", None))
+        rate = number(owner, "unknown_rate", self.unknown_rate, least=0, most=1)
+        object.__setattr__(self, "unknown_rate", rate)
 
     @property
     def embeds(self) -> bool:
