@@ -263,8 +263,9 @@ def _remedy_of_lists(inner, column, name):
     if numbers:
         return (
             f"Declare Vector('vector', source={name!r}), if each cell has as many numbers; one of "
-            f"them is Numeric('number', source={name!r}, element=0). Whole numbers that name "
-            "things are integers, for MultiCategorical."
+            f"them is Numeric('number', source={name!r}, element=0). Of lists of many lengths, a "
+            f"history of numbers is Sequence('history', source={name!r}, boundaries=(0, 1)). Whole "
+            "numbers that name things are integers, for MultiCategorical."
         )
     if is_text(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner):
         return (

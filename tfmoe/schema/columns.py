@@ -1,6 +1,7 @@
 """The kinds of column. Plain data, no TensorFlow."""
 
 import dataclasses
+import itertools
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -407,17 +408,24 @@ class Sequence(MultiCategorical):
             candidate of the other one weighs its position by all of them, and pools this one by
             the same weights, so that a column of `weights` is the other one's too; without one,
             each is pooled by its own word.
+        boundaries: numbers, each larger than the one before, of cells that are lists of numbers,
+            such as seconds watched: a number has the embedding of the interval that it is in, of
+            which a boundary begins one. Nothing is fitted then, no value is unknown, and what is
+            said of values (`dtype`, `min_count`, `share` and the like) stays as it is by default.
+            A served request has the numbers, NaN for missing.
     """
 
     _: KW_ONLY
     max_length: int | None = LONGEST_HISTORY
     aligned_with: str | None = None
+    boundaries: tuple[float, ...] = ()
 
     keeps_last: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = f"Sequence({self.name!r})"
+        self._check_boundaries(owner)
         if self.aligned_with is None:
             return
         check_name(f"{owner} `aligned_with`", self.aligned_with)
@@ -432,6 +440,33 @@ class Sequence(MultiCategorical):
                 f"{self.pooling!r}. Set it on {self.aligned_with!r}, with the candidates of all "
                 "the tables."
             )
+
+    def _check_boundaries(self, owner: str) -> None:
+        given = self.boundaries
+        listed = isinstance(given, list | tuple)
+        whole: Any = [number(owner, "boundaries", one) for one in given] if listed else None
+        if whole is None or any(b <= a for a, b in itertools.pairwise(whole)):
+            raise ValueError(
+                f"{owner} takes as `boundaries` numbers, each larger than the one before. Received "
+                f"boundaries={given!r}."
+            )
+        object.__setattr__(self, "boundaries", tuple(whole))
+        of_values = ("dtype", "min_count", "max_size", "hash_buckets", "share", "missing")
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        said = [n for n in (*of_values, "unknown_rate") if getattr(self, n) != fields[n]]
+        if whole and said:
+            raise ValueError(
+                f"{owner} with `boundaries` has numbers, and no table of values. Received {said} "
+                "beside them. Leave them out."
+            )
+
+    @property
+    def table_rows(self) -> int | None:
+        return FIRST_ID + len(self.boundaries) + 1 if self.boundaries else super().table_rows
+
+    @property
+    def may_be_shared(self) -> bool:
+        return not self.boundaries and super().may_be_shared
 
     def _check_pooling(self, owner: str) -> None:
         words = (*_POOLINGS, "last")

@@ -116,7 +116,11 @@ def _readers(schema):
 
 def _own_codec(schema, readers):
     """The codec of the first reader of a kind that makes cells of its own, or None."""
-    own = [c for c in readers if not isinstance(c, Numeric | Categorical | Pretrained)]
+    own = [
+        c
+        for c in readers
+        if not isinstance(c, Numeric | Categorical | Pretrained) or getattr(c, "boundaries", ())
+    ]
     return codec_of(own[0], schema) if own else None
 
 

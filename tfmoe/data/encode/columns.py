@@ -30,7 +30,7 @@ The codecs of `Vector`, `Timestamp`, `Crossed` and `Text` hold both twins, and s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -306,6 +306,15 @@ def cells_of(
         ids = categorical_ids(elements, column.raw_name, table, is_int, cache, declared)
     # No value has the missing id, so it marks the elements to skip.
     ids = np.where(ids == MISSING_ID, np.int32(PADDING_ID), ids)
+    starts = np.cumsum(lengths) - lengths
+    return Cells(ids, starts, lengths, _up_to_last_present(ids, starts, lengths))
+
+
+def bounded_cells(array: pa.Array, column: Any) -> Cells:
+    """The ids of the numbers of a sequence with `boundaries`."""
+    values, lengths = arrow.split_numbers(array, column.raw_name, column.separator)
+    ids = FIRST_ID + np.searchsorted(column.boundaries, without_subnormals(values), side="right")
+    ids = np.where(np.isfinite(values), ids, PADDING_ID).astype(np.int32)
     starts = np.cumsum(lengths) - lengths
     return Cells(ids, starts, lengths, _up_to_last_present(ids, starts, lengths))
 

@@ -333,7 +333,11 @@ class RowEncoder:
 
 def categorical_columns(schema: Schema) -> list[Categorical]:
     """The schema's columns that have ids by value."""
-    return [column for column in schema.columns if isinstance(column, Categorical)]
+    return [
+        column
+        for column in schema.columns
+        if isinstance(column, Categorical) and not getattr(column, "boundaries", ())
+    ]
 
 
 def table_owners(schema: Schema) -> dict[str, Categorical]:

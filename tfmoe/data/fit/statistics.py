@@ -22,7 +22,7 @@ from tfmoe.data.fit.sketches import Moments, Quantiles
 from tfmoe.data.kinds import is_text
 from tfmoe.data.numerals import whole_spelling
 from tfmoe.data.read.tables import placed
-from tfmoe.schema.columns import MISSING_INT, MultiCategorical, Numeric
+from tfmoe.schema.columns import MISSING_INT, MultiCategorical, Numeric, Sequence
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Multiclass, Task
 
@@ -114,6 +114,10 @@ class Statistics:
         for column in self.schema.columns:
             if isinstance(column, Numeric):
                 self._add_numbers(column, self._numbers(column, chunk[column.raw_name]))
+            elif isinstance(column, Sequence) and column.boundaries:
+                array = chunk[column.raw_name]
+                _, lengths = arrow.split_numbers(array, column.raw_name, column.separator)
+                self._add_lengths(column, lengths, None)
         for name, seen in self.seen.items():
             self.seen[name] = self.codecs[name].count(chunk, seen)
         self._add_labels_of(chunk)
@@ -184,8 +188,7 @@ class Statistics:
         if isinstance(column, MultiCategorical):
             array, lengths, repeats, untyped = _elements(array, column, untyped)
             rows = arrow.of_lists(lengths)
-            self.lengths[column.name].add(lengths, repeats)
-            self.longest[column.name] = max(self.longest[column.name], int(lengths.max(initial=0)))
+            self._add_lengths(column, lengths, repeats)
             if repeats is not None:
                 # A missing cell has no values.
                 self.lengths[column.name].add(
@@ -199,6 +202,10 @@ class Statistics:
         counts = self.counts_of(column.table)
         if counts and values is not None:
             counts.add(values, None if repeats is None else pa.array(repeats))
+
+    def _add_lengths(self, column, lengths, repeats):
+        self.lengths[column.name].add(lengths, repeats)
+        self.longest[column.name] = max(self.longest[column.name], int(lengths.max(initial=0)))
 
     def _typed(self, column, array, untyped, separated):
         """Values as the table holds them, integers or text; decides which, if the schema does not.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfmoe.data.encode.codecs.base import Codec
+from tfmoe.data.encode.codecs.bounded import BoundedCodec
 from tfmoe.data.encode.codecs.categorical import CategoricalCodec
 from tfmoe.data.encode.codecs.crossed import CrossedCodec
 from tfmoe.data.encode.codecs.lists import ListCodec
@@ -34,6 +35,8 @@ _CODECS: dict[type, type[Codec]] = {
 
 def codec_of(column: Any, schema: Schema) -> Codec:
     """The codec of a column of a schema."""
+    if getattr(column, "boundaries", ()):
+        return BoundedCodec(column, schema)
     return next(_CODECS[kind] for kind in type(column).__mro__ if kind in _CODECS)(column, schema)
 
 

@@ -30,13 +30,16 @@ from tfmoe.schema.histories import leader_of, list_groups
 class ListCodec(CategoricalCodec):
     """See `Codec`. Of columns that share positions the first encodes all, the others nothing."""
 
+    #: Whether values are looked up, so that texts that repeat are worth keeping.
+    looks_up = True
+
     def __init__(self, column, schema):
         super().__init__(column, schema)
         self._leads = leader_of(column) == column.name
         self._members = [self]
         for leader, *others in list_groups(schema.columns):
             if leader.name == column.name:
-                self._members += [ListCodec(other, schema) for other in others]
+                self._members += [_codec_of(other, schema) for other in others]
 
     @property
     def needs_fit(self):
@@ -55,7 +58,7 @@ class ListCodec(CategoricalCodec):
         length = fitted.lengths[column.name]
         if not self._leads:
             return {}
-        if len(self._members) == 1 and column.weights is None:
+        if len(self._members) == 1 and column.weights is None and self.looks_up:
             array, (table, is_int, cache, declared) = chunk[column.raw_name], self.reading(fitted)
             ids = list_ids(array, column, table, is_int, length, cache, declared)
             return {column.name: ids}
@@ -179,6 +182,12 @@ class ListCodec(CategoricalCodec):
             cells = tf.strings.strip(cells) if column.strip else cells
         ids, missing = self.look_up(cells, encoder)
         return tf.where(missing, PADDING_ID, ids)
+
+
+def _codec_of(column, schema):
+    from tfmoe.data.encode.codecs import codec_of  # which knows the kinds of lists
+
+    return codec_of(column, schema)
 
 
 def _kept(columns, length, keeps_last):
