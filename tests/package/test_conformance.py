@@ -84,7 +84,8 @@ FEATURES = {
     "tags": _ids(6, 4, 2),
     "income": _ids(7, 4),
 }
-READ = {**FEATURES, "tag": _ids(6, 4), "kinds": _ids(9, 4, 5), "visits_weights": _matrix(4, 5)}
+READ = {**FEATURES, "tag": _ids(6, 4), "kinds": _ids(9, 4, 5), "dwell": _ids(7, 4, 5)}
+READ["visits_weights"] = _matrix(4, 5)
 HISTORY = {
     "history": _matrix(4, 5, 4),
     "candidate": _matrix(4, 2),
