@@ -188,6 +188,8 @@ def test_what_is_no_number_is_told():
     column = tfmoe.Sequence("n", boundaries=EDGES)
     with pytest.raises(TypeError, match=r"'n' must hold lists of numbers.*row 1 "):
         fitted(column, rows=pd.DataFrame({"n": [["1.5"], ["many"]], "y": [0, 1]}))
+    with pytest.raises(TypeError, match=r"A Sequence of numbers may have a `separator`"):
+        fitted(column, rows=pd.DataFrame({"n": ["1,2", "3"], "y": [0, 1]}))
     with pytest.raises(TypeError, match="'n' must hold lists of numbers"):
         fitted(column, rows=pd.DataFrame({"n": [1.5, 2.5], "y": [0, 1]}))
     with pytest.raises(ValueError, match="share"):

@@ -184,6 +184,9 @@ def test_times_in_another_unit_are_told(unit, cells, advice):
 
 def test_times_that_may_be_meant_are_not_told():
     day = np.datetime64("1985-05-05")
+    early = pd.to_datetime(pd.Series(["1970-01-09", "1970-01-10"]))
+    for cells in (early, early.astype(str)):
+        features(tfmoe.Timestamp("t", unit="ms"), t=cells)
     for cells in ([-5.0, 1.0, 86_400.0], pd.Series([day] * 3), ["2200-01-01"] * 3, [None] * 3):
         features(tfmoe.Timestamp("t"), t=cells)
 

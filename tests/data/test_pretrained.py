@@ -387,6 +387,8 @@ def test_a_frame_may_hold_lists_as_a_file_does():
     ids, vectors = read_vectors(frame, "item")
     assert ids.tolist() == ["a", "b"]
     np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])
+    plain = pd.DataFrame({"v": pd.Series([1.0, 2.0], index=["a", "b"], dtype=object)})
+    np.testing.assert_array_equal(read_vectors(plain, "item")[1], [[1], [2]])
 
 
 def test_the_unknown_vector_is_trained_where_asked():

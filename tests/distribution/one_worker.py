@@ -44,6 +44,8 @@ def backups(index):
     found = []
     if "BACKUP" in os.environ:
         folder = os.environ["BACKUP"]
+        if "APART" in os.environ:
+            folder = f"{folder}-{index}"
         found += [
             keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False),
             keras.callbacks.ModelCheckpoint(f"{folder}/models/{{epoch}}.keras"),

@@ -65,6 +65,12 @@ def test_a_worker_dies_and_comes_back(tmp_path):
         # The history has the epochs since.
         since = {name: values[1:] for name, values in one["history"].items()}
         check_same({**one, "history": since}, worker)
+    # What only one of them finds none goes on from.
+    (tmp_path / "backup").rename(tmp_path / "backup-1")
+    for code, _, err in workers(tmp_path, **backup, APART="1"):
+        assert code != 0
+        assert "in which a backup is found by workers [1] alone" in err
+    (tmp_path / "backup-1").rename(tmp_path / "backup")
     # Written once.
     assert len(pd.read_csv(tmp_path / "backup.csv")) == 3
     names = sorted(path.name for path in (tmp_path / "backup" / "models").iterdir())

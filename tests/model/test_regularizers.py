@@ -186,6 +186,8 @@ def test_kernels_of_each_part_have_their_own(tmp_path):
     loaded = tfmoe.load_model(tmp_path / "model.keras")
     assert loaded.get_config() == built.get_config()
     assert {len(loaded.losses), len(built.losses)} == {3}
+    none = tfmoe.MultiTaskModel(SCHEMA, mixture, kernel_regularizer={"gates": None})
+    assert none.get_config()["kernel_regularizer"] is None
     with pytest.raises(ValueError, match=r"'towers', 'wide'|'gates'.*kernel_regularizer=.'wide'"):
         tfmoe.MultiTaskModel(SCHEMA, mixture, kernel_regularizer={"wide": 0.1})
 

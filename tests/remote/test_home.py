@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,7 +49,33 @@ def test_read_and_written_from_python(home):
     model.save("~/model.keras")
     scores = tfmoe.load_model("~/model.keras").predict("~/rows.csv", verbose=0)["y"]
     np.testing.assert_array_equal(scores, model.predict(frame, verbose=0)["y"])
+    model.save_weights("~/w.weights.h5")
+    model.load_weights("~/w.weights.h5")
     assert tfmoe.export(model, "~/served") == home / "served" / "1"
+
+
+def test_callbacks_of_keras_write_there_and_go_on(home):
+    frame = table(home)
+    schema = tfmoe.Schema([tfmoe.Numeric("x")], [tfmoe.Binary("y")])
+    prep = tfmoe.Preprocessor(schema).fit(frame, progress=False)
+
+    def losses(epochs):
+        keras.utils.set_random_seed(0)
+        model = tfmoe.MultiTaskModel(prep, tfmoe.SharedBottom(hidden_units=(2,)), tower_units=())
+        model.compile("sgd", metrics={"y": []})
+        callbacks = [
+            keras.callbacks.BackupAndRestore("~/backup", delete_checkpoint=False),
+            keras.callbacks.ModelCheckpoint("~/models/{epoch}.keras"),
+            keras.callbacks.CSVLogger("~/log.csv"),
+        ]
+        how = {"batch_size": 32, "shuffle": False, "verbose": 0, "callbacks": callbacks}
+        return model.fit(*prep.arrays(frame), epochs=epochs, **how).history["loss"]
+
+    losses(1)
+    assert len(losses(3)) == 2
+    found = sorted(path.name for path in home.rglob("*") if path.is_file())
+    expected = ["1.keras", "2.keras", "3.keras", "latest.weights.h5", "log.csv", "rows.csv"]
+    assert found == [*expected, "training_metadata.json"]
 
 
 def test_written_by_the_command_line(home):

@@ -17,7 +17,7 @@ import tfmoe
 from tfmoe.cli.app import app
 from tfmoe.runs import by_name
 from tfmoe.runs.run import Run, load_settings
-from tfmoe.runs.search import DEFAULT, Choice, Range, check_values, space_of, suggested
+from tfmoe.runs.search import DEFAULT, Choice, Range, alone, check_values, space_of, suggested
 from tfmoe.runs.tune import tune
 
 needs_optuna = pytest.mark.skipif(
@@ -217,6 +217,12 @@ def test_where_a_search_looks():
         found = suggested(Trial(), {**given, "interactions_alone": True}, space)
         assert ("interactions_stacked" in found, "interactions_alone" in found) == (kept, kept)
         Run.from_dict(found)
+    # They may stand in the file where the interactions are but searched.
+    space = space_of(given, {**NOTHING, "interactions": [None, ["cross", "fm"], []], "epochs": [1]})
+    assert space["interactions"].values == (None, "cross,fm")
+    said = {**given, "interactions_stacked": True}
+    check_values(said, space)
+    Run.from_dict(alone(said, space))
     # Mappings are text, as in a run.
     both = ["adam", {"gates": "sgd:0.1", "rest": "adam"}]
     space = space_of({}, {**NOTHING, "optimizer": both})

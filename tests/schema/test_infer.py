@@ -518,7 +518,7 @@ def test_whole_numbers_that_are_times_by_name_and_size(tmp_path):
     others = ("watch_time_ms", "phone", "flat", "mixed_time", "date")
     assert not any(isinstance(found[name], Timestamp) for name in others)
     assert "in UTC: ['timestamp', 'event_time_us', 'createdAt']" in said
-    assert "read like dates were left numbers: ['date']" in said
+    assert "read like dates were not taken for dates: ['date']" in said
     frame.to_csv(tmp_path / "t.csv", index=False)
     assert told(lambda: Schema.infer(tmp_path / "t.csv", "y"))[0].columns == schema.columns
     arrays = Preprocessor(schema).fit(frame, progress=False).arrays(frame)[0]
@@ -561,7 +561,8 @@ def test_weights_beside_a_list(tmp_path):
     assert features["tags_weights"].max() <= 1
     # Of other lengths they are none.
     texts["tag_weights"] = ["0.5|0.25"] * 60
-    assert len(told(lambda: Schema.infer(texts, "y"))[0].columns) == 1
+    schema, _ = told(lambda: Schema.infer(texts, "y"))
+    assert [column.weights for column in schema.columns] == [None, None]
 
 
 def test_vectors_that_are_written_as_text_are_told():
@@ -577,3 +578,54 @@ def test_vectors_that_are_written_as_text_are_told():
     assert "df['spaced'].str.findall(" in said
     found = frame["spaced"].str.findall(r"[\w.+-]+")
     np.testing.assert_allclose(np.array(found.tolist(), float), numbers)
+
+
+def test_two_columns_of_weights_do_not_weigh_each_other():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 5, 60)
+    frame = pd.DataFrame({"y": _noise(num_rows=60)})
+    frame["genres"] = ["|".join(rng.choice(list("abc"), size)) for size in sizes]
+    for name in ("score_a", "score_b"):
+        frame[name] = ["|".join(map(str, rng.random(size).round(2))) for size in sizes]
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    found = [(one.name, one.weights) for one in schema.columns]
+    assert found == [("genres", "score_a"), ("score_b", None)]
+    assert "Left out" not in said
+
+
+def test_a_vector_that_is_missing_with_a_list_is_no_weight():
+    rng = np.random.default_rng(0)
+    there = rng.random(60) < 0.7
+    frame = pd.DataFrame({"y": _noise(num_rows=60)})
+    frame["top_items"] = pd.Series([[1, 2, 3] if one else None for one in there], dtype=object)
+    frame["emb"] = pd.Series([list(rng.normal(size=3)) if one else None for one in there])
+    schema, _ = told(lambda: Schema.infer(frame, "y"))
+    assert schema.columns == (MultiCategorical("top_items"), Vector("emb"))
+
+
+def test_whole_numbers_that_name_who_are_no_times():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": _noise(num_rows=60)})
+    for name in ("created_by_id", "updated_by", "clicked_on", "time_of_day_code"):
+        frame[name] = rng.integers(1_500_000_000, 1_700_000_000, 60)
+    frame["chosen_at"] = pd.Categorical(frame["clicked_on"])
+    frame["created_on"] = frame["updated_by"]
+    frame["dateCreated"] = frame["updated_by"] * 1000
+    frame["time_utc_ms"] = frame["updated_by"] * 1000
+    schema, _ = told(lambda: Schema.infer(frame, "y"))
+    times = [column.name for column in schema.columns if isinstance(column, Timestamp)]
+    assert times == ["created_on", "dateCreated", "time_utc_ms"]
+
+
+def test_texts_of_numbers_are_read_in_no_time():
+    """A pattern of them had tried all ways to part the digits."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"y": _noise(num_rows=60)})
+    cells = [",".join(map(str, rng.integers(10_000, 99_999, 40))) for _ in range(60)]
+    frame["history"] = [f"{cell},1.5 and more" for cell in cells]
+    frame["price"] = [f"{rng.integers(1, 9)}.{rng.integers(100, 999)},50" for _ in range(60)]
+    frame["cents"] = [f"{rng.integers(100, 999)},5{i % 10}" for i in range(60)]
+    frame["size"] = rng.choice(["38.5 39", "40 41.5", "9.5 10"], 60)
+    schema, said = told(lambda: Schema.infer(frame, "y"))
+    assert [column.name for column in schema.columns] == ["history", "price", "cents", "size"]
+    assert "Left out" not in said

@@ -49,6 +49,7 @@ FULL = Schema(
         Sequence("history", share="city", max_length=5, pooling=TargetAttention("city", (9,))),
         Sequence("views", share="city", max_length=5, pooling="sum", weights="marks"),
         Sequence("visits", share="device", aligned_with="history"),
+        Sequence("dwell", aligned_with="history", boundaries=(1.5, 30)),
         Sequence("shops", share="city", pooling=BST("city", num_heads=1, dropout_rate=0.5)),
         Vector("emb", size=3, standardize=False),
         Timestamp(

@@ -237,7 +237,8 @@ def remedy(kind: pa.DataType, expected: str, name: str) -> str:
         return (
             f"Make lists of the column: in pandas {column}"
             r""".str.findall(r"[\w.+-]+")"""
-            '.map(lambda cell: [float(one) for one in cell], na_action="ignore").'
+            '.map(lambda cell: [float(one) for one in cell], na_action="ignore"). A Sequence of '
+            "numbers may have a `separator` instead."
         )
     if is_text(kind):
         return (

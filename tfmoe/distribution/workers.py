@@ -12,12 +12,13 @@ import keras
 import numpy as np
 
 from tfmoe.compute.registered import registered
-from tfmoe.distribution.written import written_by_chief
+from tfmoe.distribution.written import backups, written_by_chief
 from tfmoe.model.inputs import quiet_end
 from tfmoe.model.load import load_model
 from tfmoe.model.model import MultiTaskModel
 from tfmoe.model.no_rows import has_no_rows
 from tfmoe.model.replicas import has_workers, is_shared
+from tfmoe.remote import names_in
 
 
 @registered
@@ -120,7 +121,22 @@ class MultiWorkerModel(MultiTaskModel):
         return super().fit(x, *args, validation_data=validation_data, **kwargs)
 
     def _written_once(self, callbacks: list[Any]) -> contextlib.AbstractContextManager[None]:
+        if self._strategy is not None:
+            for folder in backups(callbacks):
+                self._check_seen_by_all(folder)
         return written_by_chief(callbacks, self.is_chief)
+
+    def _check_seen_by_all(self, folder: str) -> None:
+        """Raises ValueError on all workers if some find in a folder what others do not."""
+        own = np.array([[int(bool(names_in(folder)))]])
+        (of_all,) = self.rows_of_all({"backups": (own,)})["backups"]
+        if (of_all != own).any():
+            raise ValueError(
+                "Workers go on from one folder, which all of them see. Received "
+                f"backup_dir={folder!r}, in which a backup is found by workers "
+                f"{np.flatnonzero(of_all).tolist()} alone, counted from 0. Take a folder that they "
+                "share."
+            )
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `MultiTaskModel.evaluate`, on what `tfmoe.distribution.dataset` makes."""

@@ -10,11 +10,7 @@ from typing import Any
 
 import keras
 
-# Callbacks that write, and their attribute that says where.
-_PLACES = (
-    (keras.callbacks.ModelCheckpoint, "filepath"),
-    (keras.callbacks.CSVLogger, "filename"),
-)
+from tfmoe.model.home import PLACES
 
 
 @contextlib.contextmanager
@@ -41,13 +37,20 @@ def written_by_chief(callbacks: list[Any], is_chief: bool) -> Iterator[None]:
                 found += [_Restores(one), keras.callbacks.BackupAndRestore(place, one.save_freq)]
                 continue
             found.append(one)
-            for kind, name in _PLACES:
+            for kind, name in PLACES:
                 if isinstance(one, kind):
                     place.mkdir()
                     stack.callback(setattr, one, name, getattr(one, name))
                     setattr(one, name, str(place / Path(getattr(one, name)).name))
         callbacks[:] = found
         yield
+
+
+def backups(callbacks: list[Any]) -> list[str]:
+    """The folders from which callbacks of Keras's restore a training."""
+    found = keras.tree.flatten(callbacks)
+    kind = keras.callbacks.BackupAndRestore
+    return [str(one.backup_dir) for one in found if isinstance(one, kind)]
 
 
 class _Restores(keras.callbacks.Callback):

@@ -41,6 +41,7 @@ from tfmoe.model.parts import regularize, regularizers_config, regularizers_of
 from tfmoe.model.position import position_tower_of, served_schema
 from tfmoe.model.training import Trainable
 from tfmoe.model.untracked import Untracked
+from tfmoe.remote import address
 from tfmoe.schema.schema import Schema
 from tfmoe.schema.tasks import Task
 from tfmoe.structures.base import Structure, structure_of
@@ -535,6 +536,10 @@ class MultiTaskModel(Trainable):
             return
         with _draft_of(filepath, overwrite) as draft:
             super().save_weights(draft)
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Keras, of the path that `save_weights` was given."""
+        super().load_weights(address(filepath), *args, **kwargs)
 
     def save_assets(self, path: str) -> None:
         """Called by Keras in saving: what was fitted and counted goes into the `.keras` file.

@@ -74,7 +74,7 @@ def regularizers_of(given: Any) -> Regularizers:
             f"kernel_regularizer={dict(given)!r}."
         )
     found = {part: _regularizer_of(one) for part, one in given.items()}
-    return {part: one for part, one in found.items() if one is not None}
+    return {part: one for part, one in found.items() if one is not None} or None
 
 
 def _regularizer_of(given: Any) -> keras.regularizers.Regularizer | None:

@@ -16,6 +16,7 @@ from tfmoe.model.class_weights import weighed_by_class
 from tfmoe.model.compiled import Compiled
 from tfmoe.model.device_rows import check_parts, filled, shared_size
 from tfmoe.model.finite import FiniteLoss, warn_of_predictions
+from tfmoe.model.home import at_home
 from tfmoe.model.inputs import (
     check_ids,
     frame_of,
@@ -166,7 +167,7 @@ class Trainable(Compiled):
         Warns:
             UserWarning: if all trainings of this model had fewer than 200 steps.
         """
-        callbacks = listed(callbacks)
+        callbacks = [at_home(one) for one in listed(callbacks)]
         x, validation_data = self._rows(x), self._rows(validation_data)
         if y is None and (is_frame(x) or is_path(x)):
             plan = planned(

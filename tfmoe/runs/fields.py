@@ -27,7 +27,8 @@ _BOOLS = (
     *("interactions_stacked", "interactions_alone"),
 )
 # Text that a file may write as one number, a list or a mapping.
-_NONE_IF_EMPTY = ("interactions", "pepnet")
+#: Fields of which an empty list means none.
+NONE_IF_EMPTY = ("interactions", "pepnet")
 _LISTS = ("hidden_units", "tower_units", "interactions", "pepnet", "optimizer")
 
 
@@ -42,7 +43,7 @@ def cleaned(name: str, value: Any, optional: bool) -> Any:
     Raises:
         ValueError: if it is of a wrong kind, or out of range.
     """
-    if optional and (value is None or (name in _NONE_IF_EMPTY and value in ([], ()))):
+    if optional and (value is None or (name in NONE_IF_EMPTY and value in ([], ()))):
         return None
     if name in WHOLE:
         return integer("Run", name, value, WHOLE[name])

@@ -10,7 +10,7 @@ from typing import Any
 
 import tfmoe
 from tfmoe.runs import by_name
-from tfmoe.runs.fields import WHOLE, as_text
+from tfmoe.runs.fields import NONE_IF_EMPTY, WHOLE, as_text
 from tfmoe.runs.run import Run
 from tfmoe.validation import did_you_mean, is_integer, plain
 
@@ -95,12 +95,19 @@ def space_of(settings: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str
     return space
 
 
+def alone(settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run without what depends on interactions that are but searched."""
+    searched = "interactions" in space and settings.get("interactions") in (None, [], ())
+    return {k: v for k, v in settings.items() if not searched or k not in _OF_INTERACTIONS}
+
+
 def check_values(settings: Mapping[str, Any], space: Mapping[str, Choice | Range]) -> None:
     """Makes sure that a run takes each value that a search lists, and both ends of each range.
 
     Raises:
         ValueError: as `Run`.
     """
+    settings = alone(settings, space)
     for name, one in space.items():
         for value in one.values if isinstance(one, Choice) else (one.low, one.high):
             given = {**settings, name: value}
@@ -171,9 +178,7 @@ def _parsed(name: str, given: Any) -> Choice | Range:
     given = plain(given)
     if isinstance(given, list | tuple) and given:
         # Lists and mappings are text, as in a run: Optuna keeps plain values.
-        return Choice(
-            tuple(as_text(one) if isinstance(one, list | tuple | Mapping) else one for one in given)
-        )
+        return Choice(tuple(dict.fromkeys(_plain(name, one) for one in given)))
     if isinstance(given, Mapping) and {"low", "high"} <= {*given} <= {"low", "high", "log"}:
         low, high = (_number(given[end], name in WHOLE) for end in ("low", "high"))
         log = given.get("log", False)
@@ -184,6 +189,12 @@ def _parsed(name: str, given: Any) -> Choice | Range:
         f"A search says of `{name}` a list of values, or the `low` and `high` of a number, with "
         f"`log: true` (and then above 0) for its logarithm. Received {name}={given!r}."
     )
+
+
+def _plain(name: str, given: Any) -> Any:
+    if name in NONE_IF_EMPTY and given in ([], ()):
+        return None
+    return as_text(given) if isinstance(given, list | tuple | Mapping) else given
 
 
 def _number(given: Any, whole: bool) -> Any:

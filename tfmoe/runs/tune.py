@@ -15,7 +15,7 @@ import numpy as np
 from tfmoe.files import PathLike, check_local, replaced
 from tfmoe.remote import address
 from tfmoe.runs.run import Run
-from tfmoe.runs.search import check_values, space_of, suggested, taken_by
+from tfmoe.runs.search import alone, check_values, space_of, suggested, taken_by
 from tfmoe.validation import checks_arguments, did_you_mean, integer, number
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def tune(
     minutes = number("tune", "minutes", minutes, above=0, optional=True)
     if trials is None and minutes is None:
         raise ValueError("tune ends after some `trials`, or `minutes`. Received neither. Give one.")
-    run = Run.from_dict(settings)
+    space = space_of(settings, search or {})
+    run = Run.from_dict(alone(settings, space))
     if run.checkpoints is not None:
         raise ValueError(
             "A search goes on from its own folder, trial by trial. Received checkpoints="
             f"{run.checkpoints!r}. Leave it out; it is for `tfmoe train`."
         )
-    space = space_of(settings, search or {})
     check_values(settings, space)
     if run.valid is None and (run.epochs is not None or "epochs" in space):
         raise ValueError(

@@ -126,7 +126,8 @@ def _column(traits: Traits, named: dict[str, Any]) -> Column:
         return Timestamp(**named)
     if traits.holds == "dates":
         return Timestamp(**named, parts=("weekday",))
-    if unit := time_unit(traits):
+    unit = time_unit(traits)
+    if unit is not None and not traits.chosen and not _names_ids(traits.name):
         return Timestamp(**named, unit=unit)
     if traits.holds == "integers" and (
         traits.chosen
@@ -234,11 +235,15 @@ def _notices(
             f"{times}. Write the `time_zone` that they are to be told in; parts=['age'] is the "
             "days since a date, which grow after training."
         )
-    dates = [name for name in inputs if are_dates(look.columns[name])]
+    dates = [
+        name
+        for name, kind in kinds.items()
+        if kind in ("Numeric", "Categorical") and are_dates(look.columns[name])
+    ]
     if dates:
         yield (
-            f"Whole numbers that read like dates were left numbers: {dates}. For a weekday or an "
-            "age make dates of them, as by `pd.to_datetime(df['" + dates[0] + "'], "
+            f"Whole numbers that read like dates were not taken for dates: {dates}. For a "
+            "weekday or an age make dates of them, as by `pd.to_datetime(df['" + dates[0] + "'], "
             "format='%Y%m%d')`, and declare Timestamp."
         )
     free = [name for name, kind in kinds.items() if kind == "Text"]

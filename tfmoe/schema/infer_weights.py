@@ -19,13 +19,20 @@ def weights_of(columns: Mapping[str, Any]) -> dict[str, str]:
     Args:
         columns: dict by name of `tfmoe.data.read.look.Traits`.
     """
-    lists = {name: one for name, one in columns.items() if one.holds == "lists" or one.separated}
+    lists = {name: one for name, one in columns.items() if _holds_values(one)}
     found: dict[str, str] = {}
     for name, traits in columns.items():
         fitting = [owner for owner, one in lists.items() if owner != name and _weigh(traits, one)]
         if fitting:
             found.setdefault(max(fitting, key=lambda owner: _alike(owner, name)), name)
     return found
+
+
+def _holds_values(traits: Any) -> bool:
+    """Whether cells are lists of values, and not of fractions, which weigh others."""
+    if traits.separated:
+        return _numbers(traits, traits.separated.separator) is None
+    return traits.holds == "lists"
 
 
 def _alike(one: str, other: str) -> int:
@@ -40,7 +47,7 @@ def _weigh(weights: Any, lists: Any) -> bool:
     else:
         own = _numbers(weights, lists.separated.separator)
         of_lists = _parts(lists, lists.separated.separator)
-    if own is None or len(np.unique(of_lists)) < 2:
+    if own is None or len(np.unique(of_lists[of_lists > 0])) < 2:
         return False
     return bool((own == of_lists).all())
 

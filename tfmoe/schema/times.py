@@ -9,9 +9,10 @@ import numpy as np
 
 from tfmoe.schema.timestamp import UNITS
 
-# Words of a name that say when, of which the short ones stand last: `created_at`, `time_ms`.
-_WORDS = {"time", "timestamp", "date", "datetime", "created", "updated", "modified"}
-_LAST_WORDS = {"at", "ts", "on"}
+# Words at the end of a name that say when, what may stand behind them, and what `on` stands behind.
+_WHEN = {"time", "timestamp", "date", "datetime", "at", "ts", "created", "updated", "modified"}
+_BEHIND = {*UNITS, "utc", "unix", "epoch"}
+_DONE = {"created", "updated", "modified"}
 #: Seconds since 1970 at the beginnings of 1990 and 2100.
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 
@@ -59,8 +60,10 @@ def are_dates(traits: Any) -> bool:
 def _of_times(traits: Any) -> np.ndarray:
     """The numbers of a column that is named as times are, or none."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", traits.name)]
-    last = [word for word in words if word not in UNITS][-1:]
-    named = _WORDS.intersection(words) or _LAST_WORDS.intersection(last)
+    while words and words[-1] in _BEHIND:
+        words.pop()
+    done = words[-1:] == ["on"] and not _DONE.isdisjoint(words[-2:])
+    named = done or not _WHEN.isdisjoint(words[-1:])
     if not named or traits.holds != "integers" or traits.values is None:
         return np.zeros(0)
     return traits.values[np.isfinite(traits.values)]

@@ -35,10 +35,14 @@ _DATE = re.compile(
     re.ASCII,
 )
 _LIST = re.compile(r"\[.*\]|\(.*,.*\)|\{.*\}", re.DOTALL)
-_DECIMAL = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_VECTOR = re.compile(rf"{_DECIMAL}(?:[ ,;|]+{_DECIMAL})+", re.ASCII)
-# One number, and not two.
-_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+# One number, and not two: 1,234.50 or 1.234,50 or 999,50.
+_COMMA = re.compile(
+    r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|(?:[0-9]{1,3}(?:\.[0-9]{3})*|[0-9]+),[0-9]+)",
+    re.ASCII,
+)
+# Of texts of numbers that are vectors so many are different, of sizes and the like they are few.
+_LEAST_DIFFERENT = 0.5
 _TIME = re.compile(r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", re.ASCII)
 
 
@@ -306,7 +310,7 @@ def _of_text(traits, text, untyped, is_text):
         column = f"df[{traits.name!r}]"
         traits.advice = f"Make an hour of it: in pandas {column}.str[:2].astype(int)."
         return traits
-    elif all(map(_LIST.fullmatch, words)) or _are_vectors(words):
+    elif all(map(_LIST.fullmatch, words)) or _are_vectors(words, counts):
         traits.holds = "other"
         traits.advice = (
             f"Lists that are written as text: make lists of them, in pandas df[{traits.name!r}]"
@@ -328,13 +332,16 @@ def _of_text(traits, text, untyped, is_text):
     return traits
 
 
-def _are_vectors(words):
+def _are_vectors(words, counts):
     """Whether texts are numbers, as many in each and not all of them whole."""
-    if not all(map(_VECTOR.fullmatch, words)) or not any("." in word for word in words):
+    num_rows = sum(counts[word] for word in words)
+    if len(words) < _LEAST_DIFFERENT * num_rows or not any("." in word for word in words):
         return False
-    if all(map(_THOUSANDS.fullmatch, words)):
+    cells = [re.split("[ ,;|]+", word) for word in words]
+    sizes = {len(cell) for cell in cells}
+    if len(sizes) > 1 or 1 in sizes or all(map(_COMMA.fullmatch, words)):
         return False
-    return len({len(re.split("[ ,;|]+", word)) for word in words}) == 1
+    return all(_DECIMAL.fullmatch(part) for cell in cells for part in cell)
 
 
 def _stripped(text):

@@ -82,6 +82,7 @@ def _found(given, owner):
         vectors = given.to_numpy()
         # A column of lists, as Parquet files have.
         nested = vectors.ndim == 2 and vectors.shape[1] == 1 and vectors.dtype == object
+        nested = nested and all(np.ndim(cell) == 1 for cell in vectors[:, 0])
         return given.index.to_numpy(), list(vectors[:, 0]) if nested else vectors
     if not isinstance(given, str):
         raise _refused(owner, f"vectors={type(given).__name__}")

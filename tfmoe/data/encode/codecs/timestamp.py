@@ -148,7 +148,8 @@ class TimestampCodec(Codec):
         column = self.column
         seconds, fit = self._seconds(chunk[column.raw_name]), fitted.fits[column.name]
         missing = ~np.isfinite(seconds)
-        self._check_unit(seconds[~missing])
+        if _are_numbers(chunk[column.raw_name]):
+            self._check_unit(seconds[~missing])
         seconds = np.where(missing, 0.0, seconds)
         whole = np.floor(np.clip(seconds, -_LIMIT, _LIMIT)).astype(np.int64)
         local = whole + fit.offsets[np.searchsorted(fit.starts, whole, side="right") - 1]
@@ -246,6 +247,15 @@ class TimestampCodec(Codec):
         if self.needs_fit:
             middle = self.column.epoch + round(fit.mean * _DAY)
         return float(middle + row % 3 * 7 * 3600) * UNITS[self.column.unit]
+
+
+def _are_numbers(array: pa.Array) -> bool:
+    """Whether cells are numbers; of text the first that is there tells."""
+    kind = array.type
+    if not is_text(kind):
+        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    first = array.drop_null().slice(0, 1)
+    return any(number_of(cell.strip()) is not None for cell in decoded(first).to_pylist())
 
 
 def _circle(part: str) -> np.ndarray:
