@@ -23,6 +23,8 @@ COLUMNS = [
     tfmoe.Pretrained("film_2", source="movie_id", vectors=VECTORS, projection=2, trainable=True),
     tfmoe.Sequence("films", source="history", share="film", max_length=3),
     tfmoe.Categorical("film_3", source="movie_id", share="film_2"),
+    tfmoe.Sequence("visited", share="movie_id", max_length=3),
+    tfmoe.Sequence("stay", aligned_with="visited", boundaries=(-1.0, 0.5, 5.0), dim=2),
     tfmoe.Text("title", ngrams=2, hash_buckets=30, dim=3, max_length=4),
 ]
 SCHEMA = tfmoe.Schema(COLUMNS, tables.SCHEMA.tasks)
@@ -49,6 +51,10 @@ def rows(num_rows=200, seed=0):
         "path": paths,
         "path_scores": scores,
         "title": generator.choice(titles, num_rows),
+        "visited": [[f"m{word[1:]}" for word in cell] for cell in words],
+        "stay": pd.Series(
+            [None if i % 5 == 0 else [10 * s for s in c] for i, c in enumerate(scores)]
+        ),
     }
     return df.assign(**more)
 

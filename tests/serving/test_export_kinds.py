@@ -37,6 +37,7 @@ ROW = st.fixed_dictionaries(
         "seen": st.one_of(NUMBERS, st.floats(-2.3e9, 4.2e9), st.integers(-(10**9), 4 * 10**9)),
         "words": weighed(),
         "path": weighed(),
+        "visits": weighed(),
         "title": st.one_of(st.none(), TEXT, st.sampled_from(["ÀÉ\u0130 ß-\u1e9e", "a  b_c"])),
     }
 )
@@ -50,6 +51,7 @@ def frame(rows):
     df["user_id"] = df["user_id"].astype("Int64")
     df["seen"] = pd.Series([row["seen"] for row in rows], dtype="float64")
     df["words"], df["scores"] = (pd.Series([r["words"][i] for r in rows]) for i in (0, 1))
+    df["visited"], df["stay"] = (pd.Series([r["visits"][i] for r in rows]) for i in (0, 1))
     paths = [row["path"] for row in rows]
     df["path"] = pd.Series([" ".join(word or "" for word in words) for words, _ in paths])
     # A text without a word is a cell of one empty value.
@@ -110,6 +112,7 @@ def odd_rows(number, seed):
             "seen": draw.choice([real(), draw.uniform(-2.3e9, 4.2e9)]),
             "words": weighed(),
             "path": weighed(),
+            "visits": weighed(),
             "title": draw.choice([None, text(), "\u00c0\u00c9\u0130 \u00df-\u1e9e", "a  b_c"]),
         }
 
@@ -137,6 +140,7 @@ def test_what_a_request_has(prep):
     assert found["emb"] == ("float64", 2)
     assert found["seen"] == found["seen_ids"] == ("float64", 1)
     assert found["title"] == found["path"] == ("string", 1)
+    assert found["stay"] == ("float64", 2)
     assert found["words_weights"] == found["path_weights"] == ("float64", 2)
 
 
