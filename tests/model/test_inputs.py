@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import tensorflow as tf
 
 import tfmoe
 from tests.oracles import tables
@@ -129,9 +130,14 @@ def test_no_rows_have_no_predictions(model, df, tmp_path):
     expected = {name: values[:0] for name, values in model.predict(df, verbose=0).items()}
     none = df.head(0)
     none.to_parquet(tmp_path / "none.parquet")
+    (tmp_path / "parts" / "day=1").mkdir(parents=True)
+    none.to_parquet(tmp_path / "parts" / "day=1" / "a.parquet")
+    tf.io.TFRecordWriter(str(tmp_path / "none.tfrecord")).close()
     features = model.preprocessor.arrays(df, labels=False)
     for rows in (
         none,
+        tmp_path / "parts",
+        tmp_path / "none.tfrecord",
         [],
         {name: [] for name in df},
         pa.Table.from_pandas(none),

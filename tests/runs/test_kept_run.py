@@ -161,7 +161,7 @@ def test_without_a_folder_nothing_goes_on(folder, changes):
 
 def test_a_search_has_a_folder_of_its_own(folder, tmp_path):
     with pytest.raises(ValueError, match="A search goes on from its own folder"):
-        tfmoe.tune(run_of(folder, checkpoints="c").to_dict(), tmp_path, trials=1)
+        tfmoe.tune(run_of(folder, checkpoints="c").to_dict(), folder=tmp_path, trials=1)
 
 
 @pytest.mark.slow

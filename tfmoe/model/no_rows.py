@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,11 @@ def has_no_rows(x: Any) -> bool:
 
 
 def _any_rows(fragment: Any) -> bool:
-    first = dict.fromkeys(fragment.names[:1], "text")
-    return any(len(values) for chunk in fragment.read(first) for values in chunk.values())
+    first = dict.fromkeys(itertools.islice(fragment.names, 1), "text")
+    # A file of no records names no column.
+    return bool(first) and any(
+        len(values) for chunk in fragment.read(first) for values in chunk.values()
+    )
 
 
 def predictions_of_none(model: MultiTaskModel) -> dict[str, np.ndarray]:
