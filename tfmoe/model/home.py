@@ -25,12 +25,10 @@ def at_home(callback: Any) -> Any:
         if isinstance(callback, kind):
             setattr(callback, name, address(getattr(callback, name)))
     if type(callback) is keras.callbacks.BackupAndRestore and _begins_at_home(callback):
-        return keras.callbacks.BackupAndRestore(
-            address(callback.backup_dir),
-            callback.save_freq,
-            callback.double_checkpoint,
-            callback.delete_checkpoint,
-        )
+        # Not all versions of Keras have all of them.
+        names = ("save_freq", "double_checkpoint", "delete_checkpoint")
+        given = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+        return keras.callbacks.BackupAndRestore(address(callback.backup_dir), **given)
     return callback
 
 
