@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from tfmoe.schema.infer_labels import (
 )
 from tfmoe.schema.infer_weights import weights_of
 from tfmoe.schema.leaks import leaks
+from tfmoe.schema.naming import words_of
 from tfmoe.schema.tasks import Binary, Multiclass, Regression, Task
 from tfmoe.schema.text import Text
 from tfmoe.schema.times import are_dates, time_unit
@@ -165,8 +165,7 @@ def _names_ids(name: str) -> bool:
 
 def _are_codes(traits: Traits) -> bool:
     """Whether whole numbers are named as codes are, and come twice or more on average."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", traits.name)
-    named = [word.lower() for word in words]
+    named = words_of(traits.name)
     if traits.holds != "integers" or traits.values is None or _AMOUNTS.intersection(named):
         return False
     present = traits.values[np.isfinite(traits.values)]

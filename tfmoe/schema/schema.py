@@ -339,8 +339,8 @@ class Schema:
 
         Numbers become `Numeric`, with `transform="log"` where none is negative and the largest is
         far from the median. Integers that lie between 1990 and 2100 as seconds, milliseconds,
-        micro- or nanoseconds since 1970, and whose name says a time (`time`, `date`, `created`,
-        `updated`, an `at` or `ts` at its end), become `Timestamp`. Others (also with gaps, which
+        micro- or nanoseconds since 1970, and whose name ends in a time (`time`, `date`, `created`,
+        `updated`, `at`, `ts` and the like), become `Timestamp`. Others (also with gaps, which
         pandas reads as floats) become `Categorical` if their name ends in `id` (but not in `paid`,
         `bid` and the like), if they take at most 20 values or exceed 64 bits, or if each occurs
         twice or more on average and a word of their name is `code`, `zip`, `sku`, `type`,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
+from tfmoe.schema.naming import words_of
 from tfmoe.schema.timestamp import UNITS
 
 # Words at the end of a name that say when, what may stand behind them, and what `on` stands behind.
@@ -59,7 +59,7 @@ def are_dates(traits: Any) -> bool:
 
 def _of_times(traits: Any) -> np.ndarray:
     """The numbers of a column that is named as times are, or none."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", traits.name)]
+    words = words_of(traits.name)
     while words and words[-1] in _BEHIND:
         words.pop()
     done = words[-1:] == ["on"] and not _DONE.isdisjoint(words[-2:])

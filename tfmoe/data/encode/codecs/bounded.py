@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfmoe.data.arrow import split_numbers
-from tfmoe.data.encode.codecs.lists import ListCodec
+from tfmoe.data.encode.codecs.lists import ListCodec, padded_numbers
 from tfmoe.data.encode.codecs.numeric import flushed
 from tfmoe.data.encode.columns import SMALLEST, Cells, bounded_cells
 from tfmoe.schema.columns import FIRST_ID, PADDING_ID
@@ -36,11 +35,7 @@ class BoundedCodec(ListCodec):
         return {**super().signature(fitted), self.column.name: ("float64", 2)}
 
     def _request(self, array: pa.Array, text: bool) -> np.ndarray:
-        values, lengths = split_numbers(array, self.column.raw_name, self.column.separator)
-        width = max([1, *lengths])
-        found = np.full((len(lengths), width), np.nan)
-        found[np.arange(width) < lengths[:, None]] = values
-        return found
+        return padded_numbers(array, self.column.raw_name, self.column.separator)
 
     def hold(self, encoder):
         pass

@@ -143,10 +143,7 @@ class ListCodec(CategoricalCodec):
         if column.weights is None:
             return {column.name: values}
         raw = one_array(to_arrow(df[column.weights], column.weights))
-        numbers, lengths = split_numbers(raw, column.weights, column.separator)
-        width = max([1, *lengths])
-        weights = np.full((len(lengths), width), MISSING["float64"])
-        weights[np.arange(width) < lengths[:, None]] = numbers
+        weights = padded_numbers(raw, column.weights, column.separator)
         return {column.name: values, f"{column.name}_weights": weights}
 
     def graph(self, raw, encoder):
@@ -182,6 +179,15 @@ class ListCodec(CategoricalCodec):
             cells = tf.strings.strip(cells) if column.strip else cells
         ids, missing = self.look_up(cells, encoder)
         return tf.where(missing, PADDING_ID, ids)
+
+
+def padded_numbers(array: pa.Array, name: str, separator: str | None) -> np.ndarray:
+    """Lists of numbers as a request has them: float64 `(n, longest)`, padded with NaN."""
+    numbers, lengths = split_numbers(array, name, separator)
+    width = max([1, *lengths])
+    found = np.full((len(lengths), width), MISSING["float64"])
+    found[np.arange(width) < lengths[:, None]] = numbers
+    return found
 
 
 def _codec_of(column, schema):
